@@ -1,0 +1,39 @@
+# Everything runs in .venv, made on first use. `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check docs clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: .venv/ready ## Train three captioning styles on the shipped miniature and compare them on one image
+	$(BIN)/python blip2_captioning.py
+
+test: .venv/ready-dev ## Run the tests
+	$(BIN)/python -m pytest
+
+check: .venv/ready-dev ## Everything CI checks: style, types, tests, contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+docs: .venv/ready-dev ## Write docs/cli.md anew from the commands themselves
+	$(BIN)/python -m docs.write_cli_reference
+
+clean: ## Remove the environment and everything built
+	rm -rf .venv build runs .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/ready: requirements_blip2.txt pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --requirement requirements_blip2.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+.venv/ready-dev: requirements_dev.txt .venv/ready
+	$(BIN)/python -m pip install --quiet --requirement requirements_dev.txt
+	@touch $@

@@ -1,0 +1,95 @@
+"""``exchange.json``: what an adapter is, beside its PEFT files. No torch.
+
+A directory without one (saved by plain PEFT) is a valid adapter; it only knows less about itself.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lorax_vlm.errors import DamagedAdapter
+
+MANIFEST_FILE = "exchange.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BaseIdentity:
+    """Which base an adapter belongs to."""
+
+    name: str
+    family: str
+    architecture: str
+    """Digest of the configuration."""
+    fingerprint: Mapping[str, str]
+    """Digest of the weights per component."""
+    revision: str | None = None
+    quantization: str = "none"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record of one adapter."""
+
+    name: str
+    task: str
+    """What it does, such as ``captioning``."""
+    style: str
+    base: BaseIdentity | None
+    """None for an adapter that came without a manifest."""
+    trained: bool
+    recipe: str = ""
+    rank: int = 0
+    """The largest rank of any site; 0 when unknown."""
+    sites: Mapping[str, int] = field(default_factory=dict)
+    """Number of adapted modules per component."""
+    prompt: str = ""
+    """The prompt it was trained on; used again at inference."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Data, steps, settings and losses."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    """UTC, ISO 8601."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, so equal manifests are equal bytes."""
+        return json.dumps(asdict(self), sort_keys=True, indent=2) + "\n"
+
+
+def read_manifest(folder: Path, name: str) -> Manifest:
+    """Read ``exchange.json``; without one, what can be said without it.
+
+    Raises:
+        DamagedAdapter: The file is not a manifest of a known version.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Manifest(name=name, task="unknown", style="", base=None, trained=True)
+    except UnicodeDecodeError as error:
+        raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} is not UTF-8 text: {error}"]) from error
+    try:
+        return _parse(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} is not a manifest: {error}"]) from error
+
+
+def _parse(record: Any) -> Manifest:
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, found {type(record).__name__}")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"schema_version is {record.get('schema_version')!r}, this version reads {SCHEMA_VERSION}")
+    unknown = set(record) - {f.name for f in fields(Manifest)}
+    if unknown:
+        raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
+    for key, kind in (("name", str), ("task", str), ("style", str), ("trained", bool)):
+        if not isinstance(record.get(key), kind):
+            raise ValueError(f"{key} is {record.get(key)!r}")
+    base = record.get("base")
+    return Manifest(**{**record, "base": BaseIdentity(**base) if base is not None else None})

@@ -1,0 +1,116 @@
+"""What an adapter adapts: rank and sites. No torch.
+
+A site is a linear layer. Sites are always chosen by a full pattern over the whole module name, because a bare
+``q_proj`` or ``fc1`` also names layers of other components: in BLIP-2, ``fc1`` alone matches the language model *and*
+the vision encoder.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of
+
+# Named groups of sites per family; each pattern must match a module's whole name.
+SITE_GROUPS = {
+    "blip2-opt": {
+        "lm-qv": r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
+        "lm-attention": r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)",
+        "lm-mlp": r"language_model\.model\.decoder\.layers\.\d+\.(fc1|fc2)",
+        "projection": r"language_projection",
+        "qformer": r"qformer\.encoder\.layer\.\d+\.(attention|crossattention)\.attention\.(query|value)",
+        "vision": r"vision_model\.encoder\.layers\.\d+\.self_attn\.(qkv|projection)",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Rank and sites of a new adapter."""
+
+    name: str
+    rank: int
+    groups: tuple[str, ...]
+    """Names from ``SITE_GROUPS``."""
+    alpha: float | None = None
+    """The update is scaled by alpha / rank. None: twice the rank."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input during training; helps with few examples."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rank <= 1024:
+            raise ValueError(f"rank must be from 1 to 1024, got {self.rank}.")
+        if self.alpha is not None and self.alpha <= 0:
+            raise ValueError(f"alpha must be above 0, got {self.alpha}.")
+        if not self.groups:
+            raise ValueError("An adapter needs at least one group of sites.")
+
+    @property
+    def effective_alpha(self) -> float:
+        """``alpha``, or its default."""
+        return self.alpha if self.alpha is not None else 2.0 * self.rank
+
+    def pattern(self, family: str) -> str:
+        """One pattern over whole module names.
+
+        Raises:
+            ValueError: The family or a group is unknown.
+        """
+        groups = SITE_GROUPS.get(family)
+        if groups is None:
+            raise ValueError(f"No sites are defined for family {family!r}. Known: {', '.join(SITE_GROUPS)}.")
+        unknown = [group for group in self.groups if group not in groups]
+        if unknown:
+            raise ValueError(f"Unknown sites {', '.join(unknown)} for {family}. Known: {', '.join(groups)}.")
+        return "|".join(f"(?:{groups[group]})" for group in self.groups)
+
+    def sites(self, family: str, module_names: Iterable[str]) -> list[str]:
+        """The modules this recipe adapts.
+
+        Raises:
+            ValueError: A group matches nothing: the adapter would be smaller than asked for, or empty.
+        """
+        pattern = self.pattern(family)
+        names = list(module_names)
+        for group in self.groups:
+            if not any(re.fullmatch(SITE_GROUPS[family][group], name) for name in names):
+                raise ValueError(f"Sites {group!r} match no module of this model.")
+        return [name for name in names if re.fullmatch(pattern, name)]
+
+
+RECIPES = {
+    "light": Recipe("light", rank=4, groups=("lm-qv",)),
+    "medium": Recipe("medium", rank=8, groups=("lm-attention",)),
+    "heavy": Recipe("heavy", rank=16, groups=("lm-attention", "lm-mlp")),
+}
+
+
+def get_recipe(recipe: str | Recipe) -> Recipe:
+    """A recipe by name, or the recipe itself.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise ValueError(f"Unknown recipe {recipe!r}. Known: {', '.join(RECIPES)}.")
+    return RECIPES[recipe]
+
+
+def count_by_component(sites: Iterable[str]) -> dict[str, int]:
+    """How many sites lie in each component.
+
+    >>> count_by_component(["qformer.encoder.layer.0.attention.attention.query"])
+    {'qformer': 1}
+    """
+    counts: dict[str, int] = {}
+    for site in sites:
+        component = component_of(site) or "other"
+        counts[component] = counts.get(component, 0) + 1
+    return counts
+
+
+def touches_image_path(sites: Iterable[str]) -> bool:
+    """Whether any site changes what the image looks like to the language model."""
+    return any(component_of(site) in IMAGE_PATH_COMPONENTS for site in sites)

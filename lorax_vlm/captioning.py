@@ -1,0 +1,412 @@
+"""Caption-style adapters on one BLIP-2: create, train, caption, compare, evaluate. Composition only."""
+
+import logging
+import time
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.adapters.store import AdapterStore, StoredAdapter, require_adapter_name
+from lorax_vlm.data.examples import DataSplits, Example, scene_caption_splits
+from lorax_vlm.data.folder import read_caption_folder
+from lorax_vlm.data.images import ImageSource, load_image
+from lorax_vlm.data.scene_captions import require_style
+from lorax_vlm.data.scenes import iterate_scenes
+from lorax_vlm.evaluation.captions import judge_reference_captions, judge_scene_captions
+from lorax_vlm.models.catalog import get_model_entry
+from lorax_vlm.models.families.base import IGNORED_LABEL, target_loss
+from lorax_vlm.models.loading import LoadedModel, load_model
+from lorax_vlm.models.placement import Device, Precision, Quantization
+from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.settings import runs_dir
+from lorax_vlm.training.config import MINI_CONFIG, TrainConfig
+from lorax_vlm.training.trainer import CURVE_FILE, train_adapter, write_untrained_adapter
+from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
+
+logger = logging.getLogger(__name__)
+
+BASE = "base"
+MINI_TRAINING_SCENES = 3200
+# Longest captions by style on real checkpoints, whose own preset is for one short sentence of at least eight tokens.
+_STYLE_TOKENS = {"detailed": 120, "concise": 20, "creative": 60}
+
+
+class BLIP2CaptioningSystem:
+    """Captioning styles as adapters on one frozen BLIP-2.
+
+    >>> system = BLIP2CaptioningSystem("blip2-opt-mini")                       # doctest: +SKIP
+    >>> system.create_captioning_adapter("detailed_captions", "detailed")      # doctest: +SKIP
+    >>> system.compare_captioning_styles("photo.png")                          # doctest: +SKIP
+    {'base': 'a red circle', 'detailed_captions': 'a small red circle at the top left, on a gray background'}
+    """
+
+    def __init__(
+        self,
+        model: str = "Salesforce/blip2-opt-2.7b",
+        *,
+        store: str | Path | None = None,
+        device: Device = "auto",
+        dtype: Precision = "auto",
+        quantize: Quantization = "auto",
+        batch_size: int = 32,
+    ) -> None:
+        """Choose the base; it is loaded on first use.
+
+        Args:
+            model: Catalogue name, hub id or folder.
+            store: Where adapters live, by default the store of ``LORAX_VLM_HOME``.
+            device: ``auto`` takes CUDA when there is one.
+            dtype: ``auto``: see ``models/placement.py``.
+            quantize: ``auto``: 4 bits on CUDA, none on a CPU.
+            batch_size: Images per forward pass.
+
+        Raises:
+            UnknownModel: ``model`` is nothing known.
+        """
+        self.entry = get_model_entry(model)
+        self.store = AdapterStore(store)
+        self.batch_size = batch_size
+        self._load = partial(load_model, model, device=device, dtype=dtype, quantize=quantize)
+
+    @cached_property
+    def base(self) -> LoadedModel:
+        """The loaded base."""
+        return self._load()
+
+    @cached_property
+    def _library(self) -> AdapterLibrary:
+        return AdapterLibrary(self.base, self.store)
+
+    @property
+    def default_config(self) -> TrainConfig:
+        """Training settings when none are given."""
+        return MINI_CONFIG if self.entry.miniature else TrainConfig()
+
+    # --- adapters ---------------------------------------------------------------------------------------------------
+
+    def create_captioning_adapter(
+        self,
+        name: str,
+        style: str,
+        complexity: str | Recipe = "medium",
+        *,
+        data: str | Path | DataSplits | None = None,
+        config: TrainConfig | None = None,
+        replace: bool = False,
+        progress: bool = True,
+    ) -> StoredAdapter:
+        """Create an adapter and train it at once when examples of the style are at hand.
+
+        The miniatures always have their scenes. Any other base needs ``data``; without it the adapter is stored
+        untrained, which is the identity, and every listing says so.
+
+        Raises:
+            AdapterExists: The name is taken and ``replace`` is false.
+            ValueError: The style (without ``data``) or the complexity is unknown.
+        """
+        self._library.require_free(name, replace)
+        recipe = get_recipe(complexity)
+        if data is not None or self.entry.miniature:
+            return self.train_adapter(
+                name, style, data=data, complexity=recipe, config=config, replace=replace, progress=progress
+            )
+        require_style(style)
+        folder = write_untrained_adapter(self.base, recipe, self._run_dir(name) / "untrained")
+        logger.warning(
+            "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name
+        )
+        return self._library.keep(folder, self._manifest(name, style, recipe, trained=False), replace=replace)
+
+    def train_adapter(
+        self,
+        name: str,
+        style: str | None = None,
+        *,
+        data: str | Path | DataSplits | None = None,
+        complexity: str | Recipe = "medium",
+        config: TrainConfig | None = None,
+        replace: bool = False,
+        resume: bool = False,
+        skip_bad_rows: bool = False,
+        progress: bool = True,
+    ) -> StoredAdapter:
+        """Train an adapter and store it; an untrained adapter of that name becomes trained.
+
+        Args:
+            name: Name in the store.
+            style: Caption style. None: the stored adapter's.
+            data: A folder with ``metadata.jsonl``, or splits made by hand. None: the scenes of the miniature world.
+            complexity: ``light``, ``medium``, ``heavy`` or a ``Recipe``.
+            config: Steps and rates. None: defaults for the base.
+            replace: Make a new version of an adapter that is already trained.
+            resume: Continue the run of this name that was interrupted.
+            skip_bad_rows: Leave malformed rows of the folder out.
+            progress: Show a progress bar.
+
+        Raises:
+            AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
+            DataError: The folder has malformed rows.
+            LoraxError: Training failed; see ``training.trainer.train_adapter``.
+        """
+        stored = self.store.get(name) if name in self.store else None
+        if stored is not None and stored.manifest.trained:
+            self._library.require_free(name, replace)
+        style = style or (stored.manifest.style if stored else "")
+        splits = self.training_data(style, data, skip_bad_rows=skip_bad_rows)
+        recipe = get_recipe(complexity)
+        self._library.restore_base()
+        result = train_adapter(
+            self.base,
+            recipe,
+            splits,
+            config or self.default_config,
+            self._run_dir(name),
+            label=name,
+            resume=resume,
+            progress=progress,
+        )
+        training = {
+            "data": splits.summary(),
+            "config": (config or self.default_config).to_dict(),
+            **result.record(),
+        }
+        manifest = self._manifest(name, style, recipe, trained=True, training=training)
+        return self._library.keep(result.folder, manifest, replace=True)
+
+    def _manifest(self, name: str, style: str, recipe: Recipe, **facts: Any) -> Manifest:
+        return self._library.manifest(
+            name, task="captioning", style=style, recipe=recipe, prompt=self.entry.caption_prompt, **facts
+        )
+
+    def training_data(
+        self, style: str = "", data: str | Path | DataSplits | None = None, *, skip_bad_rows: bool = False
+    ) -> DataSplits:
+        """The examples that ``train_adapter`` would train on, with the base's caption prompt.
+
+        Raises:
+            DataError: The folder has malformed rows.
+            ValueError: There is no ``data`` and this base has no scenes, or the style is unknown.
+        """
+        if isinstance(data, DataSplits):
+            splits = data
+        elif data is not None:
+            splits = read_caption_folder(data, skip_bad_rows=skip_bad_rows)
+        elif self.entry.miniature:
+            require_style(style)
+            splits = scene_caption_splits(style, MINI_TRAINING_SCENES)
+        else:
+            raise ValueError(f"{self.entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
+        return splits.with_prompt(self.entry.caption_prompt)
+
+    def training_curve(self, name: str) -> Path:
+        """Where the last finished training of this name drew its curve."""
+        return self._run_dir(name) / CURVE_FILE
+
+    def _run_dir(self, name: str) -> Path:
+        return runs_dir() / self.entry.name / require_adapter_name(name)
+
+    def save_adapter(self, name: str, folder: str | Path) -> Path:
+        """Copy an adapter out of the store as a plain PEFT directory (plus its manifest).
+
+        Raises:
+            AdapterNotFound: There is none.
+            AdapterExists: ``folder`` is not empty.
+        """
+        return self.store.export(name, Path(folder).expanduser())
+
+    def load_adapter(self, folder: str | Path, name: str | None = None, *, replace: bool = False) -> StoredAdapter:
+        """Check a PEFT directory against this base and take it into the store; see ``AdapterLibrary.load``."""
+        return self._library.load(Path(folder).expanduser(), name, replace=replace)
+
+    def list_adapters(self) -> list[StoredAdapter]:
+        """The store's adapters that were made for this base, and those that do not say for which."""
+        return self._library.list()
+
+    def remove_adapter(self, name: str) -> None:
+        """Remove an adapter from the store.
+
+        Raises:
+            AdapterNotFound: There is none.
+        """
+        self._library.remove(name)
+
+    # --- captions ---------------------------------------------------------------------------------------------------
+
+    def caption_image(self, image: ImageSource, adapter: str | None = None, **decoding: Any) -> Caption:
+        """Caption one image, by the plain base or by an adapter.
+
+        Args:
+            image: A path, an http(s) URL, bytes, a PIL image or a numpy array.
+            adapter: Name in the store, None for the base.
+            decoding: Fields of ``GenerationSettings`` to change, such as ``num_beams=5``.
+
+        Raises:
+            ImageError: The image cannot be read.
+            AdapterNotFound: There is no such adapter; an unknown name never means the base.
+        """
+        return self.caption_images([image], adapter, **decoding)[0]
+
+    def caption_images(
+        self, images: Sequence[ImageSource], adapter: str | None = None, **decoding: Any
+    ) -> list[Caption]:
+        """Caption images in batches; each caption is what the image alone would get. See ``caption_image``."""
+        settings = self._settings(adapter).replace(**decoding)
+        captions: list[Caption] = []
+        for start in range(0, len(images), self.batch_size):
+            pictures = [load_image(image) for image in images[start : start + self.batch_size]]
+            with self._library.using(adapter) as model:
+                captions += self._decode(model, self._encode(model, pictures), adapter, settings)
+        return captions
+
+    def compare_captioning_styles(
+        self, image: ImageSource, adapters: Sequence[str] | None = None, **decoding: Any
+    ) -> dict[str, Caption]:
+        """Caption one image by the base and by each adapter. The image is encoded once.
+
+        Only adapters that change the image path itself look at the image anew.
+
+        Args:
+            image: As for ``caption_image``.
+            adapters: Names. None: all of ``list_adapters``.
+            decoding: Fields of ``GenerationSettings`` to change for all; otherwise each style has its own.
+
+        Returns:
+            ``{"base": ..., name: ...}``, in that order.
+        """
+        names = list(adapters) if adapters is not None else [stored.name for stored in self.list_adapters()]
+        picture = load_image(image)
+        settings = {name: self._settings(name).replace(**decoding) for name in (None, *names)}
+        with self._library.using(None) as model:
+            features = self._encode(model, [picture])
+        captions = {}
+        for name in settings:
+            attachment = self._library.find(name)
+            own_look = attachment is not None and attachment.touches_image_path
+            with self._library.using(name) as model:
+                seen = self._encode(model, [picture]) if own_look else features
+                captions[name or BASE] = self._decode(model, seen, name, settings[name])[0]
+        return captions
+
+    def _settings(self, adapter: str | None) -> GenerationSettings:
+        settings = self.entry.caption_settings
+        attachment = self._library.find(adapter)
+        if attachment is None or self.entry.miniature:
+            return settings
+        limit = _STYLE_TOKENS.get(attachment.manifest.style, settings.max_new_tokens)
+        return settings.replace(max_new_tokens=limit, min_new_tokens=0)
+
+    @torch.no_grad()
+    def _encode(self, model: Any, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        return self.base.family.encode_images(model, self.base.family.pixel_values(pictures).to(self.base.device))
+
+    def _decode(
+        self, model: Any, features: torch.Tensor, adapter: str | None, settings: GenerationSettings
+    ) -> list[Caption]:
+        attachment = self._library.find(adapter)
+        known = attachment is not None and attachment.manifest.base is not None
+        prompt = attachment.manifest.prompt if attachment and known else self.entry.caption_prompt
+        generated = self.base.family.generate(model, features, [prompt] * len(features), settings)
+        return [Caption.of(text, self.base.name, adapter) for text in generated]
+
+    # --- figures ----------------------------------------------------------------------------------------------------
+
+    def evaluate_adapter(
+        self,
+        name: str | None = None,
+        style: str | None = None,
+        *,
+        data: str | Path | DataSplits | None = None,
+        count: int = 300,
+    ) -> CaptionReport | ReferenceReport:
+        """Measure an adapter, or the base for None.
+
+        On the miniatures' test scenes form and content of every caption are judged against the truth. With ``data``
+        captions are compared with the references of its validation examples.
+
+        Args:
+            name: Adapter, or None for the base.
+            style: Style to judge by. None: the adapter's own, ``plain`` for the base.
+            data: Folder or splits with reference captions.
+            count: Number of test scenes.
+
+        Raises:
+            ValueError: There is neither ``data`` nor a miniature world for this base, or no style to judge by.
+        """
+        attachment = self._library.find(name)
+        if data is not None:
+            return self._evaluate_on_references(name, self.training_data("", data))
+        return self._evaluate_on_scenes(name, [style or (attachment.manifest.style if attachment else "plain")], count)[
+            0
+        ]
+
+    def evaluate_adapters(
+        self,
+        names: Sequence[str] | None = None,
+        style: str | None = None,
+        *,
+        data: str | Path | DataSplits | None = None,
+        count: int = 300,
+        with_base: bool = True,
+    ) -> list[CaptionReport | ReferenceReport]:
+        """Measure several adapters and, beside them, the base judged by each of their styles.
+
+        Args:
+            names: Adapters. None: all of ``list_adapters``.
+            style: As for ``evaluate_adapter``.
+            data: As for ``evaluate_adapter``.
+            count: As for ``evaluate_adapter``.
+            with_base: Measure the plain base too.
+        """
+        names = list(names) if names is not None else [stored.name for stored in self.list_adapters()]
+        reports = [self.evaluate_adapter(name, style, data=data, count=count) for name in names]
+        if not with_base:
+            return reports
+        if data is not None:
+            return [self.evaluate_adapter(None, data=data), *reports]
+        styles = dict.fromkeys(["plain", *(report.style for report in reports if isinstance(report, CaptionReport))])
+        return [*self._evaluate_on_scenes(None, list(styles), count), *reports]
+
+    def _evaluate_on_scenes(self, name: str | None, styles: Sequence[str], count: int) -> list[CaptionReport]:
+        if not self.entry.miniature:
+            raise ValueError(f"{self.entry.name} has no built-in test scenes. Pass data=FOLDER with a metadata.jsonl.")
+        scenes = list(iterate_scenes("test", count))
+        captions, time_s = self._timed_captions([scene.image for scene in scenes], name)
+        facts = self._report_facts(name, time_s)
+        return [judge_scene_captions(captions, scenes, style, **facts) for style in styles]
+
+    def _evaluate_on_references(self, name: str | None, splits: DataSplits) -> ReferenceReport:
+        examples = splits.validation
+        captions, time_s = self._timed_captions([example.open_image() for example in examples], name)
+        loss = self._reference_loss(name, examples)
+        facts = self._report_facts(name, time_s)
+        return judge_reference_captions(captions, loss, examples, source=splits.source, **facts)
+
+    def _timed_captions(self, pictures: Sequence[Image.Image], name: str | None) -> tuple[list[Caption], float]:
+        start = time.monotonic()
+        captions = self.caption_images(pictures, name)
+        return captions, time.monotonic() - start
+
+    def _report_facts(self, name: str | None, time_s: float) -> dict[str, Any]:
+        return {"base": self.entry.name, "adapter": name, "settings": self._settings(name), "time_s": time_s}
+
+    @torch.no_grad()
+    def _reference_loss(self, name: str | None, examples: Sequence[Example]) -> float:
+        total, tokens = 0.0, 0
+        for start in range(0, len(examples), self.batch_size):
+            chunk = examples[start : start + self.batch_size]
+            pixels = self.base.family.pixel_values([example.open_image() for example in chunk])
+            batch = self.base.family.training_batch(
+                pixels, [e.prompt for e in chunk], [e.target for e in chunk], names=[e.name for e in chunk]
+            )
+            batch = {key: value.to(self.base.device) for key, value in batch.items()}
+            labels = batch.pop("labels")
+            with self._library.using(name) as model:
+                total += float(target_loss(model(**batch).logits, labels, 1))
+            tokens += int((labels != IGNORED_LABEL).sum())
+        return total / tokens

@@ -1,0 +1,101 @@
+"""``lorax-vlm adapters``: what is in the store. No torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.options import AsJson, Store
+from lorax_vlm.cli.output import console, print_json, print_table
+
+app = typer.Typer(help="List, show, export and remove stored adapters.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
+
+
+@app.command("list")
+def list_adapters(store: Store = None, as_json: AsJson = False) -> None:
+    """List every adapter of the store, those that cannot be read included."""
+    good, broken = AdapterStore(store).list()
+    if as_json:
+        print_json(
+            {
+                "adapters": [
+                    {"name": a.name, "version": a.version, "folder": a.folder, **_facts(a.manifest)} for a in good
+                ],
+                "broken": [{"name": b.name, "error": str(b.error)} for b in broken],
+            }
+        )
+        return
+    if not good and not broken:
+        console.print(f"No adapters in {AdapterStore(store).root}. Train one: lorax-vlm train my-style --style concise")
+        return
+    rows = [(a.name, a.version, *_facts(a.manifest).values()) for a in good]
+    print_table(["name", "version ", "style", "base", "state", "rank ", "sites", "created"], rows)
+    for entry in broken:
+        console.print(f"[red]broken[/red] {entry.name}: {entry.error}", highlight=False)
+
+
+def _facts(manifest: Manifest) -> dict[str, object]:
+    return {
+        "style": manifest.style or "-",
+        "base": manifest.base.name if manifest.base else "unknown",
+        "state": "trained" if manifest.trained else "untrained",
+        "rank": manifest.rank or "?",
+        "sites": ", ".join(f"{count} {component}" for component, count in manifest.sites.items()) or "?",
+        "created": manifest.created or "?",
+    }
+
+
+@app.command("show")
+def show_adapter(name: Name, store: Store = None, as_json: AsJson = False) -> None:
+    """Show one adapter: its files, its base, how it was trained and with what losses."""
+    stored = AdapterStore(store).get(name)
+    files = AdapterStore(store).files(name)
+    if as_json:
+        print_json(
+            {
+                "folder": stored.folder,
+                "version": stored.version,
+                "size_bytes": files.size_bytes,
+                "manifest": stored.manifest,
+            }
+        )
+        return
+    manifest, training = stored.manifest, dict(stored.manifest.training)
+    rows: list[tuple[str, object]] = [
+        ("folder", stored.folder),
+        ("version", stored.version),
+        *_facts(manifest).items(),
+        ("ranks", ", ".join(map(str, files.ranks))),
+        ("size", f"{files.size_bytes:,} bytes"),
+        ("prompt", repr(manifest.prompt)),
+        ("effect", "none: every product is zero" if files.changes_nothing else "yes"),
+    ]
+    if manifest.base:
+        rows.append(("base weights", ", ".join(f"{c} {d[:8]}" for c, d in manifest.base.fingerprint.items())))
+    rows += [(key, value) for key, value in training.items() if key != "config"]
+    rows += [(f"config.{key}", value) for key, value in training.get("config", {}).items()]
+    print_table([name, ""], rows)
+
+
+@app.command("export")
+def export_adapter(
+    name: Name, folder: Annotated[Path, typer.Argument(help="New or empty folder.")], store: Store = None
+) -> None:
+    """Copy an adapter out as a plain PEFT directory."""
+    console.print(f"Wrote {AdapterStore(store).export(name, folder)}", highlight=False)
+
+
+@app.command("remove")
+def remove_adapter(
+    name: Name, store: Store = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+) -> None:
+    """Remove an adapter with all its versions."""
+    adapters = AdapterStore(store)
+    if name in adapters and not yes:
+        typer.confirm(f"Remove {name} with all its versions from {adapters.root}?", abort=True)
+    adapters.remove(name)
+    console.print(f"Removed {name}.", highlight=False)

@@ -1,0 +1,109 @@
+"""``lorax-vlm doctor``: what this machine would do, and what a training batch really teaches."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Data, Device, Dtype, Model, Quantize, Store
+from lorax_vlm.cli.output import console, print_json, print_table
+
+if TYPE_CHECKING:
+    from lorax_vlm.captioning import BLIP2CaptioningSystem
+    from lorax_vlm.training.inspection import BatchInspection
+
+_PACKAGES = ("lorax-vlm", "torch", "transformers", "peft", "accelerate", "safetensors", "Pillow", "bitsandbytes")
+
+
+def doctor(
+    data: Data = None,
+    style: Annotated[
+        str | None, typer.Option(help="Look into a batch of this style's scenes.", show_default=False)
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, max=64, help="Rows of the batch to look into.")] = 4,
+    model: Model = DEFAULT_MODEL,
+    store: Store = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show device, memory, versions and what would be loaded.
+
+    With --data or --style, one training batch is decoded: which tokens carry loss, and whether the loss changes when
+    the images are shuffled. It must: otherwise the model does not look at them.
+    """
+    from lorax_vlm.adapters.store import AdapterStore
+    from lorax_vlm.captioning import BLIP2CaptioningSystem
+    from lorax_vlm.models.catalog import get_model_entry
+    from lorax_vlm.models.loading import probe_hardware
+    from lorax_vlm.models.placement import plan_placement
+
+    entry, hardware = get_model_entry(model), probe_hardware()
+    placement = plan_placement(entry, hardware, device, dtype, quantize)
+    free = hardware.free_cuda_bytes if placement.device == "cuda" else hardware.free_ram_bytes
+    fits = None if placement.needed_bytes is None else placement.needed_bytes <= free
+    good, broken = AdapterStore(store).list()
+    facts = {
+        "device": hardware.cuda_device or "cpu",
+        "free memory": f"{hardware.free_ram_bytes / 1e9:.1f} GB",
+        "bfloat16 on this CPU": "yes" if hardware.cpu_bfloat16 else "no",
+        "model": f"{entry.name} ({entry.source})",
+        "would run on": f"{placement.device}, {placement.dtype}, quantisation {placement.quantization}",
+        "because": placement.reason,
+        "needs": "unknown before loading"
+        if placement.needed_bytes is None
+        else f"{placement.needed_bytes / 1e9:.2f} GB",
+        "fits": {True: "yes", False: "no", None: "unknown"}[fits],
+        "adapter store": f"{AdapterStore(store).root}: {len(good)} adapters, {len(broken)} broken",
+    }
+    versions = {package: _version(package) for package in _PACKAGES}
+    inspection = None
+    if data is not None or style:
+        system = BLIP2CaptioningSystem(model, store=store, device=device, dtype=dtype, quantize=quantize)
+        inspection = _inspect(system, data, style, rows)
+    if as_json:
+        print_json({"machine": facts, "versions": versions, "batch": inspection})
+        return
+    print_table(["", "lorax-vlm doctor"], [*facts.items(), *versions.items()])
+    for broken_entry in broken:
+        console.print(f"broken adapter {broken_entry.name}: {broken_entry.error}", highlight=False)
+    if inspection is not None:
+        _print_inspection(inspection)
+        if not inspection.image_matters:
+            raise typer.Exit(1)
+
+
+def _inspect(system: "BLIP2CaptioningSystem", data: Path | None, style: str | None, rows: int) -> "BatchInspection":
+    from lorax_vlm.training.inspection import inspect_batch
+
+    return inspect_batch(system.base, system.training_data(style or "", data).train[:rows])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _print_inspection(inspection: "BatchInspection") -> None:
+    console.print("\nOne training batch. [bold green]Green[/] tokens carry loss, grey ones do not.")
+    for row in inspection.rows:
+        line = Text(f"{row.name}: ", style="bold")
+        images = sum(token == "<image>" for token, _ in row.tokens)
+        line.append(f"<image>x{images} ", style="bright_black")
+        for token, carries in row.tokens:
+            if token != "<image>":
+                line.append(repr(token)[1:-1], style="bold green" if carries else "bright_black")
+        console.print(line)
+        if not row.ends_with_eos:
+            console.print("  [red]the last token that carries loss is not the end token: it would never stop[/]")
+    verdict = "it depends on the image" if inspection.image_matters else "[red]the image is ignored[/]"
+    console.print(
+        f"loss {inspection.loss:.4f}, with shuffled images {inspection.shuffled_loss:.4f}, "
+        f"with blank images {inspection.blank_loss:.4f}: {verdict}",
+        highlight=False,
+    )

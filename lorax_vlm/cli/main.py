@@ -1,0 +1,42 @@
+"""The ``lorax-vlm`` command. Each command's file is beside this one; torch is imported by those that need it."""
+
+import logging
+import sys
+
+import typer
+
+from lorax_vlm.cli import adapters, captions, doctor, models, scenes, training
+from lorax_vlm.errors import LoraxError
+
+app = typer.Typer(
+    name="lorax-vlm",
+    help="LoRA adapters for BLIP-2, InstructBLIP and ViLT: train, compare, evaluate, keep.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("caption")(captions.caption)
+app.command("train")(training.train)
+app.command("evaluate")(captions.evaluate)
+app.command("doctor")(doctor.doctor)
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(models.app, name="models")
+app.add_typer(scenes.app, name="scenes")
+
+
+def main() -> None:
+    """Run the command line: an expected error is a message and exit code 1, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app()
+    except (LoraxError, ValueError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted. A training run continues with --resume.\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Every error LoRAX raises on purpose, and its wording.
+
+LoraxError
+├── ImageError                 one image could not be read (also ValueError)
+├── ExampleError               one training example cannot be used (also ValueError)
+├── DataError                  a data folder or file has malformed rows (also ValueError)
+├── UnknownModel               not in the catalogue, not a path, not a hub id (also LookupError)
+├── CheckpointError            a checkpoint's parts disagree (also ValueError)
+├── OutOfMemoryForecast        it would not fit, said before it is tried (also MemoryError)
+├── AdapterError               anything about one adapter
+│   ├── AdapterNameError       a name that cannot be a folder (also ValueError)
+│   ├── AdapterNotFound        (also LookupError)
+│   ├── AdapterExists          (also ValueError)
+│   ├── DamagedAdapter         its files are not a sound PEFT LoRA (also ValueError)
+│   ├── UnsupportedAdapter     sound, but uses what cannot be run here (also ValueError)
+│   ├── IncompatibleAdapter    sound, but for another base (also ValueError)
+│   └── UntrainedAdapter       it changes nothing (also ValueError)
+├── TrainingError
+│   ├── NonFiniteLoss          (also ArithmeticError)
+│   └── NothingToResume        (also LookupError)
+└── MissingExtra               an optional dependency is not installed (also ImportError)
+
+Every message says what failed, the facts that disagree, and what to do next. The command line turns any of these
+into one message and exit code 1.
+"""
+
+from collections.abc import Sequence
+
+
+class LoraxError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ImageError(LoraxError, ValueError):
+    """An image could not be read. ``source`` names it."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        self.source, self.reason = source, reason
+        super().__init__(f"Cannot use image {source}: {reason}")
+
+
+class ExampleError(LoraxError, ValueError):
+    """A training example cannot be used. ``example`` names it."""
+
+    def __init__(self, example: str, reason: str) -> None:
+        self.example, self.reason = example, reason
+        super().__init__(f"Cannot train on {example}: {reason}")
+
+
+class DataError(LoraxError, ValueError):
+    """A data set has malformed rows. ``problems`` lists them all as ``file:line: reason``."""
+
+    shown = 10
+
+    def __init__(self, source: str, problems: Sequence[str], hint: str = "") -> None:
+        self.source, self.problems = source, list(problems)
+        count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
+        lines = [f"{source}: {count}.", *(f"  {problem}" for problem in problems[: self.shown])]
+        if len(problems) > self.shown:
+            lines.append(f"  ... and {len(problems) - self.shown} more")
+        super().__init__("\n".join([*lines, *([hint] if hint else [])]))
+
+
+class UnknownModel(LoraxError, LookupError):
+    """A model name is not in the catalogue and is no local path."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name = name
+        super().__init__(
+            f"Unknown model {name!r}: it is not in the catalogue ({', '.join(known)}), not an existing folder, "
+            "and not a hub id of the form owner/name. See: lorax-vlm models list"
+        )
+
+
+class CheckpointError(LoraxError, ValueError):
+    """A checkpoint's parts disagree with each other or with what its family needs. ``problems`` lists all."""
+
+    def __init__(self, checkpoint: str, problems: Sequence[str], hint: str = "") -> None:
+        self.checkpoint, self.problems = checkpoint, list(problems)
+        lines = [f"{checkpoint} cannot be used:", *(f"  {problem}" for problem in problems)]
+        super().__init__("\n".join([*lines, *([hint] if hint else [])]))
+
+
+class OutOfMemoryForecast(LoraxError, MemoryError):
+    """A model would not fit into the free memory; nothing was loaded."""
+
+    def __init__(self, model: str, needed_bytes: int, free_bytes: int, device: str, hint: str) -> None:
+        self.needed_bytes, self.free_bytes = needed_bytes, free_bytes
+        super().__init__(
+            f"{model} needs about {needed_bytes / 1e9:.1f} GB on {device}, {free_bytes / 1e9:.1f} GB are free. "
+            f"Nothing was loaded. {hint}"
+        )
+
+
+class AdapterError(LoraxError):
+    """Anything about one adapter. ``adapter`` names it."""
+
+    def __init__(self, adapter: str, message: str) -> None:
+        self.adapter = adapter
+        super().__init__(message)
+
+
+class AdapterNameError(AdapterError, ValueError):
+    """A name that cannot be an adapter's."""
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(
+            adapter,
+            f"{adapter!r} cannot be an adapter's name. Use 1 to 96 letters, digits, '-', '_' and '.', "
+            "starting with a letter or digit, without path separators or '..'.",
+        )
+
+
+class AdapterNotFound(AdapterError, LookupError):
+    """No adapter of that name in the store or attached."""
+
+    def __init__(self, adapter: str, place: str, known: Sequence[str]) -> None:
+        listing = ", ".join(known) if known else "none"
+        super().__init__(adapter, f"No adapter {adapter!r} in {place}. There: {listing}. See: lorax-vlm adapters list")
+
+
+class AdapterExists(AdapterError, ValueError):
+    """The name is taken."""
+
+    def __init__(self, adapter: str, place: str) -> None:
+        super().__init__(adapter, f"Adapter {adapter!r} already exists in {place}. Choose another name or remove it.")
+
+
+class DamagedAdapter(AdapterError, ValueError):
+    """The files are not a sound PEFT LoRA adapter. ``problems`` lists all that was found."""
+
+    def __init__(self, adapter: str, place: str, problems: Sequence[str]) -> None:
+        self.place, self.problems = place, list(problems)
+        lines = [f"Adapter {adapter!r} in {place} is damaged; nothing was loaded.", *(f"  {p}" for p in problems)]
+        super().__init__(adapter, "\n".join(lines))
+
+
+class UnsupportedAdapter(AdapterError, ValueError):
+    """The adapter is sound but uses features that cannot be run here. ``features`` names them."""
+
+    def __init__(self, adapter: str, features: Sequence[str]) -> None:
+        self.features = list(features)
+        lines = [f"Adapter {adapter!r} uses what LoRAX cannot run exactly, so nothing was loaded:"]
+        super().__init__(adapter, "\n".join([*lines, *(f"  {f}" for f in features)]))
+
+
+class IncompatibleAdapter(AdapterError, ValueError):
+    """The adapter does not belong to this base. ``mismatches`` lists every disagreement."""
+
+    shown = 12
+
+    def __init__(self, adapter: str, base: str, mismatches: Sequence[str]) -> None:
+        self.base, self.mismatches = base, list(mismatches)
+        lines = [f"Adapter {adapter!r} cannot be used on {base}; nothing was loaded."]
+        lines += [f"  {m}" for m in mismatches[: self.shown]]
+        if len(mismatches) > self.shown:
+            lines.append(f"  ... and {len(mismatches) - self.shown} more")
+        super().__init__(adapter, "\n".join(lines))
+
+
+class UntrainedAdapter(AdapterError, ValueError):
+    """Every low-rank product is zero: the adapter would silently do nothing."""
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(
+            adapter,
+            f"Adapter {adapter!r} changes nothing: every B (or A) matrix is zero, and it is not marked untrained. "
+            "It was probably saved before training. Train it: lorax-vlm train " + adapter,
+        )
+
+
+class TrainingError(LoraxError):
+    """Training could not go on."""
+
+
+class NonFiniteLoss(TrainingError, ArithmeticError):
+    """The loss became NaN or infinite; training stopped at once. ``module`` is the first module that overflowed."""
+
+    def __init__(self, step: int, module: str | None, dtype: str) -> None:
+        self.step, self.module = step, module
+        where = f"The first non-finite output is that of {module}" if module else "Every module's output is finite"
+        super().__init__(
+            f"The loss is not finite at step {step} (base in {dtype}). {where}. "
+            "Lower the learning rate, or use --dtype bfloat16 or float32."
+        )
+
+
+class NothingToResume(TrainingError, LookupError):
+    """``resume`` was asked for, but there is no complete checkpoint."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"No complete checkpoint in {place}. Start without --resume.")
+
+
+class MissingExtra(LoraxError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}. Install it: pip install 'lorax-vlm[{extra}]'")

@@ -1,0 +1,99 @@
+"""Measuring captions: against scenes whose truth is known, and against reference captions."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from lorax_vlm.data.examples import Example
+from lorax_vlm.data.scenes import Scene, score_caption
+from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
+
+_SHOWN_FAILURES = 8
+
+
+def judge_scene_captions(
+    captions: Sequence[Caption],
+    scenes: Sequence[Scene],
+    style: str,
+    *,
+    base: str,
+    adapter: str | None,
+    settings: GenerationSettings,
+    time_s: float,
+) -> CaptionReport:
+    """Judge form and content of one caption per scene.
+
+    Raises:
+        ValueError: The style is unknown, or there are no scenes, or not one caption for each.
+    """
+    if not scenes:
+        raise ValueError("At least one scene is needed.")
+    scores = [score_caption(scene, style, text) for scene, text in zip(scenes, captions, strict=True)]
+    failures = [
+        {"scene": scene.seed, "caption": str(text), "reference": scene.caption(style), **score._asdict()}
+        for scene, text, score in zip(scenes, captions, scores, strict=True)
+        if not (score.in_style and score.true)
+    ]
+    count = len(scenes)
+    return CaptionReport(
+        adapter=adapter,
+        base=base,
+        style=style,
+        count=count,
+        in_style=sum(score.in_style for score in scores) / count,
+        true=sum(score.true for score in scores) / count,
+        in_style_and_true=sum(score.in_style and score.true for score in scores) / count,
+        finished=sum(text.finish != "length" for text in captions) / count,
+        time_s=time_s,
+        protocol=_protocol(f"scenes {scenes[0].seed} to {scenes[-1].seed}", settings),
+        failures=tuple(failures[:_SHOWN_FAILURES]),
+    )
+
+
+def judge_reference_captions(
+    captions: Sequence[Caption],
+    loss: float,
+    examples: Sequence[Example],
+    *,
+    source: str,
+    base: str,
+    adapter: str | None,
+    settings: GenerationSettings,
+    time_s: float,
+) -> ReferenceReport:
+    """Compare one caption per example with its reference, word for word.
+
+    Raises:
+        ValueError: There are no examples, or not one caption for each.
+    """
+    if not examples:
+        raise ValueError("At least one example is needed.")
+    equal = [_plain(text) == _plain(e.target) for text, e in zip(captions, examples, strict=True)]
+    failures = [
+        {"example": e.name, "caption": str(text), "reference": e.target}
+        for text, e, same in zip(captions, examples, equal, strict=True)
+        if not same
+    ]
+    return ReferenceReport(
+        adapter=adapter,
+        base=base,
+        source=source,
+        count=len(examples),
+        exact_match=sum(equal) / len(examples),
+        loss=loss,
+        time_s=time_s,
+        protocol=_protocol(source, settings),
+        failures=tuple(failures[:_SHOWN_FAILURES]),
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".! ")
+
+
+def _protocol(data: str, settings: GenerationSettings) -> dict[str, Any]:
+    return {
+        "data": data,
+        "decoding": {name: getattr(settings, name) for name in GenerationSettings.__dataclass_fields__},
+        "versions": {package: version(package) for package in ("lorax-vlm", "transformers", "torch")},
+    }

@@ -1,0 +1,22 @@
+"""The parts a vision-language model is made of, by module name. No torch."""
+
+COMPONENTS = ("vision", "qformer", "projection", "lm", "head")
+
+# First match wins.
+_PREFIXES = (
+    ("vision_model.", "vision"),
+    ("qformer.", "qformer"),
+    ("query_tokens", "qformer"),
+    ("language_projection.", "projection"),
+    ("language_model.", "lm"),
+)
+IMAGE_PATH_COMPONENTS = frozenset({"vision", "qformer", "projection"})
+
+
+def component_of(name: str) -> str | None:
+    """The component of a module or parameter name, None when it belongs to no known one.
+
+    >>> component_of("language_model.model.decoder.layers.0.fc1")
+    'lm'
+    """
+    return next((component for prefix, component in _PREFIXES if name.startswith(prefix)), None)

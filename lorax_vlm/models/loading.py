@@ -1,0 +1,172 @@
+"""The only place that calls ``from_pretrained`` on a base model."""
+
+import importlib.util
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from transformers import AutoConfig, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessorPil
+from transformers.utils import logging as transformers_logging
+
+from lorax_vlm.errors import CheckpointError, MissingExtra
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+from lorax_vlm.models.families.base import Family
+from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
+from lorax_vlm.models.fingerprint import config_digest, read_fingerprint
+from lorax_vlm.models.placement import (
+    Device,
+    Hardware,
+    Placement,
+    Precision,
+    Quantization,
+    plan_placement,
+    require_memory,
+)
+
+# Only the language model's linear layers are quantised. Passing any list drops the library's own one, so it is whole.
+UNQUANTIZED_MODULES = ["vision_model", "qformer", "query_tokens", "language_projection", "lm_head"]
+_DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A frozen base with everything needed to use it."""
+
+    entry: CatalogEntry
+    model: Any
+    family: Family
+    placement: Placement
+    folder: Path
+    revision: str | None
+    """Commit of the hub repository, None for a local folder."""
+
+    @property
+    def name(self) -> str:
+        """The catalogue's name."""
+        return self.entry.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Digest of each component's weights; see ``read_fingerprint``."""
+        return read_fingerprint(self.folder)
+
+    @property
+    def architecture(self) -> str:
+        """Digest of the configuration; see ``config_digest``."""
+        return config_digest(self.model.config)
+
+
+def probe_hardware() -> Hardware:
+    """Look at this machine."""
+    cpu_bfloat16 = bool(torch.cpu._is_avx512_bf16_supported()) or platform.machine().lower() in ("arm64", "aarch64")
+    free_ram = psutil.virtual_memory().available
+    if not torch.cuda.is_available():
+        return Hardware(free_ram, cpu_bfloat16)
+    return Hardware(
+        free_ram,
+        cpu_bfloat16,
+        torch.cuda.get_device_name(0),
+        torch.cuda.mem_get_info(0)[0],
+        torch.cuda.is_bf16_supported(including_emulation=False),
+    )
+
+
+def load_model(
+    name: str, *, device: Device = "auto", dtype: Precision = "auto", quantize: Quantization = "auto"
+) -> LoadedModel:
+    """Load a base by catalogue name, hub id or folder, frozen and in evaluation mode.
+
+    Raises:
+        UnknownModel: The name is nothing known.
+        OutOfMemoryForecast: It would not fit; checked before any download.
+        CheckpointError: It cannot be fetched, is of no supported family, or its parts disagree.
+        MissingExtra: Quantisation is asked for and bitsandbytes is not installed.
+    """
+    entry = get_model_entry(name)
+    hardware = probe_hardware()
+    placement = plan_placement(entry, hardware, device, dtype, quantize)
+    require_memory(entry, placement, hardware)
+    folder, revision = _fetch(entry)
+    config = AutoConfig.from_pretrained(folder)
+    _require_supported(entry, config)
+    family = Blip2DecoderFamily(_load_processor(folder), config, entry.name)
+    options: dict[str, Any] = {"dtype": getattr(torch, placement.dtype), "use_safetensors": True}
+    if placement.quantization != "none":
+        options["quantization_config"] = _quantization_config(placement)
+    if placement.device == "cuda":
+        options["device_map"] = {"": 0}
+    progress_bar = transformers_logging.is_progress_bar_enabled()
+    if entry.miniature:  # a bar for five milliseconds is noise
+        transformers_logging.disable_progress_bar()
+    try:
+        model = Blip2ForConditionalGeneration.from_pretrained(folder, **options)
+    except OSError as error:
+        raise CheckpointError(entry.name, [str(error).splitlines()[0]], "Only safetensors weights are read.") from error
+    finally:
+        if progress_bar:
+            transformers_logging.enable_progress_bar()
+    if placement.quantization == "4bit" and placement.device == "cpu":
+        _avoid_inplace_bias(model)
+    model.eval().requires_grad_(False)
+    return LoadedModel(entry, model, family, placement, folder, revision)
+
+
+def _fetch(entry: CatalogEntry) -> tuple[Path, str | None]:
+    if Path(entry.source).is_dir():
+        return Path(entry.source), None
+    try:
+        folder = Path(snapshot_download(entry.source, allow_patterns=_DOWNLOADED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        hint = "Without a connection, use the miniature: --model blip2-opt-mini."
+        raise CheckpointError(entry.source, [f"it could not be fetched from the hub: {reason}"], hint) from error
+    return folder, folder.name
+
+
+def _require_supported(entry: CatalogEntry, config: Any) -> None:
+    text_type = getattr(getattr(config, "text_config", None), "model_type", None)
+    if config.model_type != "blip-2" or text_type != "opt":
+        raise CheckpointError(
+            entry.name,
+            [f"its architecture is {config.model_type} with text model {text_type}; supported: blip-2 with opt"],
+        )
+
+
+def _load_processor(folder: Path) -> Blip2Processor:
+    processor = Blip2Processor.from_pretrained(folder)
+    # With torchvision installed another implementation would be chosen, whose resizing differs slightly.
+    processor.image_processor = BlipImageProcessorPil.from_pretrained(folder)
+    return processor
+
+
+def _quantization_config(placement: Placement) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtra("bitsandbytes", "quant", f"{placement.quantization} quantisation")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=placement.quantization == "4bit",
+        load_in_8bit=placement.quantization == "8bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, placement.dtype),
+        llm_int8_skip_modules=UNQUANTIZED_MODULES,
+    )
+
+
+def _avoid_inplace_bias(model: Any) -> None:
+    """bitsandbytes' AVX512-BF16 kernel adds biases in place and raises on OPT's; its plain kernel is right."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,111 @@
+"""Where a model runs and in what precision: decided once, by rules that can be read and tested without a GPU. No torch.
+
+CUDA: 4-bit NF4 unless asked otherwise. CPU: bfloat16 where the processor computes it, else float32. Miniatures:
+always float32, unquantised.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lorax_vlm.errors import OutOfMemoryForecast
+from lorax_vlm.models.catalog import CatalogEntry
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["auto", "none", "4bit", "8bit"]
+
+_BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+# Activations, the image encoder's attention and the allocator's slack, beside the weights.
+_WORKING_BYTES = 700_000_000
+# Share of a BLIP-2 checkpoint's parameters in the language model's linear layers, the only ones that are quantised.
+_QUANTIZED_SHARE = 0.68
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the machine has."""
+
+    free_ram_bytes: int
+    cpu_bfloat16: bool = False
+    cuda_device: str | None = None
+    """Name of the CUDA device, None without one."""
+    free_cuda_bytes: int = 0
+    cuda_bfloat16: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The decision, with its reason."""
+
+    device: str
+    dtype: str
+    quantization: Literal["none", "4bit", "8bit"]
+    needed_bytes: int | None
+    """Estimate of memory on the device; None when the number of parameters is not known before loading."""
+    reason: str
+
+
+def plan_placement(
+    entry: CatalogEntry,
+    hardware: Hardware,
+    device: Device = "auto",
+    dtype: Precision = "auto",
+    quantization: Quantization = "auto",
+) -> Placement:
+    """Decide device, precision and quantisation for a checkpoint.
+
+    Raises:
+        ValueError: An option is unknown, CUDA is asked for but absent, or a miniature is to be quantised in 8 bits.
+    """
+    _require_choice("device", device, ("auto", "cpu", "cuda"))
+    _require_choice("dtype", dtype, ("auto", *_BYTES_PER_WEIGHT))
+    _require_choice("quantize", quantization, ("auto", "none", "4bit", "8bit"))
+    if device == "cuda" and hardware.cuda_device is None:
+        raise ValueError("device='cuda' was asked for, but this machine has no CUDA device. Use device='cpu'.")
+    chosen_device = device if device != "auto" else "cuda" if hardware.cuda_device and not entry.miniature else "cpu"
+    bfloat16 = hardware.cuda_bfloat16 if chosen_device == "cuda" else hardware.cpu_bfloat16
+    if entry.miniature:
+        default_dtype, reason = "float32", "miniatures always compute in float32"
+    elif chosen_device == "cuda":
+        default_dtype, reason = (
+            ("bfloat16", "bfloat16 on this GPU") if bfloat16 else ("float16", "a GPU without bfloat16")
+        )
+    else:
+        default_dtype = "bfloat16" if bfloat16 else "float32"
+        reason = f"this processor {'computes' if bfloat16 else 'does not compute'} bfloat16"
+    chosen_dtype = default_dtype if dtype == "auto" else dtype
+    if chosen_device == "cpu" and chosen_dtype == "float16":
+        raise ValueError("float16 overflows and is slow on a CPU. Use dtype='bfloat16' or dtype='float32'.")
+    quantized: Literal["none", "4bit", "8bit"] = "none"
+    if quantization != "auto":
+        quantized = quantization
+    elif chosen_device == "cuda" and not entry.miniature and dtype == "auto":
+        quantized, reason = "4bit", "on CUDA the default is 4-bit NF4; ask for --quantize none for 16 bits"
+    if dtype != "auto":
+        reason = f"dtype {dtype} was asked for"
+    return Placement(chosen_device, chosen_dtype, quantized, _needed_bytes(entry, chosen_dtype, quantized), reason)
+
+
+def _needed_bytes(entry: CatalogEntry, dtype: str, quantization: str) -> int | None:
+    if entry.parameters is None:
+        return None
+    per_weight = _BYTES_PER_WEIGHT[dtype]
+    if quantization == "none":
+        weights = entry.parameters * per_weight
+    else:
+        quantized = {"4bit": 0.52, "8bit": 1.03}[quantization]
+        weights = entry.parameters * (_QUANTIZED_SHARE * quantized + (1 - _QUANTIZED_SHARE) * per_weight)
+    return int(weights) + (0 if entry.miniature else _WORKING_BYTES)
+
+
+def require_memory(entry: CatalogEntry, placement: Placement, hardware: Hardware) -> None:
+    """Raise ``OutOfMemoryForecast`` when the model would not fit; unknown sizes pass."""
+    free = hardware.free_cuda_bytes if placement.device == "cuda" else hardware.free_ram_bytes
+    if placement.needed_bytes is not None and placement.needed_bytes > free:
+        hint = "Try --quantize 4bit, or the miniature: --model blip2-opt-mini."
+        raise OutOfMemoryForecast(entry.name, placement.needed_bytes, free, placement.device, hint)
+
+
+def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Unknown {option} {value!r}. Choices: {', '.join(choices)}.")

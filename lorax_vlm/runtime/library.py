@@ -1,0 +1,142 @@
+"""One base and the adapters of one store: kept on disk, attached on first use."""
+
+import dataclasses
+import datetime
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, read_manifest
+from lorax_vlm.adapters.recipe import Recipe, count_by_component
+from lorax_vlm.adapters.store import AdapterStore, StoredAdapter, require_adapter_name
+from lorax_vlm.errors import AdapterExists
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
+
+logger = logging.getLogger(__name__)
+_RECORDED_PACKAGES = ("lorax-vlm", "transformers", "peft", "torch")
+
+
+class AdapterLibrary:
+    """What the store holds, as far as it concerns one loaded base."""
+
+    def __init__(self, base: LoadedModel, store: AdapterStore) -> None:
+        self.base = base
+        self.store = store
+        self._attached = AttachedAdapters(base)
+
+    def using(self, name: str | None) -> AbstractContextManager[Any]:
+        """The model with one adapter in effect, or plain for None; see ``AttachedAdapters.using``."""
+        self.find(name)
+        return self._attached.using(name)
+
+    def find(self, name: str | None) -> Attachment | None:
+        """The adapter, attached in the store's current version; None for the plain base.
+
+        Raises:
+            AdapterNotFound: There is no such adapter; an unknown name never means the base.
+            AdapterError: It is damaged or does not fit the base.
+        """
+        if name is None:
+            return None
+        stored = self.store.get(name)
+        if name in self._attached.names:
+            attachment = self._attached.get(name)
+            if attachment.files.folder == stored.folder:
+                return attachment
+        return self._attached.attach(name, stored.folder)
+
+    def restore_base(self) -> None:
+        """Take every adapter off the base; they come back on first use."""
+        self._attached.detach_all()
+
+    def manifest(
+        self,
+        name: str,
+        *,
+        task: str,
+        style: str,
+        recipe: Recipe,
+        prompt: str,
+        trained: bool,
+        training: Mapping[str, Any] | None = None,
+    ) -> Manifest:
+        """The record of an adapter made on this base, now."""
+        base = self.base
+        identity = BaseIdentity(
+            name=base.name if base.entry.miniature else base.entry.source,
+            family=base.family.name,
+            architecture=base.architecture,
+            fingerprint=base.fingerprint,
+            revision=base.revision,
+            quantization=base.placement.quantization,
+            dtype=base.placement.dtype,
+        )
+        return Manifest(
+            name=name,
+            task=task,
+            style=style,
+            base=identity,
+            trained=trained,
+            recipe=recipe.name,
+            prompt=prompt,
+            training=training or {},
+            versions={package: version(package) for package in _RECORDED_PACKAGES},
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+
+    def require_free(self, name: str, replace: bool) -> None:
+        """Raise ``AdapterExists`` when a name is taken and may not be replaced."""
+        if require_adapter_name(name) in self.store and not replace:
+            raise AdapterExists(name, str(self.store.root))
+
+    def keep(self, folder: Path, manifest: Manifest, *, replace: bool = False) -> StoredAdapter:
+        """Check a PEFT directory against the base and take it into the store.
+
+        Raises:
+            AdapterExists: The name is taken and ``replace`` is false.
+            AdapterError: It is damaged or does not fit; nothing is stored.
+        """
+        self.require_free(manifest.name, replace)
+        files = read_adapter_files(folder, manifest.name)
+        manifest = dataclasses.replace(manifest, rank=max(files.ranks), sites=count_by_component(files.sites))
+        self._attached.check(manifest.name, folder, manifest)
+        return self.store.add(manifest.name, folder, manifest, replace=replace)
+
+    def load(self, folder: Path, name: str | None = None, *, replace: bool = False) -> StoredAdapter:
+        """Take a directory saved here or by plain PEFT into the store.
+
+        Args:
+            folder: PEFT directory, with or without a manifest.
+            name: Name in the store. None: the manifest's, or the folder's.
+            replace: Make a new version when the name exists.
+
+        Raises:
+            AdapterExists: The name is taken and ``replace`` is false.
+            AdapterError: It is damaged, unsupported, untrained or for another base; nothing is stored.
+        """
+        manifest = read_manifest(folder, name or folder.name)
+        manifest = dataclasses.replace(manifest, name=require_adapter_name(name or manifest.name))
+        for reason in self._attached.check(manifest.name, folder, manifest).reasons:
+            logger.warning("Adapter %r: %s.", manifest.name, reason)
+        return self.keep(folder, manifest, replace=replace)
+
+    def list(self) -> list[StoredAdapter]:
+        """The store's adapters that were made for this base, and those that do not say for which."""
+        stored, _ = self.store.list()
+        names = (self.base.entry.name, self.base.entry.source)
+        return [adapter for adapter in stored if adapter.manifest.base is None or adapter.manifest.base.name in names]
+
+    def remove(self, name: str) -> None:
+        """Remove an adapter from the store and from the base.
+
+        Raises:
+            AdapterNotFound: There is none.
+        """
+        self.store.remove(name)
+        if name in self._attached.names:
+            self._attached.detach(name)

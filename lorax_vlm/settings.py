@@ -1,0 +1,24 @@
+"""Where things are kept. Environment variables are read here and nowhere else. No torch."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+HOME_VARIABLE = "LORAX_VLM_HOME"
+
+
+def home_dir() -> Path:
+    """``LORAX_VLM_HOME``, or the platform's data folder for this program."""
+    chosen = os.environ.get(HOME_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("lorax-vlm"))
+
+
+def store_dir() -> Path:
+    """The default adapter store."""
+    return home_dir() / "adapters"
+
+
+def runs_dir() -> Path:
+    """Training runs: checkpoints, logs and curves."""
+    return home_dir() / "runs"

@@ -1,0 +1,48 @@
+"""Settings of a training run. No torch."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an adapter is trained. The defaults suit a few hundred to a few thousand captions on a real checkpoint."""
+
+    max_steps: int = 500
+    """Optimiser steps. Early stopping may end sooner."""
+    batch_size: int = 8
+    """Rows per forward pass."""
+    gradient_accumulation: int = 1
+    """Forward passes per step; the result equals one pass of batch_size * gradient_accumulation rows."""
+    learning_rate: float = 2e-4
+    """Peak rate, reached after the warm-up, then falling to zero on a cosine."""
+    warmup_share: float = 0.05
+    """Share of the steps spent warming up."""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    eval_every: int = 50
+    """Steps between measurements of the validation loss; each is also a checkpoint to resume from."""
+    patience: int | None = 5
+    """Stop after this many measurements without a better validation loss. None: never."""
+    seed: int = 0
+    """Order of the examples and initial adapter weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.learning_rate <= 0 or self.max_grad_norm <= 0:
+            raise ValueError("learning_rate and max_grad_norm must be above 0.")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"warmup_share must be from 0 up to 1, got {self.warmup_share}.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1 or None, got {self.patience}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for records."""
+        return asdict(self)
+
+
+MINI_CONFIG = TrainConfig(max_steps=300, batch_size=32, learning_rate=4e-3, eval_every=50, patience=None)
+"""What the miniatures learn a style with in about a minute."""

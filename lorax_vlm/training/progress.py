@@ -1,0 +1,69 @@
+"""What a person sees of a run: a progress bar while it lasts, a curve afterwards."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+
+class ProgressBar(TrainerCallback):
+    """One line: name, bar, step, training loss, validation loss, time left."""
+
+    def __init__(self, label: str, console: Console | None = None) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  validation {task.fields[validation]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task(label, total=None, loss="-", validation="-")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the bar, at the step a resumed run starts from."""
+        self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
+        self._bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance."""
+        self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Show the latest losses."""
+        for key, column in (("loss", "loss"), ("eval_loss", "validation")):
+            if logs and key in logs:
+                self._bar.tasks[self._task].fields[column] = f"{logs[key]:.4f}"
+
+    def stop(self) -> None:
+        """Leave the finished bar on the screen."""
+        self._bar.stop()
+
+
+def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
+    """Draw training and validation loss over steps into a PNG.
+
+    Args:
+        history: The Trainer's log: rows with ``step`` and ``loss`` or ``eval_loss``.
+        title: Heading of the picture.
+        path: Where to write it; parents are created.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for key, label, style in (("loss", "training", {"alpha": 0.6}), ("eval_loss", "validation", {"marker": "o"})):
+        rows = [(row["step"], row[key]) for row in history if key in row]
+        if rows:
+            axes.plot(*zip(*rows, strict=True), label=label, **style)
+    axes.set(title=title, xlabel="step", ylabel="loss per target token", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,0 +1,353 @@
+"""Training one adapter: ``transformers.Trainer`` and PEFT underneath, and the corrections BLIP-2 needs on top.
+
+- The frozen base stays in evaluation mode. ``Trainer`` calls ``model.train()``, which would switch on dropout in the
+  frozen Q-Former and language model, so the same image would look different in every step.
+- The loss is our own, normalised over the whole step, so gradient accumulation gives the same gradients as one large
+  batch for every family.
+- The first loss that is not finite ends the run and names the module where it began.
+"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel
+from torch import Tensor, nn
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from lorax_vlm.adapters.peft_layers import add_peft_layers
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.data.examples import DataSplits
+from lorax_vlm.errors import NonFiniteLoss, NothingToResume, TrainingError
+from lorax_vlm.models.families.base import target_loss
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.progress import ProgressBar, draw_training_curve
+
+RUN_FILE = "run.json"
+CURVE_FILE = "curve.png"
+_CHECKPOINT = "checkpoint-"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished run leaves."""
+
+    folder: Path
+    """A PEFT directory."""
+    curve: Path
+    steps: int
+    best_validation_loss: float
+    first_validation_loss: float
+    time_s: float
+    trainable_parameters: int
+    history: Sequence[Mapping[str, Any]]
+
+    def record(self) -> dict[str, Any]:
+        """The figures that belong into the adapter's manifest."""
+        return {
+            "steps": self.steps,
+            "first_validation_loss": self.first_validation_loss,
+            "best_validation_loss": self.best_validation_loss,
+            "time_s": round(self.time_s, 1),
+            "trainable_parameters": self.trainable_parameters,
+        }
+
+
+class AdapterTrainer(Trainer):
+    """``Trainer`` with the frozen base kept frozen in behaviour too, and a watch on the loss."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.compute_loss``, with only the adapter in training mode.
+
+        Raises:
+            NonFiniteLoss: The loss is NaN or infinite.
+        """
+        if model.training:
+            keep_base_in_evaluation(model)
+        probe = dict(inputs)
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        loss = result[0] if isinstance(result, tuple) else result
+        if not torch.isfinite(loss.detach()).all():
+            dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+            raise NonFiniteLoss(self.state.global_step, find_nonfinite_module(model, probe), dtype)
+        return result
+
+
+def keep_base_in_evaluation(model: nn.Module) -> None:
+    """Evaluation mode everywhere except in the adapter's own dropout."""
+    model.eval()
+    for name, module in model.named_modules():
+        if ".lora_dropout." in name:
+            module.train()
+
+
+def find_nonfinite_module(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
+    """Repeat a forward pass and name the first module whose output is not finite, None when all are."""
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            tensors = output if isinstance(output, tuple | list) else [output]
+            if not found and any(isinstance(t, Tensor) and not torch.isfinite(t).all() for t in tensors):
+                found.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(**{key: value for key, value in inputs.items() if key != "labels"})
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0].replace("base_model.model.", "") if found else None
+
+
+def lora_config(base: LoadedModel, recipe: Recipe) -> LoraConfig:
+    """PEFT's configuration for a recipe.
+
+    Raises:
+        ValueError: A group of sites matches nothing on this base.
+    """
+    recipe.sites(
+        base.family.name, [name for name, module in base.model.named_modules() if isinstance(module, nn.Linear)]
+    )
+    return LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.effective_alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=recipe.pattern(base.family.name),
+        base_model_name_or_path=str(base.folder),
+    )
+
+
+def write_untrained_adapter(base: LoadedModel, recipe: Recipe, folder: Path, seed: int = 0) -> Path:
+    """Write the PEFT directory of an adapter that is the identity."""
+    with preserved_random_state(), _peft_on(base, recipe, seed) as peft_model:
+        _save_adapter(peft_model, base, folder)
+    return folder
+
+
+def train_adapter(
+    base: LoadedModel,
+    recipe: Recipe,
+    data: DataSplits,
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    label: str = "adapter",
+    resume: bool = False,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train an adapter on a plain base and write its PEFT directory to ``run_dir/adapter``.
+
+    The base is plain again afterwards, whether training succeeded or not.
+
+    Args:
+        base: Base without adapters attached.
+        recipe: Rank and sites.
+        data: Training and validation examples.
+        config: Steps, rates, early stopping.
+        run_dir: Checkpoints, log, curve and result. Killed at any moment, at most the steps since the last checkpoint
+            are lost.
+        label: Shown beside the progress bar and over the curve.
+        resume: Continue from the last complete checkpoint in ``run_dir``. Otherwise what is there is replaced.
+        progress: Show a progress bar.
+
+    Raises:
+        NothingToResume: ``resume`` without a complete checkpoint.
+        TrainingError: ``resume`` with other settings than those the run was started with.
+        NonFiniteLoss: The loss became NaN or infinite.
+        ExampleError: A row cannot be trained on.
+        ImageError: An image cannot be read.
+    """
+    checkpoint = _prepare_run(run_dir, _run_record(base, recipe, data, config), resume)
+    callbacks: list[TrainerCallback] = []
+    if config.patience is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
+    bar = ProgressBar(label) if progress else None
+    with preserved_random_state(), _peft_on(base, recipe, config.seed) as peft_model:
+        trainer = AdapterTrainer(
+            model=peft_model,
+            args=_arguments(base, config, run_dir),
+            train_dataset=ExampleDataset(data.train, base.family),
+            eval_dataset=ExampleDataset(data.validation, base.family),
+            data_collator=FamilyCollator(base.family),
+            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: target_loss(
+                outputs["logits"], labels, num_items_in_batch
+            ),
+            callbacks=callbacks,
+        )
+        # The count of target tokens is for our loss function, not for the model's forward.
+        trainer.model_accepts_loss_kwargs = False
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        if bar is not None:
+            trainer.add_callback(bar)
+        try:
+            first = trainer.evaluate()["eval_loss"] if checkpoint is None else None
+            outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            if bar is not None:
+                bar.stop()
+        history = trainer.state.log_history
+        folder = _save_adapter(peft_model, base, run_dir / "adapter")
+        trainable = sum(p.numel() for p in peft_model.parameters() if p.requires_grad)
+    validation = [row["eval_loss"] for row in history if "eval_loss" in row]
+    result = TrainingResult(
+        folder=folder,
+        curve=draw_training_curve(history, f"{label} on {base.name}", run_dir / CURVE_FILE),
+        steps=trainer.state.global_step,
+        best_validation_loss=min(validation),
+        first_validation_loss=first if first is not None else validation[0],
+        time_s=outcome.metrics["train_runtime"],
+        trainable_parameters=trainable,
+        history=history,
+    )
+    for leftover in _checkpoints(run_dir):
+        shutil.rmtree(leftover)
+    return result
+
+
+def _arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(run_dir),
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(config.warmup_share * config.max_steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        eval_strategy="steps",
+        eval_steps=config.eval_every,
+        save_strategy="steps",
+        save_steps=config.eval_every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=max(1, config.eval_every // 5),
+        logging_nan_inf_filter=False,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=base.placement.device == "cuda",
+        use_cpu=base.placement.device == "cpu",
+        seed=config.seed,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+@contextmanager
+def _peft_on(base: LoadedModel, recipe: Recipe, seed: int) -> Iterator[PeftModel]:
+    """The base with a fresh trainable adapter; plain again when the block ends."""
+    torch.manual_seed(seed)
+    peft_model = add_peft_layers(base.model, lora_config(base, recipe), "default")
+    try:
+        yield peft_model
+    finally:
+        peft_model.unload()
+        base.model.eval().requires_grad_(False)
+
+
+def _save_adapter(peft_model: PeftModel, base: LoadedModel, folder: Path) -> Path:
+    # A name that means the same on every machine, never a path of this one.
+    config = peft_model.peft_config["default"]
+    config.base_model_name_or_path = (
+        base.entry.name if base.entry.miniature or base.revision is None else base.entry.source
+    )
+    config.revision = base.revision
+    peft_model.save_pretrained(str(folder), save_embedding_layers=False)
+    return folder
+
+
+# --- runs that can be killed ------------------------------------------------------------------------------------------
+
+
+def _run_record(base: LoadedModel, recipe: Recipe, data: DataSplits, config: TrainConfig) -> dict[str, Any]:
+    """What must be equal for a run to be continued."""
+    return {
+        "base": base.name,
+        "fingerprint": base.fingerprint,
+        "recipe": {
+            "rank": recipe.rank,
+            "alpha": recipe.effective_alpha,
+            "groups": list(recipe.groups),
+            "dropout": recipe.dropout,
+        },
+        "data": {"source": data.source, "train": len(data.train), "validation": len(data.validation)},
+        "config": config.to_dict(),
+    }
+
+
+def _prepare_run(run_dir: Path, record: Mapping[str, Any], resume: bool) -> Path | None:
+    """Make ``run_dir`` ready; returns the checkpoint to continue from."""
+    if resume:
+        complete = [path for path in _checkpoints(run_dir) if _is_complete(path)]
+        if not complete or not (run_dir / RUN_FILE).is_file():
+            raise NothingToResume(str(run_dir))
+        started = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
+        differing = [key for key in record if started.get(key) != record[key]]
+        if differing:
+            changes = "\n".join(f"  {key}: started with {started.get(key)}, now {record[key]}" for key in differing)
+            raise TrainingError(
+                f"The run in {run_dir} was started with other settings:\n{changes}\nStart over without --resume."
+            )
+        for path in _checkpoints(run_dir):
+            if path not in complete:
+                shutil.rmtree(path)
+        return complete[-1]
+    for path in _checkpoints(run_dir):
+        shutil.rmtree(path)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    scratch = run_dir / f".{RUN_FILE}"
+    scratch.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    os.replace(scratch, run_dir / RUN_FILE)
+    return None
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    found = [path for path in run_dir.glob(f"{_CHECKPOINT}*") if path.name.removeprefix(_CHECKPOINT).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_CHECKPOINT)))
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """The Trainer writes ``trainer_state.json`` last: if it parses, everything before it is whole."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    return bool(state.get("global_step") == int(checkpoint.name.removeprefix(_CHECKPOINT)))
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Give the caller's random generators back as they were; the Trainer seeds all of them."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

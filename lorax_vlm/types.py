@@ -1,0 +1,117 @@
+"""The small frozen records that travel between the packages. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+FinishReason = Literal["eos", "length", "empty"]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How text is decoded. Every field is passed to the language model on every call.
+
+    The language model's own stored defaults are never used: BLIP-2 ignores the outer model's, and the inner ones
+    stop after 20 tokens.
+    """
+
+    max_new_tokens: int = 30
+    """Upper limit of generated tokens; image tokens and the prompt do not count."""
+    min_new_tokens: int = 0
+    """No end token before this many tokens. Raise it when captions come out too short."""
+    num_beams: int = 1
+    """1 is greedy; 5 is what the BLIP-2 paper used, at five times the cost."""
+    length_penalty: float = 1.0
+    """Only with beams: above 0 favours long texts, below 0 short ones."""
+    repetition_penalty: float = 1.0
+    """Above 1 discourages tokens already generated."""
+    temperature: float | None = None
+    """None decodes deterministically; a value samples."""
+    top_p: float = 1.0
+    """Only with a temperature: sample from the smallest set of tokens with this probability."""
+    seed: int | None = None
+    """Only with a temperature: makes the sample repeatable."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.min_new_tokens < 0 or self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens={self.min_new_tokens} and max_new_tokens={self.max_new_tokens} must satisfy "
+                "0 <= min <= max and max >= 1."
+            )
+        if self.num_beams < 1:
+            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}.")
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}. For greedy decoding leave it out.")
+
+    def replace(self, **changes: Any) -> "GenerationSettings":
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One generated text, without the prompt.
+
+    ``finish`` is ``"eos"`` when the model ended by itself, ``"length"`` at the token limit, and ``"empty"`` when the
+    first token already was the end: a text that is empty because the model said nothing, not because of an error.
+    """
+
+    text: str
+    finish: FinishReason
+    tokens: int
+
+
+class Caption(str):
+    """A caption: plain text that also knows what made it."""
+
+    adapter: str | None
+    """Name of the adapter, None for the plain base."""
+    base: str
+    finish: FinishReason
+
+    @classmethod
+    def of(cls, generated: Generated, base: str, adapter: str | None) -> "Caption":
+        """Wrap a generated text."""
+        caption = cls(generated.text)
+        caption.adapter, caption.base, caption.finish = adapter, base, generated.finish
+        return caption
+
+
+@dataclass(frozen=True)
+class CaptionReport:
+    """Figures of one adapter, or of the base, against scenes whose truth is known. Shares are from 0 to 1."""
+
+    adapter: str | None
+    base: str
+    style: str
+    count: int
+    in_style: float
+    """Share of captions with the form of the style."""
+    true: float
+    """Share of captions whose every claim holds and that miss no object."""
+    in_style_and_true: float
+    finished: float
+    """Share that ended by themselves, not at the token limit."""
+    time_s: float
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured how. Only reports with equal protocols can be compared."""
+    failures: tuple[Mapping[str, Any], ...] = ()
+    """The first captions that are not both in style and true, with the reference."""
+
+
+@dataclass(frozen=True)
+class ReferenceReport:
+    """Figures of one adapter, or of the base, against reference captions."""
+
+    adapter: str | None
+    base: str
+    source: str
+    count: int
+    exact_match: float
+    """Share of captions equal to the reference, case and punctuation at the end aside."""
+    loss: float
+    """Cross-entropy per target token of the references, in nats."""
+    time_s: float
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    failures: tuple[Mapping[str, Any], ...] = ()
+    """The first captions that differ from their reference."""

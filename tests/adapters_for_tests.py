@@ -1,0 +1,51 @@
+"""Adapters with random, non-zero factors. Zero-initialised LoRA would pass almost any test."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.manifest import MANIFEST_FILE, BaseIdentity, Manifest
+from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.trainer import write_untrained_adapter
+
+EVERYWHERE = Recipe("everywhere", rank=4, groups=("lm-attention", "lm-mlp", "projection", "qformer", "vision"))
+
+
+def write_random_adapter(
+    base: LoadedModel, folder: Path, recipe: str | Recipe = "medium", seed: int = 1, scale: float = 0.3
+) -> Path:
+    """A PEFT directory, without a manifest, whose every factor is random."""
+    write_untrained_adapter(base, get_recipe(recipe), folder)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        key: scale * torch.randn(tensor.shape, generator=generator) / tensor.shape[1] ** 0.5
+        for key, tensor in sorted(load_file(folder / WEIGHTS_FILE).items())
+    }
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    return folder
+
+
+def write_manifest(base: LoadedModel, folder: Path, **changes: object) -> Manifest:
+    """A manifest that says the adapter in ``folder`` was trained on ``base``."""
+    identity = BaseIdentity(base.name, base.family.name, base.architecture, base.fingerprint)
+    manifest = Manifest(name=folder.name, task="captioning", style="concise", base=identity, trained=True)
+    manifest = dataclasses.replace(manifest, **changes)  # type: ignore[arg-type]
+    (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    """Change entries of ``adapter_config.json``."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
+    """Replace (or, with None, drop) tensors of ``adapter_model.safetensors``."""
+    weights = {**load_file(folder / WEIGHTS_FILE), **change}
+    save_file({key: value.contiguous() for key, value in weights.items() if value is not None}, folder / WEIGHTS_FILE)

@@ -1,0 +1,66 @@
+"""Every test has its own home folder; the miniature is loaded once and must be left plain."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read at import by the hub's client
+
+import pytest
+import torch
+
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.captioning import BLIP2CaptioningSystem
+from lorax_vlm.data.scenes import Scene, iterate_scenes
+from lorax_vlm.models.loading import LoadedModel, load_model
+from tests.adapters_for_tests import write_random_adapter
+
+
+@pytest.fixture(autouse=True)
+def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    monkeypatch.setenv("LORAX_VLM_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def shared_mini() -> LoadedModel:
+    return load_model("blip2-opt-mini")
+
+
+@pytest.fixture
+def mini(shared_mini: LoadedModel) -> Iterator[LoadedModel]:
+    yield shared_mini
+    assert not any("lora_" in name for name, _ in shared_mini.model.named_modules()), "the test left adapters behind"
+    assert not shared_mini.model.training
+    assert not any(parameter.requires_grad for parameter in shared_mini.model.parameters())
+
+
+@pytest.fixture(scope="session")
+def scenes() -> list[Scene]:
+    return list(iterate_scenes("test", 12))
+
+
+@pytest.fixture
+def system(mini: LoadedModel, tmp_path: Path) -> Iterator[BLIP2CaptioningSystem]:
+    """A captioning system on the shared miniature with a store of its own."""
+    system = BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path / "store", batch_size=8)
+    system.__dict__["base"] = mini
+    yield system
+    system._library.restore_base()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    return AdapterStore(tmp_path / "store")
+
+
+@pytest.fixture
+def adapter_folder(mini: LoadedModel, tmp_path: Path) -> Path:
+    """A random medium adapter saved as plain PEFT saves it."""
+    return write_random_adapter(mini, tmp_path / "saved" / "random-medium")
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> None:
+    torch.set_num_threads(2)

@@ -1,0 +1,108 @@
+"""Imports point one way only, function-level ones included."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "lorax_vlm"
+
+# Highest first; rooms on one level never import each other.
+LEVELS = (
+    ("blip2_captioning", "cli"),
+    ("captioning",),
+    ("training", "runtime", "evaluation"),
+    ("adapters",),
+    ("models", "data"),
+    ("types", "settings"),
+    ("errors",),
+)
+LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+# Files that serve --help, `adapters list` and `models list`.
+NO_TORCH = (
+    "errors.py types.py settings.py models/catalog.py models/placement.py models/components.py adapters/recipe.py "
+    "adapters/files.py adapters/manifest.py adapters/store.py adapters/compatibility.py training/config.py "
+    "cli/main.py cli/adapters.py cli/models.py cli/scenes.py cli/options.py cli/output.py"
+).split()
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "matplotlib", "bitsandbytes"}
+
+
+def imported_modules(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def package_files() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", package_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    room = room_of(path)
+    for module in imported_modules(path):
+        if not module.startswith("lorax_vlm."):
+            continue
+        target = module.split(".")[1]
+        assert target == room or LEVEL_OF[target] > LEVEL_OF[room], f"{room} imports {module}"
+
+
+def test_the_levels_name_every_room() -> None:
+    assert {room_of(path) for path in package_files()} <= set(LEVEL_OF)
+
+
+def test_root_scripts_use_public_names_only() -> None:
+    for path in ROOT.glob("*.py"):
+        internal = {name for name in imported_modules(path) if name.startswith("lorax_vlm.")}
+        assert not internal, f"{path.name} imports {internal}"
+
+
+@pytest.mark.parametrize("name", NO_TORCH)
+def test_light_files_import_nothing_heavy(name: str) -> None:
+    heavy = {module.split(".")[0] for module in imported_modules(PACKAGE / name, top_level_only=True)} & HEAVY
+    assert not heavy
+
+
+def test_from_pretrained_of_a_base_is_called_in_one_file_only() -> None:
+    callers = {
+        str(path.relative_to(PACKAGE))
+        for path in package_files()
+        if "ForConditionalGeneration.from_pretrained(" in path.read_text(encoding="utf-8")
+    }
+    assert callers == {"models/loading.py"}
+
+
+def test_environment_is_read_in_settings_only() -> None:
+    readers = {
+        str(path.relative_to(PACKAGE))
+        for path in package_files()
+        if "os.environ" in path.read_text(encoding="utf-8") or "getenv" in path.read_text(encoding="utf-8")
+    }
+    assert readers == {"settings.py"}
+
+
+def test_subpackage_init_files_are_empty() -> None:
+    for path in PACKAGE.rglob("__init__.py"):
+        if path != PACKAGE / "__init__.py":
+            assert not path.read_text(encoding="utf-8").strip(), path
+
+
+def test_sizes() -> None:
+    for path in [*package_files(), *ROOT.glob("recipes/*.py")]:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, path
+    for path in ROOT.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 80, path
