@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs clean
+.PHONY: help demo test lint check docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -14,11 +14,12 @@ demo: .venv/ready ## Train three captioning styles on the shipped miniature and 
 test: .venv/ready-dev ## Run the tests
 	$(BIN)/python -m pytest
 
-check: .venv/ready-dev ## Everything CI checks: style, types, tests, contracts
+lint: .venv/ready-dev ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test ## Everything CI checks
 
 docs: .venv/ready-dev ## Write docs/cli.md anew from the commands themselves
 	$(BIN)/python -m docs.write_cli_reference

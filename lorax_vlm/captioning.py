@@ -117,6 +117,7 @@ class BLIP2CaptioningSystem:
                 name, style, data=data, complexity=recipe, config=config, replace=replace, progress=progress
             )
         require_style(style)
+        self._library.restore_base()
         folder = write_untrained_adapter(self.base, recipe, self._run_dir(name) / "untrained")
         logger.warning(
             "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name

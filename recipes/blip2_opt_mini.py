@@ -32,7 +32,7 @@ from recipes.vision import train_vision
 NAME = "blip2-opt-mini"
 WIDTH, HEADS, IMAGE_SIDE_PX, PATCH_PX = 160, 5, 64, 8
 QUERIES = 16
-STEPS = {"vision": 700, "qformer": 350, "language": 2600}
+STEPS = {"vision": 1400, "qformer": 500, "language": 2600}
 
 VISION_CONFIG = Blip2VisionConfig(
     hidden_size=WIDTH,
@@ -147,6 +147,7 @@ def main() -> None:
 
     # Stored in half precision; the configuration says float32, so every loader computes in float32.
     model.half().save_pretrained(arguments.out)
+    config.dtype = "float32"
     config.save_pretrained(arguments.out)
     processor.save_pretrained(arguments.out)
     print(f"saved {arguments.out} after {time.monotonic() - start:.0f} s")

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, BaseIdentity, Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.training.trainer import write_untrained_adapter
+from lorax_vlm.runtime.attached import describe_base
 
 EVERYWHERE = Recipe("everywhere", rank=4, groups=("lm-attention", "lm-mlp", "projection", "qformer", "vision"))
 
@@ -19,13 +20,23 @@ EVERYWHERE = Recipe("everywhere", rank=4, groups=("lm-attention", "lm-mlp", "pro
 def write_random_adapter(
     base: LoadedModel, folder: Path, recipe: str | Recipe = "medium", seed: int = 1, scale: float = 0.3
 ) -> Path:
-    """A PEFT directory, without a manifest, whose every factor is random."""
-    write_untrained_adapter(base, get_recipe(recipe), folder)
+    """A PEFT directory, without a manifest, whose every factor is random. Made without touching the base."""
+    recipe = get_recipe(recipe)
+    shapes = describe_base(base).linear_shapes
     generator = torch.Generator().manual_seed(seed)
-    weights = {
-        key: scale * torch.randn(tensor.shape, generator=generator) / tensor.shape[1] ** 0.5
-        for key, tensor in sorted(load_file(folder / WEIGHTS_FILE).items())
-    }
+    weights = {}
+    for site in sorted(recipe.sites(base.family.name, shapes)):
+        width_out, width_in = shapes[site]
+        a = torch.randn(recipe.rank, width_in, generator=generator) / width_in**0.5
+        b = torch.randn(width_out, recipe.rank, generator=generator) / recipe.rank**0.5
+        weights[f"base_model.model.{site}.lora_A.weight"] = scale * a
+        weights[f"base_model.model.{site}.lora_B.weight"] = scale * b
+    LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.effective_alpha,
+        target_modules=recipe.pattern(base.family.name),
+        base_model_name_or_path=base.name,
+    ).save_pretrained(str(folder))
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     return folder
 

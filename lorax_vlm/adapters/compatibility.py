@@ -87,7 +87,7 @@ def targets_module(config: Mapping[str, Any], name: str) -> bool:
     if not _names(targets, name):
         return False
     indexes = config.get("layers_to_transform")
-    if isinstance(targets, str) or indexes in (None, []):
+    if isinstance(targets, str) or name in targets or indexes in (None, []):
         return True
     patterns = config.get("layers_pattern") or [r"[^.]*"]
     for pattern in [patterns] if isinstance(patterns, str) else patterns:

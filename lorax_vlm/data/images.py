@@ -117,6 +117,7 @@ def _download(url: str, limits: ImageLimits) -> bytes:
                 raise ImageError(name, f"the download broke off after {len(received):,} of {announced:,} bytes.")
             return bytes(received)
     except urllib.error.HTTPError as error:
+        error.close()  # it is the response itself
         raise ImageError(name, f"the server answered {error.code} {error.reason}.") from error
     except TimeoutError as error:
         raise ImageError(name, too_slow) from error

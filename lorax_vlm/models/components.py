@@ -2,14 +2,13 @@
 
 COMPONENTS = ("vision", "qformer", "projection", "lm", "head")
 
-# First match wins.
-_PREFIXES = (
-    ("vision_model.", "vision"),
-    ("qformer.", "qformer"),
-    ("query_tokens", "qformer"),
-    ("language_projection.", "projection"),
-    ("language_model.", "lm"),
-)
+_COMPONENT_OF_ROOT = {
+    "vision_model": "vision",
+    "qformer": "qformer",
+    "query_tokens": "qformer",
+    "language_projection": "projection",
+    "language_model": "lm",
+}
 IMAGE_PATH_COMPONENTS = frozenset({"vision", "qformer", "projection"})
 
 
@@ -19,4 +18,4 @@ def component_of(name: str) -> str | None:
     >>> component_of("language_model.model.decoder.layers.0.fc1")
     'lm'
     """
-    return next((component for prefix, component in _PREFIXES if name.startswith(prefix)), None)
+    return _COMPONENT_OF_ROOT.get(name.split(".", 1)[0])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
@@ -261,7 +262,13 @@ def _arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> Trainin
 
 @contextmanager
 def _peft_on(base: LoadedModel, recipe: Recipe, seed: int) -> Iterator[PeftModel]:
-    """The base with a fresh trainable adapter; plain again when the block ends."""
+    """The base with a fresh trainable adapter; plain again when the block ends.
+
+    Raises:
+        TrainingError: Adapters are attached to the base.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in base.model.modules()):
+        raise TrainingError(f"Adapters are attached to {base.name}; a new one can only be made on the plain base.")
     torch.manual_seed(seed)
     peft_model = add_peft_layers(base.model, lora_config(base, recipe), "default")
     try:

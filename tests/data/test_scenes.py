@@ -1,6 +1,7 @@
 """The scene world: deterministic, varied, and judged by content."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -43,13 +44,16 @@ def test_known_scene_guards_against_drift_of_the_generator() -> None:
     assert int(np.asarray(make_scene(7).image, dtype=np.int64).sum()) == KNOWN_PIXEL_SUM
 
 
-KNOWN_DETAILED = "a large purple star at the top left, a large red star at the top right, a small green star at the bottom left and a small orange star at the bottom right, on a white background"
+KNOWN_DETAILED = (
+    "a large purple star at the top left, a large red star at the top right, a small green star at the bo"
+    "ttom left and a small orange star at the bottom right, on a white background"
+)
 KNOWN_PIXEL_SUM = 33578753
 
 
 def test_splits_are_disjoint_ranges() -> None:
     ranges = sorted(SPLITS.values(), key=lambda seeds: seeds.start)
-    assert all(a.stop <= b.start for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a.stop <= b.start for a, b in pairwise(ranges))
     with pytest.raises(ValueError, match="not within"):
         split_seeds("train", 2, start=len(SPLITS["train"]) - 1)
     with pytest.raises(ValueError, match="Known splits: train, validation, test"):
@@ -96,7 +100,7 @@ def test_reference_captions_are_in_style_and_true(style: str) -> None:
 @pytest.mark.parametrize("style", STYLES)
 def test_captions_of_other_scenes_are_in_style_but_untrue(style: str) -> None:
     scenes = list(iterate_scenes("validation", 120))
-    for scene, other in zip(scenes, scenes[1:], strict=False):
+    for scene, other in pairwise(scenes):
         if scene.caption(style) != other.caption(style):
             score = score_caption(scene, style, other.caption(style))
             assert score.in_style
@@ -126,7 +130,8 @@ JUDGED = [
     ("plain", "a small red circle, a blue circle and a red star", False, False),
     (
         "detailed",
-        "a large red circle at the top left, a small blue circle in the center and a small red star at the bottom right,"
+        "a large red circle at the top left, a small blue circle in the center and "
+        "a small red star at the bottom right,"
         " on a gray background",
         True,
         True,
@@ -140,21 +145,24 @@ JUDGED = [
     ),
     (
         "detailed",
-        "a large red circle at the top left, a large blue circle in the center and a small red star at the bottom right,"
+        "a large red circle at the top left, a large blue circle in the center and "
+        "a small red star at the bottom right,"
         " on a gray background",
         True,
         False,
     ),
     (
         "detailed",
-        "a large red circle at the top left, a small blue circle in the center and a small red star at the bottom right,"
+        "a large red circle at the top left, a small blue circle in the center and "
+        "a small red star at the bottom right,"
         " on a pink background",
         True,
         False,
     ),
     (
         "detailed",
-        "a large red circle at the top left, a small blue circle in the center and a small red star at the bottom right",
+        "a large red circle at the top left, a small blue circle in the center and "
+        "a small red star at the bottom right",
         False,
         True,
     ),

@@ -1,0 +1,285 @@
+"""Training: what learns, what stays frozen, and what survives a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.data.examples import DataSplits, scene_caption_splits
+from lorax_vlm.errors import ExampleError, NonFiniteLoss, NothingToResume, TrainingError
+from lorax_vlm.models.families.base import target_loss
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.trainer import (
+    AdapterTrainer,
+    _peft_on,
+    find_nonfinite_module,
+    keep_base_in_evaluation,
+    train_adapter,
+    write_untrained_adapter,
+)
+from tests.adapters_for_tests import EVERYWHERE
+
+QUICK = TrainConfig(max_steps=6, batch_size=4, learning_rate=5e-3, eval_every=3, patience=None)
+
+
+@pytest.fixture(scope="module")
+def splits() -> DataSplits:
+    return scene_caption_splits("concise", 24, 8)
+
+
+def run(mini: LoadedModel, splits: DataSplits, folder: Path, config: TrainConfig = QUICK, **options):
+    recipe = options.pop("recipe", "light")
+    return train_adapter(mini, get_recipe(recipe), splits, config, folder, progress=False, **options)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_a_run_leaves_an_adapter_a_curve_and_no_checkpoints(mini: LoadedModel, splits, tmp_path: Path) -> None:
+    result = run(mini, splits, tmp_path / "run")
+    assert result.best_validation_loss < result.first_validation_loss
+    assert result.steps == 6
+    assert not read_adapter_files(result.folder, "a").changes_nothing
+    assert result.curve.read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert result.trainable_parameters == 6 * 4 * (160 + 160)
+
+
+def test_equal_seeds_give_equal_adapters(mini: LoadedModel, splits, tmp_path: Path) -> None:
+    first, second = (weights(run(mini, splits, tmp_path / name).folder) for name in "ab")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_callers_random_state_is_given_back(mini: LoadedModel, splits, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(mini, splits, tmp_path / "run")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_untrained_adapter_is_the_identity(mini: LoadedModel, tmp_path: Path) -> None:
+    folder = write_untrained_adapter(mini, get_recipe("medium"), tmp_path / "zero")
+    assert read_adapter_files(folder, "zero").changes_nothing
+
+
+def test_every_adapter_tensor_learns_and_nothing_else(mini: LoadedModel, splits) -> None:
+    """A has no gradient in the first step because B is zero; by the second every factor must have one."""
+    with _peft_on(mini, EVERYWHERE, 0) as model:
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        assert all("lora_" in name for name in trainable)
+        optimizer = torch.optim.SGD(trainable.values(), lr=1.0)
+        batch = _batch(mini, splits)
+        labels = batch.pop("labels")
+        for _ in range(2):
+            optimizer.zero_grad()
+            target_loss(model(**batch).logits, labels).backward()
+            gradients = {name: p.grad for name, p in trainable.items()}
+            optimizer.step()
+    assert all(g is not None and torch.isfinite(g).all() and g.abs().max() > 0 for g in gradients.values())
+
+
+def _batch(mini: LoadedModel, splits: DataSplits, rows: slice = slice(0, 8)):
+    examples = splits.train[rows]
+    pixels = mini.family.pixel_values([example.open_image() for example in examples])
+    return mini.family.training_batch(pixels, [""] * len(examples), [example.target for example in examples])
+
+
+# --- gradient accumulation ----------------------------------------------------------------------------------------
+
+
+def test_accumulated_steps_equal_one_large_batch(mini: LoadedModel, tmp_path: Path) -> None:
+    """Rows differ in length, so averaging the means of the parts would not give the same."""
+    splits = scene_caption_splits("detailed", 16, 4)
+    whole = TrainConfig(max_steps=3, batch_size=8, gradient_accumulation=1, eval_every=3, patience=None)
+    parts = TrainConfig(max_steps=3, batch_size=2, gradient_accumulation=4, eval_every=3, patience=None)
+    one = run(mini, splits, tmp_path / "one", whole)
+    four = run(mini, splits, tmp_path / "four", parts)
+    a, b = weights(one.folder), weights(four.folder)
+    for key in a:
+        assert torch.allclose(a[key], b[key], atol=2e-6), key
+    losses = [[row["loss"] for row in result.history if "loss" in row] for result in (one, four)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+# --- the frozen base ----------------------------------------------------------------------------------------------
+
+
+def test_frozen_parts_do_not_drop_out_in_training(mini: LoadedModel, splits) -> None:
+    batch = _batch(mini, splits)
+    batch.pop("labels")
+    with torch.no_grad(), _peft_on(mini, Recipe("x", 4, ("lm-qv",), dropout=0.5), 0) as model:
+        reference = model(**batch).logits
+        model.train()
+        assert not torch.equal(model(**batch).logits, reference), "the libraries' own mode drops out frozen features"
+        keep_base_in_evaluation(model)
+        assert torch.equal(model(**batch).logits, reference)
+        dropouts = [module for name, module in model.named_modules() if name.endswith("lora_dropout.default")]
+        assert dropouts
+        assert all(module.training for module in dropouts)
+
+
+def test_the_trainer_keeps_the_base_in_evaluation(mini: LoadedModel, splits, tmp_path, monkeypatch) -> None:
+    modes = []
+    original = Trainer.compute_loss
+
+    def spy(self, model, *args, **kwargs):
+        modes.append([name for name, module in model.named_modules() if module.training])
+        return original(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "compute_loss", spy)
+    run(mini, splits, tmp_path / "run", recipe=Recipe("x", 4, ("lm-qv",), dropout=0.1))
+    assert any(modes)
+    assert all("lora_dropout" in name for names in modes for name in names)
+
+
+# --- losses that are not finite ------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(mini, splits, tmp_path: Path) -> None:
+    norm = mini.model.language_model.model.decoder.layers[1].final_layer_norm
+    kept = norm.weight.data.clone()
+    norm.weight.data[0] = float("nan")
+    try:
+        with pytest.raises(NonFiniteLoss) as caught:
+            run(mini, splits, tmp_path / "run", TrainConfig(max_steps=2, batch_size=4, eval_every=2))
+    finally:
+        norm.weight.data = kept
+    assert caught.value.module == "language_model.model.decoder.layers.1.final_layer_norm"
+    assert "float32" in str(caught.value)
+
+
+def test_finding_leaves_no_hooks(mini: LoadedModel, splits) -> None:
+    assert find_nonfinite_module(mini.model, _batch(mini, splits)) is None
+    assert not any(module._forward_hooks for module in mini.model.modules())
+
+
+def test_empty_targets_are_named_before_they_give_nan(mini: LoadedModel, splits) -> None:
+    pixels = mini.family.pixel_values([splits.train[0].open_image()])
+    with pytest.raises(ExampleError, match=r"metadata\.jsonl:3: its target text is empty"):
+        mini.family.training_batch(pixels, [""], [" \n "], names=["metadata.jsonl:3"])
+
+
+def test_training_on_a_base_with_adapters_is_refused(mini: LoadedModel, splits, tmp_path: Path) -> None:
+    with _peft_on(mini, get_recipe("light"), 0), pytest.raises(TrainingError, match="Adapters are attached"):
+        run(mini, splits, tmp_path / "run")
+
+
+# --- early stopping, resuming, kills --------------------------------------------------------------------------------
+
+
+def test_early_stopping_keeps_the_best(mini: LoadedModel, splits, tmp_path: Path) -> None:
+    wild = TrainConfig(max_steps=60, batch_size=4, learning_rate=0.5, eval_every=2, patience=2)
+    result = run(mini, splits, tmp_path / "run", wild)
+    losses = [row["eval_loss"] for row in result.history if "eval_loss" in row]
+    assert result.steps < 60
+    assert result.best_validation_loss == min(losses)
+    assert losses[-1] > min(losses)
+
+
+def test_resume_without_a_checkpoint(mini: LoadedModel, splits, tmp_path: Path) -> None:
+    with pytest.raises(NothingToResume, match="Start without --resume"):
+        run(mini, splits, tmp_path / "run", resume=True)
+
+
+class Stop(Exception):
+    """Stands for any interruption."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after_step: int) -> None:
+    original = AdapterTrainer.training_step
+
+    def step(self, *args, **kwargs):
+        if self.state.global_step == after_step:
+            raise Stop
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(AdapterTrainer, "training_step", step)
+
+
+LONGER = TrainConfig(max_steps=10, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
+
+
+def test_a_resumed_run_ends_with_the_same_adapter(mini, splits, tmp_path: Path, monkeypatch) -> None:
+    straight = weights(run(mini, splits, tmp_path / "straight", LONGER).folder)
+    with monkeypatch.context() as patch:
+        interrupt(patch, after_step=7)
+        with pytest.raises(Stop):
+            run(mini, splits, tmp_path / "run", LONGER)
+    assert (tmp_path / "run" / "checkpoint-6").is_dir()
+    with pytest.raises(TrainingError, match="started with other settings"):
+        run(mini, splits, tmp_path / "run", QUICK, resume=True)
+    resumed = run(mini, splits, tmp_path / "run", LONGER, resume=True)
+    assert resumed.steps == 10
+    for key, tensor in weights(resumed.folder).items():
+        assert torch.allclose(tensor, straight[key], atol=1e-6), key
+
+
+def test_half_written_checkpoints_are_passed_over(mini, splits, tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, after_step=7)
+        with pytest.raises(Stop):
+            run(mini, splits, tmp_path / "run", LONGER)
+    (tmp_path / "run" / "checkpoint-8").mkdir()
+    (tmp_path / "run" / "checkpoint-8" / "trainer_state.json").write_text('{"global_st')
+    assert run(mini, splits, tmp_path / "run", LONGER, resume=True).steps == 10
+
+
+TRAIN = """
+import sys, torch
+torch.set_num_threads(1)
+from lorax_vlm.cli.main import main
+sys.argv = ["lorax-vlm", "train", "victim", "--style", "concise", "--steps", "60", "--batch-size", "4",
+            "--eval-every", "3", "--recipe", "light", "--replace", "--store", sys.argv[1], *sys.argv[2:]]
+main()
+"""
+
+
+def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(isolated_home: Path, tmp_path: Path) -> None:
+    """Killed at three moments of one run; the stored version in use never breaks, and the run still finishes."""
+    from lorax_vlm.adapters.store import AdapterStore
+
+    store = AdapterStore(tmp_path / "store")
+    environment = {**os.environ, "LORAX_VLM_HOME": str(isolated_home), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", TRAIN, str(store.root)]
+    run_dir = isolated_home / "runs" / "blip2-opt-mini" / "victim"
+    reached = 0
+    for extra_steps in (3, 9):
+        options = ["--resume"] if reached else []
+        process = subprocess.Popen([*command, *options], env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 90
+        while last_checkpoint(run_dir) < reached + extra_steps and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        before, reached = reached, last_checkpoint(run_dir)
+        assert reached >= before + extra_steps
+        assert store.list() == ([], []), "nothing half-trained is ever stored"
+    done = subprocess.run([*command, "--resume", "--json"], env=environment, capture_output=True, text=True, check=True)
+    record = json.loads(done.stdout)
+    assert record["manifest"]["training"]["steps"] == 60
+    assert store.files("victim").ranks == [4]
+
+
+def last_checkpoint(run_dir: Path) -> int:
+    complete = [0]
+    for path in run_dir.glob("checkpoint-*/trainer_state.json"):
+        try:
+            complete.append(json.loads(path.read_text())["global_step"])
+        except (json.JSONDecodeError, FileNotFoundError, KeyError):
+            continue
+    return max(complete)
