@@ -2,7 +2,7 @@
 
     python -m recipes.blip2_opt_mini --out build/blip2-opt-mini
 
-About 20 minutes on two cores. Prints its figures on held-out scenes and writes them into the model card.
+About half an hour on two cores. Prints its figures on held-out scenes and writes them into the model card.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
+from recipes.card import measure, write_card
 from recipes.language import QUESTION_PROMPT, REPEAT_PROMPT, STYLE_WORDS, train_language
 from recipes.qformer import train_qformer
 from recipes.scene_pool import load_pool
@@ -150,7 +151,10 @@ def main() -> None:
     config.dtype = "float32"
     config.save_pretrained(arguments.out)
     processor.save_pretrained(arguments.out)
-    print(f"saved {arguments.out} after {time.monotonic() - start:.0f} s")
+    print(f"saved {arguments.out} after {time.monotonic() - start:.0f} s", flush=True)
+    figures = measure(arguments.out)
+    write_card(arguments.out, figures)
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

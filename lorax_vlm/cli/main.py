@@ -33,9 +33,6 @@ def main() -> None:
     except (LoraxError, ValueError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted. A training run continues with --resume.\n")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """``lorax-vlm train``."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -57,17 +58,21 @@ def train(
     config = dataclasses.replace(
         system.default_config, **{field: value for field, value in changes.items() if value is not None}
     )
-    stored = system.train_adapter(
-        name,
-        style,
-        data=data,
-        complexity=recipe,
-        config=config,
-        replace=replace,
-        resume=resume,
-        skip_bad_rows=skip_bad_rows,
-        progress=not as_json,
-    )
+    try:
+        stored = system.train_adapter(
+            name,
+            style,
+            data=data,
+            complexity=recipe,
+            config=config,
+            replace=replace,
+            resume=resume,
+            skip_bad_rows=skip_bad_rows,
+            progress=not as_json,
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted. Continue from the last checkpoint with --resume.\n")
+        raise typer.Exit(130) from None
     training = stored.manifest.training
     if as_json:
         print_json({"name": name, "version": stored.version, "folder": stored.folder, "manifest": stored.manifest})

@@ -85,9 +85,9 @@ def get_model_entry(name: str) -> CatalogEntry:
         UnknownModel: It is none of these.
     """
     for entry in CATALOG:
-        if name in (entry.name, entry.key, entry.source):
+        if name and name in (entry.name, entry.key, entry.source):
             return entry
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         folder = Path(name).expanduser().resolve()
         return CatalogEntry(name=folder.name, source=str(folder), family="")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):

@@ -52,13 +52,26 @@ def _sample_digest(tensor: Tensor) -> str:
     return hashlib.sha256(repr(tuple(tensor.shape)).encode() + stored.numpy().tobytes()).hexdigest()
 
 
-def config_digest(config: Any) -> str:
-    """Digest of the architecture: what decides tensor names and shapes, not paths, versions or precision."""
-    volatile = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
+# What decides names, shapes and the function computed. Everything else in a configuration (paths, versions, defaults
+# that a release adds, settings that a call leaves behind) may differ between two loads of the same base.
+_ARCHITECTURE = frozenset(
+    {
+        *("model_type", "num_query_tokens", "hidden_size", "intermediate_size", "num_hidden_layers"),
+        *("num_attention_heads", "vocab_size", "max_position_embeddings"),
+        *("image_size", "patch_size", "hidden_act", "layer_norm_eps", "qkv_bias"),
+        *("cross_attention_frequency", "encoder_hidden_size", "use_qformer_text_input"),
+        *("ffn_dim", "word_embed_proj_dim", "activation_function", "do_layer_norm_before"),
+    }
+)
 
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: strip(item) for key, item in value.items() if key not in volatile}
-        return value
 
-    return hashlib.sha256(json.dumps(strip(config.to_dict()), sort_keys=True, default=str).encode()).hexdigest()[:32]
+def architecture_digest(config: Any) -> str:
+    """Digest of what a configuration says about names, shapes and activations."""
+
+    def choose(value: dict[str, Any]) -> dict[str, Any]:
+        nested = {
+            key: choose(item) for key, item in value.items() if key.endswith("_config") and isinstance(item, dict)
+        }
+        return nested | {key: item for key, item in value.items() if key in _ARCHITECTURE}
+
+    return hashlib.sha256(json.dumps(choose(config.to_dict()), sort_keys=True).encode()).hexdigest()[:32]

@@ -18,7 +18,7 @@ from lorax_vlm.errors import CheckpointError, MissingExtra
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
-from lorax_vlm.models.fingerprint import config_digest, read_fingerprint
+from lorax_vlm.models.fingerprint import architecture_digest, read_fingerprint
 from lorax_vlm.models.placement import (
     Device,
     Hardware,
@@ -63,8 +63,8 @@ class LoadedModel:
 
     @property
     def architecture(self) -> str:
-        """Digest of the configuration; see ``config_digest``."""
-        return config_digest(self.model.config)
+        """Digest of the configuration; see ``architecture_digest``."""
+        return architecture_digest(self.model.config)
 
 
 def probe_hardware() -> Hardware:

@@ -1,0 +1,171 @@
+"""The command line, in process: what it prints, and that every expected error is one message and exit code 1."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.main import main
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.models.loading import LoadedModel
+from tests.adapters_for_tests import write_manifest, write_random_adapter
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def call(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["lorax-vlm", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        assert (stop.value.code or 0) == code, captured.out + captured.err
+        return captured.out if code == 0 else captured.err
+
+    return call
+
+
+@pytest.fixture
+def image(scenes: list[Scene], tmp_path: Path) -> Path:
+    path = tmp_path / "scene.png"
+    scenes[0].image.save(path)
+    return path
+
+
+@pytest.fixture
+def stored(mini: LoadedModel, tmp_path: Path) -> AdapterStore:
+    """Two adapters in the default store."""
+    store = AdapterStore()
+    for seed, name in enumerate(("one", "two")):
+        folder = write_random_adapter(mini, tmp_path / "made" / name, seed=seed, scale=0.6)
+        store.add(name, folder, write_manifest(mini, folder, rank=8, sites={"lm": 12}))
+    return store
+
+
+def test_caption(run, image: Path) -> None:
+    assert run("caption", image).strip() == "a red star"
+    record = json.loads(run("caption", image, "--json"))
+    assert record == {"model": "blip2-opt-mini", "captions": {str(image): {"base": "a red star"}}}
+
+
+def test_compare_and_sheet(run, image: Path, stored: AdapterStore, tmp_path: Path) -> None:
+    sheet = tmp_path / "out" / "sheet.png"
+    printed = run("caption", image, "--compare", "--sheet", sheet)
+    assert "a red star" in printed
+    assert all(name in printed for name in ("base", "one", "two"))
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    captions = json.loads(run("caption", image, "-a", "two", "-a", "one", "--json"))["captions"][str(image)]
+    assert list(captions) == ["base", "two", "one"]
+    assert list(json.loads(run("caption", image, "-a", "two", "--json"))["captions"][str(image)]) == ["two"]
+
+
+def test_list_show_export_remove(run, stored: AdapterStore, tmp_path: Path) -> None:
+    (stored.root / "two" / "current").write_text("nonsense")
+    printed = run("adapters", "list")
+    assert "one" in printed
+    assert "broken two" in printed
+    record = json.loads(run("adapters", "list", "--json"))
+    assert [a["name"] for a in record["adapters"]] == ["one"]
+    assert record["adapters"][0]["state"] == "trained"
+    assert record["broken"][0]["name"] == "two"
+    assert "12 lm" in run("adapters", "show", "one")
+    assert json.loads(run("adapters", "show", "one", "--json"))["manifest"]["style"] == "concise"
+    run("adapters", "export", "one", tmp_path / "exported")
+    assert (tmp_path / "exported" / "adapter_config.json").is_file()
+    run("adapters", "remove", "one", "--yes")
+    run("adapters", "remove", "two", "--yes")
+    assert "No adapters in" in run("adapters", "list")
+
+
+def test_models(run) -> None:
+    printed = run("models", "list")
+    assert "3,744,761,856" in printed
+    assert "7.5 GB" in printed
+    assert {m["name"] for m in json.loads(run("models", "list", "--json"))["models"]} >= {"blip2-opt-mini"}
+
+
+def test_train_evaluate_show(run) -> None:
+    printed = run("train", "mine", "--style", "concise", "--steps", 4, "--batch-size", 4, "--eval-every", 2)
+    assert "12 lm layers, rank 8, 30,720 parameters" in printed
+    assert "miniature scenes, style 'concise'" in printed
+    assert "curve.png" in printed
+    record = json.loads(run("evaluate", "mine", "--count", 20, "--json"))
+    judged = [(report["adapter"], report["style"]) for report in record["reports"]]
+    assert judged == [(None, "plain"), (None, "concise"), ("mine", "concise")]
+    printed = run("evaluate", "--count", 20)
+    assert "judged as" in printed
+    assert "mine" in printed
+    shown = json.loads(run("adapters", "show", "mine", "--json"))["manifest"]
+    assert shown["training"]["config"]["max_steps"] == 4
+    assert shown["base"]["name"] == "blip2-opt-mini"
+
+
+def test_scenes_as_a_data_set(run, tmp_path: Path) -> None:
+    run("scenes", "export", tmp_path / "drawn", "--style", "creative", "--count", 12)
+    rows = [json.loads(line) for line in (tmp_path / "drawn" / "metadata.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    run("train", "mine", "--data", tmp_path / "drawn", "--steps", 2, "--batch-size", 4, "--eval-every", 2)
+    printed = run("evaluate", "mine", "--data", tmp_path / "drawn")
+    assert "exact match" in printed
+    assert "is not an empty folder" in run("scenes", "export", tmp_path / "drawn", code=1)
+
+
+def test_doctor(run) -> None:
+    printed = run("doctor")
+    for expected in ("cpu, float32", "blip2-opt-mini", "transformers", "fits", "0 adapters"):
+        assert expected in printed
+    record = json.loads(run("doctor", "--json", "--model", "blip2_opt"))
+    assert record["machine"]["model"] == "blip2-opt-2.7b (Salesforce/blip2-opt-2.7b)"
+    assert record["batch"] is None
+
+
+def test_doctor_shows_what_carries_loss_and_that_images_matter(run) -> None:
+    printed = run("doctor", "--style", "plain", "--rows", 3)
+    assert "<image>x16" in printed
+    assert "it depends on the image" in printed
+    batch = json.loads(run("doctor", "--style", "plain", "--json"))["batch"]
+    assert batch["shuffled_loss"] > batch["loss"] + 1
+    for row in batch["rows"]:
+        carrying = "".join(token for token, carries in row["tokens"] if carries)
+        assert carrying.endswith("\n")
+        assert row["ends_with_eos"]
+
+
+ERRORS = [
+    (("caption", "gone.png"), "ImageError: Cannot use image 'gone.png': no such file"),
+    (("caption", "x.png", "--model", "nothing"), "UnknownModel"),
+    (("caption", "a.png", "b.png", "--sheet", "s.png"), "--sheet shows one image"),
+    (("caption", "x.png", "--adapter", "nobody"), "AdapterNotFound"),
+    (("adapters", "show", "../../etc"), "AdapterNameError"),
+    (("adapters", "remove", "nobody", "--yes"), "AdapterNotFound"),
+    (("train", "mine", "--style", "baroque"), "Unknown caption style 'baroque'"),
+    (("train", "mine"), "Unknown caption style ''"),
+    (("train", "mine", "--style", "plain", "--recipe", "huge"), "Known: light, medium, heavy"),
+    (("train", "mine", "--style", "plain", "--resume"), "NothingToResume"),
+    (("train", "mine", "--data", "no/such/folder"), "neither metadata.jsonl"),
+    (("train", "a/b", "--style", "plain"), "AdapterNameError"),
+    (("evaluate", "nobody"), "AdapterNotFound"),
+    (("doctor", "--device", "cuda"), "no CUDA device"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ERRORS, ids=[" ".join(a) for a, _ in ERRORS])
+def test_errors_are_one_message(run, arguments: tuple[str, ...], message: str) -> None:
+    printed = run(*arguments, code=1)
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_usage_errors(run) -> None:
+    assert "No such command" in run("dance", code=2)
+    assert "'tpu' is not one of" in run("caption", "x.png", "--device", "tpu", code=2)
+
+
+def test_an_interruption_says_how_to_go_on(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lorax_vlm.captioning.train_adapter", interrupted)
+    assert "--resume" in run("train", "mine", "--style", "plain", "--steps", 2, code=130)

@@ -1,0 +1,69 @@
+"""Reports, worked by hand."""
+
+import pytest
+from PIL import Image
+
+from lorax_vlm.data.examples import Example
+from lorax_vlm.data.scene_captions import CaptionScore
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.evaluation.captions import judge_reference_captions, judge_scene_captions
+from lorax_vlm.evaluation.sheet import draw_comparison_sheet
+from lorax_vlm.types import Caption, Generated, GenerationSettings
+
+FACTS = {"base": "b", "adapter": "a", "settings": GenerationSettings(), "time_s": 1.5}
+
+
+def caption(text: str, finish: str = "eos") -> Caption:
+    return Caption.of(Generated(text, finish, len(text.split())), "b", "a")  # type: ignore[arg-type]
+
+
+def test_shares_are_counted_per_caption(scenes: list[Scene]) -> None:
+    four = scenes[:4]
+    captions = [
+        caption(four[0].caption("plain")),  # in style and true
+        caption(four[1].caption("detailed")),  # true, another style
+        caption(
+            "a purple circle" if four[2].caption("plain") != "a purple circle" else "a red star"
+        ),  # in style, untrue
+        caption("nonsense", "length"),
+    ]
+    report = judge_scene_captions(captions, four, "plain", **FACTS)
+    assert (report.in_style, report.true, report.in_style_and_true, report.finished) == (0.5, 0.5, 0.25, 0.75)
+    assert [failure["caption"] for failure in report.failures] == captions[1:]
+    assert report.protocol["decoding"]["num_beams"] == 1
+    assert set(report.protocol["versions"]) == {"lorax-vlm", "transformers", "torch"}
+
+
+def test_references_are_compared_word_for_word() -> None:
+    image = Image.new("RGB", (2, 2))
+    examples = [Example(image, target, f"row {i}") for i, target in enumerate(["A cat.", "a dog", "a  bird", "fish"])]
+    report = judge_reference_captions(
+        [caption("a cat"), caption("a dog and more"), caption("a bird"), caption("")],
+        0.25,
+        examples,
+        source="s",
+        **FACTS,
+    )
+    assert (report.exact_match, report.loss, report.count) == (0.5, 0.25, 4)
+    assert [failure["example"] for failure in report.failures] == ["row 1", "row 3"]
+
+
+def test_nothing_to_judge(scenes: list[Scene]) -> None:
+    with pytest.raises(ValueError, match="At least one scene"):
+        judge_scene_captions([], [], "plain", **FACTS)
+    with pytest.raises(ValueError, match="At least one example"):
+        judge_reference_captions([], 0.0, [], source="s", **FACTS)
+    with pytest.raises(ValueError, match="zip"):
+        judge_scene_captions([caption("a")], scenes[:2], "plain", **FACTS)
+
+
+def test_the_sheet_is_a_picture_that_grows_with_its_text(scenes: list[Scene], tmp_path) -> None:
+    few = draw_comparison_sheet(scenes[0].image, {"base": "a red star"}, tmp_path / "a" / "few.png")
+    many = {f"adapter-{i}": "a long sentence about a great many things " * 6 for i in range(6)}
+    scores = {name: CaptionScore(True, False) for name in many}
+    much = draw_comparison_sheet(
+        scenes[0].image, {**many, "empty": ""}, tmp_path / "many.png", scores=scores, title="t"
+    )
+    with Image.open(few) as small, Image.open(much) as large:
+        assert small.format == large.format == "PNG"
+        assert large.height > small.height

@@ -1,0 +1,274 @@
+"""``BLIP2CaptioningSystem``: the specification's calls, and what they promise."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lorax_vlm import BLIP2CaptioningSystem
+from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.errors import (
+    AdapterExists,
+    AdapterNotFound,
+    DamagedAdapter,
+    DataError,
+    ImageError,
+    UnknownModel,
+    UntrainedAdapter,
+)
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.types import CaptionReport, ReferenceReport
+from tests.adapters_for_tests import EVERYWHERE, write_manifest, write_random_adapter
+
+QUICK = TrainConfig(max_steps=4, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
+
+
+def hub_like(mini: LoadedModel, system: BLIP2CaptioningSystem) -> BLIP2CaptioningSystem:
+    """The miniature under the row of an unlisted checkpoint: no scenes of its own, the paper's decoding."""
+    entry = dataclasses.replace(mini.entry, miniature=False, caption_prompt="a photo of")
+    system.entry = entry
+    system.__dict__["base"] = dataclasses.replace(mini, entry=entry)
+    return system
+
+
+def few(scenes: list[Scene], style: str = "concise") -> DataSplits:
+    examples = [Example(scene.image, scene.caption(style), f"scene {scene.seed}") for scene in scenes]
+    return DataSplits(examples[:8], examples[8:], "twelve scenes")
+
+
+def test_construction_loads_nothing() -> None:
+    system = BLIP2CaptioningSystem("Salesforce/blip2-opt-2.7b")
+    assert system.entry.key == "blip2_opt"
+    assert BLIP2CaptioningSystem().entry == system.entry
+    with pytest.raises(UnknownModel):
+        BLIP2CaptioningSystem("nothing")
+
+
+def test_the_calls_of_the_specification(system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path) -> None:
+    path = tmp_path / "scene.png"
+    scenes[0].image.save(path)
+    for name, style in (("detailed_captions", "detailed"), ("concise_captions", "concise")):
+        stored = system.create_captioning_adapter(name, style, data=few(scenes, style), config=QUICK, progress=False)
+        assert stored.manifest.trained
+        assert stored.manifest.sites == {"lm": 12}
+        assert stored.manifest.rank == 8
+    results = system.compare_captioning_styles(str(path))
+    assert list(results) == ["base", "concise_captions", "detailed_captions"]
+    assert results["base"] == "a red star" == system.caption_image(path)
+    assert results["base"].adapter is None
+    assert results["detailed_captions"].adapter == "detailed_captions"
+    assert all(isinstance(caption, str) for caption in results.values())
+    assert json.dumps(results)
+
+
+def test_the_image_is_encoded_once_for_all_styles(system, mini, scenes, tmp_path: Path, monkeypatch) -> None:
+    for seed, name in enumerate(("one", "two", "three")):
+        system.load_adapter(write_random_adapter(mini, tmp_path / name, seed=seed))
+    seen: list[int] = []
+    original = type(mini.family).encode_images
+
+    def spy(self, model, pixel_values):
+        seen.append(len(pixel_values))
+        return original(self, model, pixel_values)
+
+    monkeypatch.setattr(type(mini.family), "encode_images", spy)
+    results = system.compare_captioning_styles(scenes[1].image)
+    assert seen == [1]
+    assert len(results) == 4
+    system.load_adapter(write_random_adapter(mini, tmp_path / "sees", EVERYWHERE))
+    seen.clear()
+    results = system.compare_captioning_styles(scenes[1].image)
+    assert seen == [1, 1], "once for the base, once for the adapter that changes the image path"
+    monkeypatch.undo()
+    for name in ("one", "sees"):
+        assert results[name] == system.caption_image(scenes[1].image, name)
+
+
+def test_images_in_batches_equal_images_alone(system, mini, scenes, tmp_path: Path) -> None:
+    system.load_adapter(write_random_adapter(mini, tmp_path / "one", scale=0.6))
+    images = [scene.image for scene in scenes]
+    for adapter in (None, "one"):
+        assert system.caption_images(images, adapter) == [system.caption_image(image, adapter) for image in images]
+    assert system.caption_images([]) == []
+
+
+def test_decoding_can_be_changed_per_call(system, scenes) -> None:
+    assert len(system.caption_image(scenes[1].image, max_new_tokens=2).split()) <= 2
+    assert system.caption_image(scenes[1].image, max_new_tokens=2).finish == "length"
+    with pytest.raises(TypeError, match="colour"):
+        system.caption_image(scenes[1].image, colour=2)
+
+
+def test_unknown_adapters_and_images(system, scenes) -> None:
+    with pytest.raises(AdapterNotFound, match="lorax-vlm adapters list"):
+        system.caption_image(scenes[0].image, "nobody")
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        system.caption_image("gone.png")
+
+
+def test_taken_names(system, scenes) -> None:
+    options = {"data": few(scenes), "config": QUICK, "progress": False}
+    system.create_captioning_adapter("mine", "concise", **options)
+    with pytest.raises(AdapterExists):
+        system.create_captioning_adapter("mine", "concise", **options)
+    assert system.create_captioning_adapter("mine", "concise", replace=True, **options).version == 2
+
+
+def test_a_retrained_adapter_is_used_at_once(system, scenes) -> None:
+    images = [scene.image for scene in scenes]
+    config = dataclasses.replace(QUICK, max_steps=40, eval_every=20)
+    system.create_captioning_adapter("mine", "concise", data=few(scenes), config=config, progress=False)
+    first = system.caption_images(images, "mine")
+    system.train_adapter("mine", "detailed", data=few(scenes, "detailed"), config=config, replace=True, progress=False)
+    assert system.caption_images(images, "mine") != first
+
+
+def test_save_and_load_elsewhere(system, mini, scenes, tmp_path: Path) -> None:
+    config = dataclasses.replace(QUICK, max_steps=20)
+    system.create_captioning_adapter("mine", "concise", data=few(scenes), config=config, progress=False)
+    caption = system.caption_image(scenes[0].image, "mine")
+    folder = system.save_adapter("mine", tmp_path / "shared" / "mine")
+    system.remove_adapter("mine")
+    assert system.list_adapters() == []
+    with pytest.raises(AdapterNotFound):
+        system.caption_image(scenes[0].image, "mine")
+    loaded = system.load_adapter(folder, "theirs")
+    assert loaded.manifest.style == "concise"
+    assert loaded.manifest.name == "theirs"
+    assert system.caption_image(scenes[0].image, "theirs") == caption
+
+
+def test_damaged_and_empty_directories_are_not_stored(system, mini, tmp_path: Path) -> None:
+    folder = write_random_adapter(mini, tmp_path / "hurt")
+    (folder / "adapter_model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(DamagedAdapter, match="hurt"):
+        system.load_adapter(folder)
+    with pytest.raises(DamagedAdapter, match="does not exist"):
+        system.load_adapter(tmp_path / "nothing")
+    zero = write_random_adapter(mini, tmp_path / "zero", scale=0.0)
+    with pytest.raises(UntrainedAdapter):
+        system.load_adapter(zero)
+    assert system.store.names() == []
+
+
+# --- a base without scenes of its own --------------------------------------------------------------------------------
+
+
+def test_without_data_it_is_untrained_and_says_so(system, mini, scenes, caplog) -> None:
+    system = hub_like(mini, system)
+    stored = system.create_captioning_adapter("later", "detailed")
+    assert not stored.manifest.trained
+    assert "untrained and changes nothing yet" in caplog.text
+    results = system.compare_captioning_styles(scenes[0].image, ["later"], min_new_tokens=0, num_beams=1)
+    assert results["base"] == results["later"]
+    trained = system.train_adapter("later", data=few(scenes), config=QUICK, progress=False)
+    assert trained.manifest.trained
+    assert trained.manifest.style == "detailed"
+    assert trained.manifest.prompt == "a photo of"
+    assert not read_adapter_files(trained.folder, "later").changes_nothing
+
+
+def test_training_and_figures_need_data(system, mini) -> None:
+    system = hub_like(mini, system)
+    with pytest.raises(ValueError, match=r"Pass data=FOLDER"):
+        system.train_adapter("mine", "detailed")
+    with pytest.raises(ValueError, match=r"Pass data=FOLDER"):
+        system.evaluate_adapter()
+
+
+def test_styles_have_their_own_decoding(system, mini, scenes, tmp_path: Path) -> None:
+    system = hub_like(mini, system)
+    write_manifest(mini, write_random_adapter(mini, tmp_path / "c"), style="concise")
+    system.load_adapter(tmp_path / "c")
+    assert system._settings(None) == mini.entry.caption_settings
+    assert (system._settings("c").max_new_tokens, system._settings("c").min_new_tokens) == (20, 0)
+
+
+# --- a folder of captions --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(scenes: list[Scene], tmp_path: Path) -> Path:
+    target = tmp_path / "photos"
+    target.mkdir()
+    rows = []
+    for scene in scenes:
+        scene.image.save(target / f"{scene.seed}.png")
+        rows.append(json.dumps({"file_name": f"{scene.seed}.png", "caption": scene.caption("plain")}))
+    (target / "metadata.jsonl").write_text("\n".join(rows))
+    return target
+
+
+def test_train_and_evaluate_on_a_folder(system, folder: Path) -> None:
+    stored = system.train_adapter("mine", "plain", data=folder, config=QUICK, progress=False)
+    assert str(folder) in stored.manifest.training["data"]
+    base, mine = system.evaluate_adapters(["mine"], data=folder)
+    assert isinstance(base, ReferenceReport)
+    assert isinstance(mine, ReferenceReport)
+    held_out = system.training_data("", folder).validation
+    assert base.count == len(held_out)
+    assert base.exact_match == sum(system.caption_image(e.image) == e.target for e in held_out) / len(held_out)
+    assert base.loss < 0.5, "the base captions plainly by itself"
+    assert mine.protocol == base.protocol
+
+
+def test_malformed_rows_stop_training_before_it_starts(system, folder: Path) -> None:
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write("\nnonsense\n")
+    with pytest.raises(DataError, match=r"metadata\.jsonl:13: not JSON"):
+        system.train_adapter("mine", "plain", data=folder, config=QUICK, progress=False)
+    stored = system.train_adapter("mine", "plain", data=folder, config=QUICK, progress=False, skip_bad_rows=True)
+    assert "1 malformed rows left out" in stored.manifest.training["data"]
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+def test_the_base_captions_plainly_and_in_no_style(system) -> None:
+    reports = {style: system.evaluate_adapter(None, style, count=60) for style in ("plain", "detailed", "creative")}
+    assert all(isinstance(report, CaptionReport) for report in reports.values())
+    assert reports["plain"].in_style_and_true >= 0.9
+    assert reports["detailed"].in_style == reports["creative"].in_style == 0
+    assert reports["detailed"].true == reports["plain"].true
+    assert reports["plain"].protocol["data"] == "scenes 2000000000 to 2000000059"
+
+
+def test_reports_name_their_failures(system, mini, tmp_path: Path) -> None:
+    system.load_adapter(write_manifest_on(mini, write_random_adapter(mini, tmp_path / "noise", scale=2.0)))
+    report = system.evaluate_adapter("noise", count=10)
+    assert isinstance(report, CaptionReport)
+    assert report.style == "concise"
+    assert report.in_style_and_true < 0.5
+    assert set(report.failures[0]) == {"scene", "caption", "reference", "in_style", "true"}
+    with pytest.raises(ValueError, match="Unknown caption style"):
+        system.evaluate_adapter("noise", "baroque", count=2)
+
+
+def write_manifest_on(mini: LoadedModel, folder: Path) -> Path:
+    write_manifest(mini, folder)
+    return folder
+
+
+def test_any_kind_of_image_is_captioned_alike(system, scenes, tmp_path: Path) -> None:
+    import numpy as np
+
+    image = scenes[2].image
+    image.save(tmp_path / "it.png")
+    sources = [image, np.asarray(image), tmp_path / "it.png", (tmp_path / "it.png").read_bytes()]
+    assert len(set(system.caption_images(sources))) == 1
+    assert system.caption_image(Image.new("L", (30, 50), 128)) is not None
+
+
+def test_training_leaves_the_base_as_it_was(system, scenes) -> None:
+    before = {name: tensor.clone() for name, tensor in system.base.model.state_dict().items()}
+    system.create_captioning_adapter("mine", "concise", data=few(scenes), config=QUICK, progress=False)
+    system._library.restore_base()
+    after = system.base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
