@@ -32,8 +32,8 @@ def main() -> None:
     parser.add_argument("--recipe", default="medium", choices=("light", "medium", "heavy"))
     parser.add_argument("--steps", type=int, help="training steps per style")
     parser.add_argument("--no-train", action="store_true", help="compare the adapters already stored")
-    parser.add_argument("--store", type=Path, default=Path("runs/captioning/adapters"), help="adapter store")
-    parser.add_argument("--out", type=Path, default=Path("runs/captioning/comparison.png"), help="comparison sheet")
+    parser.add_argument("--store", type=Path, help="adapter store, by default that of lorax-vlm")
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison.png"), help="comparison sheet")
     arguments = parser.parse_args()
     console, start = Console(), time.monotonic()
 
@@ -45,9 +45,7 @@ def main() -> None:
         config = replace(system.default_config, max_steps=arguments.steps or system.default_config.max_steps)
         for name, style in names.items():
             data = arguments.data / style if arguments.data else None
-            system.create_captioning_adapter(
-                name, style, arguments.recipe, data=data, config=config, replace=True, progress=True
-            )
+            system.create_captioning_adapter(name, style, arguments.recipe, data=data, config=config, replace=True)
     if system.entry.miniature:
         console.print("\nHeld-out scenes: share of captions in the style, and with every claim true")
         for report in system.evaluate_adapters(list(names)):

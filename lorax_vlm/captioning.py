@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import runs_dir
 from lorax_vlm.training.config import MINI_CONFIG, TrainConfig
-from lorax_vlm.training.trainer import CURVE_FILE, train_adapter, write_untrained_adapter
+from lorax_vlm.training.trainer import CURVE_FILE, discard_checkpoints, train_adapter, write_untrained_adapter
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
 
 logger = logging.getLogger(__name__)
@@ -72,16 +72,13 @@ class BLIP2CaptioningSystem:
         self.entry = get_model_entry(model)
         self.store = AdapterStore(store)
         self.batch_size = batch_size
-        self._load = partial(load_model, model, device=device, dtype=dtype, quantize=quantize)
+        load = partial(load_model, model, device=device, dtype=dtype, quantize=quantize)
+        self._library = AdapterLibrary(self.entry, load, self.store)
 
-    @cached_property
+    @property
     def base(self) -> LoadedModel:
-        """The loaded base."""
-        return self._load()
-
-    @cached_property
-    def _library(self) -> AdapterLibrary:
-        return AdapterLibrary(self.base, self.store)
+        """The base, loaded on first use."""
+        return self._library.base
 
     @property
     def default_config(self) -> TrainConfig:
@@ -156,29 +153,17 @@ class BLIP2CaptioningSystem:
             LoraxError: Training failed; see ``training.trainer.train_adapter``.
         """
         stored = self.store.get(name) if name in self.store else None
-        if stored is not None and stored.manifest.trained:
-            self._library.require_free(name, replace)
+        self._library.require_free(name, replace or (stored is not None and not stored.manifest.trained))
         style = style or (stored.manifest.style if stored else "")
         splits = self.training_data(style, data, skip_bad_rows=skip_bad_rows)
-        recipe = get_recipe(complexity)
+        recipe, config, run_dir = get_recipe(complexity), config or self.default_config, self._run_dir(name)
         self._library.restore_base()
-        result = train_adapter(
-            self.base,
-            recipe,
-            splits,
-            config or self.default_config,
-            self._run_dir(name),
-            label=name,
-            resume=resume,
-            progress=progress,
-        )
-        training = {
-            "data": splits.summary(),
-            "config": (config or self.default_config).to_dict(),
-            **result.record(),
-        }
+        result = train_adapter(self.base, recipe, splits, config, run_dir, label=name, resume=resume, progress=progress)
+        training = {"data": splits.summary(), "config": config.to_dict(), **result.record()}
         manifest = self._manifest(name, style, recipe, trained=True, training=training)
-        return self._library.keep(result.folder, manifest, replace=True)
+        kept = self._library.keep(result.folder, manifest, replace=True)
+        discard_checkpoints(run_dir)
+        return kept
 
     def _manifest(self, name: str, style: str, recipe: Recipe, **facts: Any) -> Manifest:
         return self._library.manifest(

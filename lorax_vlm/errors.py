@@ -107,7 +107,7 @@ class AdapterNameError(AdapterError, ValueError):
         super().__init__(
             adapter,
             f"{adapter!r} cannot be an adapter's name. Use 1 to 96 letters, digits, '-', '_' and '.', "
-            "starting with a letter or digit, without path separators or '..'.",
+            "starting with a letter or digit, without path separators or '..'. The name 'base' is reserved.",
         )
 
 
@@ -120,10 +120,14 @@ class AdapterNotFound(AdapterError, LookupError):
 
 
 class AdapterExists(AdapterError, ValueError):
-    """The name is taken."""
+    """The name is taken. ``owner`` is the base of the adapter that has it, when that is what speaks against it."""
 
-    def __init__(self, adapter: str, place: str) -> None:
-        super().__init__(adapter, f"Adapter {adapter!r} already exists in {place}. Choose another name or remove it.")
+    def __init__(self, adapter: str, place: str, owner: str | None = None) -> None:
+        whose = f" for another base, {owner}" if owner else ""
+        way_out = "remove it" if owner else "replace it (replace=True, --replace), or remove it"
+        super().__init__(
+            adapter, f"Adapter {adapter!r} already exists{whose} in {place}. Choose another name, or {way_out}."
+        )
 
 
 class DamagedAdapter(AdapterError, ValueError):

@@ -45,7 +45,7 @@ def scenes() -> list[Scene]:
 def system(mini: LoadedModel, tmp_path: Path) -> Iterator[BLIP2CaptioningSystem]:
     """A captioning system on the shared miniature with a store of its own."""
     system = BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path / "store", batch_size=8)
-    system.__dict__["base"] = mini
+    system._library.__dict__["base"] = mini
     yield system
     system._library.restore_base()
 

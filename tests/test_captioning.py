@@ -14,6 +14,7 @@ from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import (
     AdapterExists,
+    AdapterNameError,
     AdapterNotFound,
     DamagedAdapter,
     DataError,
@@ -32,8 +33,8 @@ QUICK = TrainConfig(max_steps=4, batch_size=4, learning_rate=5e-3, eval_every=2,
 def hub_like(mini: LoadedModel, system: BLIP2CaptioningSystem) -> BLIP2CaptioningSystem:
     """The miniature under the row of an unlisted checkpoint: no scenes of its own, the paper's decoding."""
     entry = dataclasses.replace(mini.entry, miniature=False, caption_prompt="a photo of")
-    system.entry = entry
-    system.__dict__["base"] = dataclasses.replace(mini, entry=entry)
+    system.entry = system._library.entry = entry
+    system._library.__dict__["base"] = dataclasses.replace(mini, entry=entry)
     return system
 
 
@@ -48,6 +49,22 @@ def test_construction_loads_nothing() -> None:
     assert BLIP2CaptioningSystem().entry == system.entry
     with pytest.raises(UnknownModel):
         BLIP2CaptioningSystem("nothing")
+
+
+def test_what_can_be_refused_without_the_base_does_not_load_it(tmp_path: Path) -> None:
+    system = BLIP2CaptioningSystem("Salesforce/blip2-opt-2.7b", store=tmp_path / "store")
+    assert system.list_adapters() == []
+    with pytest.raises(AdapterNotFound):
+        system.caption_image("gone.png", "nobody")
+    with pytest.raises(AdapterNotFound):
+        system.remove_adapter("nobody")
+    with pytest.raises(AdapterNameError):
+        system.create_captioning_adapter("a/b", "detailed")
+    with pytest.raises(ValueError, match="Pass data="):
+        system.train_adapter("mine", "detailed")
+    with pytest.raises(DataError):
+        system.train_adapter("mine", "detailed", data=tmp_path)
+    assert "base" not in system._library.__dict__
 
 
 def test_the_calls_of_the_specification(system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path) -> None:
@@ -118,6 +135,29 @@ def test_taken_names(system, scenes) -> None:
     with pytest.raises(AdapterExists):
         system.create_captioning_adapter("mine", "concise", **options)
     assert system.create_captioning_adapter("mine", "concise", replace=True, **options).version == 2
+
+
+def test_another_bases_adapter_is_never_replaced(system, mini, scenes, tmp_path: Path) -> None:
+    folder = write_random_adapter(mini, tmp_path / "theirs")
+    theirs = write_manifest(mini, folder)
+    assert theirs.base is not None
+    theirs = dataclasses.replace(theirs, base=dataclasses.replace(theirs.base, name="Salesforce/blip2-opt-2.7b"))
+    kept = system.store.add("mine", folder, theirs)
+    with pytest.raises(AdapterExists, match=r"for another base, Salesforce/blip2-opt-2\.7b"):
+        system.train_adapter("mine", "concise", data=few(scenes), config=QUICK, replace=True, progress=False)
+    assert system.store.get("mine") == kept
+    assert system.list_adapters() == []
+
+
+def test_checkpoints_stay_until_the_adapter_is_stored(system, scenes, monkeypatch) -> None:
+    options = {"data": few(scenes), "config": QUICK, "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(system.store), "add", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            system.train_adapter("mine", "concise", **options)
+    assert list(system._run_dir("mine").glob("checkpoint-*"))
+    assert system.train_adapter("mine", "concise", resume=True, **options).manifest.training["steps"] == 4
+    assert not list(system._run_dir("mine").glob("checkpoint-*"))
 
 
 def test_a_retrained_adapter_is_used_at_once(system, scenes) -> None:

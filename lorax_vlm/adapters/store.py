@@ -24,6 +24,8 @@ from lorax_vlm.settings import store_dir
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _VERSION = re.compile(r"\d{4,}")
 _SCRATCH_PREFIX = ".writing-"
+# What results and reports call the base without an adapter.
+_RESERVED = ("base",)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def require_adapter_name(name: str) -> str:
     Raises:
         AdapterNameError: It is empty, too long, or contains separators, ``..`` or other characters.
     """
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None or ".." in name or name.endswith("."):
+    sound = isinstance(name, str) and _NAME.fullmatch(name) and ".." not in name and not name.endswith(".")
+    if not sound or name in _RESERVED:
         raise AdapterNameError(str(name))
     return name
 

@@ -2,11 +2,21 @@
 
 import logging
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 from lorax_vlm.cli import adapters, captions, doctor, models, scenes, training
 from lorax_vlm.errors import LoraxError
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and exit when ``asked``."""
+    if asked:
+        sys.stdout.write(f"lorax-vlm {version('lorax-vlm')}\n")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="lorax-vlm",
@@ -16,6 +26,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
+    ] = False,
+) -> None:
+    """LoRA adapters for BLIP-2, InstructBLIP and ViLT: train, compare, evaluate, keep."""
+
+
 app.command("caption")(captions.caption)
 app.command("train")(training.train)
 app.command("evaluate")(captions.evaluate)

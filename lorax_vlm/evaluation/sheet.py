@@ -9,7 +9,6 @@ from PIL import Image
 from lorax_vlm.data.scene_captions import CaptionScore
 
 _WRAP_CHARACTERS = 62
-_MARK = {True: ("✓", "#1a7f37"), False: ("✗", "#c62828")}
 
 
 def draw_comparison_sheet(
@@ -49,7 +48,7 @@ def draw_comparison_sheet(
         text_area.text(0, y, name, fontsize=11, weight="bold", va="center", color="#1f3b73")
         if scores and name in scores:
             for x, (label, good) in zip((0.62, 0.84), _labels(scores[name]), strict=True):
-                mark, color = _MARK[good]
+                mark, color = ("✓", "#1a7f37") if good else ("✗ not", "#c62828")
                 text_area.text(x, y, f"{mark} {label}", fontsize=10, va="center", color=color)
         for offset, line in enumerate(text):
             text_area.text(0.01, y + 1 + offset, line, fontsize=11, va="center", family="DejaVu Sans Mono")

@@ -36,6 +36,11 @@ class CatalogEntry:
     answer_settings: GenerationSettings = _PAPER_ANSWER
     licence: str = "see the model card on the hub"
 
+    @property
+    def identity(self) -> str:
+        """How adapters refer to this base on every machine: its name, or its hub id; never a path."""
+        return self.name if Path(self.source).is_absolute() else self.source
+
     def question_prompt(self, question: str) -> str:
         """The prompt for a question."""
         return self.question_template.replace("{question}", question)

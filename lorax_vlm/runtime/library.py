@@ -3,8 +3,9 @@
 import dataclasses
 import datetime
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, read_manifest
 from lorax_vlm.adapters.recipe import Recipe, count_by_component
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter, require_adapter_name
 from lorax_vlm.errors import AdapterExists
+from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 
@@ -22,12 +24,21 @@ _RECORDED_PACKAGES = ("lorax-vlm", "transformers", "peft", "torch")
 
 
 class AdapterLibrary:
-    """What the store holds, as far as it concerns one loaded base."""
+    """What the store holds, as far as it concerns one base. The base is loaded when it is first needed."""
 
-    def __init__(self, base: LoadedModel, store: AdapterStore) -> None:
-        self.base = base
+    def __init__(self, entry: CatalogEntry, load: Callable[[], LoadedModel], store: AdapterStore) -> None:
+        self.entry = entry
         self.store = store
-        self._attached = AttachedAdapters(base)
+        self._load = load
+
+    @cached_property
+    def base(self) -> LoadedModel:
+        """The loaded base."""
+        return self._load()
+
+    @cached_property
+    def _attached(self) -> AttachedAdapters:
+        return AttachedAdapters(self.base)
 
     def using(self, name: str | None) -> AbstractContextManager[Any]:
         """The model with one adapter in effect, or plain for None; see ``AttachedAdapters.using``."""
@@ -52,7 +63,8 @@ class AdapterLibrary:
 
     def restore_base(self) -> None:
         """Take every adapter off the base; they come back on first use."""
-        self._attached.detach_all()
+        if "_attached" in self.__dict__:
+            self._attached.detach_all()
 
     def manifest(
         self,
@@ -68,7 +80,7 @@ class AdapterLibrary:
         """The record of an adapter made on this base, now."""
         base = self.base
         identity = BaseIdentity(
-            name=base.name if base.entry.miniature else base.entry.source,
+            name=self.entry.identity,
             family=base.family.name,
             architecture=base.architecture,
             fingerprint=base.fingerprint,
@@ -90,9 +102,14 @@ class AdapterLibrary:
         )
 
     def require_free(self, name: str, replace: bool) -> None:
-        """Raise ``AdapterExists`` when a name is taken and may not be replaced."""
-        if require_adapter_name(name) in self.store and not replace:
+        """Raise ``AdapterExists`` when a name is taken, by another base even when it may be replaced."""
+        if require_adapter_name(name) not in self.store:
+            return
+        if not replace:
             raise AdapterExists(name, str(self.store.root))
+        owner = self.store.get(name).manifest.base
+        if owner is not None and owner.name != self.entry.identity:
+            raise AdapterExists(name, str(self.store.root), owner.name)
 
     def keep(self, folder: Path, manifest: Manifest, *, replace: bool = False) -> StoredAdapter:
         """Check a PEFT directory against the base and take it into the store.
@@ -128,8 +145,7 @@ class AdapterLibrary:
     def list(self) -> list[StoredAdapter]:
         """The store's adapters that were made for this base, and those that do not say for which."""
         stored, _ = self.store.list()
-        names = (self.base.entry.name, self.base.entry.source)
-        return [adapter for adapter in stored if adapter.manifest.base is None or adapter.manifest.base.name in names]
+        return [a for a in stored if a.manifest.base is None or a.manifest.base.name == self.entry.identity]
 
     def remove(self, name: str) -> None:
         """Remove an adapter from the store and from the base.
@@ -138,5 +154,5 @@ class AdapterLibrary:
             AdapterNotFound: There is none.
         """
         self.store.remove(name)
-        if name in self._attached.names:
+        if "_attached" in self.__dict__ and name in self._attached.names:
             self._attached.detach(name)

@@ -7,7 +7,10 @@
 - The first loss that is not finite ends the run and names the module where it began.
 """
 
+import dataclasses
 import json
+import logging
+import math
 import os
 import random
 import shutil
@@ -40,6 +43,8 @@ from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 CURVE_FILE = "curve.png"
@@ -159,7 +164,8 @@ def train_adapter(
 ) -> TrainingResult:
     """Train an adapter on a plain base and write its PEFT directory to ``run_dir/adapter``.
 
-    The base is plain again afterwards, whether training succeeded or not.
+    The base is plain again afterwards, whether training succeeded or not. Checkpoints stay until
+    ``discard_checkpoints``: call it when the adapter is safely stored.
 
     Args:
         base: Base without adapters attached.
@@ -179,7 +185,9 @@ def train_adapter(
         ExampleError: A row cannot be trained on.
         ImageError: An image cannot be read.
     """
-    checkpoint = _prepare_run(run_dir, _run_record(base, recipe, data, config), resume)
+    run = _prepare_run(run_dir, _run_record(base, recipe, data, config), resume)
+    if run.result is not None:
+        return run.result
     callbacks: list[TrainerCallback] = []
     if config.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
@@ -203,27 +211,26 @@ def train_adapter(
         if bar is not None:
             trainer.add_callback(bar)
         try:
-            first = trainer.evaluate()["eval_loss"] if checkpoint is None else None
-            outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if run.checkpoint is None:
+                run = run.recorded(first_validation_loss=trainer.evaluate()["eval_loss"])
+            outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         finally:
             if bar is not None:
                 bar.stop()
         history = trainer.state.log_history
         folder = _save_adapter(peft_model, base, run_dir / "adapter")
         trainable = sum(p.numel() for p in peft_model.parameters() if p.requires_grad)
-    validation = [row["eval_loss"] for row in history if "eval_loss" in row]
     result = TrainingResult(
         folder=folder,
         curve=draw_training_curve(history, f"{label} on {base.name}", run_dir / CURVE_FILE),
         steps=trainer.state.global_step,
-        best_validation_loss=min(validation),
-        first_validation_loss=first if first is not None else validation[0],
+        best_validation_loss=min(row["eval_loss"] for row in history if "eval_loss" in row),
+        first_validation_loss=run.first_validation_loss,
         time_s=outcome.metrics["train_runtime"],
         trainable_parameters=trainable,
         history=history,
     )
-    for leftover in _checkpoints(run_dir):
-        shutil.rmtree(leftover)
+    run.recorded(result=result)
     return result
 
 
@@ -281,9 +288,7 @@ def _peft_on(base: LoadedModel, recipe: Recipe, seed: int) -> Iterator[PeftModel
 def _save_adapter(peft_model: PeftModel, base: LoadedModel, folder: Path) -> Path:
     # A name that means the same on every machine, never a path of this one.
     config = peft_model.peft_config["default"]
-    config.base_model_name_or_path = (
-        base.entry.name if base.entry.miniature or base.revision is None else base.entry.source
-    )
+    config.base_model_name_or_path = base.entry.identity
     config.revision = base.revision
     peft_model.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
@@ -308,30 +313,58 @@ def _run_record(base: LoadedModel, recipe: Recipe, data: DataSplits, config: Tra
     }
 
 
-def _prepare_run(run_dir: Path, record: Mapping[str, Any], resume: bool) -> Path | None:
-    """Make ``run_dir`` ready; returns the checkpoint to continue from."""
-    if resume:
-        complete = [path for path in _checkpoints(run_dir) if _is_complete(path)]
-        if not complete or not (run_dir / RUN_FILE).is_file():
-            raise NothingToResume(str(run_dir))
-        started = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
-        differing = [key for key in record if started.get(key) != record[key]]
-        if differing:
-            changes = "\n".join(f"  {key}: started with {started.get(key)}, now {record[key]}" for key in differing)
-            raise TrainingError(
-                f"The run in {run_dir} was started with other settings:\n{changes}\nStart over without --resume."
-            )
-        for path in _checkpoints(run_dir):
-            if path not in complete:
-                shutil.rmtree(path)
-        return complete[-1]
+@dataclass(frozen=True)
+class _Run:
+    """A run on disk: how it was started, and where it can be continued."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    first_validation_loss: float
+    checkpoint: Path | None
+    result: TrainingResult | None = None
+    """Set when it ended, perhaps without having been stored."""
+
+    def recorded(self, **changes: Any) -> "_Run":
+        """The run with something new known of it, written in one step."""
+        run = dataclasses.replace(self, **changes)
+        result = dataclasses.asdict(run.result) if run.result else None
+        record = {"settings": run.settings, "first_validation_loss": run.first_validation_loss, "result": result}
+        scratch = run.folder / f".{RUN_FILE}"
+        scratch.write_text(json.dumps(record, indent=2, default=str), encoding="utf-8")
+        os.replace(scratch, run.folder / RUN_FILE)
+        return run
+
+
+def _prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> _Run:
+    complete = [path for path in _checkpoints(run_dir) if _is_complete(path)]
+    if not resume:
+        if complete:
+            logger.warning("The unfinished run in %s is started over; --resume would have continued it.", run_dir)
+        discard_checkpoints(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return _Run(run_dir, settings, math.nan, None)
+    if not complete or not (run_dir / RUN_FILE).is_file():
+        raise NothingToResume(str(run_dir))
+    record = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
+    started = record["settings"]
+    differing = [key for key in settings if started.get(key) != settings[key]]
+    if differing:
+        changes = "\n".join(f"  {key}: started with {started.get(key)}, now {settings[key]}" for key in differing)
+        raise TrainingError(f"The run in {run_dir} has other settings:\n{changes}\nStart over without --resume.")
+    for path in _checkpoints(run_dir):
+        if path not in complete:
+            shutil.rmtree(path)
+    ended = record["result"]
+    result = (
+        TrainingResult(**{**ended, "folder": Path(ended["folder"]), "curve": Path(ended["curve"])}) if ended else None
+    )
+    return _Run(run_dir, settings, record["first_validation_loss"], complete[-1], result)
+
+
+def discard_checkpoints(run_dir: Path) -> None:
+    """Remove what only a continued run would need."""
     for path in _checkpoints(run_dir):
         shutil.rmtree(path)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    scratch = run_dir / f".{RUN_FILE}"
-    scratch.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    os.replace(scratch, run_dir / RUN_FILE)
-    return None
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

@@ -43,7 +43,24 @@ def test_taken_names_and_new_versions(store: AdapterStore, adapter_folder: Path)
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "a/b", "a\\b", "../x", "/etc", "a..b", ".hidden", "-x", "x" * 97, "a\0b", "a b", "é", "end."],
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a\\b",
+        "../x",
+        "/etc",
+        "a..b",
+        ".hidden",
+        "-x",
+        "x" * 97,
+        "a\0b",
+        "a b",
+        "é",
+        "end.",
+        "base",
+    ],
 )
 def test_names_that_could_leave_the_store(store: AdapterStore, adapter_folder: Path, name: str) -> None:
     before = sorted(store.root.parent.rglob("*"))

@@ -79,6 +79,10 @@ def test_list_show_export_remove(run, stored: AdapterStore, tmp_path: Path) -> N
     assert "No adapters in" in run("adapters", "list")
 
 
+def test_version(run) -> None:
+    assert run("--version").startswith("lorax-vlm 0.")
+
+
 def test_models(run) -> None:
     printed = run("models", "list")
     assert "3,744,761,856" in printed

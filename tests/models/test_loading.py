@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import BlipImageProcessorPil
 
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import CheckpointError, OutOfMemoryForecast, UnknownModel
@@ -36,6 +37,19 @@ def test_the_miniature(mini: LoadedModel) -> None:
         "projection",
         "lm",
     }
+
+
+def test_the_image_processor_is_pinned(mini: LoadedModel) -> None:
+    """With torchvision installed transformers would choose another, whose resizing differs."""
+    assert type(mini.family.processor.image_processor) is BlipImageProcessorPil
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_precision_is_what_was_asked_for(mini: LoadedModel, scenes: list[Scene], dtype: str) -> None:
+    base = load_model("blip2-opt-mini", dtype=dtype)
+    assert {p.dtype for p in base.model.parameters()} == {getattr(torch, dtype)}
+    features = base.family.encode_images(base.model, base.family.pixel_values([scenes[0].image]))
+    assert base.family.generate(base.model, features, [""], GenerationSettings())[0].text == "a red star"
 
 
 def test_a_folder_loads_like_the_catalogue_name(mini: LoadedModel, copy: Path) -> None:

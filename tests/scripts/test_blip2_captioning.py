@@ -27,7 +27,7 @@ def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "concise_captions" in done.stdout
     assert "(300 scenes)" in done.stdout
-    assert (tmp_path / "runs/captioning/comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "runs/comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_path_on_own_images(tmp_path: Path) -> None:

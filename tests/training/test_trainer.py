@@ -18,7 +18,7 @@ from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.data.examples import DataSplits, scene_caption_splits
 from lorax_vlm.errors import ExampleError, NonFiniteLoss, NothingToResume, TrainingError
 from lorax_vlm.models.families.base import target_loss
-from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.trainer import (
     AdapterTrainer,
@@ -47,14 +47,19 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def test_a_run_leaves_an_adapter_a_curve_and_no_checkpoints(mini: LoadedModel, splits, tmp_path: Path) -> None:
+def test_a_run_leaves_an_adapter_and_a_curve(mini: LoadedModel, splits, tmp_path: Path) -> None:
     result = run(mini, splits, tmp_path / "run")
     assert result.best_validation_loss < result.first_validation_loss
     assert result.steps == 6
     assert not read_adapter_files(result.folder, "a").changes_nothing
     assert result.curve.read_bytes().startswith(b"\x89PNG")
-    assert not list((tmp_path / "run").glob("checkpoint-*"))
     assert result.trainable_parameters == 6 * 4 * (160 + 160)
+
+
+def test_on_a_bfloat16_base_the_adapter_stays_float32(splits, tmp_path: Path) -> None:
+    result = run(load_model("blip2-opt-mini", dtype="bfloat16"), splits, tmp_path / "run")
+    assert {tensor.dtype for tensor in weights(result.folder).values()} == {torch.float32}
+    assert result.best_validation_loss < result.first_validation_loss
 
 
 def test_equal_seeds_give_equal_adapters(mini: LoadedModel, splits, tmp_path: Path) -> None:
@@ -220,12 +225,23 @@ def test_a_resumed_run_ends_with_the_same_adapter(mini, splits, tmp_path: Path, 
         with pytest.raises(Stop):
             run(mini, splits, tmp_path / "run", LONGER)
     assert (tmp_path / "run" / "checkpoint-6").is_dir()
-    with pytest.raises(TrainingError, match="started with other settings"):
+    with pytest.raises(TrainingError, match="has other settings"):
         run(mini, splits, tmp_path / "run", QUICK, resume=True)
     resumed = run(mini, splits, tmp_path / "run", LONGER, resume=True)
     assert resumed.steps == 10
+    assert resumed.first_validation_loss > resumed.best_validation_loss
+    again = run(mini, splits, tmp_path / "run", LONGER, resume=True)
+    assert again == resumed, "a run killed between its end and the store is not trained again"
     for key, tensor in weights(resumed.folder).items():
         assert torch.allclose(tensor, straight[key], atol=1e-6), key
+
+
+def test_starting_over_says_what_is_given_up(mini, splits, tmp_path: Path, caplog) -> None:
+    run(mini, splits, tmp_path / "run", LONGER)
+    assert not caplog.records
+    run(mini, splits, tmp_path / "run", QUICK)
+    assert "--resume would have continued it" in caplog.text
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
 
 
 def test_half_written_checkpoints_are_passed_over(mini, splits, tmp_path: Path, monkeypatch) -> None:
