@@ -4,8 +4,9 @@ Everything wrong is reported at once. Weights are read as bytes with safetensors
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,20 +133,40 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE} holds {type(config).__name__}, expected an object"])
     problems = []
-    rank, alpha = config.get("r"), config.get("lora_alpha")
     if config.get("peft_type") == "LORA":
-        if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK:
-            problems.append(f"{CONFIG_FILE}: r is {rank!r}, expected a whole number from 1 to {MAX_RANK}")
-        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not np.isfinite(alpha) or alpha == 0:
-            problems.append(f"{CONFIG_FILE}: lora_alpha is {alpha!r}, expected a number other than 0")
+        if not _is_rank(config.get("r")):
+            problems.append(f"{CONFIG_FILE}: r is {config.get('r')!r}, expected a whole number from 1 to {MAX_RANK}")
+        if not _is_scale(config.get("lora_alpha")):
+            problems.append(
+                f"{CONFIG_FILE}: lora_alpha is {config.get('lora_alpha')!r}, expected a number other than 0"
+            )
         problems += [
             f"{CONFIG_FILE}: {option} is {config.get(option)!r}, expected a pattern or a list of names"
             for option in ("target_modules", "exclude_modules")
             if not _is_selector(config.get(option), optional=option == "exclude_modules")
         ]
+        problems += [
+            f"{CONFIG_FILE}: {option} is {config.get(option)!r}, expected numbers by pattern"
+            for option, is_value in (("rank_pattern", _is_rank), ("alpha_pattern", _is_scale))
+            if not _is_pattern(config.get(option), is_value)
+        ]
     if problems:
         raise DamagedAdapter(name, str(folder), problems)
     return config
+
+
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RANK
+
+
+def _is_scale(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
+
+
+def _is_pattern(value: object, is_value: Callable[[object], bool]) -> bool:
+    if not value:
+        return value is None or value == {}
+    return isinstance(value, dict) and all(_is_selector(k, optional=False) and is_value(v) for k, v in value.items())
 
 
 def _is_selector(value: object, *, optional: bool) -> bool:

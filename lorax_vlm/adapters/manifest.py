@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin
 
 from lorax_vlm.errors import DamagedAdapter
 
@@ -88,8 +89,23 @@ def _parse(record: Any) -> Manifest:
     unknown = set(record) - {f.name for f in fields(Manifest)}
     if unknown:
         raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
-    for key, kind in (("name", str), ("task", str), ("style", str), ("trained", bool)):
-        if not isinstance(record.get(key), kind):
-            raise ValueError(f"{key} is {record.get(key)!r}")
+    for field_ in fields(Manifest):
+        if field_.name != "base" and field_.name in record:
+            _require_type(field_.name, record[field_.name], field_.type)
     base = record.get("base")
-    return Manifest(**{**record, "base": BaseIdentity(**base) if base is not None else None})
+    if base is None:
+        return Manifest(**record)
+    if not isinstance(base, dict):
+        raise ValueError(f"base is {base!r}")
+    for field_ in fields(BaseIdentity):
+        if field_.name in base:
+            _require_type(f"base.{field_.name}", base[field_.name], field_.type)
+    if not all(isinstance(digest, str) for digest in base.get("fingerprint", {}).values()):
+        raise ValueError("base.fingerprint is not text by component")
+    return Manifest(**{**record, "base": BaseIdentity(**base)})
+
+
+def _require_type(name: str, value: object, annotation: Any) -> None:
+    expected = annotation if isinstance(annotation, UnionType) else get_origin(annotation) or annotation
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        raise ValueError(f"{name} is {value!r}")

@@ -193,6 +193,22 @@ def test_a_folder_and_a_large_file(tmp_path: Path) -> None:
         load_image(tmp_path / "big.bmp", ImageLimits(max_bytes=100))
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of the damage it finds
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_damaged_bytes_end_in_a_picture_or_an_image_error(format_: str) -> None:
+    rng = np.random.default_rng(1)
+    noise = Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8))
+    data = encode(noise, format_)
+    for _ in range(150):
+        broken = bytearray(data)
+        for position in rng.integers(0, len(data), 4):
+            broken[position] = rng.integers(0, 256)
+        try:
+            assert load_image(bytes(broken)).mode == "RGB"
+        except ImageError as error:
+            assert "bytes>" in str(error)
+
+
 # --- downloads, from a real server ---------------------------------------------------------------------------------
 
 
