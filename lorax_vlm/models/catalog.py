@@ -13,7 +13,9 @@ from lorax_vlm.types import GenerationSettings
 MINIS_DIR = Path(__file__).parent / "minis"
 
 _GREEDY = GenerationSettings(max_new_tokens=96)
-_PAPER_CAPTION = GenerationSettings(max_new_tokens=30, min_new_tokens=8, num_beams=5, length_penalty=0.0)
+_PAPER_CAPTION = GenerationSettings(
+    max_new_tokens=30, min_new_tokens=8, num_beams=5, length_penalty=0.0, repetition_penalty=1.15
+)
 _PAPER_ANSWER = GenerationSettings(max_new_tokens=10, min_new_tokens=1, num_beams=5, length_penalty=-1.0)
 
 
@@ -34,7 +36,7 @@ class CatalogEntry:
     question_template: str = "Question: {question} Answer:"
     caption_settings: GenerationSettings = _PAPER_CAPTION
     answer_settings: GenerationSettings = _PAPER_ANSWER
-    licence: str = "see the model card on the hub"
+    licence: str = "see the hub"
 
     @property
     def identity(self) -> str:
@@ -64,16 +66,14 @@ CATALOG = (
         key="blip2_opt",
         parameters=3_744_761_856,
         download_bytes=14_980_000_000,
-        licence="MIT",
     ),
     CatalogEntry(
         name="blip2-opt-2.7b-coco",
         source="Salesforce/blip2-opt-2.7b-coco",
         family="blip2-opt",
-        parameters=3_744_761_856,
+        parameters=3_745_353_216,
         download_bytes=14_980_000_000,
         caption_prompt="a photo of",
-        licence="MIT",
     ),
 )
 
