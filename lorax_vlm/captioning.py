@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,17 +101,33 @@ class BLIP2CaptioningSystem:
         """Create an adapter and train it at once when examples of the style are at hand.
 
         The miniatures always have their scenes. Any other base needs ``data``; without it the adapter is stored
-        untrained, which is the identity, and every listing says so.
+        untrained, which is the identity, and every listing says so. An adapter of this name that was made with the same
+        style, recipe, data and settings is used as it is.
+
+        Args:
+            name: Name in the store.
+            style: Caption style: ``detailed``, ``concise``, ``creative`` or ``plain``; with ``data`` any word.
+            complexity: ``light``, ``medium``, ``heavy`` or a ``Recipe``.
+            data: As for ``train_adapter``.
+            config: As for ``train_adapter``.
+            replace: Make a new version when the name exists.
+            progress: Show a progress bar.
 
         Raises:
-            AdapterExists: The name is taken and ``replace`` is false.
+            AdapterExists: The name is taken by a different adapter and ``replace`` is false.
             ValueError: The style (without ``data``) or the complexity is unknown.
         """
+        recipe, config = get_recipe(complexity), config or self.default_config
+        splits = self.training_data(style, data) if data is not None or self.entry.miniature else None
+        made_of = {"data": splits.summary(), "config": config.to_dict()} if splits else {}
+        stored = self.store.get(name) if name in self.store else None
+        if stored is not None and not replace and self._is_made_of(stored.manifest, style, recipe, made_of):
+            logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
+            return stored
         self._library.require_free(name, replace)
-        recipe = get_recipe(complexity)
-        if data is not None or self.entry.miniature:
+        if splits is not None:
             return self.train_adapter(
-                name, style, data=data, complexity=recipe, config=config, replace=replace, progress=progress
+                name, style, data=splits, complexity=recipe, config=config, replace=replace, progress=progress
             )
         require_style(style)
         self._library.restore_base()
@@ -120,6 +136,11 @@ class BLIP2CaptioningSystem:
             "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name
         )
         return self._library.keep(folder, self._manifest(name, style, recipe, trained=False), replace=replace)
+
+    def _is_made_of(self, manifest: Manifest, style: str, recipe: Recipe, made_of: Mapping[str, Any]) -> bool:
+        same_base = manifest.base is not None and manifest.base.name == self.entry.identity
+        same_kind = (manifest.style, manifest.recipe, manifest.trained) == (style, recipe.name, bool(made_of))
+        return same_base and same_kind and all(manifest.training.get(key) == value for key, value in made_of.items())
 
     def train_adapter(
         self,

@@ -133,8 +133,21 @@ def test_taken_names(system, scenes) -> None:
     options = {"data": few(scenes), "config": QUICK, "progress": False}
     system.create_captioning_adapter("mine", "concise", **options)
     with pytest.raises(AdapterExists):
-        system.create_captioning_adapter("mine", "concise", **options)
+        system.create_captioning_adapter("mine", "concise", "light", **options)
+    with pytest.raises(AdapterExists):
+        system.train_adapter("mine", "concise", **options)
     assert system.create_captioning_adapter("mine", "concise", replace=True, **options).version == 2
+
+
+def test_the_same_call_again_uses_what_is_there(system, scenes) -> None:
+    options = {"data": few(scenes), "config": QUICK, "progress": False}
+    first = system.create_captioning_adapter("mine", "concise", **options)
+    assert system.create_captioning_adapter("mine", "concise", **options) == first
+    for changed in ({"data": few(scenes[:10])}, {"config": dataclasses.replace(QUICK, seed=7)}):
+        with pytest.raises(AdapterExists):
+            system.create_captioning_adapter("mine", "concise", **{**options, **changed})
+    with pytest.raises(AdapterExists):
+        system.create_captioning_adapter("mine", "detailed", **options)
 
 
 def test_another_bases_adapter_is_never_replaced(system, mini, scenes, tmp_path: Path) -> None:
@@ -205,6 +218,7 @@ def test_without_data_it_is_untrained_and_says_so(system, mini, scenes, caplog) 
     stored = system.create_captioning_adapter("later", "detailed")
     assert not stored.manifest.trained
     assert "untrained and changes nothing yet" in caplog.text
+    assert system.create_captioning_adapter("later", "detailed") == stored
     results = system.compare_captioning_styles(scenes[0].image, ["later"], min_new_tokens=0, num_beams=1)
     assert results["base"] == results["later"]
     trained = system.train_adapter("later", data=few(scenes), config=QUICK, progress=False)
