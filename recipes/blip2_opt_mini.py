@@ -2,7 +2,7 @@
 
     python -m recipes.blip2_opt_mini --out build/blip2-opt-mini
 
-About half an hour on two cores. Prints its figures on held-out scenes and writes them into the model card.
+Under an hour on two cores. Prints its figures on held-out scenes and writes them into the model card.
 """
 
 import argparse
