@@ -44,5 +44,5 @@ class TrainConfig:
         return asdict(self)
 
 
-MINI_CONFIG = TrainConfig(max_steps=300, batch_size=32, learning_rate=4e-3, eval_every=50, patience=None)
+MINI_CONFIG = TrainConfig(max_steps=300, batch_size=32, learning_rate=6e-3, eval_every=50, patience=None)
 """What the miniatures learn a style with in about a minute."""
