@@ -70,3 +70,5 @@ if __name__ == "__main__":
         main()
     except (LoraxError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. Nothing half-trained was stored.")

@@ -1,4 +1,4 @@
-"""``lorax-vlm adapters``: what is in the store. No torch."""
+"""``lorax-vlm adapters``: what is in the store. No torch, except for ``import``, which needs the base."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,12 @@ import typer
 
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.cli.options import AsJson, Store
+from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Model, Store
 from lorax_vlm.cli.output import console, print_json, print_table
 
-app = typer.Typer(help="List, show, export and remove stored adapters.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List, show, import, export and remove stored adapters.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 
@@ -87,6 +89,21 @@ def export_adapter(
 ) -> None:
     """Copy an adapter out as a plain PEFT directory."""
     console.print(f"Wrote {AdapterStore(store).export(name, folder)}", highlight=False)
+
+
+@app.command("import")
+def import_adapter(
+    folder: Annotated[Path, typer.Argument(help="A PEFT directory, saved here or by plain PEFT.")],
+    name: Annotated[str | None, typer.Option(help="Name in the store; by default its own.", show_default=False)] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Make a new version when the name exists.")] = False,
+    model: Model = DEFAULT_MODEL,
+    store: Store = None,
+) -> None:
+    """Check a PEFT directory against a base and take it into the store."""
+    from lorax_vlm.captioning import BLIP2CaptioningSystem
+
+    stored = BLIP2CaptioningSystem(model, store=store).load_adapter(folder, name, replace=replace)
+    console.print(f"Stored {stored.name}, version {stored.version}: {stored.folder}", highlight=False, soft_wrap=True)
 
 
 @app.command("remove")

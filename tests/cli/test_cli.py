@@ -75,6 +75,9 @@ def test_list_show_export_remove(run, stored: AdapterStore, tmp_path: Path) -> N
     run("adapters", "export", "one", tmp_path / "exported")
     assert (tmp_path / "exported" / "adapter_config.json").is_file()
     run("adapters", "remove", "one", "--yes")
+    assert "Stored again, version 1" in run("adapters", "import", tmp_path / "exported", "--name", "again")
+    assert "AdapterExists" in run("adapters", "import", tmp_path / "exported", "--name", "again", code=1)
+    run("adapters", "remove", "again", "--yes")
     run("adapters", "remove", "two", "--yes")
     assert "No adapters in" in run("adapters", "list")
 
