@@ -221,6 +221,35 @@ def test_settings_of_the_outer_model_and_library_defaults_do_not_leak(mini, fami
     assert family.generate(mini.model, features, [""], GREEDY) == before
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_papers_decoding_is_the_librarys_without_its_warnings(mini, family, pixels, beams: int) -> None:
+    paper = GREEDY.replace(max_new_tokens=20, num_beams=beams, length_penalty=0.0, repetition_penalty=4.0)
+    with torch.no_grad():
+        features = family.encode_images(mini.model, pixels)
+        ours = family.generate(mini.model, features, [""] * len(pixels), paper)
+        embeddings = mini.model.get_input_embeddings()(family.prompt_batch([""])["input_ids"]).repeat(len(pixels), 1, 1)
+        embeddings[:, :Q] = features
+        with pytest.warns(UserWarning, match="only to newly generated tokens"):
+            theirs = mini.model.language_model.generate(
+                inputs_embeds=embeddings,
+                attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
+                max_new_tokens=20,
+                num_beams=beams,
+                repetition_penalty=4.0,
+                eos_token_id=family.eos_id,
+                pad_token_id=family.pad_id,
+                **({"length_penalty": 0.0} if beams > 1 else {}),
+            )
+    assert [text.text for text in ours] == [words(family, row).strip() for row in decoded(family, theirs.tolist())]
+    unpenalised = family.generate(mini.model, features, [""] * len(pixels), paper.replace(repetition_penalty=1.0))
+    # Beams weigh log-probabilities, and those of a model this sure are all but zero before and after the penalty.
+    assert (ours != unpenalised) == (beams == 1)
+
+
+def decoded(family: Blip2DecoderFamily, rows: list[list[int]]) -> list[list[int]]:
+    return [row[: row.index(family.eos_id)] if family.eos_id in row else row for row in rows]
+
+
 def test_an_empty_answer_is_told_from_a_cut_one(family: Blip2DecoderFamily) -> None:
     star = family.token_ids("star")[0]
     assert family._decode([family.eos_id, family.pad_id]).finish == "empty"

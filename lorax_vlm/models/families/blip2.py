@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Blip2Processor, GenerationConfig
+from transformers import Blip2Processor, GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from lorax_vlm.errors import CheckpointError, ExampleError
 from lorax_vlm.models.families.base import IGNORED_LABEL, Batch
@@ -184,6 +184,7 @@ class Blip2DecoderFamily:
                 inputs_embeds=embeddings,
                 attention_mask=batch["attention_mask"],
                 generation_config=self._generation_config(settings, room),
+                logits_processor=_repetition_penalty(settings),
             )
         return [self._decode(row) for row in ids.tolist()]
 
@@ -193,8 +194,8 @@ class Blip2DecoderFamily:
             max_new_tokens=min(settings.max_new_tokens, room),
             min_new_tokens=settings.min_new_tokens,
             num_beams=settings.num_beams,
-            length_penalty=settings.length_penalty,
-            repetition_penalty=settings.repetition_penalty,
+            length_penalty=settings.length_penalty if settings.num_beams > 1 else 1.0,
+            repetition_penalty=1.0,
             do_sample=sampling,
             temperature=settings.temperature if sampling else 1.0,
             top_p=settings.top_p if sampling else 1.0,
@@ -209,6 +210,16 @@ class Blip2DecoderFamily:
         kept = ids[: ids.index(self.eos_id)] if finished else [token for token in ids if token != self.pad_id]
         finish: FinishReason = "empty" if finished and not kept else "eos" if finished else "length"
         return Generated(self.tokenizer.decode(kept, skip_special_tokens=True).strip(), finish, len(kept))
+
+
+def _repetition_penalty(settings: GenerationSettings) -> LogitsProcessorList:
+    """The penalty as a processor of its own: it falls on new tokens only, as in BLIP-2's code.
+
+    As a setting the library would warn of just that on every call.
+    """
+    if settings.repetition_penalty == 1.0:
+        return LogitsProcessorList()
+    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)])
 
 
 def _require_equal_rows(**counts: int) -> None:
