@@ -47,7 +47,7 @@ def main() -> None:
             data = arguments.data / style if arguments.data else None
             system.create_captioning_adapter(name, style, arguments.recipe, data=data, config=config, replace=True)
     if system.entry.miniature:
-        console.print("\n300 scenes nobody was trained on: share of captions in style, and with every claim true")
+        console.print("\n300 unseen scenes: captions in style, and with every claim true")
         for report in system.evaluate_adapters(list(names), count=300):
             console.print(
                 f"  {report.style:<9} {report.adapter or 'base':<18} in style {report.in_style:6.1%}  "

@@ -26,7 +26,7 @@ def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
     done = run("--steps", 3, "--styles", "concise", "detailed", "--recipe", "light", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "concise_captions" in done.stdout
-    assert "300 scenes nobody was trained on" in done.stdout
+    assert "300 unseen scenes" in done.stdout
     assert (tmp_path / "runs/comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
