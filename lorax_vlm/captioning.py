@@ -23,6 +23,7 @@ from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.families.base import IGNORED_LABEL, target_loss
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
+from lorax_vlm.runtime.attached import Attachment
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import runs_dir
 from lorax_vlm.training.config import MINI_CONFIG, TrainConfig
@@ -264,11 +265,12 @@ class BLIP2CaptioningSystem:
     ) -> list[Caption]:
         """Caption images in batches; each caption is what the image alone would get. See ``caption_image``."""
         settings = self._settings(adapter).replace(**decoding)
+        attachment = self._library.find(adapter)
         captions: list[Caption] = []
         for start in range(0, len(images), self.batch_size):
             pictures = [load_image(image) for image in images[start : start + self.batch_size]]
             with self._library.using(adapter) as model:
-                captions += self._decode(model, self._encode(model, pictures), adapter, settings)
+                captions += self._decode(model, self._encode(model, pictures), attachment, settings)
         return captions
 
     def compare_captioning_styles(
@@ -297,7 +299,7 @@ class BLIP2CaptioningSystem:
             own_look = attachment is not None and attachment.touches_image_path
             with self._library.using(name) as model:
                 seen = self._encode(model, [picture]) if own_look else features
-                captions[name or BASE] = self._decode(model, seen, name, settings[name])[0]
+                captions[name or BASE] = self._decode(model, seen, attachment, settings[name])[0]
         return captions
 
     def _settings(self, adapter: str | None) -> GenerationSettings:
@@ -313,11 +315,11 @@ class BLIP2CaptioningSystem:
         return self.base.family.encode_images(model, self.base.family.pixel_values(pictures).to(self.base.device))
 
     def _decode(
-        self, model: Any, features: torch.Tensor, adapter: str | None, settings: GenerationSettings
+        self, model: Any, features: torch.Tensor, attachment: Attachment | None, settings: GenerationSettings
     ) -> list[Caption]:
-        attachment = self._library.find(adapter)
         known = attachment is not None and attachment.manifest.base is not None
         prompt = attachment.manifest.prompt if attachment and known else self.entry.caption_prompt
+        adapter = attachment.name if attachment else None
         generated = self.base.family.generate(model, features, [prompt] * len(features), settings)
         return [Caption.of(text, self.base.name, adapter) for text in generated]
 

@@ -1,7 +1,5 @@
 """The parts a vision-language model is made of, by module name. No torch."""
 
-COMPONENTS = ("vision", "qformer", "projection", "lm", "head")
-
 _COMPONENT_OF_ROOT = {
     "vision_model": "vision",
     "qformer": "qformer",

@@ -7,7 +7,7 @@ is limited to a ``with`` block that cannot leave anything behind, and one lock p
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ class AttachedAdapters:
             raise AdapterNotFound(name, f"the adapters attached to {self.base.name}", self.names)
         return self._attachments[name]
 
-    def check(self, name: str, folder: Path, manifest: Manifest) -> CompatibilityReport:
-        """Compare a PEFT directory with the base; nothing is loaded.
+    def check(self, name: str, folder: Path, manifest: Manifest) -> tuple[AdapterFiles, CompatibilityReport]:
+        """Read a PEFT directory and compare it with the base; nothing is loaded.
 
         Raises:
             DamagedAdapter: Its files are not sound.
@@ -75,16 +75,13 @@ class AttachedAdapters:
             IncompatibleAdapter: It does not fit this base, or was trained on other weights.
             UntrainedAdapter: It changes nothing and is not marked untrained.
         """
-        return self._checked(name, folder, manifest).report
-
-    def _checked(self, name: str, folder: Path, manifest: Manifest) -> Attachment:
         files = read_adapter_files(folder, name)
         if files.changes_nothing and manifest.trained:
             raise UntrainedAdapter(name)
         report = check_compatibility(files, manifest, describe_base(self.base))
         if report.verdict == "refused":
             raise IncompatibleAdapter(name, self.base.name, report.reasons)
-        return Attachment(name, "", manifest, files, report)
+        return files, report
 
     def attach(self, name: str, folder: Path) -> Attachment:
         """Load a PEFT directory, with or without a manifest, onto the base; one of the same name is replaced.
@@ -92,7 +89,8 @@ class AttachedAdapters:
         Raises:
             AdapterError: As ``check``; the base and its other adapters are unchanged.
         """
-        checked = self._checked(name, folder, read_manifest(folder, name))
+        manifest = read_manifest(folder, name)
+        files, report = self.check(name, folder, manifest)
         with self._lock:
             if name in self._attachments:
                 self.detach(name)
@@ -103,7 +101,7 @@ class AttachedAdapters:
             except BaseException:
                 self._remove_slot(slot)
                 raise
-            attachment = replace(checked, slot=slot)
+            attachment = Attachment(name, slot, manifest, files, report)
             self._attachments[name] = attachment
         return attachment
 

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, read_manifest
 from lorax_vlm.adapters.recipe import Recipe, count_by_component
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter, require_adapter_name
@@ -119,9 +118,10 @@ class AdapterLibrary:
             AdapterError: It is damaged or does not fit; nothing is stored.
         """
         self.require_free(manifest.name, replace)
-        files = read_adapter_files(folder, manifest.name)
+        files, report = self._attached.check(manifest.name, folder, manifest)
+        for reason in report.reasons:
+            logger.warning("Adapter %r: %s.", manifest.name, reason)
         manifest = dataclasses.replace(manifest, rank=max(files.ranks), sites=count_by_component(files.sites))
-        self._attached.check(manifest.name, folder, manifest)
         return self.store.add(manifest.name, folder, manifest, replace=replace)
 
     def load(self, folder: Path, name: str | None = None, *, replace: bool = False) -> StoredAdapter:
@@ -138,8 +138,6 @@ class AdapterLibrary:
         """
         manifest = read_manifest(folder, name or folder.name)
         manifest = dataclasses.replace(manifest, name=require_adapter_name(name or manifest.name))
-        for reason in self._attached.check(manifest.name, folder, manifest).reasons:
-            logger.warning("Adapter %r: %s.", manifest.name, reason)
         return self.keep(folder, manifest, replace=replace)
 
     def list(self) -> list[StoredAdapter]:
