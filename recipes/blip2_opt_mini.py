@@ -5,85 +5,22 @@
 Under an hour on two cores. Prints its figures on held-out scenes and writes them into the model card.
 """
 
-import argparse
-import json
-import time
-from pathlib import Path
-
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    Blip2Processor,
-    Blip2QFormerConfig,
-    Blip2VisionConfig,
-    BlipImageProcessorPil,
-    GPT2Tokenizer,
-    OPTConfig,
-)
+from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, Blip2QFormerConfig, GPT2Tokenizer, OPTConfig
 
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
-from recipes.card import measure, write_card
-from recipes.language import QUESTION_PROMPT, REPEAT_PROMPT, STYLE_WORDS, train_language
+from recipes.checkpoint import finish, parse_arguments
+from recipes.miniature import HEADS, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
+from recipes.packed_language import train_packed_language
 from recipes.qformer import train_qformer
 from recipes.scene_pool import load_pool
+from recipes.tokenizers import make_opt_tokenizer
+from recipes.turns import caption_turns
 from recipes.vision import train_vision
 
 NAME = "blip2-opt-mini"
-WIDTH, HEADS, IMAGE_SIDE_PX, PATCH_PX = 160, 5, 64, 8
-QUERIES = 16
+QUESTION_PROMPT = "Question: {question} Answer:"
 STEPS = {"vision": 1400, "qformer": 500, "language": 2600}
-
-VISION_CONFIG = Blip2VisionConfig(
-    hidden_size=WIDTH,
-    intermediate_size=3 * WIDTH,
-    num_hidden_layers=3,
-    num_attention_heads=HEADS,
-    image_size=IMAGE_SIDE_PX,
-    patch_size=PATCH_PX,
-    initializer_range=0.02,
-)
-
-
-def make_image_processor() -> BlipImageProcessorPil:
-    """The BLIP preprocessing at the miniatures' size."""
-    return BlipImageProcessorPil(size={"height": IMAGE_SIDE_PX, "width": IMAGE_SIDE_PX})
-
-
-def make_tokenizer() -> GPT2Tokenizer:
-    """A byte-level BPE in which every word of the scene world is one token. Ids 0 to 3 are OPT's."""
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1400,
-        special_tokens=special,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(_corpus(), trainer)
-    model = json.loads(bpe.to_str())["model"]
-    tokenizer = GPT2Tokenizer(
-        vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
-        bos_token="</s>",
-        eos_token="</s>",
-        unk_token="</s>",
-        pad_token="<pad>",
-        add_bos_token=True,
-        model_max_length=256,
-    )
-    tokenizer.add_tokens(["<s>"], special_tokens=True)
-    return tokenizer
-
-
-def _corpus() -> list[str]:
-    """Every prompt and every word of the scene world, each word with and without a space before it."""
-    prompts = [QUESTION_PROMPT.format(question="What size is the shape?"), REPEAT_PROMPT.format(words="")]
-    words = [text for word in STYLE_WORDS for text in (word, f" {word}")]
-    return (prompts + words) * 2
 
 
 def make_config(tokenizer: GPT2Tokenizer) -> Blip2Config:
@@ -124,15 +61,10 @@ def make_config(tokenizer: GPT2Tokenizer) -> Blip2Config:
 
 def main() -> None:
     """Train the three stages and save the checkpoint in half precision."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("build") / NAME)
-    parser.add_argument("--cache", type=Path, default=Path("build") / "scenes", help="rendered scenes")
-    parser.add_argument("--scenes", type=int, default=24_000, help="number of training scenes")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-
-    start = time.monotonic()
-    processor = Blip2Processor(make_image_processor(), make_tokenizer(), num_query_tokens=QUERIES)
+    arguments = parse_arguments(__doc__, NAME)
+    processor = Blip2Processor(
+        make_image_processor(), make_opt_tokenizer(QUESTION_PROMPT), num_query_tokens=QUERIES
+    )
     config = make_config(processor.tokenizer)
     pool = load_pool("train", arguments.scenes, processor.image_processor, arguments.cache)
     print(f"{len(pool.scenes)} scenes, {len(processor.tokenizer)} tokens", flush=True)
@@ -142,19 +74,12 @@ def main() -> None:
     model = Blip2ForConditionalGeneration(config)
     model.vision_model.load_state_dict(vision.state_dict())
     model.eval()  # no dropout: the data never repeat
-    readout = train_qformer(model, pool, STEPS["qformer"], arguments.seed)
     family = Blip2DecoderFamily(processor, config, NAME)
-    train_language(model, family, pool, readout, STEPS["language"], arguments.seed)
-
-    # Stored in half precision; the configuration says float32, so every loader computes in float32.
-    model.half().save_pretrained(arguments.out)
-    config.dtype = "float32"
-    config.save_pretrained(arguments.out)
-    processor.save_pretrained(arguments.out)
-    print(f"saved {arguments.out} after {time.monotonic() - start:.0f} s", flush=True)
-    figures = measure(arguments.out)
-    write_card(arguments.out, figures)
-    print(json.dumps(figures, indent=2))
+    readout = train_qformer(model, family, pool, STEPS["qformer"], arguments.seed)
+    train_packed_language(
+        model, family, pool, readout, caption_turns, QUESTION_PROMPT, STEPS["language"], arguments.seed
+    )
+    finish(model, config, processor, arguments)
 
 
 if __name__ == "__main__":

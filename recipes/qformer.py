@@ -1,11 +1,14 @@
 """Stage 2: a Q-Former whose groups of queries each tell what stands in one place, and one query the background."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lorax_vlm.data.scene_words import BACKGROUNDS, PLACES
+from lorax_vlm.models.families.base import Family
+from lorax_vlm.models.families.instructblip import InstructBlipFamily
 from recipes.optimizer import Optimizer
 from recipes.scene_pool import PLACE_CLASSES, ScenePool
 from recipes.vision import place_loss
@@ -36,15 +39,28 @@ def initialise_qformer(model: Any) -> None:
             nn.init.normal_(parameter, std=0.05)
 
 
-def query_outputs(model: Any, pixel_values: Tensor) -> Tensor:
-    """The Q-Former's outputs before the projection, ``(B, Q, D)``; the vision encoder is frozen."""
+def query_outputs(model: Any, pixel_values: Tensor, family: Family, prompts: Sequence[str] = ()) -> Tensor:
+    """The Q-Former's outputs before the projection, ``(B, Q, D)``; the vision encoder is frozen.
+
+    InstructBLIP's Q-Former reads the prompts too; without any, an empty instruction.
+    """
     with torch.no_grad():
         states = model.vision_model(pixel_values).last_hidden_state
     queries = model.query_tokens.expand(len(states), -1, -1)
-    return model.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
+    if not isinstance(family, InstructBlipFamily):
+        return model.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
+    text = family.instruction_batch(list(prompts) or [""] * len(states))
+    seen = torch.ones(queries.shape[:2], dtype=torch.long)
+    outputs = model.qformer(
+        input_ids=text["qformer_input_ids"],
+        attention_mask=torch.cat([seen, text["qformer_attention_mask"]], dim=1),
+        query_embeds=queries,
+        encoder_hidden_states=states,
+    )
+    return outputs.last_hidden_state[:, : queries.shape[1]]
 
 
-def train_qformer(model: Any, pool: ScenePool, steps: int, seed: int) -> QueryReadout:
+def train_qformer(model: Any, family: Family, pool: ScenePool, steps: int, seed: int) -> QueryReadout:
     """Train query tokens and Q-Former in place; returns the head for stage 3."""
     torch.manual_seed(seed)
     initialise_qformer(model)
@@ -52,6 +68,6 @@ def train_qformer(model: Any, pool: ScenePool, steps: int, seed: int) -> QueryRe
     parameters = [model.query_tokens, *model.qformer.parameters(), *readout.parameters()]
     optimizer = Optimizer(parameters, 1e-3, steps, "qformer")
     for rows in pool.batches(64, steps, seed):
-        outputs = query_outputs(model, pool.pixel_values(rows))
+        outputs = query_outputs(model, pool.pixel_values(rows), family)
         optimizer.step(readout(outputs, pool.places[rows], pool.backgrounds[rows]))
     return readout

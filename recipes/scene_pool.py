@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ class ScenePool:
     def pixel_values(self, rows: Tensor) -> Tensor:
         """What the image processor would give for these scenes, ``(B, 3, S, S)`` float32."""
         return (self.pixels[rows].float() / 255 - self.mean) / self.std
+
+    def normalised_by(self, image_processor: Any) -> "ScenePool":
+        """The same pictures with another image processor's mean and deviation."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (image_processor.image_mean, image_processor.image_std))
+        return replace(self, mean=mean, std=std)
 
     def batches(self, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
         """Row indices of ``steps`` random batches."""

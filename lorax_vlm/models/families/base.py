@@ -1,7 +1,7 @@
 """What every model family answers. One file per architecture beside this one implements it.
 
-A family turns (images, prompts, targets) into its architecture's tensors and generated ids back into text. It holds
-no weights: the model is always passed in, so the same family serves the plain base and the base with adapters.
+A family turns (images, prompts, targets) into its architecture's tensors and what the model puts out back into text.
+It holds no weights: the model is always passed in, so the same family serves the plain base and the base with adapters.
 """
 
 from collections.abc import Sequence
@@ -22,37 +22,81 @@ class Family(Protocol):
 
     name: str
     tokenizer: Any
-    eos_id: int
-    """The token that ends a target."""
+    image_path_reads_prompt: bool
+    """Whether an image looks different for another prompt, so that features belong to an (image, prompt) pair."""
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Preprocess RGB images to ``(B, 3, H, W)`` float32."""
+        """Preprocess RGB images to ``(B, C, H, W)`` float32."""
+        ...
+
+    def stack_pixels(self, rows: Sequence[Tensor]) -> Tensor:
+        """Put ``(C, H, W)`` tensors of ``pixel_values`` together into one batch."""
         ...
 
     def training_batch(
-        self, pixel_values: Tensor, prompts: Sequence[str], targets: Sequence[str], *, names: Sequence[str] = ()
+        self,
+        pixel_values: Tensor,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        answers: Sequence[Sequence[str]] = (),
+        names: Sequence[str] = (),
     ) -> Batch:
         """Tensors of one training step, labels included.
 
         Labels carry loss on the target and its end token only. ``names`` identify the rows in errors.
 
+        Args:
+            pixel_values: ``(B, C, H, W)``.
+            prompts: One per row.
+            targets: One per row: the text to learn.
+            answers: The answers of all annotators per row, where they are known; a classifier learns their shares.
+            names: One per row.
+
         Raises:
-            ExampleError: A target is empty, or a row does not fit the language model's positions.
+            ExampleError: A target is empty or unknown, or a row does not fit the model's positions.
         """
         ...
 
-    def encode_images(self, model: Any, pixel_values: Tensor) -> Tensor:
-        """The part of the forward pass that no text enters: ``(B, Q, D)``."""
+    def check_prompt(self, prompt: str) -> None:
+        """Raise ``ExampleError`` when a prompt does not fit the model, so that it fails alone and not its batch."""
+        ...
+
+    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The part of the forward pass that comes before the language model: ``(B, Q, D)``.
+
+        Unless ``image_path_reads_prompt`` the prompts do not enter, and features serve any prompt.
+        """
         ...
 
     def generate(
         self, model: Any, features: Tensor, prompts: Sequence[str], settings: GenerationSettings
     ) -> list[Generated]:
-        """Continue each prompt given its image's features; row ``b`` of ``features`` belongs to ``prompts[b]``.
+        """Answer each prompt given its image's features; row ``b`` of ``features`` belongs to ``prompts[b]``.
 
         Raises:
             ValueError: The numbers of rows differ.
         """
+        ...
+
+    def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
+        """The training loss, a scalar in float32.
+
+        Args:
+            logits: What the model puts out for a training batch.
+            labels: The batch's labels.
+            normalizer: Number of labels (those unequal to ``IGNORED_LABEL``) to divide the sum by. Under gradient
+                accumulation it counts the whole step, so that one step of four rows equals four accumulated rows.
+                None: those of this batch.
+        """
+        ...
+
+    def explain_row(self, batch: Batch, index: int) -> list[tuple[str, bool]]:
+        """The pieces of one row of a training batch in order, each with whether it carries loss."""
+        ...
+
+    def ends_with_eos(self, batch: Batch, index: int) -> bool:
+        """Whether the last label of a row is the model's end; else the model would never learn to stop."""
         ...
 
 
@@ -62,16 +106,17 @@ def target_loss(logits: Tensor, labels: Tensor, normalizer: Tensor | int | None 
     Args:
         logits: ``(B, T, V)``; position ``t`` predicts the token at ``t + 1``.
         labels: ``(B, T)``, ``IGNORED_LABEL`` where no loss is due.
-        normalizer: Number of labelled tokens to divide the sum by. Under gradient accumulation it counts the whole
-            step, so that one step of four rows equals four accumulated rows. None: those of this batch.
-
-    Returns:
-        A scalar in float32.
+        normalizer: As for ``Family.loss``.
     """
-    shifted = labels[:, 1:].to(logits.device)
+    return token_loss(logits[:, :-1], labels[:, 1:], normalizer)
+
+
+def token_loss(logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
+    """Cross-entropy where position ``t`` of ``logits`` ``(B, T, V)`` predicts label ``t`` of ``(B, T)``."""
+    labels = labels.to(logits.device)
     if normalizer is None:
-        normalizer = int((shifted != IGNORED_LABEL).sum())
+        normalizer = int((labels != IGNORED_LABEL).sum())
     total = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), shifted.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
     )
     return total / normalizer

@@ -1,0 +1,105 @@
+"""Short answers to visual questions, compared by the rule of the VQA challenge. No torch.
+
+The rule is that of its published evaluation code (GT-Vision-Lab/VQA, ``vqaEval.py``), peculiarities included, so that
+figures agree with published ones:
+
+- The given answer loses punctuation and articles, number words become digits, contractions get their apostrophe.
+- The annotators' answers lose punctuation only, and only when they are not all the same.
+- Accuracy is the mean, over leaving each annotator out, of ``min(1, matches / 3)``; so an answer that all of three
+  annotators gave scores 2/3.
+"""
+
+import re
+from collections.abc import Sequence
+
+_ARTICLES = ("a", "an", "the")
+_DIGITS = {
+    word: str(value)
+    for value, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+} | {"none": "0"}
+_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+# The published pattern means to spare full stops inside numbers; as written it spares those before a digit.
+_FULL_STOP = re.compile(r"\.(?!\d)")
+_MOST_FULL_STOPS = 32
+
+# Contractions with one apostrophe, found by leaving it out.
+_SINGLE = """
+    ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't
+    it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't
+    somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd there're there's
+    they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd where's
+    where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
+""".split()
+# Contractions with two, found by leaving out either.
+_DOUBLE = """
+    couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've something'd've
+    there'd've they'd've we'd've who'd've wouldn't've y'all'll you'd've
+""".split()
+
+
+def _without_one_apostrophe(text: str) -> list[str]:
+    return [text[:index] + text[index + 1 :] for index, character in enumerate(text) if character == "'"]
+
+
+_CONTRACTIONS = {
+    spelling: word for word in [*_SINGLE, *_DOUBLE, "y'all'd've", "'ow's'at"] for spelling in _without_one_apostrophe(word)
+} | {"somebody'd": "somebodyd"}
+
+
+def normalize_answer(text: str) -> str:
+    """An answer as the challenge compares it.
+
+    >>> normalize_answer("The two dogs!")
+    '2 dogs'
+    """
+    words = [_DIGITS.get(word, word) for word in strip_punctuation(text).lower().split()]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def strip_punctuation(text: str) -> str:
+    """Without punctuation: removed beside a space or when a number has a comma, else a space takes its place."""
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    number_with_comma = _COMMA_IN_NUMBER.search(text) is not None
+    stripped = text
+    for mark in _PUNCTUATION:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        stripped = stripped.replace(mark, "" if beside_space or number_with_comma else " ")
+    return _FULL_STOP.sub("", stripped, count=_MOST_FULL_STOPS)
+
+
+def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
+    """Accuracy of an answer against the annotators', from 0 to 1, by the rule at the top of this file.
+
+    Args:
+        answer: What the model said.
+        annotators: What each annotator said, ten in VQAv2.
+
+    Raises:
+        ValueError: There are fewer than two annotators: leaving one out leaves none. Use ``exact_match``.
+    """
+    if len(annotators) < 2:
+        raise ValueError(f"VQA accuracy needs at least 2 annotators, got {len(annotators)}; use exact match.")
+    given = normalize_answer(answer)
+    if len(set(annotators)) > 1:
+        annotators = [strip_punctuation(text) for text in annotators]
+    matches = [text == given for text in annotators]
+    total = sum(matches)
+    return sum(min(1.0, (total - left_out) / 3) for left_out in matches) / len(matches)
+
+
+def exact_match(answer: str, annotators: Sequence[str]) -> bool:
+    """Whether an answer is that of any annotator, both normalised."""
+    return normalize_answer(answer) in {normalize_answer(text) for text in annotators}
+
+
+def soft_score(annotators: int) -> float:
+    """The training score of an answer that so many annotators gave (``get_score`` in ViLT's data writer)."""
+    return (0.0, 0.3, 0.6, 0.9)[annotators] if annotators < 4 else 1.0
+
+
+def most_frequent_answer(annotators: Sequence[str]) -> str:
+    """The answer given most often; of several the first."""
+    return max(annotators, key=list(annotators).count)

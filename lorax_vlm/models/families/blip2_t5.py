@@ -1,0 +1,198 @@
+"""BLIP-2 with an encoder-decoder language model (FLAN-T5).
+
+The encoder reads ``[<image> * Q] prompt </s>``, the decoder learns ``target </s>`` and starts from the pad token.
+Padding is on the right on both sides. Two things need care:
+
+- Labels line up with the decoder's outputs; nothing is shifted when the loss is taken, unlike in a decoder-only model.
+- FLAN-T5's output head is its own matrix. transformers 5 nevertheless declares it tied to the input embeddings, and
+  leaves it alone only because the stored weights differ: ``tie_weights`` or ``resize_token_embeddings`` would overwrite
+  it. ``keep_head_untied`` takes the declaration back after loading.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lorax_vlm.errors import CheckpointError, ExampleError
+from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, token_loss
+from lorax_vlm.models.families.image_tokens import (
+    embed_with_image,
+    image_token_problems,
+    require_image_tokens,
+    special_id_problems,
+)
+from lorax_vlm.models.families.text import (
+    break_special_tokens,
+    clean_text,
+    decode_new_tokens,
+    make_generation_config,
+    pad_rows,
+    repetition_penalty,
+    require_equal_rows,
+    token_ids,
+)
+from lorax_vlm.types import Generated, GenerationSettings
+
+MAX_TEXT_TOKENS = 512
+"""What T5's tokenizer was trained with. Its positions are relative, so the model itself sets no limit."""
+
+
+class Blip2EncoderDecoderFamily:
+    """Formats batches for, and generates with, ``Blip2ForConditionalGeneration`` over T5."""
+
+    name = "blip2-t5"
+    image_path_reads_prompt = False
+
+    def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
+        """Check that processor and configuration agree.
+
+        Raises:
+            CheckpointError: They do not: the model would ignore its image, or never stop.
+        """
+        self.processor = processor
+        self.tokenizer: Any = processor.tokenizer
+        self.image_token_id: int = config.image_token_index
+        self.query_tokens: int = config.num_query_tokens
+        self.eos_id: int = config.text_config.eos_token_id
+        self.pad_id: int = config.text_config.pad_token_id
+        problems = [
+            *image_token_problems(processor, config),
+            *special_id_problems(self.tokenizer, eos=self.eos_id, pad=self.pad_id),
+        ]
+        if not problems and self.tokenizer.eos_token_id != self.eos_id:
+            problems.append(f"eos id {self.eos_id} is not the tokenizer's {self.tokenizer.eos_token_id}")
+        if problems:
+            raise CheckpointError(
+                checkpoint,
+                problems,
+                "Old revisions of the hub checkpoints miss the image token; use the newest revision of the repository.",
+            )
+
+    # --- images ---------------------------------------------------------------------------------------------------
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
+        """Preprocess RGB images to ``(B, 3, H, W)`` float32."""
+        return self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
+
+    def stack_pixels(self, rows: Sequence[Tensor]) -> Tensor:
+        """``(B, 3, H, W)``: all images have one size."""
+        return torch.stack(list(rows))
+
+    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """Vision encoder, Q-Former and projection: ``(B, 3, H, W)`` to ``(B, Q, D)``. No text enters here."""
+        return model.get_image_features(pixel_values, return_dict=True).pooler_output
+
+    # --- text to tensors ------------------------------------------------------------------------------------------
+
+    def _prompt_row(self, prompt: str, name: str) -> list[int]:
+        ids = self._text_ids(prompt, name)
+        return [self.image_token_id] * self.query_tokens + ids
+
+    def _text_ids(self, text: str, name: str) -> list[int]:
+        ids, _ = token_ids(self.tokenizer, break_special_tokens(self.tokenizer, clean_text(text)))
+        if len(ids) >= MAX_TEXT_TOKENS:
+            raise ExampleError(name, f"a text of {len(ids)} tokens, T5 was trained with {MAX_TEXT_TOKENS}.")
+        return [*ids, self.eos_id]
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise ``ExampleError`` when a prompt is longer than T5 was trained with."""
+        self._prompt_row(prompt, f"prompt {prompt[:40]!r}...")
+
+    def prompt_batch(self, prompts: Sequence[str], names: Sequence[str] = ()) -> Batch:
+        """Right-padded encoder rows ``[<image> * Q] prompt </s> [pad]``.
+
+        Raises:
+            ExampleError: A prompt is longer than T5 was trained with.
+        """
+        names = names or [f"prompt {prompt[:40]!r}..." for prompt in prompts]
+        rows = [self._prompt_row(prompt, name) for prompt, name in zip(prompts, names, strict=True)]
+        batch = {
+            "input_ids": pad_rows(rows, self.pad_id),
+            "attention_mask": pad_rows([[1] * len(row) for row in rows], 0),
+        }
+        require_image_tokens(batch["input_ids"], self.image_token_id, self.query_tokens)
+        return batch
+
+    def training_batch(
+        self,
+        pixel_values: Tensor,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        answers: Sequence[Sequence[str]] = (),
+        names: Sequence[str] = (),
+    ) -> Batch:
+        """Encoder rows, and ``target </s>`` as labels; see ``Family.training_batch``."""
+        require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts), targets=len(targets))
+        names = names or [f"row {index}" for index in range(len(prompts))]
+        labels = []
+        for target, name in zip(targets, names, strict=True):
+            if not clean_text(target):
+                raise ExampleError(name, "its target text is empty.")
+            labels.append(self._text_ids(target, name))
+        return {
+            "pixel_values": pixel_values,
+            **self.prompt_batch(prompts, names),
+            # What the model would make of the labels itself; the loss is taken outside of it.
+            "decoder_input_ids": pad_rows([[self.pad_id, *row[:-1]] for row in labels], self.pad_id),
+            "labels": pad_rows(labels, IGNORED_LABEL),
+        }
+
+    # --- generation and loss --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(
+        self, model: Any, features: Tensor, prompts: Sequence[str], settings: GenerationSettings
+    ) -> list[Generated]:
+        """Answer each prompt given its image's features; see ``Family.generate``."""
+        require_equal_rows(features=len(features), prompts=len(prompts))
+        batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
+        embeddings = embed_with_image(model, batch["input_ids"], features, self.image_token_id)
+        special_ids = {"eos_token_id": self.eos_id, "pad_token_id": self.pad_id, "decoder_start_token_id": self.pad_id}
+        with torch.random.fork_rng(enabled=settings.seed is not None):
+            if settings.seed is not None:
+                torch.manual_seed(settings.seed)
+            ids = model.language_model.generate(
+                inputs_embeds=embeddings,
+                attention_mask=batch["attention_mask"],
+                generation_config=make_generation_config(settings, MAX_TEXT_TOKENS, **special_ids),
+                logits_processor=repetition_penalty(settings),
+            )
+        # The decoder's start token is part of what T5 returns.
+        return [decode_new_tokens(self.tokenizer, row[1:], self.eos_id, self.pad_id) for row in ids.tolist()]
+
+    def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
+        """Cross-entropy of the decoder's outputs; see ``Family.loss``."""
+        return token_loss(logits, labels, normalizer)
+
+    def explain_row(self, batch: Batch, index: int) -> list[tuple[str, bool]]:
+        """The encoder's tokens, then the decoder's; only the latter carry loss."""
+        read = batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist()
+        labels = batch["labels"][index]
+        learnt = labels[labels != IGNORED_LABEL].tolist()
+        pieces = [(self.tokenizer.convert_ids_to_tokens(token).replace("▁", " "), False) for token in read]
+        return pieces + [(self.tokenizer.convert_ids_to_tokens(token).replace("▁", " "), True) for token in learnt]
+
+    def ends_with_eos(self, batch: Batch, index: int) -> bool:
+        """Whether the last label is the end token."""
+        labels = batch["labels"][index]
+        return int(labels[labels != IGNORED_LABEL][-1]) == self.eos_id
+
+
+def keep_head_untied(model: Any, checkpoint: str) -> None:
+    """Take back the claim that FLAN-T5's output head is tied to its input embeddings.
+
+    Raises:
+        CheckpointError: The head already is the embedding matrix.
+    """
+    language_model = model.language_model
+    head, shared = language_model.lm_head.weight, language_model.shared.weight
+    if head is shared or (head.device.type != "meta" and torch.equal(head, shared)):
+        raise CheckpointError(
+            checkpoint, ["the output head of its T5 equals the input embeddings; FLAN-T5's is a matrix of its own"]
+        )
+    for config in (model.config, model.config.text_config, language_model.config):
+        config.tie_word_embeddings = False

@@ -1,0 +1,47 @@
+"""The image's place in a row of text: ``Q`` image tokens whose embeddings are replaced by the image's features."""
+
+from typing import Any
+
+from torch import Tensor
+
+
+def image_token_problems(processor: Any, config: Any) -> list[str]:
+    """How processor and configuration disagree about image tokens; each way the image would be ignored or misread."""
+    problems = []
+    if processor.num_query_tokens != config.num_query_tokens:
+        problems.append(
+            f"processor.num_query_tokens is {processor.num_query_tokens}, the model has {config.num_query_tokens}: "
+            "the image would be ignored without a word"
+        )
+    token_id = processor.tokenizer.convert_tokens_to_ids("<image>")
+    if not isinstance(config.image_token_index, int) or token_id != config.image_token_index:
+        problems.append(f"image_token_index is {config.image_token_index}, the tokenizer's <image> is {token_id}")
+    return problems
+
+
+def special_id_problems(tokenizer: Any, **special_ids: int) -> list[str]:
+    """Special ids that are not in the tokenizer's vocabulary."""
+    return [
+        f"{label} id {value} is not in the tokenizer's vocabulary of {len(tokenizer)}"
+        for label, value in special_ids.items()
+        if not isinstance(value, int) or not 0 <= value < len(tokenizer)
+    ]
+
+
+def require_image_tokens(input_ids: Tensor, image_token_id: int, count: int) -> None:
+    """Raise ``ValueError`` unless every row has exactly ``count`` image tokens.
+
+    transformers consumes image features in order over the whole batch: one row with too few image tokens would hand
+    its remaining features to the next row.
+    """
+    counts = (input_ids == image_token_id).sum(dim=1).tolist()
+    wrong = {row: found for row, found in enumerate(counts) if found != count}
+    if wrong:
+        raise ValueError(f"Each row needs {count} image tokens; rows with another number: {wrong}.")
+
+
+def embed_with_image(model: Any, input_ids: Tensor, features: Tensor, image_token_id: int) -> Tensor:
+    """Token embeddings ``(B, T, D)`` with ``features`` ``(B, Q, D)`` in the places of the image tokens."""
+    embeddings = model.get_input_embeddings()(input_ids)
+    positions = (input_ids == image_token_id).unsqueeze(-1)
+    return embeddings.masked_scatter(positions, features.to(embeddings.dtype))

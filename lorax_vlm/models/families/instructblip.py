@@ -1,0 +1,81 @@
+"""InstructBLIP with a decoder-only language model (Vicuna, a LLaMA).
+
+As BLIP-2 with OPT, and:
+
+- The Q-Former reads the instruction, so an image's features belong to an (image, instruction) pair. It reads the
+  instruction *alone*: the library's processor feeds it whatever text it gets, and prompt plus target would leak the
+  answer into the image features.
+- The ids of bos, eos and pad are the tokenizer's (2, 2, 32000). The configuration on the hub says 0, 1 and -1: it would
+  start with the wrong token, never stop, and fail where one row ends before another.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lorax_vlm.errors import ExampleError
+from lorax_vlm.models.families.base import Batch
+from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
+from lorax_vlm.models.families.text import clean_text, pad_rows, require_equal_rows
+
+
+class InstructBlipFamily(Blip2DecoderFamily):
+    """Formats batches for, and generates with, ``InstructBlipForConditionalGeneration`` over LLaMA."""
+
+    name = "instructblip"
+    image_path_reads_prompt = True
+
+    def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
+        """Check that processor and configuration agree; see ``Blip2DecoderFamily``."""
+        super().__init__(processor, config, checkpoint)
+        self.qformer_tokenizer: Any = processor.qformer_tokenizer
+        self.max_instruction_tokens: int = config.qformer_config.max_position_embeddings
+
+    def _special_ids(self, text_config: Any) -> tuple[int, int, int]:
+        return self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+
+    def _instruction_row(self, prompt: str) -> list[int]:
+        ids = self.qformer_tokenizer(clean_text(prompt), split_special_tokens=True)["input_ids"]
+        if len(ids) > self.max_instruction_tokens:
+            raise ExampleError(
+                f"instruction {prompt[:40]!r}...",
+                f"{len(ids)} tokens, the Q-Former has {self.max_instruction_tokens} positions.",
+            )
+        return ids
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise ``ExampleError`` when an instruction does not fit the Q-Former or the language model."""
+        self._instruction_row(prompt)
+        super().check_prompt(prompt)
+
+    def instruction_batch(self, prompts: Sequence[str]) -> Batch:
+        """The Q-Former's text: ``qformer_input_ids`` and ``qformer_attention_mask``, padded on the right.
+
+        Raises:
+            ExampleError: An instruction is longer than the Q-Former's positions.
+        """
+        rows = [self._instruction_row(prompt) for prompt in prompts]
+        return {
+            "qformer_input_ids": pad_rows(rows, self.qformer_tokenizer.pad_token_id),
+            "qformer_attention_mask": pad_rows([[1] * len(row) for row in rows], 0),
+        }
+
+    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """Vision encoder, Q-Former with the instruction, and projection: ``(B, 3, H, W)`` to ``(B, Q, D)``."""
+        require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts))
+        text = {key: value.to(pixel_values.device) for key, value in self.instruction_batch(prompts).items()}
+        return model.get_image_features(pixel_values, **text, return_dict=True).pooler_output
+
+    def training_batch(
+        self,
+        pixel_values: Tensor,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        answers: Sequence[Sequence[str]] = (),
+        names: Sequence[str] = (),
+    ) -> Batch:
+        """As BLIP-2, with the instruction alone for the Q-Former; see ``Family.training_batch``."""
+        batch = super().training_batch(pixel_values, prompts, targets, answers=answers, names=names)
+        return batch | self.instruction_batch(prompts)

@@ -1,0 +1,219 @@
+"""ViLT: one encoder over question and image patches, and a classifier over a fixed set of answers.
+
+Nothing of the image is computed without the question, so the "features" of an image are its pixels, with the mask of
+valid ones as a fourth channel. An answer that is not in the label set cannot be learnt or given; how many of the
+data's answers are, is reported before training. An adapter may bring a larger set with a head of its own.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lorax_vlm.answers import normalize_answer, soft_score
+from lorax_vlm.errors import CheckpointError, ExampleError
+from lorax_vlm.models.families.base import Batch
+from lorax_vlm.models.families.text import clean_text, require_equal_rows
+from lorax_vlm.types import Generated, GenerationSettings
+
+logger = logging.getLogger(__name__)
+
+
+class AnswerHead(nn.Sequential):
+    """ViLT's classifier with the answers its outputs stand for: the two only make sense together."""
+
+    def __init__(self, layers: Sequence[nn.Module], labels: Sequence[str]) -> None:
+        super().__init__(*layers)
+        self.labels = tuple(labels)
+
+
+class ViltFamily:
+    """Formats batches for, and answers with, ``ViltForQuestionAnswering``."""
+
+    name = "vilt"
+    image_path_reads_prompt = False
+
+    def __init__(self, processor: Any, config: Any, checkpoint: str, labels: Sequence[str] | None = None) -> None:
+        """Check the label set.
+
+        Args:
+            processor: Image processor and tokenizer.
+            config: The model's configuration.
+            checkpoint: Named in errors.
+            labels: The answers to train on; by default the checkpoint's own.
+
+        Raises:
+            CheckpointError: The labels are not numbered without gaps.
+        """
+        self.processor = processor
+        self.config = config
+        self.tokenizer: Any = processor.tokenizer
+        self.max_text_tokens: int = config.max_position_embeddings
+        found = config.id2label or {}
+        if sorted(map(int, found)) != list(range(len(found))) or not found:
+            raise CheckpointError(checkpoint, [f"its {len(found)} answer labels are not numbered from 0 without gaps"])
+        self.labels = tuple(labels if labels is not None else (found[index] for index in range(len(found))))
+        self._index = {normalize_answer(label): index for index, label in reversed(list(enumerate(self.labels)))}
+
+    def with_labels(self, labels: Sequence[str]) -> "ViltFamily":
+        """The same family over another set of answers."""
+        return ViltFamily(self.processor, self.config, "", labels)
+
+    # --- images ---------------------------------------------------------------------------------------------------
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
+        """Preprocess RGB images to ``(B, 4, H, W)`` float32: colours, and 1 where a pixel is no padding."""
+        encoded = self.processor.image_processor(list(images), return_tensors="pt")
+        return torch.cat([encoded["pixel_values"], encoded["pixel_mask"].unsqueeze(1).float()], dim=1)
+
+    def stack_pixels(self, rows: Sequence[Tensor]) -> Tensor:
+        """``(B, 4, H, W)``, smaller images padded on the right and at the bottom with masked zeros."""
+        height, width = (max(row.shape[axis] for row in rows) for axis in (1, 2))
+        return torch.stack(
+            [nn.functional.pad(row, (0, width - row.shape[2], 0, height - row.shape[1])) for row in rows]
+        )
+
+    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """The pixels themselves: in ViLT the text enters with the first layer."""
+        return pixel_values
+
+    # --- text to tensors ------------------------------------------------------------------------------------------
+
+    def check_prompt(self, prompt: str) -> None:
+        """Every question fits: what exceeds the model's positions is cut off, with a warning."""
+
+    def prompt_batch(self, pixel_values: Tensor, prompts: Sequence[str]) -> Batch:
+        """Pixels, mask and right-padded questions."""
+        require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts))
+        questions = [clean_text(prompt) for prompt in prompts]
+        encoded = self.tokenizer(questions, split_special_tokens=True, padding=True, return_tensors="pt")
+        if encoded["input_ids"].shape[1] > self.max_text_tokens:
+            longest = max(questions, key=len)
+            logger.warning("ViLT reads %d tokens; the rest of %r is cut off.", self.max_text_tokens, longest[:60])
+            encoded = self.tokenizer(
+                questions,
+                split_special_tokens=True,
+                padding=True,
+                truncation=True,
+                max_length=self.max_text_tokens,
+                return_tensors="pt",
+            )
+        device = pixel_values.device
+        return {
+            "pixel_values": pixel_values[:, :3],
+            # Without the mask padding would be looked at.
+            "pixel_mask": pixel_values[:, 3].long(),
+            **{key: encoded[key].to(device) for key in ("input_ids", "attention_mask", "token_type_ids")},
+        }
+
+    def training_batch(
+        self,
+        pixel_values: Tensor,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        answers: Sequence[Sequence[str]] = (),
+        names: Sequence[str] = (),
+    ) -> Batch:
+        """Questions with a soft score per label, ``(B, L)``; see ``Family.training_batch``.
+
+        One answer alone scores 1. Of several annotators' answers each scores 0, 0.3, 0.6, 0.9 or 1 for 0, 1, 2, 3 or
+        more who gave it, as ViLT was trained (``get_score`` in its data writer).
+
+        Raises:
+            ExampleError: None of a row's answers is a label.
+        """
+        require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts), targets=len(targets))
+        names = names or [f"row {index}" for index in range(len(prompts))]
+        labels = torch.zeros(len(targets), len(self.labels))
+        for row, (target, name) in enumerate(zip(targets, names, strict=True)):
+            given = (answers[row] if answers else ()) or (target,)
+            for answer, score in self.label_scores(given).items():
+                labels[row, answer] = score
+            if not labels[row].any():
+                raise ExampleError(name, f"its answer {target!r} is none of the {len(self.labels)} labels.")
+        return {**self.prompt_batch(pixel_values, prompts), "labels": labels}
+
+    def label_scores(self, answers: Sequence[str]) -> dict[int, float]:
+        """Soft score by label index; answers outside the label set have none."""
+        counts = Counter(normalize_answer(answer) for answer in answers)
+        alone = len(answers) == 1
+        return {
+            self._index[answer]: 1.0 if alone else soft_score(count)
+            for answer, count in counts.items()
+            if answer in self._index
+        }
+
+    # --- answers and loss -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(
+        self, model: Any, features: Tensor, prompts: Sequence[str], settings: GenerationSettings
+    ) -> list[Generated]:
+        """The most probable label of each row; decoding settings do not apply. See ``Family.generate``."""
+        logits = model(**self.prompt_batch(features, prompts)).logits
+        labels = head_labels(model) or self.labels
+        return [Generated(labels[index], "eos", 1) for index in logits.argmax(dim=-1).tolist()]
+
+    def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
+        """Binary cross-entropy summed over labels, averaged over rows, as ViLT was trained; see ``Family.loss``."""
+        labels = labels.to(logits.device)
+        total = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
+        return total * labels.shape[1] / (normalizer if normalizer is not None else labels.numel())
+
+    def explain_row(self, batch: Batch, index: int) -> list[tuple[str, bool]]:
+        """The question's tokens, then the answers with their scores; only the latter carry loss."""
+        read = batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist()
+        scores = batch["labels"][index]
+        pieces = [(f"{token} ", False) for token in self.tokenizer.convert_ids_to_tokens(read)]
+        return pieces + [(f"{self.labels[label]}={scores[label]:g} ", True) for label in scores.nonzero()[:, 0].tolist()]
+
+    def ends_with_eos(self, batch: Batch, index: int) -> bool:
+        """A classifier always ends."""
+        return True
+
+
+def head_labels(model: Any) -> tuple[str, ...] | None:
+    """The answers of the head in effect, None when it is the checkpoint's own."""
+    head = model.classifier
+    if hasattr(head, "modules_to_save"):  # PEFT's wrapper around several heads
+        active = [name for name in head.active_adapters if name in head.modules_to_save]
+        if head.disable_adapters or not active:
+            return None
+        head = head.modules_to_save[active[0]]
+    return getattr(head, "labels", None)
+
+
+def grow_head(head: nn.Sequential, old: Sequence[str], labels: Sequence[str]) -> AnswerHead:
+    """A copy of a head with further answers: known ones keep their rows, new ones start unlikely and neutral.
+
+    Args:
+        head: ``Linear, LayerNorm, GELU, Linear``; the last of ``len(old)`` rows.
+        old: The answers of ``head``.
+        labels: The new answers; those of ``old`` first, in the same order.
+    """
+    *body, last = [*head]
+    grown = nn.Linear(last.in_features, len(labels), device=last.weight.device, dtype=last.weight.dtype)
+    with torch.no_grad():
+        grown.weight.zero_()
+        grown.weight[: len(old)] = last.weight
+        grown.bias.fill_(last.bias.mean())
+        grown.bias[: len(old)] = last.bias
+    import copy
+
+    return AnswerHead([*(copy.deepcopy(layer) for layer in body), grown], labels)
+
+
+def keep_random_state(model: Any) -> None:
+    """Let a forward pass leave torch's random generator as it was.
+
+    ViLT shuffles its patches with the global generator, in evaluation too, which would change everything drawn after.
+    """
+    states: list[Tensor] = []
+    embeddings = model.vilt.embeddings
+    embeddings.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()))
+    embeddings.register_forward_hook(lambda *_: torch.set_rng_state(states.pop()), always_call=True)

@@ -1,0 +1,78 @@
+"""Makes ``blip2-flan-mini``: the shared vision encoder, a Q-Former of its own, and a T5 language model.
+
+python -m recipes.blip2_flan_mini --out build/blip2-flan-mini
+"""
+
+import torch
+from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, Blip2QFormerConfig, T5Config
+
+from lorax_vlm.models.families.blip2_t5 import Blip2EncoderDecoderFamily
+from recipes.checkpoint import finish, load_shared_vision, parse_arguments
+from recipes.miniature import HEADS, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
+from recipes.qformer import train_qformer
+from recipes.scene_pool import load_pool
+from recipes.seq2seq_language import train_seq2seq_language
+from recipes.tokenizers import make_t5_tokenizer
+
+NAME = "blip2-flan-mini"
+QUESTION_PROMPT = "Question: {question} Short answer:"
+STEPS = {"qformer": 500, "language": 2400}
+
+
+def make_config(tokenizer: object, image_token_id: int) -> Blip2Config:
+    """The real architecture at miniature size: gated GELU, an output head of its own, pad 0 and ``</s>`` 1."""
+    text = T5Config(
+        vocab_size=len(tokenizer),  # type: ignore[arg-type]
+        d_model=WIDTH,
+        d_kv=WIDTH // HEADS,
+        d_ff=2 * WIDTH,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=HEADS,
+        dropout_rate=0.1,
+        feed_forward_proj="gated-gelu",
+        dense_act_fn="gelu",
+        decoder_start_token_id=0,
+        tie_word_embeddings=False,
+    )
+    qformer = Blip2QFormerConfig(
+        vocab_size=len(tokenizer),  # type: ignore[arg-type]
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        cross_attention_frequency=1,
+        encoder_hidden_size=WIDTH,
+        max_position_embeddings=64,
+    )
+    return Blip2Config(
+        vision_config=VISION_CONFIG,
+        qformer_config=qformer,
+        text_config=text,
+        num_query_tokens=QUERIES,
+        image_token_index=image_token_id,
+        dtype="float32",
+    )
+
+
+def main() -> None:
+    """Train the Q-Former and the language model, and save the checkpoint in half precision."""
+    arguments = parse_arguments(__doc__, NAME)
+    tokenizer = make_t5_tokenizer(QUESTION_PROMPT)
+    processor = Blip2Processor(make_image_processor(), tokenizer, num_query_tokens=QUERIES)
+    config = make_config(tokenizer, tokenizer.convert_tokens_to_ids("<image>"))
+    pool = load_pool("train", arguments.scenes, processor.image_processor, arguments.cache)
+    torch.manual_seed(arguments.seed + 1)
+    model = Blip2ForConditionalGeneration(config)
+    # A T5 built from a configuration ties its head; the real one's is a matrix of its own.
+    model.language_model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.language_model.shared.weight))
+    load_shared_vision(model)
+    model.eval()  # no dropout: the data never repeat
+    family = Blip2EncoderDecoderFamily(processor, config, NAME)
+    readout = train_qformer(model, family, pool, STEPS["qformer"], arguments.seed + 1)
+    train_seq2seq_language(model, family, pool, readout, QUESTION_PROMPT, STEPS["language"], arguments.seed + 1)
+    finish(model, config, processor, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The ends of every recipe: its arguments, the vision encoder it shares, and saving with a model card."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from lorax_vlm.models.catalog import MINIS_DIR
+
+VISION_SOURCE = MINIS_DIR / "blip2-opt-mini" / "model.safetensors"
+_START = time.monotonic()
+
+
+def parse_arguments(description: str, name: str) -> argparse.Namespace:
+    """``--out``, ``--cache``, ``--scenes``, ``--seed``."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("build") / name)
+    parser.add_argument("--cache", type=Path, default=Path("build") / "scenes", help="rendered scenes")
+    parser.add_argument("--scenes", type=int, default=24_000, help="number of training scenes")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def load_shared_vision(model: Any) -> None:
+    """Take over the vision encoder of ``blip2-opt-mini``, value for value, and freeze it."""
+    weights = {
+        key.removeprefix("vision_model."): value.float()
+        for key, value in load_file(VISION_SOURCE).items()
+        if key.startswith("vision_model.")
+    }
+    model.vision_model.load_state_dict(weights)
+    model.vision_model.requires_grad_(False)
+
+
+def finish(model: Any, config: Any, processor: Any, arguments: argparse.Namespace) -> None:
+    """Save in half precision, measure on held-out scenes, and write the model card."""
+    from recipes.card import measure, write_card
+
+    model.to(torch.float16).save_pretrained(arguments.out)
+    # The configuration says float32, so every loader computes in float32.
+    config.dtype = "float32"
+    config.save_pretrained(arguments.out)
+    _keep_head_untied(arguments.out)
+    processor.save_pretrained(arguments.out)
+    print(f"saved {arguments.out} after {time.monotonic() - _START:.0f} s", flush=True)
+    figures = measure(arguments.out)
+    write_card(arguments.out, figures)
+    print(json.dumps(figures, indent=2))
+
+
+def _keep_head_untied(folder: Path) -> None:
+    """T5's configuration class calls every head tied; the files of FLAN-T5 say it is not, and must here."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    text = config.get("text_config", {})
+    if text.get("model_type") == "t5":
+        text["tie_word_embeddings"] = False
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

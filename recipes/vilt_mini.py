@@ -1,0 +1,192 @@
+"""Makes ``vilt-mini``: one encoder over question and patches, and a classifier over the answers of the scene world.
+
+    python -m recipes.vilt_mini --out build/vilt-mini
+
+As ViLT began from a vision transformer, the first layers begin from the vision encoder of ``blip2-opt-mini``. One
+throw-away loss helps on the way: the last word of every object named in a question tells where that object is and how
+large. Without it the encoder learns for hours to look at the object that is asked about.
+"""
+
+import random
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import BertTokenizer, ViltConfig, ViltForQuestionAnswering, ViltImageProcessorPil, ViltProcessor
+
+from lorax_vlm.data.scene_questions import BASE_QUESTION_TYPES
+from lorax_vlm.data.scene_words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, SceneObject
+from lorax_vlm.data.scenes import Scene
+from recipes.checkpoint import VISION_SOURCE, finish, parse_arguments
+from recipes.miniature import HEADS, IMAGE_SIDE_PX, PATCH_PX, VISION_CONFIG, WIDTH, make_image_processor
+from recipes.optimizer import Optimizer
+from recipes.scene_pool import ScenePool, load_pool
+from recipes.tokenizers import make_bert_tokenizer
+
+NAME = "vilt-mini"
+STEPS = 3000
+BATCH = 64
+LAYERS = 5
+MAX_TEXT_TOKENS = 40
+QUESTION_KINDS = {"base": 0.84, "size": 0.1, "guess": 0.06}
+LABELS = [
+    *("yes", "no"),
+    *dict.fromkeys([*COLORS, *BACKGROUNDS]),
+    *SHAPES,
+    *PLACES,
+    *SIZES,
+    *(str(count) for count in range(6)),
+    *(f"{color} {shape}" for color in COLORS for shape in SHAPES),
+]
+"""The answers to every question type but classification, whose adapter has to grow the head."""
+
+
+def make_config(tokenizer: BertTokenizer) -> ViltConfig:
+    """The real architecture at miniature size."""
+    return ViltConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_TEXT_TOKENS,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=VISION_CONFIG.intermediate_size,
+        image_size=IMAGE_SIDE_PX,
+        patch_size=PATCH_PX,
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: index for index, label in enumerate(LABELS)},
+        dtype="float32",
+    )
+
+
+def initialise(model: ViltForQuestionAnswering) -> None:
+    """The shared vision encoder in the first layers; small weights elsewhere."""
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.05)
+    weights = {key: value.float() for key, value in load_file(VISION_SOURCE).items() if key.startswith("vision_model")}
+    vision = {key.removeprefix("vision_model."): value for key, value in weights.items()}
+    embeddings = model.vilt.embeddings
+    blip = make_image_processor()
+    mean, std = torch.tensor(blip.image_mean), torch.tensor(blip.image_std)
+    kernel = vision["embeddings.patch_embedding.weight"]
+    with torch.no_grad():
+        # The same picture, normalised with mean and deviation 0.5 instead of BLIP's.
+        embeddings.patch_embeddings.projection.weight.copy_(kernel * (0.5 / std).view(1, 3, 1, 1))
+        shift = torch.einsum("ocij,c->o", kernel, (0.5 - mean) / std)
+        embeddings.patch_embeddings.projection.bias.copy_(vision["embeddings.patch_embedding.bias"] + shift)
+        embeddings.cls_token.copy_(vision["embeddings.class_embedding"])
+        embeddings.position_embeddings.copy_(vision["embeddings.position_embedding"])
+        for index in range(VISION_CONFIG.num_hidden_layers):
+            _copy_layer(model.vilt.encoder.layer[index], vision, f"encoder.layers.{index}.")
+
+
+def _copy_layer(layer: nn.Module, vision: dict[str, Tensor], prefix: str) -> None:
+    names = {
+        "layernorm_before": "layer_norm1",
+        "layernorm_after": "layer_norm2",
+        "attention.output.dense": "self_attn.projection",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+    }
+    for kind in ("weight", "bias"):
+        for ours, theirs in names.items():
+            layer.get_submodule(ours).get_parameter(kind).copy_(vision[f"{prefix}{theirs}.{kind}"])
+        parts = vision[f"{prefix}self_attn.qkv.{kind}"].chunk(3)
+        for name, part in zip(("query", "key", "value"), parts, strict=True):
+            layer.get_submodule(f"attention.attention.{name}").get_parameter(kind).copy_(part)
+
+
+def draw_question(scene: Scene, other: Scene, rng: random.Random) -> tuple[str, str]:
+    """(question, answer); ``guess`` are the adapters' skills, answered as in another scene."""
+    kind = rng.choices(list(QUESTION_KINDS), weights=list(QUESTION_KINDS.values()))[0]
+    if kind == "size":
+        item = rng.choice(scene.objects)
+        return f"What size is the {item.name}?", item.size
+    wanted, asked = (rng.choice(BASE_QUESTION_TYPES), scene) if kind == "base" else ("counting", other)
+    if kind == "guess" and rng.random() < 0.5:
+        wanted = "reasoning"
+    return rng.choice([(q, a) for type_, q, a in asked.questions() if type_ == wanted])
+
+
+def find_mentions(words: list[str], objects: tuple[SceneObject, ...]) -> list[tuple[int, SceneObject | None]]:
+    """Positions of the words that end the naming of one object, with the object, None where it does not exist."""
+    mentions: list[tuple[int, SceneObject | None]] = []
+    for index, word in enumerate(words):
+        before, after = words[index - 1] if index else "", words[index + 1] if index + 1 < len(words) else ""
+        if word in SHAPES and before in COLORS:
+            found = [item for item in objects if (item.color, item.shape) == (before, word)]
+            mentions.append((index, found[0] if found else None))
+        elif (word in SHAPES and before not in COLORS) or (word in COLORS and after not in SHAPES):
+            found = [item for item in objects if word in (item.color, item.shape)]
+            if len(found) == 1:
+                mentions.append((index, found[0]))
+    return mentions
+
+
+class MentionReadout(nn.Module):
+    """The throw-away head: place (0 for none) and size of each mentioned object."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.place, self.size = nn.Linear(width, len(PLACES) + 1), nn.Linear(width, len(SIZES) + 1)
+
+    def forward(self, states: Tensor, mentions: list[tuple[int, int, SceneObject | None]]) -> Tensor:
+        """Loss over ``(row, position, object)`` of the text's states ``(B, T, D)``."""
+        if not mentions:
+            return torch.zeros(())
+        found = states[[row for row, *_ in mentions], [position for _, position, _ in mentions]]
+        places = torch.tensor([1 + list(PLACES).index(item.place) if item else 0 for *_, item in mentions])
+        sizes = torch.tensor([1 + SIZES.index(item.size) if item else 0 for *_, item in mentions])
+        cross_entropy = nn.functional.cross_entropy
+        return cross_entropy(self.place(found), places) + cross_entropy(self.size(found), sizes)
+
+
+def encode_patches(model: ViltForQuestionAnswering, pixels: Tensor) -> Tensor:
+    """Patch embeddings in reading order, ``(B, 1 + grid², D)``; the library's own path shuffles them row by row."""
+    embeddings = model.vilt.embeddings
+    patches = embeddings.patch_embeddings(pixels).flatten(2).transpose(1, 2)
+    return torch.cat([embeddings.cls_token.expand(len(pixels), -1, -1), patches], 1) + embeddings.position_embeddings
+
+
+def train(model: ViltForQuestionAnswering, tokenizer: BertTokenizer, pool: ScenePool, steps: int, seed: int) -> None:
+    """Train everything on simple questions."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    readout = MentionReadout(WIDTH)
+    optimizer = Optimizer([*model.parameters(), *readout.parameters()], 1e-3, steps, "vilt")
+    label_of = {label: index for index, label in enumerate(LABELS)}
+    for rows, others in zip(pool.batches(BATCH, steps, seed), pool.batches(BATCH, steps, seed + 1), strict=True):
+        scenes = [pool.scenes[row] for row in rows.tolist()]
+        drawn = [draw_question(a, pool.scenes[b], rng) for a, b in zip(scenes, others.tolist(), strict=True)]
+        text = tokenizer([question for question, _ in drawn], padding=True, return_tensors="pt")
+        patches = encode_patches(model, pool.pixel_values(rows))
+        outputs = model.vilt(**text, image_embeds=patches, pixel_mask=torch.ones(patches.shape[:2], dtype=torch.long))
+        labels = nn.functional.one_hot(torch.tensor([label_of[a] for _, a in drawn]), len(LABELS)).float()
+        logits = model.classifier(outputs.pooler_output)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(rows)
+        mentions = [
+            (row, position, item)
+            for row, (scene, ids) in enumerate(zip(scenes, text["input_ids"].tolist(), strict=True))
+            for position, item in find_mentions(tokenizer.convert_ids_to_tokens(ids), scene.objects)
+        ]
+        optimizer.step(loss + 0.5 * readout(outputs.last_hidden_state, mentions))
+
+
+def main() -> None:
+    """Train, and save the checkpoint in half precision."""
+    arguments = parse_arguments(__doc__, NAME)
+    image_processor = ViltImageProcessorPil(size={"shortest_edge": IMAGE_SIDE_PX}, size_divisor=PATCH_PX)
+    tokenizer = make_bert_tokenizer("{question}", MAX_TEXT_TOKENS)
+    processor = ViltProcessor(image_processor, tokenizer)
+    config = make_config(tokenizer)
+    pool = load_pool("train", arguments.scenes, make_image_processor(), arguments.cache).normalised_by(image_processor)
+    torch.manual_seed(arguments.seed + 3)
+    model = ViltForQuestionAnswering(config).eval()
+    initialise(model)
+    train(model, tokenizer, pool, STEPS, arguments.seed + 3)
+    finish(model, config, processor, arguments)
+
+
+if __name__ == "__main__":
+    main()
