@@ -19,25 +19,26 @@ _DIGITS = {
         ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     )
 } | {"none": "0"}
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 # The published pattern means to spare full stops inside numbers; as written it spares those before a digit.
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _MOST_FULL_STOPS = 32
 
 # Contractions with one apostrophe, found by leaving it out.
-_SINGLE = """
-    ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't
-    it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't
-    somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd there're there's
-    they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd where's
-    where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
-""".split()
-# Contractions with two, found by leaving out either.
-_DOUBLE = """
-    couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've something'd've
-    there'd've they'd've we'd've who'd've wouldn't've y'all'll you'd've
-""".split()
+_SINGLE = (
+    "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's "
+    "isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've "
+    "shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd "
+    "there're there's they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've "
+    "when's where'd where's where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all "
+    "you'd you'll you're you've"
+)
+# Contractions with more, found by leaving out any one.
+_SEVERAL = (
+    "couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've "
+    "something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll y'all'd've you'd've 'ow's'at"
+)
 
 
 def _without_one_apostrophe(text: str) -> list[str]:
@@ -45,7 +46,7 @@ def _without_one_apostrophe(text: str) -> list[str]:
 
 
 _CONTRACTIONS = {
-    spelling: word for word in [*_SINGLE, *_DOUBLE, "y'all'd've", "'ow's'at"] for spelling in _without_one_apostrophe(word)
+    spelling: word for word in f"{_SINGLE} {_SEVERAL}".split() for spelling in _without_one_apostrophe(word)
 } | {"somebody'd": "somebodyd"}
 
 

@@ -1,8 +1,7 @@
 """Caption-style adapters on one BLIP-2: create, train, caption, compare, evaluate. Composition only."""
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter, require_adapter_name
+from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.data.examples import DataSplits, Example, scene_caption_splits
 from lorax_vlm.data.folder import read_caption_folder
 from lorax_vlm.data.images import ImageSource, load_image
@@ -20,17 +18,14 @@ from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scenes import iterate_scenes
 from lorax_vlm.evaluation.captions import judge_reference_captions, judge_scene_captions
 from lorax_vlm.models.catalog import get_model_entry
-from lorax_vlm.models.families.base import IGNORED_LABEL, target_loss
+from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.attached import Attachment
 from lorax_vlm.runtime.library import AdapterLibrary
-from lorax_vlm.settings import runs_dir
 from lorax_vlm.training.config import MINI_CONFIG, TrainConfig
-from lorax_vlm.training.trainer import CURVE_FILE, discard_checkpoints, train_adapter, write_untrained_adapter
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
-
-logger = logging.getLogger(__name__)
+from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
 
 BASE = "base"
 MINI_TRAINING_SCENES = 3200
@@ -69,12 +64,16 @@ class BLIP2CaptioningSystem:
 
         Raises:
             UnknownModel: ``model`` is nothing known.
+            ValueError: ``model`` cannot write captions (ViLT).
         """
         self.entry = get_model_entry(model)
+        if not self.entry.captions:
+            raise ValueError(f"{self.entry.name} only chooses among fixed answers; it cannot write captions.")
         self.store = AdapterStore(store)
         self.batch_size = batch_size
         load = partial(load_model, model, device=device, dtype=dtype, quantize=quantize)
         self._library = AdapterLibrary(self.entry, load, self.store)
+        self._workshop = AdapterWorkshop(self._library)
 
     @property
     def base(self) -> LoadedModel:
@@ -118,30 +117,18 @@ class BLIP2CaptioningSystem:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
             ValueError: The style (without ``data``) or the complexity is unknown.
         """
-        recipe, config = get_recipe(complexity), config or self.default_config
         splits = self.training_data(style, data) if data is not None or self.entry.miniature else None
-        made_of = {"data": splits.summary(), "config": config.to_dict()} if splits else {}
-        stored = self.store.get(name) if name in self.store else None
-        if stored is not None and not replace and self._is_made_of(stored.manifest, style, recipe, made_of):
-            logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
-            return stored
-        self._library.require_free(name, replace)
-        if splits is not None:
-            return self.train_adapter(
-                name, style, data=splits, complexity=recipe, config=config, replace=replace, progress=progress
-            )
-        require_style(style)
-        self._library.restore_base()
-        folder = write_untrained_adapter(self.base, recipe, self._run_dir(name) / "untrained")
-        logger.warning(
-            "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name
+        if splits is None:
+            require_style(style)
+        return self._workshop.create(
+            name,
+            self._kind(style),
+            get_recipe(complexity),
+            splits,
+            config or self.default_config,
+            replace=replace,
+            progress=progress,
         )
-        return self._library.keep(folder, self._manifest(name, style, recipe, trained=False), replace=replace)
-
-    def _is_made_of(self, manifest: Manifest, style: str, recipe: Recipe, made_of: Mapping[str, Any]) -> bool:
-        same_base = manifest.base is not None and manifest.base.name == self.entry.identity
-        same_kind = (manifest.style, manifest.recipe, manifest.trained) == (style, recipe.name, bool(made_of))
-        return same_base and same_kind and all(manifest.training.get(key) == value for key, value in made_of.items())
 
     def train_adapter(
         self,
@@ -175,22 +162,20 @@ class BLIP2CaptioningSystem:
             LoraxError: Training failed; see ``training.trainer.train_adapter``.
         """
         stored = self.store.get(name) if name in self.store else None
-        self._library.require_free(name, replace or (stored is not None and not stored.manifest.trained))
         style = style or (stored.manifest.style if stored else "")
-        splits = self.training_data(style, data, skip_bad_rows=skip_bad_rows)
-        recipe, config, run_dir = get_recipe(complexity), config or self.default_config, self._run_dir(name)
-        self._library.restore_base()
-        result = train_adapter(self.base, recipe, splits, config, run_dir, label=name, resume=resume, progress=progress)
-        training = {"data": splits.summary(), "config": config.to_dict(), **result.record()}
-        manifest = self._manifest(name, style, recipe, trained=True, training=training)
-        kept = self._library.keep(result.folder, manifest, replace=True)
-        discard_checkpoints(run_dir)
-        return kept
-
-    def _manifest(self, name: str, style: str, recipe: Recipe, **facts: Any) -> Manifest:
-        return self._library.manifest(
-            name, task="captioning", style=style, recipe=recipe, prompt=self.entry.caption_prompt, **facts
+        return self._workshop.train(
+            name,
+            self._kind(style),
+            get_recipe(complexity),
+            self.training_data(style, data, skip_bad_rows=skip_bad_rows),
+            config or self.default_config,
+            replace=replace,
+            resume=resume,
+            progress=progress,
         )
+
+    def _kind(self, style: str) -> AdapterKind:
+        return AdapterKind("captioning", style, self.entry.caption_prompt)
 
     def training_data(
         self, style: str = "", data: str | Path | DataSplits | None = None, *, skip_bad_rows: bool = False
@@ -214,10 +199,7 @@ class BLIP2CaptioningSystem:
 
     def training_curve(self, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""
-        return self._run_dir(name) / CURVE_FILE
-
-    def _run_dir(self, name: str) -> Path:
-        return runs_dir() / self.entry.name / require_adapter_name(name)
+        return self._workshop.training_curve(name)
 
     def save_adapter(self, name: str, folder: str | Path) -> Path:
         """Copy an adapter out of the store as a plain PEFT directory (plus its manifest).
@@ -270,7 +252,8 @@ class BLIP2CaptioningSystem:
         for start in range(0, len(images), self.batch_size):
             pictures = [load_image(image) for image in images[start : start + self.batch_size]]
             with self._library.using(adapter) as model:
-                captions += self._decode(model, self._encode(model, pictures), attachment, settings)
+                features = self._encode(model, pictures, self._prompt(attachment))
+                captions += self._decode(model, features, attachment, settings)
         return captions
 
     def compare_captioning_styles(
@@ -292,13 +275,17 @@ class BLIP2CaptioningSystem:
         picture = load_image(image)
         settings = {name: self._settings(name).replace(**decoding) for name in (None, *names)}
         with self._library.using(None) as model:
-            features = self._encode(model, [picture])
+            features = self._encode(model, [picture], self._prompt(None))
         captions = {}
         for name in settings:
             attachment = self._library.find(name)
-            own_look = attachment is not None and attachment.touches_image_path
             with self._library.using(name) as model:
-                seen = self._encode(model, [picture]) if own_look else features
+                prompt = self._prompt(attachment)
+                own_look = attachment is not None and (
+                    attachment.touches_image_path
+                    or (self.base.family.image_path_reads_prompt and prompt != self._prompt(None))
+                )
+                seen = self._encode(model, [picture], prompt) if own_look else features
                 captions[name or BASE] = self._decode(model, seen, attachment, settings[name])[0]
         return captions
 
@@ -310,17 +297,21 @@ class BLIP2CaptioningSystem:
         limit = _STYLE_TOKENS.get(attachment.manifest.style, settings.max_new_tokens)
         return settings.replace(max_new_tokens=limit, min_new_tokens=0)
 
+    def _prompt(self, attachment: Attachment | None) -> str:
+        known = attachment is not None and attachment.manifest.base is not None
+        return attachment.manifest.prompt if attachment and known else self.entry.caption_prompt
+
     @torch.no_grad()
-    def _encode(self, model: Any, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        return self.base.family.encode_images(model, self.base.family.pixel_values(pictures).to(self.base.device))
+    def _encode(self, model: Any, pictures: Sequence[Image.Image], prompt: str) -> torch.Tensor:
+        family = self.base.family
+        return family.encode_images(model, family.pixel_values(pictures).to(self.base.device), [prompt] * len(pictures))
 
     def _decode(
         self, model: Any, features: torch.Tensor, attachment: Attachment | None, settings: GenerationSettings
     ) -> list[Caption]:
-        known = attachment is not None and attachment.manifest.base is not None
-        prompt = attachment.manifest.prompt if attachment and known else self.entry.caption_prompt
+        prompts = [self._prompt(attachment)] * len(features)
         adapter = attachment.name if attachment else None
-        generated = self.base.family.generate(model, features, [prompt] * len(features), settings)
+        generated = self.base.family.generate(model, features, prompts, settings)
         return [Caption.of(text, self.base.name, adapter) for text in generated]
 
     # --- figures ----------------------------------------------------------------------------------------------------
@@ -416,6 +407,6 @@ class BLIP2CaptioningSystem:
             batch = {key: value.to(self.base.device) for key, value in batch.items()}
             labels = batch.pop("labels")
             with self._library.using(name) as model:
-                total += float(target_loss(model(**batch).logits, labels, 1))
+                total += float(self.base.family.loss(model(**batch).logits, labels, 1))
             tokens += int((labels != IGNORED_LABEL).sum())
         return total / tokens

@@ -16,7 +16,7 @@ from recipes.tokenizers import make_t5_tokenizer
 
 NAME = "blip2-flan-mini"
 QUESTION_PROMPT = "Question: {question} Short answer:"
-STEPS = {"qformer": 500, "language": 2400}
+STEPS = {"qformer": 300, "language": 2000}
 
 
 def make_config(tokenizer: object, image_token_id: int) -> Blip2Config:

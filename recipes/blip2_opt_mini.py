@@ -6,7 +6,14 @@ Under an hour on two cores. Prints its figures on held-out scenes and writes the
 """
 
 import torch
-from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, Blip2QFormerConfig, GPT2Tokenizer, OPTConfig
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    Blip2QFormerConfig,
+    GPT2Tokenizer,
+    OPTConfig,
+)
 
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
 from recipes.checkpoint import finish, parse_arguments
@@ -62,9 +69,7 @@ def make_config(tokenizer: GPT2Tokenizer) -> Blip2Config:
 def main() -> None:
     """Train the three stages and save the checkpoint in half precision."""
     arguments = parse_arguments(__doc__, NAME)
-    processor = Blip2Processor(
-        make_image_processor(), make_opt_tokenizer(QUESTION_PROMPT), num_query_tokens=QUERIES
-    )
+    processor = Blip2Processor(make_image_processor(), make_opt_tokenizer(QUESTION_PROMPT), num_query_tokens=QUERIES)
     config = make_config(processor.tokenizer)
     pool = load_pool("train", arguments.scenes, processor.image_processor, arguments.cache)
     print(f"{len(pool.scenes)} scenes, {len(processor.tokenizer)} tokens", flush=True)

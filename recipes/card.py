@@ -18,6 +18,7 @@ from lorax_vlm.data.scene_questions import BASE_QUESTION_TYPES, QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene, iterate_scenes, score_caption
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.types import GenerationSettings
+
 QUESTION_PROMPT = "Question: {question} Answer:"
 
 SCENES = 1000

@@ -24,7 +24,7 @@ from recipes.turns import instruction_turns
 
 NAME = "instructblip-mini"
 QUESTION_PROMPT = "Question: {question} Short Answer:"
-STEPS = {"qformer": 500, "language": 2600}
+STEPS = {"qformer": 300, "language": 2000}
 _VISION_KEYS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("image_size", "patch_size", "initializer_range"),
@@ -84,9 +84,7 @@ def main() -> None:
     family = InstructBlipFamily(processor, config, NAME)
     seed = arguments.seed + 2
     readout = train_qformer(model, family, pool, STEPS["qformer"], seed)
-    train_packed_language(
-        model, family, pool, readout, instruction_turns, QUESTION_PROMPT, STEPS["language"], seed
-    )
+    train_packed_language(model, family, pool, readout, instruction_turns, QUESTION_PROMPT, STEPS["language"], seed)
     finish(model, config, processor, arguments)
 
 

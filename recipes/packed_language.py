@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lorax_vlm.models.families.base import IGNORED_LABEL, target_loss
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
+from recipes.mentions import MentionReadout
 from recipes.optimizer import Optimizer
 from recipes.qformer import QueryReadout, query_outputs
 from recipes.scene_pool import ScenePool
@@ -44,30 +45,30 @@ def train_packed_language(
     model: Any,
     family: Blip2DecoderFamily,
     pool: ScenePool,
-    readout: QueryReadout,
+    readout: QueryReadout | None,
     make_turns: TurnSource,
     question_prompt: str,
     steps: int,
     seed: int,
+    *,
+    mention_weight: float = 0.2,
 ) -> None:
-    """Train language model, projection and Q-Former in place.
+    """Train language model, projection and Q-Former in place; without ``readout`` the language model only, further.
 
     A Q-Former that reads the instruction reads that of a row's first turn. Stage 2's loss stays on whatever it reads,
     so that the other turns of the row find what they need as well.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    for parameter in model.language_model.parameters():
-        if parameter.ndim == 2:
-            nn.init.normal_(parameter, std=0.05)
-    trained = [
-        model.query_tokens,
-        *model.qformer.parameters(),
-        *model.language_projection.parameters(),
-        *model.language_model.parameters(),
-        *readout.parameters(),
-    ]
-    optimizer = Optimizer(trained, 1.5e-3, steps, "language")
+    mentions = MentionReadout(model.config.text_config.hidden_size, family.tokenizer)
+    trained = [*model.language_model.parameters(), *mentions.parameters()]
+    if readout is not None:
+        trained += [model.query_tokens, *model.qformer.parameters(), *readout.parameters()]
+        trained += model.language_projection.parameters()
+        for parameter in model.language_model.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.05)
+    optimizer = Optimizer(trained, 1.5e-3 if readout is not None else 7e-4, steps, "language")
     for rows, others in zip(pool.batches(64, steps, seed), pool.batches(64, steps, seed + 1), strict=True):
         packed = [
             packed_row(family, make_turns(pool.scenes[a], pool.scenes[b], rng, question_prompt))
@@ -80,6 +81,11 @@ def train_packed_language(
         image_positions = (input_ids == family.image_token_id).unsqueeze(-1)
         embeddings = embeddings.masked_scatter(image_positions, model.language_projection(queries))
         mask = (input_ids != family.pad_id).long()
-        logits = model.language_model(inputs_embeds=embeddings, attention_mask=mask).logits
-        remembered = readout(queries, pool.places[rows], pool.backgrounds[rows])
-        optimizer.step(target_loss(logits, labels) + 0.3 * remembered)
+        outputs = model.language_model(inputs_embeds=embeddings, attention_mask=mask, output_hidden_states=True)
+        loss = target_loss(outputs.logits, labels)
+        if readout is not None:
+            loss = loss + 0.3 * readout(queries, pool.places[rows], pool.backgrounds[rows])
+        if mention_weight:
+            scenes = [pool.scenes[row] for row in rows.tolist()]
+            loss = loss + mention_weight * mentions(outputs.hidden_states[-2], input_ids, scenes)
+        optimizer.step(loss)

@@ -38,7 +38,9 @@ class ScenePool:
 
     def normalised_by(self, image_processor: Any) -> "ScenePool":
         """The same pictures with another image processor's mean and deviation."""
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (image_processor.image_mean, image_processor.image_std))
+        mean, std = (
+            torch.tensor(values).view(3, 1, 1) for values in (image_processor.image_mean, image_processor.image_std)
+        )
         return replace(self, mean=mean, std=std)
 
     def batches(self, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:

@@ -12,12 +12,13 @@ from torch import nn
 
 from lorax_vlm.models.families.base import token_loss
 from lorax_vlm.models.families.blip2_t5 import Blip2EncoderDecoderFamily
+from recipes.mentions import MentionReadout
 from recipes.optimizer import Optimizer
 from recipes.qformer import QueryReadout, query_outputs
 from recipes.scene_pool import ScenePool
 from recipes.turns import caption_turns
 
-IMAGES, TURNS = 48, 5
+IMAGES, TURNS = 40, 5
 
 
 def train_seq2seq_language(
@@ -35,12 +36,14 @@ def train_seq2seq_language(
     for name, parameter in model.language_model.named_parameters():
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=0.5 if "relative_attention_bias" in name else 0.05)
+    mentions = MentionReadout(model.config.text_config.hidden_size, family.tokenizer)
     trained = [
         model.query_tokens,
         *model.qformer.parameters(),
         *model.language_projection.parameters(),
         *model.language_model.parameters(),
         *readout.parameters(),
+        *mentions.parameters(),
     ]
     optimizer = Optimizer(trained, 1.5e-3, steps, "language")
     for rows, others in zip(pool.batches(IMAGES, steps, seed), pool.batches(IMAGES, steps, seed + 1), strict=True):
@@ -61,4 +64,6 @@ def train_seq2seq_language(
             decoder_input_ids=batch["decoder_input_ids"],
         )
         remembered = readout(queries, pool.places[rows], pool.backgrounds[rows])
-        optimizer.step(token_loss(outputs.logits, batch["labels"]) + 0.3 * remembered)
+        scenes = [pool.scenes[row] for row in rows.tolist() for _ in range(TURNS)]
+        located = mentions(outputs.encoder_last_hidden_state, batch["input_ids"], scenes)
+        optimizer.step(token_loss(outputs.logits, batch["labels"]) + 0.3 * remembered + 0.2 * located)

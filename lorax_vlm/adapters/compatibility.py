@@ -5,11 +5,11 @@ surplus tensors, and says nothing at all about other weights of the same shapes.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lorax_vlm.adapters.files import AdapterFiles
+from lorax_vlm.adapters.files import HEAD, AdapterFiles
 from lorax_vlm.adapters.manifest import Manifest
 
 Verdict = Literal["exact", "unverified", "refused"]
@@ -23,6 +23,8 @@ class BaseDescription:
     linear_shapes: Mapping[str, tuple[int, int]]
     architecture: str
     fingerprint: Mapping[str, str]
+    head_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Tensors of a head over fixed answers, such as ``classifier.3.weight``; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,11 @@ class CompatibilityReport:
 
 def check_compatibility(files: AdapterFiles, manifest: Manifest, base: BaseDescription) -> CompatibilityReport:
     """Compare an adapter with a base: sites, shapes, and, where the manifest knows them, the very weights."""
-    mismatches = [*_site_mismatches(files, base), *_shape_mismatches(files, base)]
+    mismatches = [
+        *_site_mismatches(files, base),
+        *_shape_mismatches(files, base),
+        *_head_mismatches(files, manifest.labels, base),
+    ]
     if manifest.base is None:
         reasons = ("it has no manifest, so nothing says which weights it was trained on",)
         return (
@@ -76,6 +82,31 @@ def _shape_mismatches(files: AdapterFiles, base: BaseDescription) -> list[str]:
         if (b.shape[0], a.shape[1]) != (width_out, width_in):
             turned = " (its factors look transposed)" if (b.shape[1], a.shape[0]) == (width_out, width_in) else ""
             mismatches.append(f"{site}: adapter {a.shape[1]} -> {b.shape[0]}, base {width_in} -> {width_out}{turned}")
+    return mismatches
+
+
+def _head_mismatches(files: AdapterFiles, labels: Sequence[str], base: BaseDescription) -> list[str]:
+    """A head must fit the base's width, and one answer must be known for each of its outputs."""
+    if not files.head:
+        return [f"its manifest names {len(labels)} answers, but it has no head for them"] if labels else []
+    if not base.head_shapes:
+        return ["it brings a head over fixed answers; this base writes its answers"]
+    last = max(int(name.split(".")[1]) for name in base.head_shapes)
+    of_last = f"{HEAD}.{last}."
+    outputs = next((factor.shape[0] for name, factor in files.head.items() if name.startswith(of_last)), 0)
+    mismatches = []
+    for name in sorted({*files.head, *base.head_shapes}):
+        if name not in files.head or name not in base.head_shapes:
+            mismatches.append(f"{name}: only in the {'adapter' if name in files.head else 'base'}")
+            continue
+        expected = base.head_shapes[name]
+        if name.startswith(of_last):
+            expected = (outputs, *expected[1:])
+        if files.head[name].shape != expected:
+            mismatches.append(f"{name}: adapter {files.head[name].shape}, base {expected}")
+    if len(labels) != outputs:
+        known = f"{len(labels)} answers" if labels else "no answers"
+        mismatches.append(f"its head has {outputs} outputs, its manifest names {known} for them")
     return mismatches
 
 

@@ -6,8 +6,8 @@ Everything wrong is reported at once. Weights are read as bytes with safetensors
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ MAX_CONFIG_BYTES = 1024**2
 MAX_RANK = 1024
 
 _KEY = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])\.weight")
+HEAD = "classifier"
+"""The one module that may travel whole with an adapter: ViLT's head over its answers."""
+_HEAD_KEY = re.compile(rf"base_model\.model\.(?P<name>{HEAD}\.\d+\.(?:weight|bias))")
 _NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
 
 # Options of a LoRA configuration that are understood here, or that say nothing about what is computed. Any other
@@ -57,6 +60,8 @@ class AdapterFiles:
     factors: Mapping[str, tuple[Factor, Factor]]
     """Per site the factors A ``(R, D_in)`` and B ``(D_out, R)``."""
     size_bytes: int
+    head: Mapping[str, Factor] = field(default_factory=dict)
+    """Tensors of an own head by name, such as ``classifier.3.weight``; empty without one."""
 
     @property
     def sites(self) -> list[str]:
@@ -70,8 +75,8 @@ class AdapterFiles:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether every low-rank product is zero because A or B is."""
-        return all(a.zero or b.zero for a, b in self.factors.values())
+        """Whether every low-rank product is zero because A or B is, and there is no head."""
+        return not self.head and all(a.zero or b.zero for a, b in self.factors.values())
 
 
 def read_adapter_files(folder: Path, name: str) -> AdapterFiles:
@@ -102,8 +107,25 @@ def read_adapter_files(folder: Path, name: str) -> AdapterFiles:
     except SafetensorError as error:
         raise DamagedAdapter(name, str(folder), [f"{WEIGHTS_FILE} is truncated or not safetensors: {error}"]) from error
     problems: list[str] = []
+    factors, head = _sort_tensors(tensors, bool(config.get("modules_to_save")), problems)
+    problems += _rank_problems(config, factors)
+    if problems:
+        raise DamagedAdapter(name, str(folder), problems)
+    return AdapterFiles(folder, config, factors, size, head)
+
+
+def _sort_tensors(
+    tensors: Sequence[tuple[str, Mapping[str, Any]]], with_head: bool, problems: list[str]
+) -> tuple[dict[str, tuple[Factor, Factor]], dict[str, Factor]]:
+    """The factors by site, and the head's tensors by name."""
     halves: dict[str, dict[str, Factor]] = {}
+    head: dict[str, Factor] = {}
     for key, tensor in tensors:
+        if with_head and (of_head := _HEAD_KEY.fullmatch(key)):
+            factor = _read_factor(key, tensor, problems, dimensions=(1, 2))
+            if factor is not None:
+                head[of_head["name"]] = factor
+            continue
         match = _KEY.fullmatch(key)
         if match is None:
             problems.append(f"unexpected tensor {key!r}")
@@ -113,11 +135,9 @@ def read_adapter_files(folder: Path, name: str) -> AdapterFiles:
             halves.setdefault(match["site"], {})[match["factor"]] = factor
     if not tensors:
         problems.append(f"{WEIGHTS_FILE} holds no tensors")
-    factors = _pair(halves, problems)
-    problems += _rank_problems(config, factors)
-    if problems:
-        raise DamagedAdapter(name, str(folder), problems)
-    return AdapterFiles(folder, config, factors, size)
+    if with_head and not head:
+        problems.append(f"its configuration promises a head, {WEIGHTS_FILE} holds none")
+    return _pair(halves, problems), head
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
@@ -185,7 +205,11 @@ def unsupported_features(config: Mapping[str, Any]) -> list[str]:
     """Options in a PEFT configuration that are not plain LoRA, as readable lines."""
     if config.get("peft_type") != "LORA":
         return [f"peft_type {config.get('peft_type')!r}; only LORA is supported"]
-    features = [f"{option} = {value!r}" for option, value in config.items() if option not in _UNDERSTOOD and value]
+    features = [
+        f"{option} = {value!r}"
+        for option, value in config.items()
+        if option not in _UNDERSTOOD and value and (option, value) != ("modules_to_save", [HEAD])
+    ]
     if config.get("bias", "none") != "none":
         features.append(f"bias = {config['bias']!r}")
     if config.get("init_lora_weights") not in _PLAIN_INITIALISATIONS:
@@ -193,10 +217,12 @@ def unsupported_features(config: Mapping[str, Any]) -> list[str]:
     return features
 
 
-def _read_factor(key: str, tensor: Mapping[str, Any], problems: list[str]) -> Factor | None:
+def _read_factor(
+    key: str, tensor: Mapping[str, Any], problems: list[str], dimensions: tuple[int, ...] = (2,)
+) -> Factor | None:
     shape, dtype, data = tuple(tensor["shape"]), tensor["dtype"], tensor["data"]
-    if len(shape) != 2 or 0 in shape:
-        problems.append(f"{key}: shape {shape}, expected a matrix")
+    if len(shape) not in dimensions or 0 in shape:
+        problems.append(f"{key}: shape {shape}, expected a matrix{' or a vector' if 1 in dimensions else ''}")
         return None
     if dtype == "BF16":
         values = (np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16).view(np.float32)

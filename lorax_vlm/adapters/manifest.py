@@ -4,7 +4,7 @@ A directory without one (saved by plain PEFT) is a valid adapter; it only knows 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -48,7 +48,9 @@ class Manifest:
     sites: Mapping[str, int] = field(default_factory=dict)
     """Number of adapted modules per component."""
     prompt: str = ""
-    """The prompt it was trained on; used again at inference."""
+    """The prompt it was trained on; used again at inference. ``{question}`` stands for the question."""
+    labels: Sequence[str] = ()
+    """The answers of an own head, in the order of its outputs; empty without one."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Data, steps, settings and losses."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -92,6 +94,10 @@ def _parse(record: Any) -> Manifest:
     for field_ in fields(Manifest):
         if field_.name != "base" and field_.name in record:
             _require_type(field_.name, record[field_.name], field_.type)
+    labels = record.get("labels", ())
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise ValueError("labels is not a list of texts")
+    record = {**record, "labels": tuple(labels)}
     base = record.get("base")
     if base is None:
         return Manifest(**record)

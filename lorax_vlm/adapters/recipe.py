@@ -11,15 +11,38 @@ from dataclasses import dataclass
 
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of
 
-# Named groups of sites per family; each pattern must match a module's whole name.
+_IMAGE_PATH_GROUPS = {
+    "projection": r"language_projection",
+    "qformer": r"qformer\.encoder\.layer\.\d+\.(attention|crossattention)\.attention\.(query|value)",
+    "vision": r"vision_model\.encoder\.layers\.\d+\.self_attn\.(qkv|projection)",
+}
+# Named groups of sites per family; each pattern must match a module's whole name. ViLT's one encoder is what reads and
+# answers, so it goes by the names of a language model.
 SITE_GROUPS = {
     "blip2-opt": {
         "lm-qv": r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
         "lm-attention": r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)",
         "lm-mlp": r"language_model\.model\.decoder\.layers\.\d+\.(fc1|fc2)",
-        "projection": r"language_projection",
-        "qformer": r"qformer\.encoder\.layer\.\d+\.(attention|crossattention)\.attention\.(query|value)",
-        "vision": r"vision_model\.encoder\.layers\.\d+\.self_attn\.(qkv|projection)",
+        **_IMAGE_PATH_GROUPS,
+    },
+    "blip2-t5": {
+        "lm-qv": r"language_model\.(encoder|decoder)\.block\.\d+\.layer\.\d\.(SelfAttention|EncDecAttention)\.(q|v)",
+        "lm-attention": (
+            r"language_model\.(encoder|decoder)\.block\.\d+\.layer\.\d\.(SelfAttention|EncDecAttention)\.(q|k|v|o)"
+        ),
+        "lm-mlp": r"language_model\.(encoder|decoder)\.block\.\d+\.layer\.\d\.DenseReluDense\.(wi_0|wi_1|wo)",
+        **_IMAGE_PATH_GROUPS,
+    },
+    "instructblip": {
+        "lm-qv": r"language_model\.model\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
+        "lm-attention": r"language_model\.model\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
+        "lm-mlp": r"language_model\.model\.layers\.\d+\.mlp\.(gate_proj|up_proj|down_proj)",
+        **_IMAGE_PATH_GROUPS,
+    },
+    "vilt": {
+        "lm-qv": r"vilt\.encoder\.layer\.\d+\.attention\.attention\.(query|value)",
+        "lm-attention": r"vilt\.encoder\.layer\.\d+\.attention\.(attention\.(query|key|value)|output\.dense)",
+        "lm-mlp": r"vilt\.encoder\.layer\.\d+\.(intermediate|output)\.dense",
     },
 }
 

@@ -20,6 +20,10 @@ class Example:
     name: str
     """How errors and listings call it, such as ``metadata.jsonl:12``."""
     prompt: str = ""
+    answers: tuple[str, ...] = ()
+    """What all annotators said, where that is known; ``target`` is the most frequent of them."""
+    kind: str = ""
+    """Type of the question, such as ``counting``; results are given by it."""
 
     def open_image(self) -> Image.Image:
         """The image, RGB.

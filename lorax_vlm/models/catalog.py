@@ -4,7 +4,7 @@ Any other checkpoint of a supported family works by hub id or folder; it takes t
 hub checkpoints: parameters computed from the published configurations, prompts and decoding from the papers' code.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorax_vlm.errors import UnknownModel
@@ -32,6 +32,8 @@ class CatalogEntry:
     parameters: int | None = None
     download_bytes: int | None = None
     miniature: bool = False
+    captions: bool = True
+    """Whether it can write text of its own; ViLT only chooses an answer."""
     caption_prompt: str = ""
     question_template: str = "Question: {question} Answer:"
     caption_settings: GenerationSettings = _PAPER_CAPTION
@@ -48,6 +50,11 @@ class CatalogEntry:
         return self.question_template.replace("{question}", question)
 
 
+_INSTRUCT_CAPTION = GenerationSettings(
+    max_new_tokens=256, min_new_tokens=1, num_beams=5, length_penalty=1.0, repetition_penalty=1.5
+)
+_SHORT_ANSWER = GenerationSettings(max_new_tokens=10)
+
 CATALOG = (
     CatalogEntry(
         name="blip2-opt-mini",
@@ -56,7 +63,41 @@ CATALOG = (
         parameters=2_527_200,
         miniature=True,
         caption_settings=_GREEDY,
-        answer_settings=GenerationSettings(max_new_tokens=10),
+        answer_settings=_SHORT_ANSWER,
+        licence="MIT",
+    ),
+    CatalogEntry(
+        name="blip2-flan-mini",
+        source=str(MINIS_DIR / "blip2-flan-mini"),
+        family="blip2-t5",
+        parameters=2_796_480,
+        miniature=True,
+        question_template="Question: {question} Short answer:",
+        caption_settings=_GREEDY,
+        answer_settings=_SHORT_ANSWER,
+        licence="MIT",
+    ),
+    CatalogEntry(
+        name="instructblip-mini",
+        source=str(MINIS_DIR / "instructblip-mini"),
+        family="instructblip",
+        parameters=2_812_000,
+        miniature=True,
+        caption_prompt="A short image caption.",
+        question_template="Question: {question} Short Answer:",
+        caption_settings=_GREEDY,
+        answer_settings=_SHORT_ANSWER,
+        licence="MIT",
+    ),
+    CatalogEntry(
+        name="vilt-mini",
+        source=str(MINIS_DIR / "vilt-mini"),
+        family="vilt",
+        parameters=1_470_000,
+        miniature=True,
+        question_template="{question}",
+        captions=False,
+        answer_settings=_SHORT_ANSWER,
         licence="MIT",
     ),
     CatalogEntry(
@@ -75,7 +116,55 @@ CATALOG = (
         download_bytes=14_980_000_000,
         caption_prompt="a photo of",
     ),
+    CatalogEntry(
+        name="blip2-flan-t5-xl",
+        source="Salesforce/blip2-flan-t5-xl",
+        family="blip2-t5",
+        key="blip2_flan",
+        parameters=3_942_446_592,
+        download_bytes=15_770_000_000,
+        question_template="Question: {question} Short answer:",
+    ),
+    CatalogEntry(
+        name="instructblip-vicuna-7b",
+        source="Salesforce/instructblip-vicuna-7b",
+        family="instructblip",
+        key="instructblip",
+        parameters=7_913_726_720,
+        download_bytes=31_650_000_000,
+        caption_prompt="A short image caption.",
+        question_template="Question: {question} Short Answer:",
+        caption_settings=_INSTRUCT_CAPTION,
+        licence="research only (LLaMA, Vicuna, LLaVA data)",
+    ),
+    CatalogEntry(
+        name="vilt-b32-finetuned-vqa",
+        source="dandelin/vilt-b32-finetuned-vqa",
+        family="vilt",
+        key="vilt",
+        parameters=117_588_537,
+        download_bytes=470_000_000,
+        question_template="{question}",
+        captions=False,
+        answer_settings=_SHORT_ANSWER,
+    ),
 )
+
+MINIATURE_KEYS = {
+    "blip2_opt": "blip2-opt-mini",
+    "blip2_flan": "blip2-flan-mini",
+    "instructblip": "instructblip-mini",
+    "vilt": "vilt-mini",
+}
+"""The miniature in the place of each hub checkpoint, by key."""
+# What a checkpoint that is not listed is prompted like: the first of its family on the hub.
+_FAMILY_DEFAULTS = ("question_template", "caption_prompt", "caption_settings", "answer_settings", "captions")
+
+
+def with_family_defaults(entry: CatalogEntry, family: str) -> CatalogEntry:
+    """An unlisted checkpoint with its family's prompts and decoding."""
+    model = next(row for row in CATALOG if row.family == family and not row.miniature)
+    return replace(entry, family=family, **{name: getattr(model, name) for name in _FAMILY_DEFAULTS})
 
 
 def list_models() -> tuple[CatalogEntry, ...]:

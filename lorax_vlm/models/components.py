@@ -6,6 +6,9 @@ _COMPONENT_OF_ROOT = {
     "query_tokens": "qformer",
     "language_projection": "projection",
     "language_model": "lm",
+    # ViLT has one encoder for question and image, and a head over its answers.
+    "vilt": "encoder",
+    "classifier": "head",
 }
 IMAGE_PATH_COMPONENTS = frozenset({"vision", "qformer", "projection"})
 

@@ -61,6 +61,13 @@ _ARCHITECTURE = frozenset(
         *("image_size", "patch_size", "hidden_act", "layer_norm_eps", "qkv_bias"),
         *("cross_attention_frequency", "encoder_hidden_size", "use_qformer_text_input"),
         *("ffn_dim", "word_embed_proj_dim", "activation_function", "do_layer_norm_before"),
+        # T5
+        *("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "is_gated_act", "dense_act_fn"),
+        *("relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon"),
+        # LLaMA
+        *("num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "attention_bias", "mlp_bias"),
+        # ViLT
+        *("type_vocab_size", "modality_type_vocab_size", "num_channels", "max_image_length"),
     }
 )
 

@@ -1,5 +1,6 @@
 """The only place that calls ``from_pretrained`` on a base model."""
 
+import dataclasses
 import importlib.util
 import platform
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ import psutil
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from transformers import AutoConfig, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessorPil
+from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from lorax_vlm.errors import CheckpointError, MissingExtra
-from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry, with_family_defaults
 from lorax_vlm.models.families.base import Family
-from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
+from lorax_vlm.models.families.registry import FamilyRow, find_family
 from lorax_vlm.models.fingerprint import architecture_digest, read_fingerprint
 from lorax_vlm.models.placement import (
     Device,
@@ -29,9 +30,12 @@ from lorax_vlm.models.placement import (
     require_memory,
 )
 
-# Only the language model's linear layers are quantised. Passing any list drops the library's own one, so it is whole.
-UNQUANTIZED_MODULES = ["vision_model", "qformer", "query_tokens", "language_projection", "lm_head"]
-_DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_DESCRIBED_BY = ["*.json", "*.txt", "*.model"]
+_WEIGHTS = ["*.safetensors"]
+_PICKLED_ONLY = (
+    "Only safetensors weights are read, because a pickle can run code. Convert a checkpoint you trust once: load it "
+    "with its transformers class, call save_pretrained(FOLDER) on model and processor, and pass FOLDER."
+)
 
 
 @dataclass(frozen=True)
@@ -93,64 +97,76 @@ def load_model(
         CheckpointError: It cannot be fetched, is of no supported family, or its parts disagree.
         MissingExtra: Quantisation is asked for and bitsandbytes is not installed.
     """
-    entry = get_model_entry(name)
-    hardware = probe_hardware()
+    entry, hardware = get_model_entry(name), probe_hardware()
+    folder, config = None, None
+    if entry.parameters is None:  # not in the catalogue: its configuration says what it is
+        folder, _ = _fetch(entry, _DESCRIBED_BY)
+        config = _read_config(folder, entry)
+        entry = _describe(entry, config)
     placement = plan_placement(entry, hardware, device, dtype, quantize)
     require_memory(entry, placement, hardware)
-    folder, revision = _fetch(entry)
-    config = AutoConfig.from_pretrained(folder)
-    _require_supported(entry, config)
-    family = Blip2DecoderFamily(_load_processor(folder), config, entry.name)
+    folder, revision = _fetch(entry, [*_DESCRIBED_BY, *_WEIGHTS])
+    config = config or _read_config(folder, entry)
+    row = find_family(config, entry.name)
+    family = row.make_family(row.load_processor(folder), config, entry.name)
+    model = _load_weights(folder, config, row, entry, placement)
+    row.after_loading(model, entry.name)
+    model.eval().requires_grad_(False)
+    return LoadedModel(entry, model, family, placement, folder, revision)
+
+
+def _read_config(folder: Path, entry: CatalogEntry) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(entry.name, [f"its configuration cannot be read: {reason}"]) from error
+
+
+def _describe(entry: CatalogEntry, config: Any) -> CatalogEntry:
+    """Family and number of parameters of a checkpoint that the catalogue does not list."""
+    row = find_family(config, entry.name)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in row.model_class(config).parameters())
+    return dataclasses.replace(with_family_defaults(entry, row.name), parameters=parameters)
+
+
+def _load_weights(folder: Path, config: Any, row: FamilyRow, entry: CatalogEntry, placement: Placement) -> Any:
     options: dict[str, Any] = {"dtype": getattr(torch, placement.dtype), "use_safetensors": True}
     if placement.quantization != "none":
-        options["quantization_config"] = _quantization_config(placement)
+        options["quantization_config"] = _quantization_config(placement, row)
     if placement.device == "cuda":
         options["device_map"] = {"": 0}
+    if row.text_type == "t5":  # see families/blip2_t5.py
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     progress_bar = transformers_logging.is_progress_bar_enabled()
     if entry.miniature:  # a bar for five milliseconds is noise
         transformers_logging.disable_progress_bar()
     try:
-        model = Blip2ForConditionalGeneration.from_pretrained(folder, **options)
+        model = row.model_class.from_pretrained(folder, config=config, **options)
     except OSError as error:
-        raise CheckpointError(entry.name, [str(error).splitlines()[0]], "Only safetensors weights are read.") from error
+        raise CheckpointError(entry.name, [str(error).splitlines()[0]], _PICKLED_ONLY) from error
     finally:
         if progress_bar:
             transformers_logging.enable_progress_bar()
     if placement.quantization == "4bit" and placement.device == "cpu":
         _avoid_inplace_bias(model)
-    model.eval().requires_grad_(False)
-    return LoadedModel(entry, model, family, placement, folder, revision)
+    return model
 
 
-def _fetch(entry: CatalogEntry) -> tuple[Path, str | None]:
+def _fetch(entry: CatalogEntry, patterns: list[str]) -> tuple[Path, str | None]:
     if Path(entry.source).is_dir():
         return Path(entry.source), None
     try:
-        folder = Path(snapshot_download(entry.source, allow_patterns=_DOWNLOADED))
+        folder = Path(snapshot_download(entry.source, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "Without a connection, use the miniature: --model blip2-opt-mini."
+        hint = "Without a connection, use a miniature, such as --model blip2-opt-mini."
         raise CheckpointError(entry.source, [f"it could not be fetched from the hub: {reason}"], hint) from error
     return folder, folder.name
 
 
-def _require_supported(entry: CatalogEntry, config: Any) -> None:
-    text_type = getattr(getattr(config, "text_config", None), "model_type", None)
-    if config.model_type != "blip-2" or text_type != "opt":
-        raise CheckpointError(
-            entry.name,
-            [f"its architecture is {config.model_type} with text model {text_type}; supported: blip-2 with opt"],
-        )
-
-
-def _load_processor(folder: Path) -> Blip2Processor:
-    processor = Blip2Processor.from_pretrained(folder)
-    # With torchvision installed another implementation would be chosen, whose resizing differs slightly.
-    processor.image_processor = BlipImageProcessorPil.from_pretrained(folder)
-    return processor
-
-
-def _quantization_config(placement: Placement) -> Any:
+def _quantization_config(placement: Placement, row: FamilyRow) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtra("bitsandbytes", "quant", f"{placement.quantization} quantisation")
     from transformers import BitsAndBytesConfig
@@ -161,7 +177,7 @@ def _quantization_config(placement: Placement) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, placement.dtype),
-        llm_int8_skip_modules=UNQUANTIZED_MODULES,
+        llm_int8_skip_modules=list(row.unquantized),
     )
 
 

@@ -17,8 +17,10 @@ Quantization = Literal["auto", "none", "4bit", "8bit"]
 _BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Activations, the image encoder's attention and the allocator's slack, beside the weights.
 _WORKING_BYTES = 700_000_000
-# Share of a BLIP-2 checkpoint's parameters in the language model's linear layers, the only ones that are quantised.
-_QUANTIZED_SHARE = 0.68
+# Share of the published checkpoint's parameters in the linear layers that are quantised, by family.
+_QUANTIZED_SHARE = {"blip2-opt": 0.67, "blip2-t5": 0.56, "instructblip": 0.82, "vilt": 0.72}
+# T5's activations leave float16's range: the loss becomes NaN.
+_NO_FLOAT16 = ("blip2-t5",)
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ def plan_placement(
     if entry.miniature:
         default_dtype, reason = "float32", "miniatures always compute in float32"
     elif chosen_device == "cuda":
+        without = "float32" if entry.family in _NO_FLOAT16 else "float16"
         default_dtype, reason = (
-            ("bfloat16", "bfloat16 on this GPU") if bfloat16 else ("float16", "a GPU without bfloat16")
+            ("bfloat16", "bfloat16 on this GPU") if bfloat16 else (without, "a GPU without bfloat16")
         )
     else:
         default_dtype = "bfloat16" if bfloat16 else "float32"
@@ -76,6 +79,8 @@ def plan_placement(
     chosen_dtype = default_dtype if dtype == "auto" else dtype
     if chosen_device == "cpu" and chosen_dtype == "float16":
         raise ValueError("float16 overflows and is slow on a CPU. Use dtype='bfloat16' or dtype='float32'.")
+    if chosen_dtype == "float16" and entry.family in _NO_FLOAT16:
+        raise ValueError(f"{entry.name} overflows in float16. Use dtype='bfloat16' or dtype='float32'.")
     quantized: Literal["none", "4bit", "8bit"] = "none"
     if quantization != "auto":
         quantized = quantization
@@ -94,7 +99,8 @@ def _needed_bytes(entry: CatalogEntry, dtype: str, quantization: str) -> int | N
         weights = entry.parameters * per_weight
     else:
         quantized = {"4bit": 0.52, "8bit": 1.03}[quantization]
-        weights = entry.parameters * (_QUANTIZED_SHARE * quantized + (1 - _QUANTIZED_SHARE) * per_weight)
+        share = _QUANTIZED_SHARE.get(entry.family, 0.0)
+        weights = entry.parameters * (share * quantized + (1 - share) * per_weight)
     return int(weights) + (0 if entry.miniature else _WORKING_BYTES)
 
 

@@ -13,14 +13,15 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from lorax_vlm.adapters.compatibility import BaseDescription, CompatibilityReport, check_compatibility
-from lorax_vlm.adapters.files import WEIGHTS_FILE, AdapterFiles, read_adapter_files
+from lorax_vlm.adapters.files import HEAD, WEIGHTS_FILE, AdapterFiles, read_adapter_files
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import touches_image_path
 from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, UntrainedAdapter
+from lorax_vlm.models.families.vilt import AnswerHead, resize_head
 from lorax_vlm.models.loading import LoadedModel
 
 
@@ -34,6 +35,8 @@ class Attachment:
     manifest: Manifest
     files: AdapterFiles
     report: CompatibilityReport
+    head: AnswerHead | None = None
+    """Its own head, with the answers the outputs stand for; takes the place of the base's while it is in effect."""
 
     @property
     def touches_image_path(self) -> bool:
@@ -101,22 +104,35 @@ class AttachedAdapters:
             except BaseException:
                 self._remove_slot(slot)
                 raise
-            attachment = Attachment(name, slot, manifest, files, report)
+            head = self._load_head(files, manifest) if files.head else None
+            attachment = Attachment(name, slot, manifest, files, report, head)
             self._attachments[name] = attachment
         return attachment
 
     def _inject(self, slot: str, folder: Path) -> None:
         config = LoraConfig.from_pretrained(str(folder))
         config.inference_mode = True
+        config.modules_to_save = None  # PEFT would leave the adapter's head on the base; see _load_head
         if self._peft is None:
             self._peft = add_peft_layers(self.base.model, config, slot)
         else:
             self._peft.add_adapter(slot, config)
-        outcome = set_peft_model_state_dict(self._peft, load_file(folder / WEIGHTS_FILE), adapter_name=slot)
+        outcome = set_peft_model_state_dict(self._peft, _lora_tensors(folder), adapter_name=slot)
         self._rest()
         missing = [key for key in outcome.missing_keys if f".{slot}." in key]
         if missing or outcome.unexpected_keys:
             raise IncompatibleAdapter(slot, self.base.name, [*missing, *outcome.unexpected_keys])
+
+    def _load_head(self, files: AdapterFiles, manifest: Manifest) -> AnswerHead:
+        head = resize_head(self.base.model.get_submodule(HEAD), manifest.labels)
+        prefix = f"base_model.model.{HEAD}."
+        stored = {
+            key.removeprefix(prefix): value
+            for key, value in load_file(files.folder / WEIGHTS_FILE).items()
+            if key.startswith(prefix)
+        }
+        head.load_state_dict(stored)
+        return head.to(self.base.device).eval().requires_grad_(False)
 
     def detach(self, name: str) -> None:
         """Take an adapter off the base.
@@ -158,11 +174,16 @@ class AttachedAdapters:
                     self.get(name)
                 yield self.base.model
                 return
-            self._peft.set_adapter(self.get(name).slot, inference_mode=True)
+            attachment, own_head = self.get(name), getattr(self.base.model, HEAD, None)
+            self._peft.set_adapter(attachment.slot, inference_mode=True)
             self._peft.base_model.enable_adapter_layers()
             try:
+                if attachment.head is not None:
+                    setattr(self.base.model, HEAD, attachment.head)
                 yield self.base.model
             finally:
+                if attachment.head is not None:
+                    setattr(self.base.model, HEAD, own_head)
                 self._rest()
 
     def _rest(self) -> None:
@@ -180,4 +201,10 @@ def describe_base(base: LoadedModel) -> BaseDescription:
             continue
         if isinstance(module, nn.Linear):
             shapes[name.removesuffix(".base_layer")] = (module.out_features, module.in_features)
-    return BaseDescription(base.name, shapes, base.architecture, base.fingerprint)
+    head = getattr(base.model, HEAD, None)
+    head_shapes = {f"{HEAD}.{name}": tuple(p.shape) for name, p in head.named_parameters()} if head is not None else {}
+    return BaseDescription(base.name, shapes, base.architecture, base.fingerprint, head_shapes)
+
+
+def _lora_tensors(folder: Path) -> dict[str, Tensor]:
+    return {key: value for key, value in load_file(folder / WEIGHTS_FILE).items() if ".lora_" in key}

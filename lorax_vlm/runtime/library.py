@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from importlib.metadata import version
@@ -75,6 +75,7 @@ class AdapterLibrary:
         prompt: str,
         trained: bool,
         training: Mapping[str, Any] | None = None,
+        labels: Sequence[str] = (),
     ) -> Manifest:
         """The record of an adapter made on this base, now."""
         base = self.base
@@ -95,6 +96,7 @@ class AdapterLibrary:
             trained=trained,
             recipe=recipe.name,
             prompt=prompt,
+            labels=tuple(labels),
             training=training or {},
             versions={package: version(package) for package in _RECORDED_PACKAGES},
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -29,6 +28,7 @@ class ExampleDataset(Dataset[dict[str, Any]]):
             "pixel_values": self._pixels(index),
             "prompt": example.prompt,
             "target": example.target,
+            "answers": example.answers,
             "name": example.name,
         }
 
@@ -51,8 +51,9 @@ class FamilyCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Put rows together; see ``Family.training_batch``."""
         return self._family.training_batch(
-            torch.stack([row["pixel_values"] for row in rows]),
+            self._family.stack_pixels([row["pixel_values"] for row in rows]),
             [row["prompt"] for row in rows],
             [row["target"] for row in rows],
+            answers=[row["answers"] for row in rows],
             names=[row["name"] for row in rows],
         )

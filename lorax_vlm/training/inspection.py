@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import LoraxError
-from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, target_loss
+from lorax_vlm.models.families.base import Batch, Family
 from lorax_vlm.models.loading import LoadedModel
 
 
@@ -51,30 +52,33 @@ def inspect_batch(base: LoadedModel, examples: Sequence[Example]) -> BatchInspec
     """
     if len(examples) < 2:
         raise LoraxError(f"At least 2 examples are needed to shuffle images, got {len(examples)}.")
-    pixels = base.family.pixel_values([example.open_image() for example in examples])
-    batch = base.family.training_batch(
-        pixels, [e.prompt for e in examples], [e.target for e in examples], names=[e.name for e in examples]
-    )
+    family = base.family
+    images = [example.open_image() for example in examples]
+    batch = _batch(family, examples, images)
+    rows = [
+        InspectedRow(example.name, tuple(family.explain_row(batch, index)), family.ends_with_eos(batch, index))
+        for index, example in enumerate(examples)
+    ]
+    grey = [Image.new("RGB", image.size, (127, 127, 127)) for image in images]
     return BatchInspection(
-        rows=tuple(_inspect_row(base, batch, index, example.name) for index, example in enumerate(examples)),
-        loss=_loss(base, batch, pixels),
-        shuffled_loss=_loss(base, batch, pixels.roll(1, dims=0)),
-        blank_loss=_loss(base, batch, torch.zeros_like(pixels)),
+        rows=tuple(rows),
+        loss=_loss(base, batch),
+        shuffled_loss=_loss(base, _batch(family, examples, [*images[1:], images[0]])),
+        blank_loss=_loss(base, _batch(family, examples, grey)),
     )
 
 
-def _loss(base: LoadedModel, batch: Batch, pixels: torch.Tensor) -> float:
-    inputs = {key: value.to(base.device) for key, value in {**batch, "pixel_values": pixels}.items()}
+def _batch(family: Family, examples: Sequence[Example], images: Sequence[Image.Image]) -> Batch:
+    return family.training_batch(
+        family.pixel_values(images),
+        [example.prompt for example in examples],
+        [example.target for example in examples],
+        answers=[example.answers for example in examples],
+        names=[example.name for example in examples],
+    )
+
+
+def _loss(base: LoadedModel, batch: Batch) -> float:
+    inputs = {key: value.to(base.device) for key, value in batch.items()}
     labels = inputs.pop("labels")
-    return float(target_loss(base.model(**inputs).logits, labels))
-
-
-def _inspect_row(base: LoadedModel, batch: Batch, index: int, name: str) -> InspectedRow:
-    tokenizer = base.family.tokenizer
-    kept = batch["attention_mask"][index].bool()
-    ids, labels = batch["input_ids"][index][kept].tolist(), batch["labels"][index][kept].tolist()
-    tokens = tuple(
-        (tokenizer.decode([token]), label != IGNORED_LABEL) for token, label in zip(ids, labels, strict=True)
-    )
-    carrying = [label for label in labels if label != IGNORED_LABEL]
-    return InspectedRow(name, tokens, carrying[-1] == base.family.eos_id)
+    return float(base.family.loss(base.model(**inputs).logits, labels))

@@ -34,11 +34,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorax_vlm.adapters.files import HEAD
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.errors import NonFiniteLoss, NothingToResume, TrainingError
-from lorax_vlm.models.families.base import target_loss
+from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.config import TrainConfig
@@ -161,6 +162,7 @@ def train_adapter(
     label: str = "adapter",
     resume: bool = False,
     progress: bool = True,
+    labels: Sequence[str] = (),
 ) -> TrainingResult:
     """Train an adapter on a plain base and write its PEFT directory to ``run_dir/adapter``.
 
@@ -177,6 +179,7 @@ def train_adapter(
         label: Shown beside the progress bar and over the curve.
         resume: Continue from the last complete checkpoint in ``run_dir``. Otherwise what is there is replaced.
         progress: Show a progress bar.
+        labels: ViLT only: the answers of a head of the adapter's own; those of the checkpoint first.
 
     Raises:
         NothingToResume: ``resume`` without a complete checkpoint.
@@ -185,21 +188,22 @@ def train_adapter(
         ExampleError: A row cannot be trained on.
         ImageError: An image cannot be read.
     """
-    run = _prepare_run(run_dir, _run_record(base, recipe, data, config), resume)
+    run = _prepare_run(run_dir, _run_record(base, recipe, data, config, labels), resume)
     if run.result is not None:
         return run.result
     callbacks: list[TrainerCallback] = []
     if config.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     bar = ProgressBar(label) if progress else None
-    with preserved_random_state(), _peft_on(base, recipe, config.seed) as peft_model:
+    family = base.family.with_labels(labels) if labels and isinstance(base.family, ViltFamily) else base.family
+    with preserved_random_state(), _peft_on(base, recipe, config.seed, labels) as peft_model:
         trainer = AdapterTrainer(
             model=peft_model,
             args=_arguments(base, config, run_dir),
-            train_dataset=ExampleDataset(data.train, base.family),
-            eval_dataset=ExampleDataset(data.validation, base.family),
-            data_collator=FamilyCollator(base.family),
-            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: target_loss(
+            train_dataset=ExampleDataset(data.train, family),
+            eval_dataset=ExampleDataset(data.validation, family),
+            data_collator=FamilyCollator(family),
+            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: family.loss(
                 outputs["logits"], labels, num_items_in_batch
             ),
             callbacks=callbacks,
@@ -268,8 +272,8 @@ def _arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> Trainin
 
 
 @contextmanager
-def _peft_on(base: LoadedModel, recipe: Recipe, seed: int) -> Iterator[PeftModel]:
-    """The base with a fresh trainable adapter; plain again when the block ends.
+def _peft_on(base: LoadedModel, recipe: Recipe, seed: int, labels: Sequence[str] = ()) -> Iterator[PeftModel]:
+    """The base with a fresh trainable adapter, and with a head of its own for ``labels``; plain again afterwards.
 
     Raises:
         TrainingError: Adapters are attached to the base.
@@ -277,11 +281,18 @@ def _peft_on(base: LoadedModel, recipe: Recipe, seed: int) -> Iterator[PeftModel
     if any(isinstance(module, BaseTunerLayer) for module in base.model.modules()):
         raise TrainingError(f"Adapters are attached to {base.name}; a new one can only be made on the plain base.")
     torch.manual_seed(seed)
-    peft_model = add_peft_layers(base.model, lora_config(base, recipe), "default")
+    lora, own_head = lora_config(base, recipe), getattr(base.model, HEAD, None)
+    if labels:
+        lora.modules_to_save = [HEAD]
+    peft_model = add_peft_layers(base.model, lora, "default")
     try:
+        if labels:
+            base.model.get_submodule(HEAD).modules_to_save["default"] = grow_head(own_head, labels)
         yield peft_model
     finally:
         peft_model.unload()
+        if own_head is not None:  # PEFT leaves the trained head in its place
+            setattr(base.model, HEAD, own_head)
         base.model.eval().requires_grad_(False)
 
 
@@ -297,7 +308,9 @@ def _save_adapter(peft_model: PeftModel, base: LoadedModel, folder: Path) -> Pat
 # --- runs that can be killed ------------------------------------------------------------------------------------------
 
 
-def _run_record(base: LoadedModel, recipe: Recipe, data: DataSplits, config: TrainConfig) -> dict[str, Any]:
+def _run_record(
+    base: LoadedModel, recipe: Recipe, data: DataSplits, config: TrainConfig, labels: Sequence[str]
+) -> dict[str, Any]:
     """What must be equal for a run to be continued."""
     return {
         "base": base.name,
@@ -310,6 +323,7 @@ def _run_record(base: LoadedModel, recipe: Recipe, data: DataSplits, config: Tra
         },
         "data": {"source": data.source, "train": len(data.train), "validation": len(data.validation)},
         "config": config.to_dict(),
+        "labels": list(labels),
     }
 
 

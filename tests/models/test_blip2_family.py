@@ -14,6 +14,8 @@ from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import CheckpointError, ExampleError
 from lorax_vlm.models.families.base import IGNORED_LABEL, target_loss
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
+from lorax_vlm.models.families.image_tokens import require_image_tokens
+from lorax_vlm.models.families.text import decode_new_tokens, token_ids
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.types import GenerationSettings
 
@@ -64,7 +66,7 @@ def test_the_first_token_of_the_target_keeps_its_loss(family: Blip2DecoderFamily
     """Masking by the length of the prompt tokenised alone is off by one when the prompt ends in a space."""
     prompt, target = "a photo of ", "red stars"
     alone = len(family.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    joint, _ = family.token_ids(prompt + target)
+    joint, _ = token_ids(family.tokenizer, prompt + target)
     assert words(family, joint[alone:]).strip() != target, "the trap is gone"
     _, labels = family.training_row(prompt, target, "row")
     assert words(family, [label for label in labels[:-1] if label != IGNORED_LABEL]) == " red stars"
@@ -98,7 +100,7 @@ def test_every_row_has_all_image_tokens(family: Blip2DecoderFamily) -> None:
     broken = ids.clone()
     broken[1, (broken[1] == family.image_token_id).nonzero()[0]] = family.pad_id
     with pytest.raises(ValueError, match=r"rows with another number: \{1: 15\}"):
-        family.require_image_tokens(broken)
+        require_image_tokens(broken, family.image_token_id, family.query_tokens)
 
 
 def test_missing_image_tokens_would_hand_features_to_the_next_row(mini, family, pixels) -> None:
@@ -116,7 +118,7 @@ def test_missing_image_tokens_would_hand_features_to_the_next_row(mini, family, 
 
 @pytest.mark.parametrize("text", ["<image>", "</s>", "<pad>", "a <image><image> b", "<s>"])
 def test_special_tokens_in_user_text_are_ordinary_characters(family: Blip2DecoderFamily, pixels, text: str) -> None:
-    ids, _ = family.token_ids(text)
+    ids, _ = token_ids(family.tokenizer, text)
     assert not set(ids) & {family.image_token_id, family.bos_id, family.pad_id, 0}
     assert words(family, ids) == text
     batch = family.training_batch(pixels[:2], [text, ""], ["a star", f"a {text} star"])
@@ -251,10 +253,17 @@ def decoded(family: Blip2DecoderFamily, rows: list[list[int]]) -> list[list[int]
 
 
 def test_an_empty_answer_is_told_from_a_cut_one(family: Blip2DecoderFamily) -> None:
-    star = family.token_ids("star")[0]
-    assert family._decode([family.eos_id, family.pad_id]).finish == "empty"
-    assert family._decode([*star, family.eos_id]) == family._decode([*star, family.eos_id, family.pad_id])
-    assert family._decode(star).finish == "length"
+    star = token_ids(family.tokenizer, "star")[0]
+    assert (
+        decode_new_tokens(family.tokenizer, [family.eos_id, family.pad_id], family.eos_id, family.pad_id).finish
+        == "empty"
+    )
+    ends = [*star, family.eos_id]
+    padded = [*ends, family.pad_id]
+    assert decode_new_tokens(family.tokenizer, ends, family.eos_id, family.pad_id) == decode_new_tokens(
+        family.tokenizer, padded, family.eos_id, family.pad_id
+    )
+    assert decode_new_tokens(family.tokenizer, star, family.eos_id, family.pad_id).finish == "length"
 
 
 def test_minimum_length_holds_the_end_token_back(mini, family, pixels) -> None:

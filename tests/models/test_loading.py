@@ -87,9 +87,9 @@ def test_memory_is_checked_before_anything_is_fetched(monkeypatch: pytest.Monkey
 
 def test_other_architectures_are_named(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
-    config["text_config"]["model_type"] = "t5"
+    config["text_config"]["model_type"] = "gpt_neox"
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="text model t5; supported: blip-2 with opt"):
+    with pytest.raises(CheckpointError, match="text model gpt_neox; supported: blip-2 with opt, blip-2 with t5"):
         load_model(str(copy))
 
 

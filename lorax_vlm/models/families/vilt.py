@@ -5,16 +5,18 @@ valid ones as a fourth channel. An answer that is not in the label set cannot be
 data's answers are, is reported before training. An adapter may bring a larger set with a head of its own.
 """
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lorax_vlm.answers import normalize_answer, soft_score
+from lorax_vlm.answers import most_frequent_answer, normalize_answer, soft_score
 from lorax_vlm.errors import CheckpointError, ExampleError
 from lorax_vlm.models.families.base import Batch
 from lorax_vlm.models.families.text import clean_text, require_equal_rows
@@ -156,7 +158,7 @@ class ViltFamily:
     ) -> list[Generated]:
         """The most probable label of each row; decoding settings do not apply. See ``Family.generate``."""
         logits = model(**self.prompt_batch(features, prompts)).logits
-        labels = head_labels(model) or self.labels
+        labels = getattr(model.classifier, "labels", self.labels)  # an adapter's head brings its own
         return [Generated(labels[index], "eos", 1) for index in logits.argmax(dim=-1).tolist()]
 
     def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
@@ -170,42 +172,70 @@ class ViltFamily:
         read = batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist()
         scores = batch["labels"][index]
         pieces = [(f"{token} ", False) for token in self.tokenizer.convert_ids_to_tokens(read)]
-        return pieces + [(f"{self.labels[label]}={scores[label]:g} ", True) for label in scores.nonzero()[:, 0].tolist()]
+        return pieces + [
+            (f"{self.labels[label]}={scores[label]:g} ", True) for label in scores.nonzero()[:, 0].tolist()
+        ]
 
     def ends_with_eos(self, batch: Batch, index: int) -> bool:
         """A classifier always ends."""
         return True
 
 
-def head_labels(model: Any) -> tuple[str, ...] | None:
-    """The answers of the head in effect, None when it is the checkpoint's own."""
-    head = model.classifier
-    if hasattr(head, "modules_to_save"):  # PEFT's wrapper around several heads
-        active = [name for name in head.active_adapters if name in head.modules_to_save]
-        if head.disable_adapters or not active:
-            return None
-        head = head.modules_to_save[active[0]]
-    return getattr(head, "labels", None)
+@dataclass(frozen=True)
+class LabelPlan:
+    """Which answers a training needs, and how much of its data they cover."""
+
+    labels: tuple[str, ...]
+    """The checkpoint's own answers, then those added."""
+    added: tuple[str, ...]
+    coverage: float
+    """Share of the training examples with at least one answer among ``labels``."""
+
+    def summary(self) -> str:
+        """One line for people."""
+        added = f", {len(self.added)} of them new ({', '.join(self.added[:5])}...)" if self.added else ""
+        return f"{len(self.labels)} answers{added}; they cover {self.coverage:.1%} of the training examples."
 
 
-def grow_head(head: nn.Sequential, old: Sequence[str], labels: Sequence[str]) -> AnswerHead:
-    """A copy of a head with further answers: known ones keep their rows, new ones start unlikely and neutral.
+def plan_labels(family: ViltFamily, answers: Sequence[Sequence[str]], min_count: int = 2) -> LabelPlan:
+    """Add to the checkpoint's answers those that are the most frequent one of at least ``min_count`` examples.
 
     Args:
-        head: ``Linear, LayerNorm, GELU, Linear``; the last of ``len(old)`` rows.
-        old: The answers of ``head``.
-        labels: The new answers; those of ``old`` first, in the same order.
+        family: With the checkpoint's own answers.
+        answers: The annotators' answers per example.
+        min_count: Rarer answers are left out: one example teaches a classifier nothing (VQAv2 took nine).
     """
-    *body, last = [*head]
-    grown = nn.Linear(last.in_features, len(labels), device=last.weight.device, dtype=last.weight.dtype)
-    with torch.no_grad():
-        grown.weight.zero_()
-        grown.weight[: len(old)] = last.weight
-        grown.bias.fill_(last.bias.mean())
-        grown.bias[: len(old)] = last.bias
-    import copy
+    known = {normalize_answer(label) for label in family.labels}
+    counts = Counter(normalize_answer(most_frequent_answer(given)) for given in answers)
+    added = tuple(answer for answer, count in counts.items() if answer and answer not in known and count >= min_count)
+    covered = known | set(added)
+    hits = sum(any(normalize_answer(answer) in covered for answer in given) for given in answers)
+    return LabelPlan((*family.labels, *added), added, hits / len(answers))
 
-    return AnswerHead([*(copy.deepcopy(layer) for layer in body), grown], labels)
+
+def resize_head(head: nn.Sequential, labels: Sequence[str]) -> AnswerHead:
+    """A copy of a head (``Linear, LayerNorm, GELU, Linear``) whose last layer is new, of one output per label."""
+    layers: list[nn.Module] = list(copy.deepcopy(head))
+    last: Any = layers.pop()
+    fresh = nn.Linear(last.in_features, len(labels), device=last.weight.device, dtype=last.weight.dtype)
+    return AnswerHead([*layers, fresh], labels)
+
+
+def grow_head(head: nn.Sequential, labels: Sequence[str]) -> AnswerHead:
+    """A copy of a head with further answers: known ones keep their rows, new ones start neutral and unlikely.
+
+    Args:
+        head: As for ``resize_head``.
+        labels: The head's own answers in their order, then new ones.
+    """
+    grown, last = resize_head(head, labels), head[-1]
+    known = last.out_features
+    with torch.no_grad():
+        grown[-1].weight.zero_()
+        grown[-1].weight[:known] = last.weight
+        grown[-1].bias.fill_(last.bias.mean())
+        grown[-1].bias[:known] = last.bias
+    return grown
 
 
 def keep_random_state(model: Any) -> None:

@@ -1,0 +1,144 @@
+"""Making adapters on one base: training, storing, and what a stored adapter was made of. Shared by the systems."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.adapters.store import StoredAdapter, require_adapter_name
+from lorax_vlm.data.examples import DataSplits
+from lorax_vlm.errors import DataError
+from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
+from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.settings import runs_dir
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.trainer import CURVE_FILE, discard_checkpoints, train_adapter, write_untrained_adapter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AdapterKind:
+    """What an adapter is to do."""
+
+    task: str
+    """Such as ``captioning`` or ``vqa``."""
+    style: str
+    """The caption style, or the skill that questions ask for."""
+    prompt: str
+    """Template of the prompt; ``{question}`` stands for the question."""
+
+
+class AdapterWorkshop:
+    """Creates and trains adapters for the base of one library."""
+
+    def __init__(self, library: AdapterLibrary) -> None:
+        self._library = library
+
+    def run_dir(self, name: str) -> Path:
+        """Where the training of this name keeps checkpoints, log and curve."""
+        return runs_dir() / self._library.entry.name / require_adapter_name(name)
+
+    def training_curve(self, name: str) -> Path:
+        """Where the last finished training of this name drew its curve."""
+        return self.run_dir(name) / CURVE_FILE
+
+    def create(
+        self,
+        name: str,
+        kind: AdapterKind,
+        recipe: Recipe,
+        splits: DataSplits | None,
+        config: TrainConfig,
+        *,
+        replace: bool = False,
+        progress: bool = True,
+    ) -> StoredAdapter:
+        """Train an adapter, or store an untrained one when there are no examples.
+
+        One of this name that was made with the same kind, recipe, data and settings is used as it is.
+
+        Raises:
+            AdapterExists: The name is taken by a different adapter and ``replace`` is false.
+            LoraxError: Training failed.
+        """
+        made_of = {"data": splits.summary(), "config": config.to_dict()} if splits else {}
+        stored = self._library.store.get(name) if name in self._library.store else None
+        if stored is not None and not replace and self._is_made_of(stored.manifest, kind, recipe, made_of):
+            logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
+            return stored
+        self._library.require_free(name, replace)
+        if splits is not None:
+            return self.train(name, kind, recipe, splits, config, replace=replace, progress=progress)
+        self._library.restore_base()
+        folder = write_untrained_adapter(self._library.base, recipe, self.run_dir(name) / "untrained")
+        logger.warning(
+            "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name
+        )
+        return self._library.keep(folder, self._manifest(name, kind, recipe, trained=False), replace=replace)
+
+    def _is_made_of(self, manifest: Manifest, kind: AdapterKind, recipe: Recipe, made_of: Mapping[str, Any]) -> bool:
+        same_base = manifest.base is not None and manifest.base.name == self._library.entry.identity
+        known = (manifest.task, manifest.style, manifest.recipe, manifest.trained)
+        same_kind = known == (kind.task, kind.style, recipe.name, bool(made_of))
+        return same_base and same_kind and all(manifest.training.get(key) == value for key, value in made_of.items())
+
+    def train(
+        self,
+        name: str,
+        kind: AdapterKind,
+        recipe: Recipe,
+        splits: DataSplits,
+        config: TrainConfig,
+        *,
+        replace: bool = False,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> StoredAdapter:
+        """Train an adapter and store it; an untrained adapter of that name becomes trained.
+
+        Raises:
+            AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
+            LoraxError: Training failed; see ``training.trainer.train_adapter``.
+        """
+        stored = self._library.store.get(name) if name in self._library.store else None
+        self._library.require_free(name, replace or (stored is not None and not stored.manifest.trained))
+        run_dir, base = self.run_dir(name), self._library.base
+        self._library.restore_base()
+        plan = None
+        if isinstance(base.family, ViltFamily):
+            splits, plan = _fit_to_labels(base.family, splits)
+            logger.info("%s", plan.summary())
+        labels = plan.labels if plan and plan.added else ()
+        result = train_adapter(
+            base, recipe, splits, config, run_dir, label=name, resume=resume, progress=progress, labels=labels
+        )
+        training = {"data": splits.summary(), "config": config.to_dict(), **result.record()}
+        if plan:
+            training["label_coverage"] = plan.coverage
+        manifest = self._manifest(name, kind, recipe, trained=True, training=training, labels=labels)
+        kept = self._library.keep(result.folder, manifest, replace=True)
+        discard_checkpoints(run_dir)
+        return kept
+
+    def _manifest(self, name: str, kind: AdapterKind, recipe: Recipe, **facts: Any) -> Manifest:
+        return self._library.manifest(
+            name, task=kind.task, style=kind.style, recipe=recipe, prompt=kind.prompt, **facts
+        )
+
+
+def _fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, LabelPlan]:
+    """Examples whose answers a classifier can give, and the set of answers it needs."""
+    plan = plan_labels(family, [example.answers or (example.target,) for example in splits.train])
+    grown = family.with_labels(plan.labels)
+    parts = [
+        [example for example in part if grown.label_scores(example.answers or (example.target,))]
+        for part in (splits.train, splits.validation)
+    ]
+    if not all(parts):
+        raise DataError(splits.source, [plan.summary(), "no training or no validation example has a known answer"])
+    return dataclasses.replace(splits, train=parts[0], validation=parts[1]), plan
