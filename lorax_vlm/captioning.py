@@ -12,10 +12,10 @@ from PIL import Image
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.data.examples import DataSplits, Example, scene_caption_splits
-from lorax_vlm.data.folder import read_caption_folder
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scenes import iterate_scenes
+from lorax_vlm.data.sources import read_data
 from lorax_vlm.evaluation.captions import judge_reference_captions, judge_scene_captions
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.families.base import IGNORED_LABEL
@@ -189,7 +189,7 @@ class BLIP2CaptioningSystem:
         if isinstance(data, DataSplits):
             splits = data
         elif data is not None:
-            splits = read_caption_folder(data, skip_bad_rows=skip_bad_rows)
+            splits = read_data(data, skip_bad_rows=skip_bad_rows)
         elif self.entry.miniature:
             require_style(style)
             splits = scene_caption_splits(style, MINI_TRAINING_SCENES)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 FinishReason = Literal["eos", "length", "empty"]
 
@@ -61,20 +61,29 @@ class Generated:
     tokens: int
 
 
-class Caption(str):
-    """A caption: plain text that also knows what made it."""
+class ModelText(str):
+    """Plain text that also knows what made it."""
 
     adapter: str | None
     """Name of the adapter, None for the plain base."""
     base: str
     finish: FinishReason
+    tokens: int
 
     @classmethod
-    def of(cls, generated: Generated, base: str, adapter: str | None) -> "Caption":
+    def of(cls, generated: Generated, base: str, adapter: str | None) -> Self:
         """Wrap a generated text."""
-        caption = cls(generated.text)
-        caption.adapter, caption.base, caption.finish = adapter, base, generated.finish
-        return caption
+        text = cls(generated.text)
+        text.adapter, text.base, text.finish, text.tokens = adapter, base, generated.finish, generated.tokens
+        return text
+
+
+class Caption(ModelText):
+    """What a base or an adapter says of an image."""
+
+
+class Answer(ModelText):
+    """What a base or an adapter answers to a question about an image."""
 
 
 @dataclass(frozen=True)
@@ -115,3 +124,74 @@ class ReferenceReport:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     failures: tuple[Mapping[str, Any], ...] = ()
     """The first captions that differ from their reference."""
+
+
+@dataclass(frozen=True)
+class AnswerRecord:
+    """One answered question of an evaluation."""
+
+    example: str
+    kind: str
+    question: str
+    answer: str
+    """Empty when the question could not be asked; see ``error``."""
+    annotators: tuple[str, ...]
+    score: float
+    """From 0 to 1 by the report's metric."""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class VQAReport:
+    """Figures of one adapter, or of the base, on questions with known answers. Shares are from 0 to 1."""
+
+    adapter: str | None
+    base: str
+    source: str
+    metric: str
+    """``vqa accuracy`` where several annotators answered, else ``exact match``."""
+    accuracy: Interval
+    by_kind: Mapping[str, Interval]
+    """Accuracy by type of question."""
+    records: tuple[AnswerRecord, ...]
+    time_s: float
+    blank: float | None = None
+    """Accuracy with every image grey; None when it was not measured."""
+    shuffled: float | None = None
+    """Accuracy with each question put to another question's image."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured how. Only reports with equal protocols can be compared."""
+
+    @property
+    def count(self) -> int:
+        """Number of questions."""
+        return len(self.records)
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """Cost and quality of one base, with or without an adapter."""
+
+    model: str
+    adapter: str | None
+    accuracy: float | None
+    """None without known answers."""
+    by_kind: Mapping[str, float]
+    latency_p50_s: float
+    """Median time of one question alone."""
+    latency_p95_s: float
+    questions_per_s: float
+    """In batches."""
+    tokens_per_s: float
+    """Generated tokens, in batches."""
+    peak_bytes: int
+    """Most memory during the run: of the GPU's allocator, or resident memory of the process on a CPU."""

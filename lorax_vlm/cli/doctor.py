@@ -79,7 +79,7 @@ def doctor(
 def _inspect(system: "BLIP2CaptioningSystem", data: Path | None, style: str | None, rows: int) -> "BatchInspection":
     from lorax_vlm.training.inspection import inspect_batch
 
-    return inspect_batch(system.base, system.training_data(style or "", data).train[:rows])
+    return inspect_batch(system.base, system.training_data(style or "", data).first(rows))
 
 
 def _version(package: str) -> str:

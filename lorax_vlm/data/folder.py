@@ -1,36 +1,35 @@
-"""Captioned images in the Hugging Face ImageFolder convention.
+"""Images with captions or questions in the Hugging Face ImageFolder convention.
 
     photos/metadata.jsonl          {"file_name": "cat.jpg", "caption": "a cat on a mat"}
+                                   {"file_name": "cat.jpg", "question": "What animal is it?", "answer": "cat"}
     photos/cat.jpg
 
 or the same inside ``train/`` and ``validation/`` (``val``, ``valid`` and ``test`` are not used for training). The
-text column is ``caption`` or ``text``; a list of strings gives one example each.
+text column is ``caption`` or ``text``; a list of strings gives one example each. A row with a ``question`` has an
+``answer``, or ``answers`` with what each annotator said, and perhaps a ``type``.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.examples import DataSplits, Example, answered
+from lorax_vlm.data.splitting import hold_out, image_file_problem, make_splits
 from lorax_vlm.errors import DataError
 
 METADATA = "metadata.jsonl"
 TEXT_COLUMNS = ("caption", "text")
 VALIDATION_FOLDERS = ("validation", "valid", "val")
 _FORMAT_HINT = (
-    f'Each line of {METADATA} is an object such as {{"file_name": "cat.jpg", "caption": "a cat on a mat"}}. '
+    f'Each line of {METADATA} is an object such as {{"file_name": "cat.jpg", "caption": "a cat on a mat"}} or '
+    '{"file_name": "cat.jpg", "question": "What animal is it?", "answer": "cat"}. '
     "Correct the rows, or leave them out with --skip-bad-rows."
 )
 
 
-def read_caption_folder(
-    folder: str | Path, *, validation_share: float = 0.1, skip_bad_rows: bool = False
-) -> DataSplits:
-    """Read a caption folder into training and validation examples.
+def read_image_folder(folder: str | Path, *, validation_share: float = 0.1, skip_bad_rows: bool = False) -> DataSplits:
+    """Read a folder of images with captions or questions into training and validation examples.
 
     Without a validation folder, images are held out by a hash of their name: the same ones on every run and machine,
     and all captions of an image on the same side.
@@ -44,8 +43,6 @@ def read_caption_folder(
         DataError: There is no such data, a row is malformed, or a split would be empty; every row is listed.
     """
     root = Path(folder).expanduser()
-    if not 0 < validation_share < 1:
-        raise ValueError(f"validation_share must be above 0 and below 1, got {validation_share}.")
     train_folder = root / "train" if (root / "train" / METADATA).is_file() else root
     if not (train_folder / METADATA).is_file():
         raise DataError(str(root), [f"neither {METADATA} nor train/{METADATA} exists"], _FORMAT_HINT)
@@ -55,23 +52,8 @@ def read_caption_folder(
     if held_out_folder is not None and train_folder != root:
         train, validation = examples, list(_read_split(held_out_folder, problems))
     else:
-        train = [e for e in examples if not _is_held_out(e, validation_share)]
-        validation = [e for e in examples if _is_held_out(e, validation_share)]
-        if not validation and examples:  # a tiny folder can hash to one side: hold out its last image
-            last = examples[-1].image
-            train, validation = [e for e in train if e.image != last], [e for e in train if e.image == last]
-    if problems and not skip_bad_rows:
-        raise DataError(str(root), problems, _FORMAT_HINT)
-    if not train or not validation:
-        raise DataError(
-            str(root), [f"{len(train)} training and {len(validation)} validation examples; both need at least one"]
-        )
-    return DataSplits(train, validation, str(root), tuple(problems))
-
-
-def _is_held_out(example: Example, share: float) -> bool:
-    digest = hashlib.sha256(Path(str(example.image)).name.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+        train, validation = hold_out(examples, lambda example: Path(str(example.image)).name, validation_share)
+    return make_splits(train, validation, str(root), problems, skip_bad_rows=skip_bad_rows, hint=_FORMAT_HINT)
 
 
 def _read_split(folder: Path, problems: list[str]) -> Iterator[Example]:
@@ -88,9 +70,20 @@ def _read_split(folder: Path, problems: list[str]) -> Iterator[Example]:
                 problems.append(f"{place}: {reason}")
                 continue
             assert isinstance(row, dict)
-            captions = _captions(row)
-            for caption in captions:
-                yield Example(folder / row["file_name"], caption, place)
+            yield from _examples(row, folder / row["file_name"], place)
+
+
+def _examples(row: dict[str, Any], image: Path, place: str) -> Iterator[Example]:
+    if "question" in row:
+        yield answered(image, row["question"], _answers(row), place, str(row.get("type") or ""))
+        return
+    for caption in _captions(row):
+        yield Example(image, caption, place)
+
+
+def _answers(row: dict[str, Any]) -> list[Any]:
+    value = row.get("answers", row.get("answer"))
+    return value if isinstance(value, list) else [value]
 
 
 def _parse_row(line: bytes) -> dict[str, Any] | str:
@@ -112,23 +105,27 @@ def _row_problem(row: dict[str, Any], folder: Path, inside: Path) -> str | None:
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
         return f"no 'file_name' (columns: {', '.join(map(str, row))})"
-    if not any(column in row for column in TEXT_COLUMNS):
-        return f"neither 'caption' nor 'text' (columns: {', '.join(map(str, row))})"
-    captions = _captions(row)
-    if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
-        return "the caption is empty or not text"
-    return _file_problem(name, folder, inside)
-
-
-def _file_problem(name: str, folder: Path, inside: Path) -> str | None:
+    text_problem = _text_problem(row)
+    if text_problem is not None:
+        return text_problem
     path = folder / name
     if not path.resolve().is_relative_to(inside):
         return f"file_name {name!r} leads out of the folder"
-    if not path.is_file():
-        return f"file {name!r} does not exist"
-    try:
-        with Image.open(path) as image:
-            image.verify()  # what can be told without decoding; the rest shows when it is read for training
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        return f"file {name!r} is not a readable image ({type(error).__name__})"
+    return image_file_problem(path, name)
+
+
+def _text_problem(row: dict[str, Any]) -> str | None:
+    columns = ", ".join(map(str, row))
+    if "question" in row:
+        if not isinstance(row["question"], str) or not row["question"].strip():
+            return "the question is empty or not text"
+        if "answer" not in row and "answers" not in row:
+            return f"a question without 'answer' or 'answers' (columns: {columns})"
+        texts, label = _answers(row), "an answer"
+    elif any(column in row for column in TEXT_COLUMNS):
+        texts, label = _captions(row), "the caption"
+    else:
+        return f"neither 'caption' nor 'text' nor 'question' (columns: {columns})"
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        return f"{label} is empty or not text"
     return None

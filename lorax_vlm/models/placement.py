@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorax_vlm.errors import OutOfMemoryForecast
-from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -108,7 +108,10 @@ def require_memory(entry: CatalogEntry, placement: Placement, hardware: Hardware
     """Raise ``OutOfMemoryForecast`` when the model would not fit; unknown sizes pass."""
     free = hardware.free_cuda_bytes if placement.device == "cuda" else hardware.free_ram_bytes
     if placement.needed_bytes is not None and placement.needed_bytes > free:
-        hint = "Try --quantize 4bit, or the miniature: --model blip2-opt-mini."
+        vilt = get_model_entry("vilt")
+        fits = 4 * (vilt.parameters or 0) + _WORKING_BYTES <= free
+        smaller = f"ViLT, which answers questions in {4 * (vilt.parameters or 0) / 1e9:.1f} GB (vilt), " if fits else ""
+        hint = f"Try --quantize 4bit, {smaller}or a miniature, such as blip2-opt-mini."
         raise OutOfMemoryForecast(entry.name, placement.needed_bytes, free, placement.device, hint)
 
 

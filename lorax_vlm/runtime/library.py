@@ -60,6 +60,12 @@ class AdapterLibrary:
                 return attachment
         return self._attached.attach(name, stored.folder)
 
+    def release(self) -> None:
+        """Let the base go; it is loaded again when it is needed."""
+        self.restore_base()
+        self.__dict__.pop("_attached", None)
+        self.__dict__.pop("base", None)
+
     def restore_base(self) -> None:
         """Take every adapter off the base; they come back on first use."""
         if "_attached" in self.__dict__:

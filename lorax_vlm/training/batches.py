@@ -1,13 +1,18 @@
 """Examples on their way to the Trainer: images decoded and preprocessed once, rows put together by the family."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from lorax_vlm.data.examples import Example
 from lorax_vlm.models.families.base import Batch, Family
+
+
+def make_dataset(examples: Sequence[Example] | Iterable[Example], family: Family) -> "ExampleDataset | ExampleStream":
+    """Examples for the Trainer, in memory or as a stream."""
+    return ExampleDataset(examples, family) if isinstance(examples, Sequence) else ExampleStream(examples, family)
 
 
 class ExampleDataset(Dataset[dict[str, Any]]):
@@ -23,14 +28,7 @@ class ExampleDataset(Dataset[dict[str, Any]]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self.examples[index]
-        return {
-            "pixel_values": self._pixels(index),
-            "prompt": example.prompt,
-            "target": example.target,
-            "answers": example.answers,
-            "name": example.name,
-        }
+        return _row(self.examples[index], self._pixels(index))
 
     def _pixels(self, index: int) -> Tensor:
         pixels = self._kept.get(index)
@@ -40,6 +38,27 @@ class ExampleDataset(Dataset[dict[str, Any]]):
                 self._room_bytes -= pixels.nbytes
                 self._kept[index] = pixels
         return pixels
+
+
+class ExampleStream(IterableDataset[dict[str, Any]]):
+    """Examples read as they are trained on, from the start again when they end."""
+
+    def __init__(self, examples: Iterable[Example], family: Family) -> None:
+        self._examples, self._family = examples, family
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for example in self._examples:
+            yield _row(example, self._family.pixel_values([example.open_image()])[0])
+
+
+def _row(example: Example, pixels: Tensor) -> dict[str, Any]:
+    return {
+        "pixel_values": pixels,
+        "prompt": example.prompt,
+        "target": example.target,
+        "answers": example.answers,
+        "name": example.name,
+    }
 
 
 class FamilyCollator:

@@ -41,7 +41,7 @@ from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.errors import NonFiniteLoss, NothingToResume, TrainingError
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
+from lorax_vlm.training.batches import ExampleDataset, FamilyCollator, make_dataset
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
 
@@ -200,7 +200,7 @@ def train_adapter(
         trainer = AdapterTrainer(
             model=peft_model,
             args=_arguments(base, config, run_dir),
-            train_dataset=ExampleDataset(data.train, family),
+            train_dataset=make_dataset(data.train, family),
             eval_dataset=ExampleDataset(data.validation, family),
             data_collator=FamilyCollator(family),
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: family.loss(
@@ -321,7 +321,7 @@ def _run_record(
             "groups": list(recipe.groups),
             "dropout": recipe.dropout,
         },
-        "data": {"source": data.source, "train": len(data.train), "validation": len(data.validation)},
+        "data": {"source": data.source, "train": data.train_count, "validation": len(data.validation)},
         "config": config.to_dict(),
         "labels": list(labels),
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lorax_vlm.data.folder import read_caption_folder
+from lorax_vlm.data.folder import read_image_folder
 from lorax_vlm.errors import DataError, ImageError
 
 
@@ -20,14 +20,14 @@ def write_images(folder: Path, count: int, prefix: str = "") -> list[dict[str, s
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for index in range(count):
-        Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / f"{prefix}{index}.png")
+        Image.new("RGB", (8, 8), (index, len(folder.name), 0)).save(folder / f"{prefix}{index}.png")
         rows.append({"file_name": f"{prefix}{index}.png", "caption": f"number {index}"})
     return rows
 
 
 def test_captions_and_a_stable_validation_split(tmp_path: Path) -> None:
     write_rows(tmp_path, write_images(tmp_path, 60))
-    splits, again = read_caption_folder(tmp_path), read_caption_folder(tmp_path)
+    splits, again = read_image_folder(tmp_path), read_image_folder(tmp_path)
     assert splits == again
     assert len(splits.train) + len(splits.validation) == 60
     assert 1 <= len(splits.validation) <= 15
@@ -39,16 +39,16 @@ def test_captions_and_a_stable_validation_split(tmp_path: Path) -> None:
 def test_adding_images_moves_none_between_the_sides(tmp_path: Path) -> None:
     rows = write_images(tmp_path, 60)
     write_rows(tmp_path, rows[:40])
-    before = {e.image for e in read_caption_folder(tmp_path).validation}
+    before = {e.image for e in read_image_folder(tmp_path).validation}
     write_rows(tmp_path, rows)
-    after = {e.image for e in read_caption_folder(tmp_path).validation}
+    after = {e.image for e in read_image_folder(tmp_path).validation}
     assert before <= after
 
 
 def test_all_captions_of_an_image_stay_on_one_side(tmp_path: Path) -> None:
     rows = [{"file_name": r["file_name"], "text": ["one", "two", "three"]} for r in write_images(tmp_path, 30)]
     write_rows(tmp_path, rows)
-    splits = read_caption_folder(tmp_path)
+    splits = read_image_folder(tmp_path)
     assert len(splits.train) + len(splits.validation) == 90
     assert not {e.image for e in splits.train} & {e.image for e in splits.validation}
 
@@ -56,14 +56,14 @@ def test_all_captions_of_an_image_stay_on_one_side(tmp_path: Path) -> None:
 def test_split_folders(tmp_path: Path) -> None:
     write_rows(tmp_path / "train", write_images(tmp_path / "train", 3))
     write_rows(tmp_path / "validation", write_images(tmp_path / "validation", 2))
-    splits = read_caption_folder(tmp_path)
+    splits = read_image_folder(tmp_path)
     assert (len(splits.train), len(splits.validation)) == (3, 2)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_tiny_folder_still_has_both_sides(tmp_path: Path, count: int) -> None:
     write_rows(tmp_path, write_images(tmp_path, count))
-    splits = read_caption_folder(tmp_path)
+    splits = read_image_folder(tmp_path)
     assert splits.train
     assert splits.validation
 
@@ -89,14 +89,14 @@ def test_every_malformed_row_is_reported_with_file_and_line(tmp_path: Path) -> N
     Image.new("RGB", (8, 8)).save(tmp_path.parent / "secret.png")
     write_rows(tmp_path, [*good, *(row for row, _ in BAD_ROWS)])
     with pytest.raises(DataError) as caught:
-        read_caption_folder(tmp_path)
+        read_image_folder(tmp_path)
     assert len(caught.value.problems) == len(BAD_ROWS)
     for line, ((_, reason), problem) in enumerate(zip(BAD_ROWS, caught.value.problems, strict=True), start=5):
         assert problem.startswith(f"{tmp_path / 'metadata.jsonl'}:{line}: ")
         assert reason in problem
     assert "--skip-bad-rows" in str(caught.value)
 
-    splits = read_caption_folder(tmp_path, skip_bad_rows=True)
+    splits = read_image_folder(tmp_path, skip_bad_rows=True)
     assert len(splits.train) + len(splits.validation) == 4
     assert len(splits.skipped) == len(BAD_ROWS)
     assert "11 malformed rows left out" in splits.summary()
@@ -107,17 +107,17 @@ def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
     with (tmp_path / "metadata.jsonl").open("ab") as file:
         file.write(b'{"file_name": "\xff.png"}\n')
     with pytest.raises(DataError, match=r"metadata\.jsonl:4: not UTF-8"):
-        read_caption_folder(tmp_path)
+        read_image_folder(tmp_path)
 
 
 def test_no_metadata_and_no_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither metadata\.jsonl"):
-        read_caption_folder(tmp_path / "nothing")
+        read_image_folder(tmp_path / "nothing")
     write_rows(tmp_path, write_images(tmp_path, 1))
     with pytest.raises(DataError, match="both need at least one"):
-        read_caption_folder(tmp_path)
+        read_image_folder(tmp_path)
     with pytest.raises(ValueError, match="validation_share"):
-        read_caption_folder(tmp_path, validation_share=0)
+        read_image_folder(tmp_path, validation_share=0)
 
 
 def test_an_image_damaged_inside_is_named_when_it_is_read(tmp_path: Path) -> None:
@@ -126,6 +126,6 @@ def test_an_image_damaged_inside_is_named_when_it_is_read(tmp_path: Path) -> Non
     noise.save(tmp_path / "0.jpg")
     (tmp_path / "0.jpg").write_bytes((tmp_path / "0.jpg").read_bytes()[:3000])
     write_rows(tmp_path, [{"file_name": "0.jpg", "caption": "x"}, *rows])
-    examples = [*read_caption_folder(tmp_path).train, *read_caption_folder(tmp_path).validation]
+    examples = [*read_image_folder(tmp_path).train, *read_image_folder(tmp_path).validation]
     with pytest.raises(ImageError, match=r"0\.jpg.*truncated"):
         next(e for e in examples if str(e.image).endswith("0.jpg")).open_image()

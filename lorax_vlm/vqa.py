@@ -1,0 +1,479 @@
+"""Visual question answering on several bases, with task adapters: create, train, ask, measure. Composition only."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.data.examples import DataSplits, Example, require_task, scene_question_splits, scene_questions
+from lorax_vlm.data.images import ImageSource, load_image
+from lorax_vlm.data.sources import read_data
+from lorax_vlm.errors import LoraxError
+from lorax_vlm.evaluation.cost import benchmark_questions
+from lorax_vlm.evaluation.questions import compare_reports, evaluate_questions
+from lorax_vlm.models.catalog import MINIATURE_KEYS, CatalogEntry, get_model_entry
+from lorax_vlm.models.loading import LoadedModel, load_model
+from lorax_vlm.models.placement import Device, Precision, Quantization
+from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.shelf import BaseShelf
+from lorax_vlm.training.config import MINI_VQA_CONFIG, TrainConfig
+from lorax_vlm.types import Answer, BenchmarkRow, GenerationSettings, Interval, VQAReport
+from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
+
+MINI_TRAINING_SCENES = 6400
+
+
+class VQASystem:
+    """Questions about images, answered by several bases and their task adapters.
+
+    >>> system = VQASystem(models="mini")                                     # doctest: +SKIP
+    >>> system.create_vqa_adapter("blip2_flan", "counting", "counting")       # doctest: +SKIP
+    >>> system.answer_question("photo.png", "How many stars are there?", "blip2_flan", "counting")  # doctest: +SKIP
+    '3'
+
+    Adapters are stored as ``MODEL.NAME``, so several models may have one of the same name.
+    """
+
+    def __init__(
+        self,
+        models: str | Mapping[str, str] = "hub",
+        *,
+        store: str | Path | None = None,
+        device: Device = "auto",
+        dtype: Precision = "auto",
+        quantize: Quantization = "auto",
+        batch_size: int = 32,
+        memory_budget_bytes: int | None = None,
+    ) -> None:
+        """Choose what the model keys stand for; bases are loaded on first use.
+
+        Args:
+            models: ``hub``, ``mini``, or other checkpoints (hub ids or folders) by key, such as
+                ``{"blip2_flan": "my-checkpoint"}``; other keys stay the hub's.
+            store: Where adapters live, by default the store of ``LORAX_VLM_HOME``.
+            device: ``auto`` takes CUDA when there is one.
+            dtype: ``auto``: see ``models/placement.py``.
+            quantize: ``auto``: 4 bits on CUDA, none on a CPU.
+            batch_size: Questions per forward pass.
+            memory_budget_bytes: Most memory for all bases together; the least recently used one leaves for another.
+                None: what the machine has free.
+
+        Raises:
+            ValueError: ``models`` is another word, or has an unknown key.
+        """
+        if isinstance(models, str) and models not in ("hub", "mini"):
+            raise ValueError(f"models must be 'hub', 'mini' or checkpoints by key, got {models!r}.")
+        self.models = {key: key for key in MINIATURE_KEYS} if models == "hub" else dict(MINIATURE_KEYS)
+        if not isinstance(models, str):
+            unknown = set(models) - set(MINIATURE_KEYS)
+            if unknown:
+                raise ValueError(
+                    f"Unknown model keys {', '.join(sorted(unknown))}. Known: {', '.join(MINIATURE_KEYS)}."
+                )
+            self.models = {key: models.get(key, key) for key in MINIATURE_KEYS}
+        self.store = AdapterStore(store)
+        self.batch_size = batch_size
+        self._shelf = BaseShelf(budget_bytes=memory_budget_bytes, device=device, dtype=dtype, quantize=quantize)
+        self._load_options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
+        self._libraries: dict[str, AdapterLibrary] = {}
+
+    # --- models -----------------------------------------------------------------------------------------------------
+
+    def entry(self, model: str) -> CatalogEntry:
+        """The checkpoint behind a key, a catalogue name, a hub id or a folder.
+
+        Raises:
+            UnknownModel: It is none of these.
+        """
+        return get_model_entry(self.models.get(model, model))
+
+    def base(self, model: str) -> LoadedModel:
+        """A base, loaded on first use.
+
+        Raises:
+            OutOfMemoryForecast: It would not fit; said before anything is downloaded.
+        """
+        return self._shelf.load(self._library(model))
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the bases in memory, least recently used first."""
+        return self._shelf.loaded
+
+    def _library(self, model: str) -> AdapterLibrary:
+        entry = self.entry(model)
+        if entry.name not in self._libraries:
+            load = partial(load_model, entry.source if not entry.miniature else entry.name, **self._load_options)
+            self._libraries[entry.name] = AdapterLibrary(entry, load, self.store)
+        return self._libraries[entry.name]
+
+    def default_config(self, model: str) -> TrainConfig:
+        """Training settings when none are given."""
+        return MINI_VQA_CONFIG if self.entry(model).miniature else TrainConfig()
+
+    # --- adapters ---------------------------------------------------------------------------------------------------
+
+    def stored_name(self, model: str, name: str) -> str:
+        """The store's name of an adapter: ``MODEL.NAME``, or ``name`` itself when that is an adapter of this base."""
+        qualified = f"{self.entry(model).name}.{name}"
+        if qualified not in self.store and name in self.store:
+            return name
+        return qualified
+
+    def create_vqa_adapter(
+        self,
+        model: str,
+        name: str,
+        task: str,
+        complexity: str | Recipe = "heavy",
+        *,
+        data: str | Path | DataSplits | None = None,
+        config: TrainConfig | None = None,
+        replace: bool = False,
+        progress: bool = True,
+    ) -> StoredAdapter:
+        """Create a task adapter and train it at once when questions are at hand.
+
+        The miniatures always have their scenes. Any other base needs ``data``; without it the adapter is stored
+        untrained, which is the identity, and every listing says so.
+
+        Args:
+            model: Key, catalogue name, hub id or folder.
+            name: Name of the adapter; several models may have one of the same name.
+            task: ``counting``, ``reasoning``, ``classification``, ``general`` or a type of the base's own questions;
+                with ``data`` any word.
+            complexity: ``light``, ``medium``, ``heavy`` or a ``Recipe``.
+            data: As for ``training_data``.
+            config: Steps and rates. None: defaults for the base.
+            replace: Make a new version when the name exists.
+            progress: Show a progress bar.
+
+        Raises:
+            AdapterExists: The name is taken by a different adapter and ``replace`` is false.
+            ValueError: The task (without ``data``) or the complexity is unknown.
+            LoraxError: Training failed.
+        """
+        recipe, entry = get_recipe(complexity), self.entry(model)
+        if data is None:
+            require_task(task)
+        splits = self.training_data(model, task, data) if data is not None or entry.miniature else None
+        self.base(model)
+        return self._workshop(model).create(
+            f"{entry.name}.{name}",
+            self._kind(model, task),
+            recipe,
+            splits,
+            config or self.default_config(model),
+            replace=replace,
+            progress=progress,
+        )
+
+    def train_adapter(
+        self,
+        model: str,
+        name: str,
+        task: str | None = None,
+        *,
+        data: str | Path | DataSplits | None = None,
+        complexity: str | Recipe = "heavy",
+        config: TrainConfig | None = None,
+        replace: bool = False,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> StoredAdapter:
+        """Train an adapter and store it; an untrained one of that name becomes trained.
+
+        Args:
+            model: As for ``create_vqa_adapter``.
+            name: As for ``create_vqa_adapter``.
+            task: None: the stored adapter's.
+            data: As for ``training_data``.
+            complexity: As for ``create_vqa_adapter``.
+            config: As for ``create_vqa_adapter``.
+            replace: Make a new version of an adapter that is already trained.
+            resume: Continue the run of this name that was interrupted.
+            progress: Show a progress bar.
+
+        Raises:
+            AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
+            LoraxError: Training failed.
+        """
+        stored_name = f"{self.entry(model).name}.{name}"
+        if task is None:
+            task = self.store.get(stored_name).manifest.style if stored_name in self.store else "general"
+        splits = self.training_data(model, task, data)
+        self.base(model)
+        return self._workshop(model).train(
+            stored_name,
+            self._kind(model, task),
+            get_recipe(complexity),
+            splits,
+            config or self.default_config(model),
+            replace=replace,
+            resume=resume,
+            progress=progress,
+        )
+
+    def training_data(self, model: str, task: str, data: str | Path | DataSplits | None = None) -> DataSplits:
+        """The examples an adapter would be trained on, with the base's prompt.
+
+        Args:
+            model: Key, catalogue name, hub id or folder.
+            task: Type of the scenes' questions, where there is no ``data``.
+            data: Splits, or what ``read_data`` recognises. None: the scenes of the miniature world.
+
+        Raises:
+            DataError: The data have malformed rows.
+            ValueError: There is no ``data`` and this base has no scenes, or the task is unknown.
+        """
+        entry = self.entry(model)
+        if isinstance(data, DataSplits):
+            splits = data
+        elif data is not None:
+            splits = read_data(data)
+        elif entry.miniature:
+            splits = scene_question_splits(task, MINI_TRAINING_SCENES)
+        else:
+            raise ValueError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
+        return splits.with_prompt(entry.question_template)
+
+    def training_curve(self, model: str, name: str) -> Path:
+        """Where the last finished training of this name drew its curve."""
+        return self._workshop(model).training_curve(self.stored_name(model, name))
+
+    def _workshop(self, model: str) -> AdapterWorkshop:
+        return AdapterWorkshop(self._library(model))
+
+    def _kind(self, model: str, task: str) -> AdapterKind:
+        return AdapterKind("vqa", task, self.entry(model).question_template)
+
+    def list_adapters(self, model: str | None = None) -> list[StoredAdapter]:
+        """The store's adapters for question answering, of one model or of all."""
+        good, _ = self.store.list()
+        wanted = self.entry(model).identity if model else None
+        return [
+            a
+            for a in good
+            if a.manifest.task in ("vqa", "unknown")
+            and (wanted is None or a.manifest.base is None or a.manifest.base.name == wanted)
+        ]
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def answer_question(
+        self, image: ImageSource, question: str, model: str, adapter: str | None = None, **decoding: Any
+    ) -> Answer:
+        """Answer one question, by the plain base or by an adapter.
+
+        Args:
+            image: A path, an http(s) URL, bytes, a PIL image or a numpy array.
+            question: In plain words; the base's prompt is put around it.
+            model: Key, catalogue name, hub id or folder.
+            adapter: Name of the adapter, None for the base.
+            decoding: Fields of ``GenerationSettings`` to change, such as ``num_beams=1``. ViLT has none.
+
+        Raises:
+            ImageError: The image cannot be read.
+            ExampleError: The question is empty or too long.
+            AdapterNotFound: There is no such adapter; an unknown name never means the base.
+        """
+        answer = self.answer_questions([image], [question], model, adapter, **decoding)[0]
+        assert isinstance(answer, Answer)
+        return answer
+
+    def answer_questions(
+        self,
+        images: Sequence[ImageSource],
+        questions: Sequence[str],
+        model: str,
+        adapter: str | None = None,
+        *,
+        return_errors: bool = False,
+        **decoding: Any,
+    ) -> list[Answer | LoraxError]:
+        """Answer questions in batches; each answer is what the question alone would get.
+
+        Args:
+            images: One per question.
+            questions: One per image.
+            model: As for ``answer_question``.
+            adapter: As for ``answer_question``.
+            return_errors: Put the error of a bad row (an unreadable image, an overlong question) in its place instead
+                of raising it, so that it fails alone.
+            decoding: As for ``answer_question``.
+
+        Raises:
+            ValueError: The numbers of images and questions differ.
+            LoraxError: A row is bad, and ``return_errors`` is false; nothing was answered.
+        """
+        if len(images) != len(questions):
+            raise ValueError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
+        base, library = self.base(model), self._library(model)
+        name = self.stored_name(model, adapter) if adapter is not None else None
+        template, settings = self._template(library, name), self._settings(base, decoding)
+        results: list[Answer | LoraxError | None] = [None] * len(images)
+        ready: list[tuple[int, Image.Image, str]] = []
+        for index, (image, question) in enumerate(zip(images, questions, strict=True)):
+            try:
+                prompt = self._checked_prompt(base, template, question)
+                ready.append((index, load_image(image), prompt))
+            except LoraxError as error:
+                if not return_errors:
+                    raise
+                results[index] = error
+        for start in range(0, len(ready), self.batch_size):
+            rows = ready[start : start + self.batch_size]
+            with library.using(name) as loaded:
+                answers = self._answer(loaded, base, rows, settings, adapter)
+            for (index, _, _), answer in zip(rows, answers, strict=True):
+                results[index] = answer
+        return [result for result in results if result is not None]
+
+    def _template(self, library: AdapterLibrary, name: str | None) -> str:
+        attachment = library.find(name)
+        own = attachment.manifest.prompt if attachment and attachment.manifest.base else ""
+        return own if "{question}" in own else library.base.entry.question_template
+
+    def _settings(self, base: LoadedModel, decoding: Mapping[str, Any]) -> GenerationSettings:
+        return base.entry.answer_settings.replace(**decoding)
+
+    def _checked_prompt(self, base: LoadedModel, template: str, question: str) -> str:
+        if not isinstance(question, str) or not question.strip():
+            raise LoraxError(f"The question is empty or not text: {question!r}.")
+        prompt = template.replace("{question}", question.strip())
+        base.family.check_prompt(prompt)
+        return prompt
+
+    @torch.no_grad()
+    def _answer(
+        self,
+        loaded: Any,
+        base: LoadedModel,
+        rows: Sequence[tuple[int, Image.Image, str]],
+        settings: GenerationSettings,
+        adapter: str | None,
+    ) -> list[Answer]:
+        prompts = [prompt for _, _, prompt in rows]
+        pixels = base.family.pixel_values([image for _, image, _ in rows]).to(base.device)
+        features = base.family.encode_images(loaded, pixels, prompts)
+        generated = base.family.generate(loaded, features, prompts, settings)
+        return [Answer.of(text, base.name, adapter) for text in generated]
+
+    # --- figures ----------------------------------------------------------------------------------------------------
+
+    def test_questions(self, task: str, count: int = 500) -> list[Example]:
+        """Held-out questions of the scene world, one per scene."""
+        return scene_questions(task, "test", count)
+
+    def evaluate(
+        self,
+        model: str,
+        adapter: str | None = None,
+        *,
+        examples: Sequence[Example] | None = None,
+        task: str = "general",
+        count: int = 500,
+        source: str = "",
+        ablations: bool = False,
+        **decoding: Any,
+    ) -> VQAReport:
+        """Measure an adapter, or the base for None, on questions with known answers.
+
+        Args:
+            model: Key, catalogue name, hub id or folder.
+            adapter: Name of the adapter, None for the base.
+            examples: Questions with answers. None: ``count`` held-out scenes of the miniature world.
+            task: Type of the scenes' questions.
+            count: Number of scenes.
+            source: What ``examples`` are, for the report.
+            ablations: Ask again with grey images and with each other's. An adapter whose accuracy stays answers from
+                the question alone.
+            decoding: As for ``answer_question``.
+
+        Raises:
+            ValueError: There are neither ``examples`` nor a miniature world for this base.
+        """
+        if examples is None:
+            if not self.entry(model).miniature:
+                raise ValueError(f"{self.entry(model).name} has no built-in test questions. Pass examples=.")
+            examples, source = self.test_questions(task, count), f"scenes, {task}, {count} held out"
+        settings = self._settings(self.base(model), decoding)
+        return evaluate_questions(
+            partial(self.answer_questions, model=model, adapter=adapter, return_errors=True, **decoding),
+            examples,
+            ablations=ablations,
+            source=source or "examples",
+            base=self.entry(model).name,
+            adapter=adapter,
+            settings=settings,
+        )
+
+    def compare(self, first: VQAReport, second: VQAReport) -> Interval:
+        """How much more accurate the second report is, with a paired bootstrap interval.
+
+        Raises:
+            ValueError: They were measured on different questions or by different metrics.
+        """
+        return compare_reports(first, second)
+
+    def benchmark_models(
+        self,
+        images: Sequence[ImageSource],
+        questions: Sequence[str],
+        *,
+        answers: Sequence[str | Sequence[str]] | None = None,
+        kinds: Sequence[str] | None = None,
+        models: Sequence[str] | None = None,
+        adapters: Mapping[str, Sequence[str]] | None = None,
+        alone: int = 20,
+    ) -> list[BenchmarkRow]:
+        """Ask every model, and every adapter of it, the same questions.
+
+        Args:
+            images: One per question.
+            questions: One per image.
+            answers: The right answer, or all annotators' answers, per question. None: no accuracy.
+            kinds: Type of each question.
+            models: Keys or names. None: all four.
+            adapters: Names of the adapters to measure, by model. None: every stored one.
+            alone: Questions that are asked one by one, for the latency.
+
+        Raises:
+            ValueError: The numbers of images, questions, answers or kinds differ.
+            OutOfMemoryForecast: A model would not fit.
+        """
+        counts = {len(part) for part in (images, questions, answers, kinds) if part is not None}
+        if len(counts) != 1 or not questions:
+            raise ValueError(f"Images, questions, answers and types must be equally many and some, got {counts}.")
+        known = [[given] if isinstance(given, str) else list(given) for given in answers or [""] * len(questions)]
+        examples = [
+            Example(load_image(image), given[0], f"question {i}", question=q, answers=tuple(given), kind=kind)
+            for i, (image, q, given, kind) in enumerate(
+                zip(images, questions, known, kinds or [""] * len(questions), strict=True)
+            )
+        ]
+        rows = []
+        for model in models if models is not None else self.models:
+            names = adapters.get(model, ()) if adapters is not None else self._short_names(model)
+            for adapter in (None, *names):
+                rows.append(
+                    benchmark_questions(
+                        partial(self.answer_questions, model=model, adapter=adapter, return_errors=True),
+                        examples,
+                        self.base(model).device,
+                        model=self.entry(model).name,
+                        adapter=adapter,
+                        judged=answers is not None,
+                        alone=alone,
+                    )
+                )
+        return rows
+
+    def _short_names(self, model: str) -> list[str]:
+        prefix = f"{self.entry(model).name}."
+        return [stored.name.removeprefix(prefix) for stored in self.list_adapters(model)]
