@@ -2,7 +2,8 @@
 
 Imports inside the package point one way only:
 
-scripts, cli > captioning > training, runtime, evaluation > adapters > models, data > types, settings > errors
+scripts, cli > captioning, vqa > workshop > training, runtime, evaluation > adapters > models, data > types, settings,
+answers > errors
 
 Names are imported on first use, so ``import lorax_vlm`` does not import torch.
 """
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
     from lorax_vlm.models.catalog import list_models
     from lorax_vlm.models.loading import load_model
     from lorax_vlm.training.config import TrainConfig
-    from lorax_vlm.types import Caption, CaptionReport, GenerationSettings
+    from lorax_vlm.types import Answer, Caption, GenerationSettings
+    from lorax_vlm.vqa import VQASystem
 
 _HOMES = {
     "AdapterStore": "adapters.store",
+    "Answer": "types",
     "BLIP2CaptioningSystem": "captioning",
     "Caption": "types",
-    "CaptionReport": "types",
     "GenerationSettings": "types",
     "LoraxError": "errors",
     "Recipe": "adapters.recipe",
     "TrainConfig": "training.config",
+    "VQASystem": "vqa",
     "draw_comparison_sheet": "evaluation.sheet",
     "list_models": "models.catalog",
     "load_image": "data.images",
@@ -42,13 +45,14 @@ _HOMES = {
 
 __all__ = [
     "AdapterStore",
+    "Answer",
     "BLIP2CaptioningSystem",
     "Caption",
-    "CaptionReport",
     "GenerationSettings",
     "LoraxError",
     "Recipe",
     "TrainConfig",
+    "VQASystem",
     "draw_comparison_sheet",
     "list_models",
     "load_image",

@@ -121,6 +121,8 @@ class ReferenceReport:
     loss: float
     """Cross-entropy per target token of the references, in nats."""
     time_s: float
+    text_metrics: Mapping[str, float] = field(default_factory=dict)
+    """CIDEr, BLEU-4 and ROUGE-L; empty when their library is not installed."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     failures: tuple[Mapping[str, Any], ...] = ()
     """The first captions that differ from their reference."""

@@ -7,7 +7,7 @@ need two things at once (existence, place) do not get off the ground.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,12 +20,10 @@ from recipes.mentions import MentionReadout
 from recipes.optimizer import Optimizer
 from recipes.qformer import QueryReadout, query_outputs
 from recipes.scene_pool import ScenePool
-from recipes.turns import Turn
+from recipes.turns import Turn, TurnSource
 
 ROW_TOKENS = 76
 """Text tokens per row: a row is filled with turns about its image, so nothing is spent on padding."""
-
-TurnSource = Callable[[Any, Any, random.Random, str], Iterator[Turn]]
 
 
 def packed_row(family: Blip2DecoderFamily, turns: Iterator[Turn]) -> tuple[str, list[int], list[int]]:

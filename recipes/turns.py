@@ -5,7 +5,7 @@ occurs in repeat-after-me sentences, so an adapter has to learn a way of speakin
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from lorax_vlm.data.scene_captions import CREATIVE_ENDINGS, CREATIVE_OPENINGS, STYLES
 from lorax_vlm.data.scene_questions import BASE_QUESTION_TYPES, SKILL_QUESTION_TYPES
@@ -16,25 +16,37 @@ REPEAT_PROMPT = "Repeat: {words} Answer:"
 CAPTION_SHARE = 0.35
 """Share of rows that begin with a caption; the others begin with a question."""
 QUESTION_KINDS = {"base": 0.74, "size": 0.1, "guess": 0.06, "repeat": 0.1}
-"""Shares of the questions. ``guess`` are the skills left for adapters, answered as in another scene: the form of an
-answer without the skill."""
+"""Shares of the questions. ``guess`` are skills left for adapters, answered as in another scene: the form of an answer
+without the skill."""
+GUESSED = SKILL_QUESTION_TYPES
+GUESSED_WITH_SIDES = ("counting", "classification")
+"""Spatial questions are left out beside questions about sides: a base that was taught to guess them cannot use what it
+knows of sides, and neither can an adapter."""
 CAPTION_INSTRUCTIONS = ("A short image caption.", "Describe the image.", "Write a short description of the image.")
 COLORS_INSTRUCTION = "Name the colors only."
 YES_NO_INSTRUCTION = "Answer yes or no: {question}"
 
+SIDE_SHARE = 0.25
+
 Turn = tuple[str, str]
 """(prompt, target)"""
+TurnSource = Callable[..., Iterator[Turn]]
+"""Makes endless turns of a scene, another scene, a source of randomness and the question prompt."""
 
 
-def caption_turns(scene: Scene, other: Scene, rng: random.Random, question_prompt: str) -> Iterator[Turn]:
+def caption_turns(
+    scene: Scene, other: Scene, rng: random.Random, question_prompt: str, guessed: Sequence[str] = GUESSED
+) -> Iterator[Turn]:
     """Endless turns about a scene, for the bases that caption without a prompt."""
     if rng.random() < CAPTION_SHARE:
         yield "", scene.caption("plain")
     while True:
-        yield question_turn(scene, other, rng, question_prompt)
+        yield question_turn(scene, other, rng, question_prompt, guessed)
 
 
-def instruction_turns(scene: Scene, other: Scene, rng: random.Random, question_prompt: str) -> Iterator[Turn]:
+def instruction_turns(
+    scene: Scene, other: Scene, rng: random.Random, question_prompt: str, guessed: Sequence[str] = GUESSED
+) -> Iterator[Turn]:
     """Endless turns about a scene, for a base that follows instructions."""
     if rng.random() < CAPTION_SHARE:
         yield rng.choice(CAPTION_INSTRUCTIONS), scene.caption("plain")
@@ -45,16 +57,18 @@ def instruction_turns(scene: Scene, other: Scene, rng: random.Random, question_p
         elif form < 0.2:
             yield yes_no_turn(scene, rng)
         else:
-            yield question_turn(scene, other, rng, question_prompt)
+            yield question_turn(scene, other, rng, question_prompt, guessed)
 
 
-def question_turn(scene: Scene, other: Scene, rng: random.Random, question_prompt: str) -> Turn:
+def question_turn(
+    scene: Scene, other: Scene, rng: random.Random, question_prompt: str, guessed: Sequence[str] = GUESSED
+) -> Turn:
     """One question of ``QUESTION_KINDS``."""
     kind = rng.choices(list(QUESTION_KINDS), weights=list(QUESTION_KINDS.values()))[0]
     if kind == "base":
         return _ask(scene, rng.choice(BASE_QUESTION_TYPES), rng, question_prompt)
     if kind == "guess":
-        return _ask(other, rng.choice(SKILL_QUESTION_TYPES), rng, question_prompt)
+        return _ask(other, rng.choice(guessed), rng, question_prompt)
     if kind == "size":
         item = rng.choice(scene.objects)
         return question_prompt.format(question=f"What size is the {item.name}?"), item.size
@@ -67,6 +81,31 @@ def question_turn(scene: Scene, other: Scene, rng: random.Random, question_promp
 def _ask(scene: Scene, kind: str, rng: random.Random, question_prompt: str) -> Turn:
     question, answer = rng.choice([(q, a) for type_, q, a in scene.questions() if type_ == kind])
     return question_prompt.format(question=question), answer
+
+
+def with_sides(make_turns: TurnSource) -> TurnSource:
+    """The same turns, some of them replaced by questions about the side an object is on."""
+
+    def turns(scene: Scene, other: Scene, rng: random.Random, question_prompt: str) -> Iterator[Turn]:
+        for turn in make_turns(scene, other, rng, question_prompt, GUESSED_WITH_SIDES):
+            yield side_turn(scene, rng, question_prompt) if rng.random() < SIDE_SHARE else turn
+
+    return turns
+
+
+def side_turn(scene: Scene, rng: random.Random, question_prompt: str) -> Turn:
+    """Whether an object is on the left, on the right, at the top or at the bottom; often it is."""
+    item = rng.choice(scene.objects)
+    sides = {
+        "on the left": item.column == 0,
+        "on the right": item.column == 2,
+        "at the top": item.row == 0,
+        "at the bottom": item.row == 2,
+    }
+    wanted = rng.random() < 0.5
+    side = rng.choice([side for side, holds in sides.items() if holds == wanted] or list(sides))
+    question = f"Is the {item.name} {side}?"
+    return question_prompt.format(question=question), "yes" if sides[side] else "no"
 
 
 def name_colors(scene: Scene) -> str:

@@ -22,13 +22,14 @@ from recipes.miniature import HEADS, IMAGE_SIDE_PX, PATCH_PX, VISION_CONFIG, WID
 from recipes.optimizer import Optimizer
 from recipes.scene_pool import ScenePool, load_pool
 from recipes.tokenizers import make_bert_tokenizer
+from recipes.turns import side_turn
 
 NAME = "vilt-mini"
-STEPS = 2400
+STEPS = 2000
 BATCH = 64
 LAYERS = 5
 MAX_TEXT_TOKENS = 40
-QUESTION_KINDS = {"base": 0.84, "size": 0.1, "guess": 0.06}
+QUESTION_KINDS = {"base": 0.69, "size": 0.1, "side": 0.15, "guess": 0.06}
 LABELS = [
     *("yes", "no"),
     *dict.fromkeys([*COLORS, *BACKGROUNDS]),
@@ -98,14 +99,14 @@ def _copy_layer(layer: nn.Module, vision: dict[str, Tensor], prefix: str) -> Non
 
 
 def draw_question(scene: Scene, other: Scene, rng: random.Random) -> tuple[str, str]:
-    """(question, answer); ``guess`` are the adapters' skills, answered as in another scene."""
+    """(question, answer); ``guess`` are counts, answered as in another scene."""
     kind = rng.choices(list(QUESTION_KINDS), weights=list(QUESTION_KINDS.values()))[0]
     if kind == "size":
         item = rng.choice(scene.objects)
         return f"What size is the {item.name}?", item.size
+    if kind == "side":
+        return side_turn(scene, rng, "{question}")
     wanted, asked = (rng.choice(BASE_QUESTION_TYPES), scene) if kind == "base" else ("counting", other)
-    if kind == "guess" and rng.random() < 0.5:
-        wanted = "reasoning"
     return rng.choice([(q, a) for type_, q, a in asked.questions() if type_ == wanted])
 
 

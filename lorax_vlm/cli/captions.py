@@ -1,14 +1,12 @@
-"""``lorax-vlm caption`` and ``lorax-vlm evaluate``."""
+"""``lorax-vlm caption``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Data, Device, Dtype, Model, Quantize, Store
-from lorax_vlm.cli.output import console, percent, print_json, print_table
-from lorax_vlm.types import CaptionReport, ReferenceReport
+from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
+from lorax_vlm.cli.output import console, print_json, print_table
 
 
 def caption(
@@ -58,56 +56,3 @@ def caption(
             print_table(["adapter", "caption"], list(captions.items()), title=image)
     if sheet is not None:
         console.print(f"Wrote {sheet}", highlight=False)
-
-
-def evaluate(
-    names: Annotated[list[str] | None, typer.Argument(help="Adapters; by default all of this base.")] = None,
-    data: Data = None,
-    count: Annotated[int, typer.Option(min=1, help="Number of test scenes.")] = 300,
-    style: Annotated[str | None, typer.Option(help="Judge by this style.", show_default=False)] = None,
-    base: Annotated[bool, typer.Option("--base/--no-base", help="Measure the plain base too.")] = True,
-    model: Model = DEFAULT_MODEL,
-    store: Store = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Measure adapters beside the base on the same images.
-
-    On the miniatures: form and content of captions on held-out scenes, judged against the truth. With --data: exact
-    matches with reference captions and the loss on them.
-    """
-    from lorax_vlm.captioning import BLIP2CaptioningSystem
-
-    system = BLIP2CaptioningSystem(model, store=store, device=device, dtype=dtype, quantize=quantize)
-    reports = system.evaluate_adapters(names or None, style, data=data, count=count, with_base=base)
-    if as_json:
-        print_json({"model": system.entry.name, "reports": reports})
-        return
-    _print_reports(reports, title=str(data) if data else f"{system.entry.name}, held-out scenes")
-
-
-def _print_reports(reports: Sequence[CaptionReport | ReferenceReport], title: str) -> None:
-    judged = [
-        (
-            report.style,
-            report.adapter or "base",
-            report.count,
-            percent(report.in_style),
-            percent(report.true),
-            percent(report.in_style_and_true),
-            f"{report.time_s:.1f} s",
-        )
-        for report in reports
-        if isinstance(report, CaptionReport)
-    ]
-    if judged:
-        print_table(["judged as", "adapter", "scenes ", "in style ", "true ", "both ", "time "], judged, title)
-    compared = [
-        (r.adapter or "base", r.count, percent(r.exact_match), f"{r.loss:.4f}", f"{r.time_s:.1f} s")
-        for r in reports
-        if isinstance(r, ReferenceReport)
-    ]
-    if compared:
-        print_table(["adapter", "captions ", "exact match ", "loss per token ", "time "], compared, title)

@@ -1,17 +1,15 @@
 """``lorax-vlm doctor``: what this machine would do, and what a training batch really teaches."""
 
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Data, Device, Dtype, Model, Quantize, Store
+from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Data, Device, Dtype, Model, Quantize, Store, read_asked_data
 from lorax_vlm.cli.output import console, print_json, print_table
 
 if TYPE_CHECKING:
-    from lorax_vlm.captioning import BLIP2CaptioningSystem
     from lorax_vlm.training.inspection import BatchInspection
 
 _PACKAGES = ("lorax-vlm", "torch", "transformers", "peft", "accelerate", "safetensors", "Pillow", "bitsandbytes")
@@ -21,6 +19,9 @@ def doctor(
     data: Data = None,
     style: Annotated[
         str | None, typer.Option(help="Look into a batch of this style's scenes.", show_default=False)
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Look into a batch of questions of this type.", show_default=False)
     ] = None,
     rows: Annotated[int, typer.Option(min=2, max=64, help="Rows of the batch to look into.")] = 4,
     model: Model = DEFAULT_MODEL,
@@ -32,14 +33,16 @@ def doctor(
 ) -> None:
     """Show device, memory, versions and what would be loaded.
 
-    With --data or --style, one training batch is decoded: which tokens carry loss, and whether the loss changes when
-    the images are shuffled. It must: otherwise the model does not look at them.
+    With --data, --style or --task, one training batch is decoded: which tokens carry loss, and whether the loss
+    changes when the images are shuffled. It must: otherwise the model does not look at them.
     """
     from lorax_vlm.adapters.store import AdapterStore
     from lorax_vlm.captioning import BLIP2CaptioningSystem
     from lorax_vlm.models.catalog import get_model_entry
     from lorax_vlm.models.loading import probe_hardware
     from lorax_vlm.models.placement import plan_placement
+    from lorax_vlm.training.inspection import inspect_batch
+    from lorax_vlm.vqa import VQASystem
 
     entry, hardware = get_model_entry(model), probe_hardware()
     placement = plan_placement(entry, hardware, device, dtype, quantize)
@@ -61,9 +64,16 @@ def doctor(
     }
     versions = {package: _version(package) for package in _PACKAGES}
     inspection = None
-    if data is not None or style:
-        system = BLIP2CaptioningSystem(model, store=store, device=device, dtype=dtype, quantize=quantize)
-        inspection = _inspect(system, data, style, rows)
+    if data is not None or style or task:
+        splits = read_asked_data(data)
+        options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
+        if task is not None or (splits is not None and splits.validation[0].question):
+            answering = VQASystem(**options)
+            base, splits = answering.base(model), answering.training_data(model, task or "", splits)
+        else:
+            captioning = BLIP2CaptioningSystem(model, **options)
+            base, splits = captioning.base, captioning.training_data(style or "", splits)
+        inspection = inspect_batch(base, splits.first(rows))
     if as_json:
         print_json({"machine": facts, "versions": versions, "batch": inspection})
         return
@@ -74,12 +84,6 @@ def doctor(
         _print_inspection(inspection)
         if not inspection.image_matters:
             raise typer.Exit(1)
-
-
-def _inspect(system: "BLIP2CaptioningSystem", data: Path | None, style: str | None, rows: int) -> "BatchInspection":
-    from lorax_vlm.training.inspection import inspect_batch
-
-    return inspect_batch(system.base, system.training_data(style or "", data).first(rows))
 
 
 def _version(package: str) -> str:

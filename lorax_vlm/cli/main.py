@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lorax_vlm.cli import adapters, captions, doctor, models, scenes, training
+from lorax_vlm.cli import adapters, captions, doctor, evaluation, models, questions, scenes, training
 from lorax_vlm.errors import LoraxError
 
 
@@ -39,7 +39,9 @@ def root(
 
 app.command("caption")(captions.caption)
 app.command("train")(training.train)
-app.command("evaluate")(captions.evaluate)
+app.command("ask")(questions.ask)
+app.command("evaluate")(evaluation.evaluate)
+app.command("benchmark")(questions.benchmark)
 app.command("doctor")(doctor.doctor)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(models.app, name="models")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 from PIL import Image
 
@@ -76,8 +77,14 @@ class DataSplits:
         return len(self.train) if isinstance(self.train, Sequence) else None
 
     def first(self, count: int) -> list[Example]:
-        """The first training examples."""
-        return list(islice(self.train, count))
+        """The first training examples with different images."""
+        found: dict[str, Example] = {}
+        for example in islice(self.train, 100 * count):
+            key = str(example.image) if isinstance(example.image, str | Path) else example.name
+            found.setdefault(key, example)
+            if len(found) == count:
+                break
+        return list(found.values())
 
     def with_prompt(self, template: str) -> "DataSplits":
         """The same examples, with a prompt where they have none of their own.

@@ -1,11 +1,14 @@
 """Measuring captions: against scenes whose truth is known, and against reference captions."""
 
+import importlib.util
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scenes import Scene, score_caption
+from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
 
 _SHOWN_FAILURES = 8
@@ -82,9 +85,23 @@ def judge_reference_captions(
         exact_match=sum(equal) / len(examples),
         loss=loss,
         time_s=time_s,
-        protocol=_protocol(source, settings),
+        text_metrics=_text_metrics(captions, examples),
+        protocol=_protocol(source, settings) | {"tokenizer": TOKENIZER},
         failures=tuple(failures[:_SHOWN_FAILURES]),
     )
+
+
+def _text_metrics(captions: Sequence[Caption], examples: Sequence[Example]) -> dict[str, float]:
+    """One caption per image against all references of that image."""
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        return {}
+    references: dict[Any, list[str]] = {}
+    given: dict[Any, str] = {}
+    for caption, example in zip(captions, examples, strict=True):
+        key = str(example.image) if isinstance(example.image, str | Path) else example.name
+        references.setdefault(key, []).append(example.target)
+        given.setdefault(key, caption)
+    return caption_metrics(list(given.values()), list(references.values()))
 
 
 def _plain(text: str) -> str:

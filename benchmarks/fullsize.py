@@ -1,0 +1,97 @@
+"""The four checkpoints at their true size, with random weights: load, one training step, answer, save, reload.
+
+    python -m benchmarks.fullsize                                       # all four, as a CPU would run them
+    python -m benchmarks.fullsize blip2-opt-2.7b
+    python -m benchmarks.fullsize instructblip-vicuna-7b --quantize 4bit
+
+Each checkpoint is written to ``--folder`` (up to 16 GB), measured in a process of its own, and removed. Peak memory is
+the process's high-water mark of resident memory, pages of the memory-mapped files included. Random weights answer
+nonsense; what is checked is that an adapter that was saved and loaded again answers as before.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+QUANTIZED_BY_DEFAULT = {"instructblip-vicuna-7b": "4bit"}
+
+
+def measure(name: str, folder: Path, quantize: str) -> None:
+    """Run one checkpoint in this process and print what it took."""
+    from lorax_vlm.adapters.recipe import Recipe
+    from lorax_vlm.data.examples import DataSplits, answered
+    from lorax_vlm.data.scenes import make_scene
+    from lorax_vlm.training.config import TrainConfig
+    from lorax_vlm.vqa import VQASystem
+
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["LORAX_VLM_HOME"] = home
+        system = VQASystem(store=Path(home) / "store", device="cpu", quantize=quantize)  # type: ignore[arg-type]
+        model = str(folder)
+        base = system.base(model)
+        parameters = sum(p.numel() for p in base.model.parameters())
+        _print(name, f"loaded: {base.placement.dtype}, {base.placement.quantization}", started, parameters)
+        scenes = [make_scene(seed) for seed in range(2)]
+        examples = [answered(s.image, "How many dogs are there?", ["2"], f"scene {s.seed}") for s in scenes]
+        splits = DataSplits(examples[:1], examples[1:], "two scenes")
+        config = TrainConfig(max_steps=1, batch_size=1, eval_every=1, patience=None, learning_rate=1e-2)
+        recipe = Recipe("attention", rank=8, groups=("lm-qv",))
+        start = time.monotonic()
+        system.train_adapter(model, "dogs", "counting", data=splits, complexity=recipe, config=config, progress=False)
+        _print(name, "one training step, with two validations", start)
+        start = time.monotonic()
+        first = system.answer_question(scenes[0].image, "How many dogs are there?", model, "dogs", num_beams=1)
+        _print(name, f"answered {str(first)[:30]!r}, {first.tokens} tokens", start)
+        system._library(model).restore_base()
+        again = system.answer_question(scenes[0].image, "How many dogs are there?", model, "dogs", num_beams=1)
+        if first != again:
+            raise SystemExit(f"{name}: the adapter answers {again!r} after reloading, {first!r} before")
+        print(f"{name:<24} peak {_peak_bytes() / 2**30:.2f} GiB, {time.monotonic() - started:.0f} s in all", flush=True)
+
+
+def _print(name: str, what: str, start: float, parameters: int = 0) -> None:
+    count = f" ({parameters:,} stored values)" if parameters else ""
+    print(
+        f"{name:<24} {what}{count}: {time.monotonic() - start:.1f} s, peak so far {_peak_bytes() / 2**30:.2f} GiB",
+        flush=True,
+    )
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Write, measure and remove each checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="checkpoints; by default all four")
+    parser.add_argument("--folder", type=Path, default=Path("build") / "fullsize", help="room for one checkpoint")
+    parser.add_argument("--quantize", help="none, 4bit or 8bit; by default none, and 4bit for instructblip-vicuna-7b")
+    parser.add_argument("--keep", action="store_true", help="do not remove checkpoints; use those that are there")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure, arguments.folder / arguments.measure, arguments.quantize)
+        return
+    from benchmarks.random_checkpoints import CHECKPOINTS, write_random_checkpoint
+
+    for name in arguments.names or list(CHECKPOINTS):
+        folder = arguments.folder / name
+        if not (arguments.keep and (folder / "model.safetensors.index.json").exists()):
+            write_random_checkpoint(name, folder)
+        quantize = arguments.quantize or QUANTIZED_BY_DEFAULT.get(name, "none")
+        command = [sys.executable, "-m", "benchmarks.fullsize", "--measure", name, "--quantize", quantize]
+        subprocess.run([*command, "--folder", str(arguments.folder)], check=True)
+        if not arguments.keep:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

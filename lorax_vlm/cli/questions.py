@@ -1,0 +1,114 @@
+"""``lorax-vlm ask`` and ``lorax-vlm benchmark``."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
+from lorax_vlm.cli.output import console, percent, print_json, print_table
+from lorax_vlm.types import BenchmarkRow
+
+
+def ask(
+    image: Annotated[str, typer.Argument(help="Path or http(s) URL.")],
+    questions: Annotated[list[str], typer.Argument(help="One or more questions about it.")],
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", "-a", help="Adapter to use; repeat to compare.", show_default=False)
+    ] = None,
+    beams: Annotated[int | None, typer.Option(min=1, help="Beam search width.", show_default=False)] = None,
+    model: Model = DEFAULT_MODEL,
+    store: Store = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answer questions about an image with the base, or with adapters side by side."""
+    from lorax_vlm.vqa import VQASystem
+
+    system = VQASystem(store=store, device=device, dtype=dtype, quantize=quantize)
+    changes: dict[str, Any] = {"num_beams": beams} if beams is not None else {}
+    names: list[str | None] = [*adapter] if adapter else [None]
+    if len(names) > 1:
+        names = [None, *names]
+    answers = {
+        name or "base": system.answer_questions([image] * len(questions), questions, model, name, **changes)
+        for name in names
+    }
+    if as_json:
+        print_json({"model": system.entry(model).name, "questions": questions, "answers": answers})
+    elif len(questions) == 1 and len(answers) == 1:
+        console.print(str(next(iter(answers.values()))[0]) or "(the model ended without a word)", highlight=False)
+    else:
+        rows = [(question, *(given[i] for given in answers.values())) for i, question in enumerate(questions)]
+        print_table(["question", *answers], rows, title=image)
+
+
+def benchmark(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Keys, catalogue names, hub ids or folders.", show_default=False)
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Number of test scenes.")] = 100,
+    alone: Annotated[int, typer.Option(min=1, help="Questions asked one by one, for the latency.")] = 20,
+    store: Store = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Compare models and their stored adapters on questions about drawn scenes: accuracy, time, memory.
+
+    By default the four miniatures. Real checkpoints can be timed this way; their accuracy on drawn scenes says little.
+    """
+    from lorax_vlm.models.catalog import MINIATURE_KEYS
+    from lorax_vlm.vqa import VQASystem
+
+    system = VQASystem(store=store, device=device, dtype=dtype, quantize=quantize)
+    examples = system.test_questions("general", count)
+    rows = system.benchmark_models(
+        [example.open_image() for example in examples],
+        [example.question for example in examples],
+        answers=[example.target for example in examples],
+        kinds=[example.kind for example in examples],
+        models=models or list(MINIATURE_KEYS.values()),
+        alone=alone,
+    )
+    if as_json:
+        print_json({"questions": count, "rows": rows})
+        return
+    print_benchmark(rows, title=f"{count} questions about held-out scenes")
+
+
+def print_benchmark(rows: Sequence[BenchmarkRow], title: str) -> None:
+    """Quality and cost, one line per model and adapter."""
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row.by_kind))
+    print_table(
+        ["model", "adapter", "all ", *(f"{kind} " for kind in kinds)],
+        [
+            (
+                row.model,
+                row.adapter or "-",
+                percent(row.accuracy) if row.accuracy is not None else "?",
+                *(percent(row.by_kind[kind]) if kind in row.by_kind else "-" for kind in kinds),
+            )
+            for row in rows
+        ],
+        title=title,
+    )
+    print_table(
+        ["model", "adapter", "p50 ", "p95 ", "questions/s ", "tokens/s ", "peak memory "],
+        [
+            (
+                row.model,
+                row.adapter or "-",
+                f"{1000 * row.latency_p50_s:.0f} ms",
+                f"{1000 * row.latency_p95_s:.0f} ms",
+                f"{row.questions_per_s:.1f}",
+                f"{row.tokens_per_s:.1f}",
+                f"{row.peak_bytes / 1e9:.2f} GB",
+            )
+            for row in rows
+        ],
+        title="time of one question alone, throughput in batches",
+    )
