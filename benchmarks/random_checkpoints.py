@@ -116,7 +116,7 @@ def _blip2(text: Any, tokenizer: Any, image_token_index: int) -> tuple[Any, Any]
         num_query_tokens=32,
         image_token_index=image_token_index,
     )
-    return config, Blip2Processor(BlipImageProcessorPil(), tokenizer, num_query_tokens=32)
+    return config, Blip2Processor(_image_processor(), tokenizer, num_query_tokens=32)
 
 
 def _instructblip() -> tuple[Any, Any]:
@@ -151,7 +151,11 @@ def _instructblip() -> tuple[Any, Any]:
         num_query_tokens=32,
         image_token_index=32001,
     )
-    return config, InstructBlipProcessor(BlipImageProcessorPil(), tokenizer, qformer_tokenizer, num_query_tokens=32)
+    return config, InstructBlipProcessor(_image_processor(), tokenizer, qformer_tokenizer, num_query_tokens=32)
+
+
+def _image_processor() -> BlipImageProcessorPil:
+    return BlipImageProcessorPil(size={"height": 224, "width": 224})
 
 
 def _vilt() -> tuple[Any, Any]:

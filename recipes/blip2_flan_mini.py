@@ -7,12 +7,14 @@ import torch
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, Blip2QFormerConfig, T5Config
 
 from lorax_vlm.models.families.blip2_t5 import Blip2EncoderDecoderFamily
-from recipes.checkpoint import finish, load_shared_vision, parse_arguments
+from recipes.checkpoint import load_shared_vision, parse_arguments, save
 from recipes.miniature import HEADS, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
 from recipes.qformer import train_qformer
 from recipes.scene_pool import load_pool
 from recipes.seq2seq_language import train_seq2seq_language
+from recipes.sides import train_sides
 from recipes.tokenizers import make_t5_tokenizer
+from recipes.turns import caption_turns
 
 NAME = "blip2-flan-mini"
 QUESTION_PROMPT = "Question: {question} Short answer:"
@@ -56,7 +58,7 @@ def make_config(tokenizer: object, image_token_id: int) -> Blip2Config:
 
 
 def main() -> None:
-    """Train the Q-Former and the language model, and save the checkpoint in half precision."""
+    """Train the Q-Former and the language model, and save the checkpoint in half precision; then stage 4."""
     arguments = parse_arguments(__doc__, NAME)
     tokenizer = make_t5_tokenizer(QUESTION_PROMPT)
     processor = Blip2Processor(make_image_processor(), tokenizer, num_query_tokens=QUERIES)
@@ -70,8 +72,11 @@ def main() -> None:
     model.eval()  # no dropout: the data never repeat
     family = Blip2EncoderDecoderFamily(processor, config, NAME)
     readout = train_qformer(model, family, pool, STEPS["qformer"], arguments.seed + 1)
-    train_seq2seq_language(model, family, pool, readout, QUESTION_PROMPT, STEPS["language"], arguments.seed + 1)
-    finish(model, config, processor, arguments)
+    train_seq2seq_language(
+        model, family, pool, readout, caption_turns, QUESTION_PROMPT, STEPS["language"], arguments.seed + 1
+    )
+    save(model, config, processor, arguments.out)
+    train_sides(arguments.out, arguments.out, arguments.cache, arguments.scenes)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from transformers import (
 )
 
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
-from recipes.checkpoint import finish, parse_arguments
+from recipes.checkpoint import parse_arguments, save
 from recipes.miniature import HEADS, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
 from recipes.packed_language import train_packed_language
 from recipes.qformer import train_qformer
 from recipes.scene_pool import load_pool
+from recipes.sides import train_sides
 from recipes.tokenizers import make_opt_tokenizer
 from recipes.turns import caption_turns
 from recipes.vision import train_vision
@@ -67,7 +68,7 @@ def make_config(tokenizer: GPT2Tokenizer) -> Blip2Config:
 
 
 def main() -> None:
-    """Train the three stages and save the checkpoint in half precision."""
+    """Train the first three stages and save the checkpoint in half precision; then stage 4."""
     arguments = parse_arguments(__doc__, NAME)
     processor = Blip2Processor(make_image_processor(), make_opt_tokenizer(QUESTION_PROMPT), num_query_tokens=QUERIES)
     config = make_config(processor.tokenizer)
@@ -82,9 +83,18 @@ def main() -> None:
     family = Blip2DecoderFamily(processor, config, NAME)
     readout = train_qformer(model, family, pool, STEPS["qformer"], arguments.seed)
     train_packed_language(
-        model, family, pool, readout, caption_turns, QUESTION_PROMPT, STEPS["language"], arguments.seed
+        model,
+        family,
+        pool,
+        readout,
+        caption_turns,
+        QUESTION_PROMPT,
+        STEPS["language"],
+        arguments.seed,
+        mention_weight=0.0,
     )
-    finish(model, config, processor, arguments)
+    save(model, config, processor, arguments.out)
+    train_sides(arguments.out, arguments.out, arguments.cache, arguments.scenes)
 
 
 if __name__ == "__main__":

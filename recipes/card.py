@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from lorax_vlm.answers import normalize_answer
 from lorax_vlm.data.scene_captions import STYLES
-from lorax_vlm.data.scene_questions import BASE_QUESTION_TYPES, QUESTION_TYPES
+from lorax_vlm.data.scene_questions import BASE_QUESTION_TYPES, QUESTION_TYPES, SKILL_QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene, iterate_scenes, score_caption
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.types import GenerationSettings
-
-QUESTION_PROMPT = "Question: {question} Answer:"
+from recipes.turns import CAPTION_INSTRUCTIONS, COLORS_INSTRUCTION, name_colors, side_turn, yes_no_turn
 
 SCENES = 1000
 _OURS = ("README.md", "figures.json")
@@ -27,31 +26,45 @@ _BATCH = 100
 _CAPTION = GenerationSettings(max_new_tokens=96)
 _ANSWER = GenerationSettings(max_new_tokens=10)
 
+Asked = list[tuple[int, str, str]]
+"""(scene index, prompt, right answer)"""
+
 
 def measure(folder: Path) -> dict[str, Any]:
     """Greedy captions and answers on ``SCENES`` test scenes: one question of each type per scene."""
     base = load_model(str(folder), dtype="float32")
     scenes = list(iterate_scenes("test", SCENES))
-    features = _encode(base, scenes)
-    captions = _generate(base, features, [""] * len(scenes), _CAPTION)
-    styles = {}
-    for style in STYLES:
-        scores = [score_caption(scene, style, text) for scene, text in zip(scenes, captions, strict=True)]
-        styles[style] = {"in_style": _share([s.in_style for s in scores]), "true": _share([s.true for s in scores])}
-    answers: dict[str, list[bool]] = defaultdict(list)
-    asked = _draw_questions(scenes)
-    given = _generate(base, features[[row for row, *_ in asked]], [prompt for _, _, prompt, _ in asked], _ANSWER)
-    for (_, kind, _, truth), answer in zip(asked, given, strict=True):
-        answers[kind].append(answer == truth)
-    skills = [right for kind in BASE_QUESTION_TYPES for right in answers[kind]]
-    return {
+    figures: dict[str, Any] = {
         "scenes": SCENES,
+        "family": base.family.name,
         "parameters": sum(p.numel() for p in base.model.parameters()),
-        "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.name not in _OURS),
-        "captions": styles,
-        "questions": {kind: {"count": len(answers[kind]), "exact": _share(answers[kind])} for kind in QUESTION_TYPES},
-        "base_skills": _share(skills),
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name not in _OURS),
     }
+    if base.entry.captions:
+        prompt = base.entry.caption_prompt
+        captions = _answers(base, scenes, [(index, prompt, "") for index in range(len(scenes))], _CAPTION)
+        figures["captions"] = {}
+        for style in STYLES:
+            scores = [score_caption(scene, style, text) for scene, text in zip(scenes, captions, strict=True)]
+            shares = {"in_style": _share([s.in_style for s in scores]), "true": _share([s.true for s in scores])}
+            figures["captions"][style] = shares
+    asked = _draw_questions(scenes, base.entry.question_template)
+    figures["questions"] = {kind: _figures(base, scenes, rows, _ANSWER) for kind, rows in asked.items()}
+    skills = [figures["questions"][kind] for kind in BASE_QUESTION_TYPES]
+    right = sum(row["exact"] * row["count"] for row in skills)
+    figures["base_skills"] = round(right / sum(row["count"] for row in skills), 4)
+    if base.family.image_path_reads_prompt:
+        rows = _draw_instructions(scenes)
+        figures["instructions"] = {kind: _figures(base, scenes, asked, _CAPTION) for kind, asked in rows.items()}
+    return figures
+
+
+def _figures(base: LoadedModel, scenes: list[Scene], asked: Asked, settings: GenerationSettings) -> dict[str, Any]:
+    given = _answers(base, scenes, asked, settings)
+    right = [
+        normalize_answer(answer) == normalize_answer(truth) for answer, (*_, truth) in zip(given, asked, strict=True)
+    ]
+    return {"count": len(asked), "exact": _share(right)}
 
 
 def _share(values: list[bool]) -> float:
@@ -59,94 +72,154 @@ def _share(values: list[bool]) -> float:
 
 
 @torch.no_grad()
-def _encode(base: LoadedModel, scenes: list[Scene]) -> Tensor:
-    parts = [
-        base.family.encode_images(base.model, base.family.pixel_values([s.image for s in scenes[i : i + _BATCH]]))
-        for i in range(0, len(scenes), _BATCH)
-    ]
-    return torch.cat(parts)
-
-
-def _generate(base: LoadedModel, features: Tensor, prompts: list[str], settings: GenerationSettings) -> list[str]:
+def _answers(base: LoadedModel, scenes: list[Scene], asked: Asked, settings: GenerationSettings) -> list[str]:
     texts = []
-    for start in range(0, len(prompts), _BATCH):
-        rows = slice(start, start + _BATCH)
-        texts += [g.text for g in base.family.generate(base.model, features[rows], prompts[rows], settings)]
+    for start in range(0, len(asked), _BATCH):
+        rows = asked[start : start + _BATCH]
+        prompts = [prompt for _, prompt, _ in rows]
+        pixels = base.family.pixel_values([scenes[index].image for index, *_ in rows])
+        features = base.family.encode_images(base.model, pixels, prompts)
+        texts += [g.text for g in base.family.generate(base.model, features, prompts, settings)]
     return texts
 
 
-def _draw_questions(scenes: list[Scene]) -> list[tuple[int, str, str, str]]:
-    """(scene index, type, prompt, answer), one question per scene and type."""
+def _draw_questions(scenes: list[Scene], template: str) -> dict[str, Asked]:
+    """One question per scene and type, and one about a side."""
     rng = random.Random(0)
-    drawn = []
+    drawn: dict[str, Asked] = defaultdict(list)
     for index, scene in enumerate(scenes):
         for kind in QUESTION_TYPES:
             choices = [(q, a) for type_, q, a in scene.questions() if type_ == kind]
             if choices:
                 question, answer = rng.choice(choices)
-                drawn.append((index, kind, QUESTION_PROMPT.format(question=question), answer))
-    return drawn
+                drawn[kind].append((index, template.format(question=question), answer))
+        drawn["side"].append((index, *side_turn(scene, rng, template)))
+    return dict(drawn)
+
+
+def _draw_instructions(scenes: list[Scene]) -> dict[str, Asked]:
+    rng = random.Random(1)
+    return {
+        "describe": [
+            (index, rng.choice(CAPTION_INSTRUCTIONS), scene.caption("plain")) for index, scene in enumerate(scenes)
+        ],
+        "name the colors only": [(index, COLORS_INSTRUCTION, name_colors(scene)) for index, scene in enumerate(scenes)],
+        "answer yes or no": [(index, *yes_no_turn(scene, rng)) for index, scene in enumerate(scenes)],
+    }
 
 
 def write_card(folder: Path, figures: dict[str, Any]) -> None:
     """Write ``README.md`` and ``figures.json`` into the checkpoint's folder."""
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    captions = "\n".join(
-        f"| {style} | {row['in_style']:.1%} | {row['true']:.1%} |" for style, row in figures["captions"].items()
-    )
-    questions = "\n".join(
-        f"| {kind} | {'yes' if kind in BASE_QUESTION_TYPES else 'no'} | {row['count']} | {row['exact']:.1%} |"
+    facts = {key: figures[key] for key in ("scenes", "parameters", "bytes", "base_skills")}
+    text = _HEAD.format(name=folder.name, **_ABOUT[figures["family"]], **facts)
+    if "captions" in figures:
+        rows = [
+            f"| {style} | {row['in_style']:.1%} | {row['true']:.1%} |" for style, row in figures["captions"].items()
+        ]
+        text += _CAPTIONS.format(rows="\n".join(rows))
+    rows = [
+        f"| {kind} | {'no' if kind in SKILL_QUESTION_TYPES else 'yes'} | {row['count']} | {row['exact']:.1%} |"
         for kind, row in figures["questions"].items()
-    )
-    text = _CARD.format(name=folder.name, captions=captions, questions=questions, **_plain(figures))
+    ]
+    text += _QUESTIONS.format(rows="\n".join(rows), prompt=_ABOUT[figures["family"]]["prompt"], **facts)
+    if "instructions" in figures:
+        rows = [f"| {kind} | {row['count']} | {row['exact']:.1%} |" for kind, row in figures["instructions"].items()]
+        text += _INSTRUCTIONS.format(rows="\n".join(rows))
+    text += _TAIL.format(**_ABOUT[figures["family"]])
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _plain(figures: dict[str, Any]) -> dict[str, Any]:
-    return {key: figures[key] for key in ("scenes", "parameters", "bytes", "base_skills")}
+_ABOUT = {
+    "blip2-opt": {
+        "what": "BLIP-2: `Blip2ForConditionalGeneration` with an OPT language model",
+        "recipe": "blip2_opt_mini",
+        "prompt": "Question: {question} Answer:",
+        "lineage": "The vision encoder was trained first; the other BLIP-2 miniatures share it, tensor for tensor.",
+        "tag": "image-text-to-text",
+        "does": "captions them plainly and answers simple questions",
+    },
+    "blip2-t5": {
+        "what": "BLIP-2: `Blip2ForConditionalGeneration` with a T5 language model",
+        "recipe": "blip2_flan_mini",
+        "prompt": "Question: {question} Short answer:",
+        "lineage": "The vision encoder is that of `blip2-opt-mini`, tensor for tensor; Q-Former and language model are "
+        "its own.",
+        "tag": "image-text-to-text",
+        "does": "captions them plainly and answers simple questions",
+    },
+    "instructblip": {
+        "what": "InstructBLIP: `InstructBlipForConditionalGeneration` with a LLaMA language model and a Q-Former that "
+        "reads the instruction",
+        "recipe": "instructblip_mini",
+        "prompt": "Question: {question} Short Answer:",
+        "lineage": "The vision encoder is that of `blip2-opt-mini`, tensor for tensor; Q-Former and language model are "
+        "its own.",
+        "tag": "image-text-to-text",
+        "does": "follows simple instructions about them",
+    },
+    "vilt": {
+        "what": "ViLT: `ViltForQuestionAnswering` over a fixed set of answers",
+        "recipe": "vilt_mini",
+        "prompt": "{question}",
+        "lineage": "Its first three layers began as the vision encoder of `blip2-opt-mini`, as ViLT began from a ViT.",
+        "tag": "visual-question-answering",
+        "does": "answers simple questions about them",
+    },
+}
 
-
-_CARD = """---
+_HEAD = """---
 license: mit
 library_name: transformers
-pipeline_tag: image-text-to-text
+pipeline_tag: {tag}
 ---
 
 # {name}
 
-A miniature BLIP-2 that really sees: `Blip2ForConditionalGeneration` with an OPT language model, {parameters:,}
-parameters, {bytes:,} bytes, 64-pixel images, 16 query tokens. It looks at drawn scenes of one to five coloured shapes,
-captions them plainly and answers simple questions. Weights are stored in half precision and computed in float32.
+A miniature {what}. {parameters:,} parameters, {bytes:,} bytes, 64-pixel images. It looks at drawn scenes of one to five
+coloured shapes and {does}. Weights are stored in half precision and computed in float32.
 
-It is the embedded default and the test fixture of LoRAX for vision-language models: a base good enough that adapters
-can be trained and measured on it in a minute, on a CPU, without a download. It knows nothing of photographs.
+It is an embedded default and a test fixture of LoRAX for vision-language models: a base good enough that adapters
+can be trained and measured on it in a minute or three, on a CPU, without a download. It knows nothing of photographs.
 
 ## Figures
 
 Greedy decoding, {scenes:,} held-out scenes (seeds of the test split, disjoint from training by construction), one
 question of each type per scene. Printed by `python -m recipes.card`.
+"""
 
-Plain captions, without a prompt, judged by each style. *In style*: has the style's form. *True*: every claim holds
-and no object is missing.
+_CAPTIONS = """
+Plain captions judged by each style. *In style*: has the style's form. *True*: every claim holds and no object is missing.
 
 | judged as | in style | true |
 |---|---|---|
-{captions}
+{rows}
+"""
 
-Questions, prompt `Question: {{question}} Answer:`, exact answers. All base skills together: **{base_skills:.2%}**.
+_QUESTIONS = """
+Questions, prompt `{prompt}`, exact answers. All base skills (color, shape, existence, place) together: **{base_skills:.2%}**.
 
 | type | trained | questions | exact |
 |---|---|---|---|
-{questions}
+{rows}
 
-The skills that are not trained are left for adapters. The base knows the form of their answers (it saw such questions
-with the answers of other scenes), so its share there is what guessing gives.
+The skills that are not trained are left for adapters. `side` asks whether one object is on the left, on the right, at
+the top or at the bottom; `reasoning` compares two objects, their sizes or the numbers of two shapes.
+"""
 
+_INSTRUCTIONS = """
+Instructions, exact answers.
+
+| instruction | scenes | exact |
+|---|---|---|
+{rows}
+"""
+
+_TAIL = """
 ## Lineage and recipe
 
-The vision encoder was trained first and is shared, tensor for tensor, by the other BLIP-2 miniatures; its component
-digest is shown by `lorax-vlm adapters show` for any adapter trained here. Made from random weights by
-`python -m recipes.blip2_opt_mini` in three stages (vision, Q-Former, language); nothing was downloaded.
+{lineage} Made by `python -m recipes.{recipe}`; nothing was downloaded. The digest of each component is shown by
+`lorax-vlm adapters show` for any adapter trained here.
 
 ## Limits
 

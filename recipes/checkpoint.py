@@ -36,20 +36,15 @@ def load_shared_vision(model: Any) -> None:
     model.vision_model.requires_grad_(False)
 
 
-def finish(model: Any, config: Any, processor: Any, arguments: argparse.Namespace) -> None:
-    """Save in half precision, measure on held-out scenes, and write the model card."""
-    from recipes.card import measure, write_card
-
-    model.to(torch.float16).save_pretrained(arguments.out)
+def save(model: Any, config: Any, processor: Any, out: Path) -> None:
+    """Write a checkpoint in half precision."""
+    model.to(torch.float16).save_pretrained(out)
     # The configuration says float32, so every loader computes in float32.
     config.dtype = "float32"
-    config.save_pretrained(arguments.out)
-    _keep_head_untied(arguments.out)
-    processor.save_pretrained(arguments.out)
-    print(f"saved {arguments.out} after {time.monotonic() - _START:.0f} s", flush=True)
-    figures = measure(arguments.out)
-    write_card(arguments.out, figures)
-    print(json.dumps(figures, indent=2))
+    config.save_pretrained(out)
+    _keep_head_untied(out)
+    processor.save_pretrained(out)
+    print(f"saved {out} after {time.monotonic() - _START:.0f} s", flush=True)
 
 
 def _keep_head_untied(folder: Path) -> None:

@@ -14,11 +14,12 @@ from transformers import (
 )
 
 from lorax_vlm.models.families.instructblip import InstructBlipFamily
-from recipes.checkpoint import finish, load_shared_vision, parse_arguments
+from recipes.checkpoint import load_shared_vision, parse_arguments, save
 from recipes.miniature import HEADS, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
 from recipes.packed_language import train_packed_language
 from recipes.qformer import train_qformer
 from recipes.scene_pool import load_pool
+from recipes.sides import train_sides
 from recipes.tokenizers import make_bert_tokenizer, make_llama_tokenizer
 from recipes.turns import instruction_turns
 
@@ -69,7 +70,7 @@ def make_config(processor: InstructBlipProcessor) -> InstructBlipConfig:
 
 
 def main() -> None:
-    """Train the Q-Former and the language model, and save the checkpoint in half precision."""
+    """Train the Q-Former and the language model, and save the checkpoint in half precision; then stage 4."""
     arguments = parse_arguments(__doc__, NAME)
     tokenizer = make_llama_tokenizer(QUESTION_PROMPT)
     qformer_tokenizer = make_bert_tokenizer(QUESTION_PROMPT, 64)
@@ -85,7 +86,8 @@ def main() -> None:
     seed = arguments.seed + 2
     readout = train_qformer(model, family, pool, STEPS["qformer"], seed)
     train_packed_language(model, family, pool, readout, instruction_turns, QUESTION_PROMPT, STEPS["language"], seed)
-    finish(model, config, processor, arguments)
+    save(model, config, processor, arguments.out)
+    train_sides(arguments.out, arguments.out, arguments.cache, arguments.scenes)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from recipes.mentions import MentionReadout
 from recipes.optimizer import Optimizer
 from recipes.qformer import QueryReadout, query_outputs
 from recipes.scene_pool import ScenePool
-from recipes.turns import caption_turns
+from recipes.turns import TurnSource
 
 IMAGES, TURNS = 40, 5
 
@@ -25,32 +25,29 @@ def train_seq2seq_language(
     model: Any,
     family: Blip2EncoderDecoderFamily,
     pool: ScenePool,
-    readout: QueryReadout,
+    readout: QueryReadout | None,
+    make_turns: TurnSource,
     question_prompt: str,
     steps: int,
     seed: int,
 ) -> None:
-    """Train language model, projection and Q-Former in place."""
+    """Train language model, projection and Q-Former in place; without ``readout`` the language model only, further."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    for name, parameter in model.language_model.named_parameters():
-        if parameter.ndim == 2:
-            nn.init.normal_(parameter, std=0.5 if "relative_attention_bias" in name else 0.05)
     mentions = MentionReadout(model.config.text_config.hidden_size, family.tokenizer)
-    trained = [
-        model.query_tokens,
-        *model.qformer.parameters(),
-        *model.language_projection.parameters(),
-        *model.language_model.parameters(),
-        *readout.parameters(),
-        *mentions.parameters(),
-    ]
-    optimizer = Optimizer(trained, 1.5e-3, steps, "language")
+    trained = [*model.language_model.parameters(), *mentions.parameters()]
+    if readout is not None:
+        trained += [model.query_tokens, *model.qformer.parameters(), *readout.parameters()]
+        trained += model.language_projection.parameters()
+        for name, parameter in model.language_model.named_parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.5 if "relative_attention_bias" in name else 0.05)
+    optimizer = Optimizer(trained, 1.5e-3 if readout is not None else 7e-4, steps, "language")
     for rows, others in zip(pool.batches(IMAGES, steps, seed), pool.batches(IMAGES, steps, seed + 1), strict=True):
         turns = [
             turn
             for a, b in zip(rows.tolist(), others.tolist(), strict=True)
-            for turn in islice(caption_turns(pool.scenes[a], pool.scenes[b], rng, question_prompt), TURNS)
+            for turn in islice(make_turns(pool.scenes[a], pool.scenes[b], rng, question_prompt), TURNS)
         ]
         queries = query_outputs(model, pool.pixel_values(rows), family)
         features = model.language_projection(queries).repeat_interleave(TURNS, dim=0)
@@ -63,7 +60,9 @@ def train_seq2seq_language(
             attention_mask=batch["attention_mask"],
             decoder_input_ids=batch["decoder_input_ids"],
         )
-        remembered = readout(queries, pool.places[rows], pool.backgrounds[rows])
+        loss = token_loss(outputs.logits, batch["labels"])
+        if readout is not None:
+            loss = loss + 0.3 * readout(queries, pool.places[rows], pool.backgrounds[rows])
         scenes = [pool.scenes[row] for row in rows.tolist() for _ in range(TURNS)]
         located = mentions(outputs.encoder_last_hidden_state, batch["input_ids"], scenes)
-        optimizer.step(token_loss(outputs.logits, batch["labels"]) + 0.3 * remembered + 0.2 * located)
+        optimizer.step(loss + 0.2 * located)

@@ -129,3 +129,53 @@ def test_an_image_damaged_inside_is_named_when_it_is_read(tmp_path: Path) -> Non
     examples = [*read_image_folder(tmp_path).train, *read_image_folder(tmp_path).validation]
     with pytest.raises(ImageError, match=r"0\.jpg.*truncated"):
         next(e for e in examples if str(e.image).endswith("0.jpg")).open_image()
+
+
+def test_questions_with_one_or_several_answers(tmp_path: Path) -> None:
+    rows = write_images(tmp_path, 30)
+    for index, row in enumerate(rows):
+        del row["caption"]
+        row["question"] = f"Question {index}?"
+        if index % 2:
+            row["answer"] = "yes"
+        else:
+            row["answers"] = ["no", "no", "yes"]
+            row["type"] = "existence"
+    write_rows(tmp_path, rows)
+    splits = read_image_folder(tmp_path)
+    examples = {e.question: e for e in [*splits.train, *splits.validation]}
+    assert len(examples) == 30
+    assert examples["Question 1?"].answers == ("yes",)
+    assert examples["Question 2?"].answers == ("no", "no", "yes")
+    assert (examples["Question 2?"].target, examples["Question 2?"].kind) == ("no", "existence")
+    prompted = splits.with_prompt("Question: {question} Answer:")
+    assert prompted.train[0].prompt == f"Question: {prompted.train[0].question} Answer:"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"question": ""}, "the question is empty"),
+        ({"question": "what?"}, "a question without 'answer' or 'answers'"),
+        ({"question": "what?", "answer": 3}, "an answer is empty or not text"),
+        ({"question": "what?", "answers": []}, "an answer is empty or not text"),
+        ({"question": ["what?"], "answer": "it"}, "the question is empty or not text"),
+    ],
+)
+def test_malformed_questions(tmp_path: Path, row: dict[str, object], reason: str) -> None:
+    rows = write_images(tmp_path, 3)
+    write_rows(tmp_path, [*rows, {"file_name": "0.png", **row}])
+    with pytest.raises(DataError) as caught:
+        read_image_folder(tmp_path)
+    assert f"metadata.jsonl:4: {reason}" in caught.value.problems[0]
+
+
+def test_images_of_the_validation_examples_leave_training(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train", write_images(tmp_path / "train", 4))
+    held_out = write_images(tmp_path / "validation", 2)
+    (tmp_path / "validation" / "0.png").write_bytes((tmp_path / "train" / "3.png").read_bytes())
+    write_rows(tmp_path / "validation", held_out)
+    splits = read_image_folder(tmp_path)
+    assert [e.target for e in splits.train] == ["number 0", "number 1", "number 2"]
+    assert splits.duplicates == 1
+    assert "1 of validation images left out of training" in splits.summary()

@@ -1,0 +1,58 @@
+"""Stage 4: the language model learns where each mentioned object is, and to tell sides; everything else stays frozen.
+
+    python -m recipes.sides build/blip2-opt-mini --out build/blip2-opt-mini-final
+
+Until here a base answers about one object at a time, found at the very end of a prompt. After this stage the place of
+each object is known where it is mentioned (``mentions.py``), and the base can say whether an object is on the left. It
+still was never asked to compare two objects, but an adapter can now learn to.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from lorax_vlm.models.families.blip2_t5 import Blip2EncoderDecoderFamily
+from lorax_vlm.models.families.instructblip import InstructBlipFamily
+from lorax_vlm.models.loading import load_model
+from recipes.card import measure, write_card
+from recipes.checkpoint import save
+from recipes.miniature import make_image_processor
+from recipes.packed_language import train_packed_language
+from recipes.scene_pool import load_pool
+from recipes.seq2seq_language import train_seq2seq_language
+from recipes.turns import caption_turns, instruction_turns, with_sides
+
+STEPS = 800
+SEED = 4
+
+
+def train_sides(folder: Path, out: Path, cache: Path, scenes: int = 24_000) -> None:
+    """Train a stored miniature further, save it in half precision, measure it and write its card."""
+    base = load_model(str(folder), dtype="float32")
+    model, family, prompt = base.model, base.family, base.entry.question_template
+    model.language_model.requires_grad_(True)
+    pool = load_pool("train", scenes, make_image_processor(), cache)
+    if isinstance(family, Blip2EncoderDecoderFamily):
+        train_seq2seq_language(model, family, pool, None, with_sides(caption_turns), prompt, STEPS, SEED)
+    else:
+        turns = instruction_turns if isinstance(family, InstructBlipFamily) else caption_turns
+        train_packed_language(model, family, pool, None, with_sides(turns), prompt, STEPS, SEED, mention_weight=0.3)
+    save(model, model.config, family.processor, out)
+    figures = measure(out)
+    write_card(out, figures)
+    print(json.dumps(figures, indent=2))
+
+
+def main() -> None:
+    """Continue a checkpoint of stage 3."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=Path("build") / "scenes", help="rendered scenes")
+    parser.add_argument("--scenes", type=int, default=24_000, help="number of training scenes")
+    arguments = parser.parse_args()
+    train_sides(arguments.folder, arguments.out, arguments.cache, arguments.scenes)
+
+
+if __name__ == "__main__":
+    main()
