@@ -189,7 +189,8 @@ question of each type per scene. Printed by `python -m recipes.card`.
 """
 
 _CAPTIONS = """
-Plain captions judged by each style. *In style*: has the style's form. *True*: every claim holds and no object is missing.
+Plain captions judged by each style. *In style*: has the style's form. *True*: every claim holds and no object is
+missing.
 
 | judged as | in style | true |
 |---|---|---|
@@ -197,7 +198,8 @@ Plain captions judged by each style. *In style*: has the style's form. *True*: e
 """
 
 _QUESTIONS = """
-Questions, prompt `{prompt}`, exact answers. All base skills (color, shape, existence, place) together: **{base_skills:.2%}**.
+Questions, prompt `{prompt}`, exact answers. All base skills together (color, shape, existence, place):
+**{base_skills:.2%}**.
 
 | type | trained | questions | exact |
 |---|---|---|---|

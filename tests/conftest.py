@@ -1,7 +1,7 @@
 """Every test has its own home folder; the miniature is loaded once and must be left plain."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import by the hub's client
@@ -24,16 +24,34 @@ def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_mini() -> LoadedModel:
-    return load_model("blip2-opt-mini")
+def _loaded() -> dict[str, LoadedModel]:
+    return {}
 
 
 @pytest.fixture
-def mini(shared_mini: LoadedModel) -> Iterator[LoadedModel]:
-    yield shared_mini
-    assert not any("lora_" in name for name, _ in shared_mini.model.named_modules()), "the test left adapters behind"
-    assert not shared_mini.model.training
-    assert not any(parameter.requires_grad for parameter in shared_mini.model.parameters())
+def load_shared(_loaded: dict[str, LoadedModel]) -> Iterator[Callable[[str], LoadedModel]]:
+    """Loads a miniature once per session; every test must leave it plain."""
+
+    def load(name: str) -> LoadedModel:
+        if name not in _loaded:
+            _loaded[name] = load_model(name)
+        return _loaded[name]
+
+    yield load
+    for base in _loaded.values():
+        assert not any("lora_" in name for name, _ in base.model.named_modules()), "the test left adapters behind"
+        assert not base.model.training
+        assert not any(parameter.requires_grad for parameter in base.model.parameters())
+
+
+@pytest.fixture(scope="session")
+def shared_mini(_loaded: dict[str, LoadedModel]) -> LoadedModel:
+    return _loaded.setdefault("blip2-opt-mini", load_model("blip2-opt-mini"))
+
+
+@pytest.fixture
+def mini(load_shared: Callable[[str], LoadedModel]) -> LoadedModel:
+    return load_shared("blip2-opt-mini")
 
 
 @pytest.fixture(scope="session")

@@ -137,18 +137,24 @@ def _load_weights(folder: Path, config: Any, row: FamilyRow, entry: CatalogEntry
         options["quantization_config"] = _quantization_config(placement, row)
     if placement.device == "cuda":
         options["device_map"] = {"": 0}
-    if row.text_type == "t5":  # see families/blip2_t5.py
-        config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
-    progress_bar = transformers_logging.is_progress_bar_enabled()
+    progress_bar, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     if entry.miniature:  # a bar for five milliseconds is noise
         transformers_logging.disable_progress_bar()
+    # For FLAN-T5 the library advises to set tie_word_embeddings=False, which would leave the encoder's embeddings
+    # random; what is missing is checked below.
+    transformers_logging.set_verbosity_error()
     try:
-        model = row.model_class.from_pretrained(folder, config=config, **options)
+        model, found = row.model_class.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except OSError as error:
         raise CheckpointError(entry.name, [str(error).splitlines()[0]], _PICKLED_ONLY) from error
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if progress_bar:
             transformers_logging.enable_progress_bar()
+    random_weights = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if random_weights:
+        shown = ", ".join(random_weights[:5])
+        raise CheckpointError(entry.name, [f"{len(random_weights)} of its weights are not in its files: {shown}"])
     if placement.quantization == "4bit" and placement.device == "cpu":
         _avoid_inplace_bias(model)
     return model

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,8 @@ def test_bad_rows_are_named_and_can_be_left_out(
         read_vqav2(**files)
     splits = read_vqav2(**files, skip_bad_rows=True)
     assert len(splits.train) + len(splits.validation) == 59
-    assert any(
-        reason.rsplit(": ", maxsplit=1)[-1].rsplit(" ", maxsplit=1)[-1].strip("\\]") in line for line in splits.skipped
-    )
+    assert len(splits.skipped) in (1, 2)  # a changed id leaves its question without an answer too
+    assert any(re.search(reason, line) for line in splits.skipped)
     assert "left out" in splits.summary()
 
 

@@ -32,6 +32,7 @@ from lorax_vlm.models.families.text import (
     pad_rows,
     repetition_penalty,
     require_equal_rows,
+    show_token,
     token_ids,
 )
 from lorax_vlm.types import Generated, GenerationSettings
@@ -193,9 +194,8 @@ class Blip2DecoderFamily:
         """Every token of a row with whether it carries loss."""
         kept = batch["attention_mask"][index].bool()
         ids, labels = batch["input_ids"][index][kept].tolist(), batch["labels"][index][kept].tolist()
-        return [
-            (self.tokenizer.decode([token]), label != IGNORED_LABEL) for token, label in zip(ids, labels, strict=True)
-        ]
+        pieces = [show_token(self.tokenizer, token) for token in ids]
+        return [(piece, label != IGNORED_LABEL) for piece, label in zip(pieces, labels, strict=True)]
 
     def ends_with_eos(self, batch: Batch, index: int) -> bool:
         """Whether the last label is the end token."""

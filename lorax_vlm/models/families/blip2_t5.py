@@ -32,6 +32,7 @@ from lorax_vlm.models.families.text import (
     pad_rows,
     repetition_penalty,
     require_equal_rows,
+    show_token,
     token_ids,
 )
 from lorax_vlm.types import Generated, GenerationSettings
@@ -173,8 +174,8 @@ class Blip2EncoderDecoderFamily:
         read = batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist()
         labels = batch["labels"][index]
         learnt = labels[labels != IGNORED_LABEL].tolist()
-        pieces = [(self.tokenizer.convert_ids_to_tokens(token).replace("▁", " "), False) for token in read]
-        return pieces + [(self.tokenizer.convert_ids_to_tokens(token).replace("▁", " "), True) for token in learnt]
+        pieces = [(show_token(self.tokenizer, token), False) for token in read]
+        return pieces + [(show_token(self.tokenizer, token), True) for token in learnt]
 
     def ends_with_eos(self, batch: Batch, index: int) -> bool:
         """Whether the last label is the end token."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def image_token_problems(processor: Any, config: Any) -> list[str]:
-    """How processor and configuration disagree about image tokens; each way the image would be ignored or misread."""
+    """How processor and configuration disagree about the image; each way it would be ignored, misread or refused."""
     problems = []
     if processor.num_query_tokens != config.num_query_tokens:
         problems.append(
@@ -16,6 +16,9 @@ def image_token_problems(processor: Any, config: Any) -> list[str]:
     token_id = processor.tokenizer.convert_tokens_to_ids("<image>")
     if not isinstance(config.image_token_index, int) or token_id != config.image_token_index:
         problems.append(f"image_token_index is {config.image_token_index}, the tokenizer's <image> is {token_id}")
+    size, side = processor.image_processor.size, config.vision_config.image_size
+    if (size["height"], size["width"]) != (side, side):
+        problems.append(f"images are resized to {size['height']}x{size['width']}, the model reads {side}x{side}")
     return problems
 
 

@@ -34,6 +34,12 @@ def break_special_tokens(tokenizer: Any, text: str) -> str:
     return text
 
 
+def show_token(tokenizer: Any, token: int) -> str:
+    """One token with the space before it, which decoding a token alone drops in some tokenizers."""
+    text = tokenizer.decode([token])
+    return f" {text}" if str(tokenizer.convert_ids_to_tokens(token)).startswith("▁") else text
+
+
 def pad_rows(rows: Sequence[list[int]], value: int, *, left: bool = False) -> Tensor:
     """Rows of different length as one tensor ``(B, T)``."""
     width = max(map(len, rows))
