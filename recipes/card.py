@@ -30,7 +30,7 @@ Asked = list[tuple[int, str, str]]
 """(scene index, prompt, right answer)"""
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path, caption_prompt: str | None = None) -> dict[str, Any]:
     """Greedy captions and answers on ``SCENES`` test scenes: one question of each type per scene."""
     base = load_model(str(folder), dtype="float32")
     scenes = list(iterate_scenes("test", SCENES))
@@ -41,7 +41,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name not in _OURS),
     }
     if base.entry.captions:
-        prompt = base.entry.caption_prompt
+        prompt = base.entry.caption_prompt if caption_prompt is None else caption_prompt
         captions = _answers(base, scenes, [(index, prompt, "") for index in range(len(scenes))], _CAPTION)
         figures["captions"] = {}
         for style in STYLES:

@@ -134,12 +134,15 @@ class Blip2EncoderDecoderFamily:
             if not clean_text(target):
                 raise ExampleError(name, "its target text is empty.")
             labels.append(self._text_ids(target, name))
+        padded = pad_rows(labels, IGNORED_LABEL)
+        start = torch.full((len(labels), 1), self.pad_id)
+        shifted = torch.cat([start, padded[:, :-1]], dim=1)
         return {
             "pixel_values": pixel_values,
             **self.prompt_batch(prompts, names),
             # What the model would make of the labels itself; the loss is taken outside of it.
-            "decoder_input_ids": pad_rows([[self.pad_id, *row[:-1]] for row in labels], self.pad_id),
-            "labels": pad_rows(labels, IGNORED_LABEL),
+            "decoder_input_ids": shifted.masked_fill(shifted == IGNORED_LABEL, self.pad_id),
+            "labels": padded,
         }
 
     # --- generation and loss --------------------------------------------------------------------------------------
