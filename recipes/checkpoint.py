@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,29 @@ def save(model: Any, config: Any, processor: Any, out: Path) -> None:
     config.save_pretrained(out)
     _keep_head_untied(out)
     processor.save_pretrained(out)
+    for path in out.rglob("tokenizer_config.json"):
+        _edit_json(path, _drop_loading_options)
     print(f"saved {out} after {time.monotonic() - _START:.0f} s", flush=True)
 
 
 def _keep_head_untied(folder: Path) -> None:
     """T5's configuration class calls every head tied; the files of FLAN-T5 say it is not, and must here."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    text = config.get("text_config", {})
-    if text.get("model_type") == "t5":
-        text["tie_word_embeddings"] = False
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def untie(config: dict[str, Any]) -> None:
+        text = config.get("text_config", {})
+        if text.get("model_type") == "t5":
+            text["tie_word_embeddings"] = False
+
+    _edit_json(folder / "config.json", untie)
+
+
+def _drop_loading_options(config: dict[str, Any]) -> None:
+    """How a tokenizer happened to be loaded says nothing about it."""
+    for option in ("is_local", "local_files_only"):
+        config.pop(option, None)
+
+
+def _edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -36,12 +36,12 @@ from transformers import (
 
 from lorax_vlm.adapters.files import HEAD
 from lorax_vlm.adapters.peft_layers import add_peft_layers
-from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.adapters.recipe import Recipe, touches_image_path
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.errors import NonFiniteLoss, NothingToResume, TrainingError
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.training.batches import ExampleDataset, FamilyCollator, make_dataset
+from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
 
@@ -200,9 +200,9 @@ def train_adapter(
         trainer = AdapterTrainer(
             model=peft_model,
             args=_arguments(base, config, run_dir),
-            train_dataset=make_dataset(data.train, family),
-            eval_dataset=ExampleDataset(data.validation, family),
-            data_collator=FamilyCollator(family),
+            train_dataset=make_dataset(data.train),
+            eval_dataset=ExampleDataset(data.validation),
+            data_collator=FamilyCollator(family, _frozen_image_path(base, recipe)),
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: family.loss(
                 outputs["logits"], labels, num_items_in_batch
             ),
@@ -236,6 +236,20 @@ def train_adapter(
     )
     run.recorded(result=result)
     return result
+
+
+def _frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:
+    """The image path as a function, when neither the adapter nor the family changes what it gives."""
+    names = [name for name, module in base.model.named_modules() if isinstance(module, nn.Linear)]
+    clean = [name.removesuffix(".base_layer") for name in names if ".lora_" not in name]
+    if not base.family.takes_features or touches_image_path(recipe.sites(base.family.name, clean)):
+        return None
+
+    @torch.no_grad()
+    def encode(pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return base.family.encode_images(base.model, pixels.to(base.device), prompts)
+
+    return encode
 
 
 def _arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> TrainingArguments:

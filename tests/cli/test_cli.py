@@ -176,3 +176,62 @@ def test_an_interruption_says_how_to_go_on(run, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("lorax_vlm.captioning.train_adapter", interrupted)
     assert "--resume" in run("train", "mine", "--style", "plain", "--steps", 2, code=130)
+
+
+# --- questions ------------------------------------------------------------------------------------------------------
+
+
+def test_ask(run, image: Path) -> None:
+    assert run("ask", image, "What color is the star?").strip() == "red"
+    asked = ["What color is the star?", "Is there a square?"]
+    record = json.loads(run("ask", image, *asked, "--model", "vilt-mini", "--json"))
+    assert record == {"model": "vilt-mini", "questions": asked, "answers": {"base": ["red", "no"]}}
+    assert "ExampleError" in run("ask", image, "red " * 400, code=1)
+
+
+def test_train_and_evaluate_a_task(run, tmp_path: Path) -> None:
+    few = ("--steps", 2, "--batch-size", 4, "--eval-every", 2, "--recipe", "light")
+    printed = run("train", "counts", "--task", "counting", *few)
+    assert "blip2-opt-mini.counts: miniature scenes, task 'counting'" in printed
+    assert "training by type: counting" in printed
+    assert "Question: How many" in printed
+    page = tmp_path / "report.html"
+    printed = run("evaluate", "counts", "--count", 20, "--ablations", "--html", page)
+    assert "counts against base: " in printed
+    assert "Does the image matter?" in printed
+    assert page.read_text().startswith("<!doctype html>")
+    record = json.loads(run("evaluate", "counts", "--count", 20, "--json"))
+    assert [report["adapter"] for report in record["reports"]] == [None, "counts"]
+    assert len(record["reports"][1]["records"]) == 20
+    assert set(record["differences"]["counts"]) == {"value", "low", "high"}
+    assert "counts" in run("adapters", "list")
+
+
+def test_evaluate_own_questions(run, scenes: list[Scene], tmp_path: Path) -> None:
+    rows = []
+    for scene in scenes:
+        scene.image.save(tmp_path / f"{scene.seed}.png")
+        row = {"file_name": f"{scene.seed}.png", "question": "What color is the background?"}
+        rows.append(json.dumps({**row, "answers": [scene.background] * 9 + ["beige"], "type": "color"}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    printed = run("evaluate", "--data", tmp_path, "--model", "vilt-mini")
+    assert "vqa accuracy" in printed
+    assert "100.0 % (100.0 to 100.0)" in printed
+    assert "ignored" not in run("doctor", "--data", tmp_path, "--model", "vilt-mini")
+
+
+def test_benchmark(run) -> None:
+    printed = run("benchmark", "vilt-mini", "--count", 12, "--alone", 2)
+    assert "vilt-mini" in printed
+    assert "questions/s" in printed
+    record = json.loads(run("benchmark", "vilt-mini", "--count", 12, "--alone", 2, "--json"))
+    assert record["rows"][0]["model"] == "vilt-mini"
+
+
+def test_captions_of_vilt_are_refused(run, image: Path) -> None:
+    assert "it cannot write captions" in run("caption", image, "--model", "vilt-mini", code=1)
+    assert "--html and --ablations belong to questions" in run("evaluate", "--ablations", code=1)
+
+
+def test_columns_must_be_pairs(run, tmp_path: Path) -> None:
+    assert "--columns must look like" in run("evaluate", "--data", "hub:a/b", "--columns", "image", code=1)

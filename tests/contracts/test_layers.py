@@ -24,10 +24,18 @@ LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 # Files that serve --help, `adapters list` and `models list`.
 NO_TORCH = (
-    *("errors.py", "types.py", "settings.py", "models/catalog.py", "models/placement.py", "models/components.py"),
+    *(
+        "answers.py",
+        "errors.py",
+        "types.py",
+        "settings.py",
+        "models/catalog.py",
+        "models/placement.py",
+        "models/components.py",
+    ),
     *("adapters/recipe.py", "adapters/files.py", "adapters/manifest.py", "adapters/store.py"),
     *("adapters/compatibility.py", "training/config.py", "cli/main.py", "cli/adapters.py", "cli/models.py"),
-    *("cli/scenes.py", "cli/options.py", "cli/output.py"),
+    *("cli/scenes.py", "cli/options.py", "cli/output.py", "cli/questions.py", "cli/evaluation.py", "cli/training.py"),
 )
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "matplotlib", "bitsandbytes"}
 

@@ -25,6 +25,9 @@ class Family(Protocol):
     image_path_reads_prompt: bool
     """Whether an image looks different for another prompt, so that features belong to an (image, prompt) pair."""
 
+    takes_features: bool
+    """Whether the model's forward pass accepts encoded images in the place of pixels."""
+
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """Preprocess RGB images to ``(B, C, H, W)`` float32."""
         ...

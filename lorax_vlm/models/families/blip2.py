@@ -43,6 +43,7 @@ class Blip2DecoderFamily:
 
     name = "blip2-opt"
     image_path_reads_prompt = False
+    takes_features = True
 
     def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
         """Check that processor and configuration agree.

@@ -46,6 +46,7 @@ class Blip2EncoderDecoderFamily:
 
     name = "blip2-t5"
     image_path_reads_prompt = False
+    takes_features = True
 
     def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
         """Check that processor and configuration agree.

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor
+from transformers.models.blip_2.modeling_blip_2 import BaseModelOutputWithVisionQformerOutputs
 
 
 def image_token_problems(processor: Any, config: Any) -> list[str]:
@@ -41,6 +42,21 @@ def require_image_tokens(input_ids: Tensor, image_token_id: int, count: int) -> 
     wrong = {row: found for row, found in enumerate(counts) if found != count}
     if wrong:
         raise ValueError(f"Each row needs {count} image tokens; rows with another number: {wrong}.")
+
+
+def batch_with_features(batch: dict[str, Tensor], features: Tensor) -> dict[str, Any]:
+    """A training batch whose images are already encoded: the model then skips its image path.
+
+    Args:
+        batch: Of ``Family.training_batch``; its pixels are dropped.
+        features: ``(B, Q, D)`` of ``Family.encode_images``.
+    """
+    kept = {key: value for key, value in batch.items() if key != "pixel_values" and not key.startswith("qformer_")}
+    encoded = BaseModelOutputWithVisionQformerOutputs(pooler_output=features)
+    unused: dict[str, None] = {"pixel_values": None}
+    if "qformer_input_ids" in batch:  # InstructBLIP's forward pass demands it, and does not look at it
+        unused["qformer_input_ids"] = None
+    return {**kept, **unused, "mm_encoder_outputs": {"image": encoded}}
 
 
 def embed_with_image(model: Any, input_ids: Tensor, features: Tensor, image_token_id: int) -> Tensor:

@@ -38,6 +38,7 @@ class ViltFamily:
 
     name = "vilt"
     image_path_reads_prompt = False
+    takes_features = False
 
     def __init__(self, processor: Any, config: Any, checkpoint: str, labels: Sequence[str] | None = None) -> None:
         """Check the label set.

@@ -1,0 +1,103 @@
+"""4 and 8 bits on a CPU: what is quantised, that it answers, and that it trains."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.data.examples import DataSplits, answered
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.models.catalog import CATALOG
+from lorax_vlm.models.families.registry import FAMILIES
+from lorax_vlm.models.loading import LoadedModel, load_model
+from lorax_vlm.models.placement import _QUANTIZED_SHARE
+from lorax_vlm.runtime.attached import AttachedAdapters
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.trainer import train_adapter
+
+bitsandbytes = pytest.importorskip("bitsandbytes")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FAMILY_NAMES = ["blip2-opt-mini", "blip2-flan-mini", "instructblip-mini", "vilt-mini"]
+FEW = TrainConfig(max_steps=3, batch_size=4, eval_every=3, learning_rate=1e-2, patience=None)
+COLOR = "What color is the background?"
+
+
+@pytest.fixture(scope="module", params=FAMILY_NAMES)
+def four_bit(request: pytest.FixtureRequest) -> LoadedModel:
+    return load_model(request.param, quantize="4bit")
+
+
+@torch.no_grad()
+def answer(base: LoadedModel, model: Any, scenes: list[Scene]) -> list[str]:
+    prompts = [base.entry.question_prompt(COLOR)] * len(scenes)
+    pixels = base.family.pixel_values([scene.image for scene in scenes])
+    features = base.family.encode_images(model, pixels, prompts)
+    return [g.text for g in base.family.generate(model, features, prompts, base.entry.answer_settings)]
+
+
+def test_only_the_language_models_linear_layers_are_quantised(four_bit: LoadedModel) -> None:
+    quantised = [n for n, m in four_bit.model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    plain = [n for n, m in four_bit.model.named_modules() if type(m) is nn.Linear]
+    assert quantised
+    assert all(name.startswith(("language_model.", "vilt.encoder.")) for name in quantised)
+    kept = ("vision_model", "qformer", "language_projection", "language_model.lm_head", "classifier", "vilt.pooler")
+    assert all(name.startswith(kept) or name.endswith(".wo") for name in plain), plain
+    if four_bit.family.name == "blip2-t5":
+        assert any(name.endswith(".wo") for name in plain)
+    for name in quantised:
+        weight = four_bit.model.get_submodule(name).weight
+        assert (weight.quant_state.quant_type, weight.quant_state.nested) == ("nf4", True)
+
+
+def test_it_answers_nearly_as_before(four_bit: LoadedModel, scenes: list[Scene]) -> None:
+    given = answer(four_bit, four_bit.model, scenes)
+    assert sum(text == scene.background for text, scene in zip(given, scenes, strict=True)) >= 10
+
+
+def test_it_trains(four_bit: LoadedModel, scenes: list[Scene], tmp_path: Path) -> None:
+    examples = [answered(s.image, COLOR, ["blue"], f"scene {s.seed}") for s in scenes]
+    splits = DataSplits(examples[:8], examples[8:], "x").with_prompt(four_bit.entry.question_template)
+    recipe = Recipe("small", rank=4, groups=("lm-attention",))
+    result = train_adapter(four_bit, recipe, splits, FEW, tmp_path / "run", progress=False)
+    assert result.best_validation_loss < result.first_validation_loss
+    attached = AttachedAdapters(four_bit)
+    attached.attach("blue", result.folder)
+    before = answer(four_bit, four_bit.model, scenes)
+    with attached.using("blue") as model:
+        assert answer(four_bit, model, scenes) != before
+    assert answer(four_bit, four_bit.model, scenes) == before
+    attached.detach_all()
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_eight_bits_answer_too(name: str, scenes: list[Scene]) -> None:
+    base = load_model(name, quantize="8bit")
+    assert any(isinstance(module, bitsandbytes.nn.Linear8bitLt) for module in base.model.modules())
+    given = answer(base, base.model, scenes)
+    assert sum(text == scene.background for text, scene in zip(given, scenes, strict=True)) >= 10
+
+
+@pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.name)
+def test_the_share_used_in_forecasts_is_the_true_one(row: Any) -> None:
+    """Counted on the true architecture, without memory."""
+    from benchmarks.random_checkpoints import CHECKPOINTS
+
+    entry = next(e for e in CATALOG if e.family == row.name and not e.miniature)
+    config, _ = CHECKPOINTS[entry.name]()
+    with torch.device("meta"):
+        model = row.model_class(config)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    quantised = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and not any(part in name.split(".") or name.startswith(part) for part in row.unquantized)
+    )
+    assert quantised / total == pytest.approx(_QUANTIZED_SHARE[row.name], abs=0.005)
+    assert total == entry.parameters
+    assert dataclasses.replace(entry).parameters == total

@@ -1,0 +1,97 @@
+"""What is kept of images during a run, and that it changes nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.data.examples import DataSplits, Example, answered, scene_questions
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training import trainer as trainer_module
+from lorax_vlm.training.batches import FamilyCollator
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.trainer import train_adapter
+
+FEW = TrainConfig(max_steps=8, batch_size=6, gradient_accumulation=2, eval_every=4, learning_rate=5e-3, patience=None)
+LM_ONLY = Recipe("lm", rank=4, groups=("lm-attention",))
+
+
+def splits_for(base: LoadedModel) -> DataSplits:
+    train = scene_questions("counting", "train", 20, per_scene=None)
+    return DataSplits(train, scene_questions("counting", "validation", 6), "x").with_prompt(
+        base.entry.question_template
+    )
+
+
+def losses(result: Any) -> list[float]:
+    return [row["eval_loss"] for row in result.history if "eval_loss" in row]
+
+
+@pytest.mark.parametrize("name", ["blip2-opt-mini", "blip2-flan-mini", "instructblip-mini"])
+def test_kept_features_give_the_same_run(
+    name: str, load_shared: Callable[[str], LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_shared(name)
+    splits = splits_for(base)
+    kept = train_adapter(base, LM_ONLY, splits, FEW, tmp_path / "kept", progress=False)
+    monkeypatch.setattr(trainer_module, "_frozen_image_path", lambda *_: None)
+    anew = train_adapter(base, LM_ONLY, splits, FEW, tmp_path / "anew", progress=False)
+    assert losses(kept) == pytest.approx(losses(anew), rel=1e-5)
+    assert losses(kept)[-1] != losses(kept)[0]
+
+
+def test_adapters_of_the_image_path_look_at_pixels(mini: LoadedModel) -> None:
+    assert trainer_module._frozen_image_path(mini, LM_ONLY) is not None
+    for group in ("vision", "qformer", "projection"):
+        recipe = Recipe("seeing", rank=2, groups=("lm-qv", group))
+        assert trainer_module._frozen_image_path(mini, recipe) is None
+
+
+def test_vilt_has_no_frozen_image_path(load_shared: Callable[[str], LoadedModel]) -> None:
+    assert trainer_module._frozen_image_path(load_shared("vilt-mini"), LM_ONLY) is None
+
+
+class Opened:
+    """Counts how often an image is opened."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> Image.Image:
+        self.count += 1
+        return Image.new("RGB", (64, 64))
+
+
+def test_an_image_is_opened_once_as_long_as_memory_allows(mini: LoadedModel) -> None:
+    one, other = Opened(), Opened()
+    examples = [Example(image, "red", f"{index}") for index, image in enumerate((one, other, one, other))]
+    collate = FamilyCollator(mini.family)
+    for _ in range(3):
+        collate(examples)
+    assert (one.count, other.count) == (1, 1)
+    size = mini.family.pixel_values([Image.new("RGB", (64, 64))])[0].nbytes
+    collate = FamilyCollator(mini.family, memory_bytes=size)
+    for _ in range(3):
+        collate(examples)
+    assert sorted((one.count, other.count)) == [2, 4]
+
+
+def test_features_of_an_instruction_belong_to_it(load_shared: Callable[[str], LoadedModel]) -> None:
+    base = load_shared("instructblip-mini")
+    seen: list[list[str]] = []
+
+    def encode(pixels: torch.Tensor, prompts: Any) -> torch.Tensor:
+        seen.append(list(prompts))
+        return torch.zeros(len(pixels), 16, 160)
+
+    image = Image.new("RGB", (64, 64))
+    collate = FamilyCollator(base.family, encode)
+    examples = [answered(image, q, ["red"], q) for q in ("one", "two", "one")]
+    splits = DataSplits(examples, examples, "x").with_prompt("{question}")
+    for _ in range(2):
+        collate(list(splits.train))
+    assert seen == [["one", "two"]]
