@@ -20,7 +20,7 @@ from lorax_vlm import LoraxError, VQASystem, load_image, make_scene
 
 MODELS = ("blip2_opt", "blip2_flan", "instructblip", "vilt")
 DEMO_TASKS = {"blip2_flan": ("counting", "reasoning"), "vilt": ("counting", "classification")}
-DEMO_SCENE = 2_000_000_131
+DEMO_QUESTIONS = ["How many squares are there?", "Is the yellow square right of the blue square?"]
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--models", default="mini", choices=("mini", "hub"), help="which checkpoints the keys mean")
     parser.add_argument("--model", nargs="+", choices=MODELS, help="which of them; by default all")
     parser.add_argument("--tasks", nargs="+", help="adapters to train on every model; by default two on two of them")
-    parser.add_argument("--image", help="path or URL; without it a drawn scene nobody was trained on")
+    parser.add_argument("--image", help="path or URL; by default a drawn scene nobody was trained on")
     parser.add_argument("--question", action="append", help="question about it; repeat for more")
     parser.add_argument("--data", type=Path, help="folder with one question folder per task")
     parser.add_argument("--steps", type=int, help="training steps per adapter")
@@ -37,10 +37,8 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="adapter store, by default that of lorax-vlm")
     arguments = parser.parse_args()
     console, start = Console(), time.monotonic()
-
     system = VQASystem(arguments.models, store=arguments.store)
-    models = arguments.model or MODELS
-    tasks = {m: tuple(arguments.tasks) if arguments.tasks else DEMO_TASKS.get(m, ()) for m in models}
+    tasks = {model: tuple(arguments.tasks or DEMO_TASKS.get(model, ())) for model in arguments.model or MODELS}
     for model, names in tasks.items():
         config = system.default_config(model)
         config = replace(config, max_steps=arguments.steps or config.max_steps)
@@ -48,8 +46,8 @@ def main() -> None:
             data = arguments.data / task if arguments.data else None
             system.create_vqa_adapter(model, task, task, data=data, config=config, replace=True)
 
-    image = load_image(arguments.image) if arguments.image else make_scene(DEMO_SCENE).image
-    questions = arguments.question or ["How many squares are there?", "Is the yellow square right of the blue square?"]
+    image = load_image(arguments.image or make_scene(2_000_000_131).image)
+    questions = arguments.question or DEMO_QUESTIONS
     table = Table("model", "adapter", *questions, title=f"\n{arguments.image or 'a drawn scene'}", title_justify="left")
     for model, names in tasks.items():
         for name in (None, *names):
@@ -64,7 +62,7 @@ def main() -> None:
             [example.question for example in examples],
             answers=[example.target for example in examples],
             kinds=[example.kind for example in examples],
-            models=models,
+            models=list(tasks),
             adapters=tasks,
         )
         for row in rows:

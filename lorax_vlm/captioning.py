@@ -215,8 +215,11 @@ class BLIP2CaptioningSystem:
         return self._library.load(Path(folder).expanduser(), name, replace=replace)
 
     def list_adapters(self) -> list[StoredAdapter]:
-        """The store's adapters that were made for this base, and those that do not say for which."""
-        return self._library.list()
+        """The store's adapters that were made for this base, and those that do not say for which.
+
+        Adapters that answer questions are left out; ``VQASystem`` has them.
+        """
+        return [stored for stored in self._library.list() if stored.manifest.task != "vqa"]
 
     def remove_adapter(self, name: str) -> None:
         """Remove an adapter from the store.

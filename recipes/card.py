@@ -59,6 +59,13 @@ def measure(folder: Path, caption_prompt: str | None = None) -> dict[str, Any]:
     return figures
 
 
+def measure_checkpoint(folder: Path, caption_prompt: str | None = None) -> None:
+    """Measure a checkpoint, write its card and print the figures."""
+    figures = measure(folder, caption_prompt)
+    write_card(folder, figures)
+    print(json.dumps(figures, indent=2))
+
+
 def _figures(base: LoadedModel, scenes: list[Scene], asked: Asked, settings: GenerationSettings) -> dict[str, Any]:
     given = _answers(base, scenes, asked, settings)
     right = [

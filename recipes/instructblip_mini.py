@@ -14,18 +14,18 @@ from transformers import (
 )
 
 from lorax_vlm.models.families.instructblip import InstructBlipFamily
+from recipes.card import measure_checkpoint
 from recipes.checkpoint import load_shared_vision, parse_arguments, save
 from recipes.miniature import HEADS, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
 from recipes.packed_language import train_packed_language
 from recipes.qformer import train_qformer
 from recipes.scene_pool import load_pool
-from recipes.sides import train_sides
 from recipes.tokenizers import make_bert_tokenizer, make_llama_tokenizer
-from recipes.turns import instruction_turns
+from recipes.turns import instruction_turns, with_sides
 
 NAME = "instructblip-mini"
 QUESTION_PROMPT = "Question: {question} Short Answer:"
-STEPS = {"qformer": 300, "language": 2000}
+STEPS = {"qformer": 300, "language": 1200}
 _VISION_KEYS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("image_size", "patch_size", "initializer_range"),
@@ -70,7 +70,7 @@ def make_config(processor: InstructBlipProcessor) -> InstructBlipConfig:
 
 
 def main() -> None:
-    """Train the Q-Former and the language model, and save the checkpoint in half precision; then stage 4."""
+    """Train the Q-Former and the language model, and save the checkpoint in half precision."""
     arguments = parse_arguments(__doc__, NAME)
     tokenizer = make_llama_tokenizer(QUESTION_PROMPT)
     qformer_tokenizer = make_bert_tokenizer(QUESTION_PROMPT, 64)
@@ -85,9 +85,11 @@ def main() -> None:
     family = InstructBlipFamily(processor, config, NAME)
     seed = arguments.seed + 2
     readout = train_qformer(model, family, pool, STEPS["qformer"], seed)
-    train_packed_language(model, family, pool, readout, instruction_turns, QUESTION_PROMPT, STEPS["language"], seed)
+    train_packed_language(
+        model, family, pool, readout, with_sides(instruction_turns), QUESTION_PROMPT, STEPS["language"], seed
+    )
     save(model, config, processor, arguments.out)
-    train_sides(arguments.out, arguments.out, arguments.cache, arguments.scenes)
+    measure_checkpoint(arguments.out)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example, answered
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import AdapterExists, AdapterNotFound, ExampleError, ImageError, LoraxError, UnknownModel
@@ -94,6 +95,11 @@ def test_two_models_may_have_adapters_of_one_name(system: VQASystem, splits: Dat
     assert [stored.name for stored in system.list_adapters("vilt")] == ["vilt-mini.skill"]
     for model in ("blip2_opt", "vilt"):
         assert system.answer_question(scenes[0].image, COLOR, model, "skill").adapter == "skill"
+
+
+def test_captioning_does_not_list_adapters_that_answer_questions(system: VQASystem, splits: DataSplits) -> None:
+    system.create_vqa_adapter("blip2_opt", "skill", "skill", data=splits, config=FEW, progress=False)
+    assert BLIP2CaptioningSystem("blip2-opt-mini", store=system.store.root).list_adapters() == []
 
 
 def test_the_same_adapter_is_not_trained_twice(system: VQASystem, splits: DataSplits) -> None:

@@ -42,7 +42,7 @@ SITE_GROUPS = {
     "vilt": {
         "lm-qv": r"vilt\.encoder\.layer\.\d+\.attention\.attention\.(query|value)",
         "lm-attention": r"vilt\.encoder\.layer\.\d+\.attention\.(attention\.(query|key|value)|output\.dense)",
-        "lm-mlp": r"vilt\.encoder\.layer\.\d+\.(intermediate|output)\.dense",
+        "lm-mlp": r"vilt\.(encoder\.layer\.\d+\.(intermediate|output)|pooler)\.dense",
     },
 }
 

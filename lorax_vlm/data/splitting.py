@@ -62,22 +62,38 @@ def make_splits(
 
 
 def without_images_of(train: Sequence[Example], validation: Sequence[Example]) -> list[Example]:
-    """The training examples whose image file is, byte for byte, none of the validation's.
+    """The training examples whose image is, byte for byte, none of the validation's.
 
-    Files are hashed only where their sizes agree.
+    Only files and encoded bytes can be compared; they are hashed only where their sizes agree.
     """
+    digests: dict[object, str] = {}
+
+    def digest(image: Path | bytes) -> str:
+        if image not in digests:
+            digests[image] = _digest(image)
+        return digests[image]
+
     held_out: dict[int, set[str]] = defaultdict(set)
-    for path in {e.image for e in validation if isinstance(e.image, Path)}:
-        held_out[path.stat().st_size].add(_file_digest(path))
-    duplicate: dict[Path, bool] = {}
-    for path in {e.image for e in train if isinstance(e.image, Path)}:
-        size = path.stat().st_size
-        duplicate[path] = size in held_out and _file_digest(path) in held_out[size]
-    return [e for e in train if not (isinstance(e.image, Path) and duplicate[e.image])]
+    for example in validation:
+        if isinstance(example.image, Path | bytes):
+            held_out[_size(example.image)].add(digest(example.image))
+    return [
+        example
+        for example in train
+        if not isinstance(example.image, Path | bytes)
+        or _size(example.image) not in held_out
+        or digest(example.image) not in held_out[_size(example.image)]
+    ]
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
+def _size(image: Path | bytes) -> int:
+    return len(image) if isinstance(image, bytes) else image.stat().st_size
+
+
+def _digest(image: Path | bytes) -> str:
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    with image.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -49,7 +49,7 @@ def test_every_pattern_is_bound_to_its_component() -> None:
     }
     for family, groups in SITE_GROUPS.items():
         for group, pattern in groups.items():
-            prefix = "vilt.encoder" if family == "vilt" else prefixes[group.split("-")[0]]
+            prefix = "vilt." if family == "vilt" else prefixes[group.split("-")[0]]
             assert pattern.replace("\\", "").startswith(prefix)
 
 

@@ -80,3 +80,12 @@ def test_missing_columns_and_sets(tmp_path: Path) -> None:
         read_hub_dataset(source, columns={"picture": "image"})
     with pytest.raises(DataError, match="cannot be loaded"):
         read_hub_dataset(str(tmp_path / "nothing-here"))
+
+
+def test_images_of_the_validation_rows_leave_training(tmp_path: Path) -> None:
+    source = write_set(tmp_path / "set")
+    folder = tmp_path / "set" / "train"
+    (folder / "9.png").write_bytes((folder / "0.png").read_bytes())
+    splits = read_hub_dataset(source, columns=COLUMNS, validation_count=4)
+    assert splits.duplicates == 1, {example.question: type(example.image) for example in splits.train}
+    assert "question 9?" not in {example.question for example in splits.train}
