@@ -13,7 +13,7 @@ from transformers import Blip2Processor
 
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
 from lorax_vlm.models.loading import load_model
-from recipes.card import measure, write_card
+from recipes.card import measure_checkpoint
 from recipes.checkpoint import parse_arguments, save
 from recipes.optimizer import Optimizer
 from recipes.scene_pool import load_pool
@@ -43,7 +43,7 @@ def main() -> None:
         optimizer.step(family.loss(model(**batch).logits, labels))
     save(model, model.config, processor, arguments.out)
     print(f"tuned in {time.monotonic() - start:.0f} s", flush=True)
-    write_card(arguments.out, measure(arguments.out, caption_prompt=PROMPT))
+    measure_checkpoint(arguments.out, PROMPT)
 
 
 if __name__ == "__main__":

@@ -241,9 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    figures = measure(arguments.folder)
-    write_card(arguments.folder, figures)
-    print(json.dumps(figures, indent=2))
+    measure_checkpoint(arguments.folder)
 
 
 if __name__ == "__main__":

@@ -58,8 +58,9 @@ def train_packed_language(
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    mentions = MentionReadout(model.config.text_config.hidden_size, family.tokenizer)
-    trained = [*model.language_model.parameters(), *mentions.parameters()]
+    width = model.config.text_config.hidden_size
+    mentions = MentionReadout(width, family.tokenizer) if mention_weight else None
+    trained = [*model.language_model.parameters(), *(mentions.parameters() if mentions else ())]
     if readout is not None:
         trained += [model.query_tokens, *model.qformer.parameters(), *readout.parameters()]
         trained += model.language_projection.parameters()
@@ -83,7 +84,7 @@ def train_packed_language(
         loss = target_loss(outputs.logits, labels)
         if readout is not None:
             loss = loss + 0.3 * readout(queries, pool.places[rows], pool.backgrounds[rows])
-        if mention_weight:
+        if mentions is not None:
             scenes = [pool.scenes[row] for row in rows.tolist()]
             loss = loss + mention_weight * mentions(outputs.hidden_states[-2], input_ids, scenes)
         optimizer.step(loss)

@@ -34,14 +34,15 @@ def train_seq2seq_language(
     """Train language model, projection and Q-Former in place; without ``readout`` the language model only, further."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
+    if readout is not None:
+        for name, parameter in model.language_model.named_parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.5 if "relative_attention_bias" in name else 0.05)
     mentions = MentionReadout(model.config.text_config.hidden_size, family.tokenizer)
     trained = [*model.language_model.parameters(), *mentions.parameters()]
     if readout is not None:
         trained += [model.query_tokens, *model.qformer.parameters(), *readout.parameters()]
         trained += model.language_projection.parameters()
-        for name, parameter in model.language_model.named_parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.5 if "relative_attention_bias" in name else 0.05)
     optimizer = Optimizer(trained, 1.5e-3 if readout is not None else 7e-4, steps, "language")
     for rows, others in zip(pool.batches(IMAGES, steps, seed), pool.batches(IMAGES, steps, seed + 1), strict=True):
         turns = [

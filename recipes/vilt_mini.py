@@ -6,7 +6,6 @@ As ViLT began from a vision transformer, the first layers begin from the vision 
 of ``mentions.py`` helps on the way.
 """
 
-import json
 import random
 
 import torch
@@ -17,7 +16,7 @@ from transformers import BertTokenizer, ViltConfig, ViltForQuestionAnswering, Vi
 from lorax_vlm.data.scene_questions import BASE_QUESTION_TYPES
 from lorax_vlm.data.scene_words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES
 from lorax_vlm.data.scenes import Scene
-from recipes.card import measure, write_card
+from recipes.card import measure_checkpoint
 from recipes.checkpoint import VISION_SOURCE, parse_arguments, save
 from recipes.mentions import MentionReadout
 from recipes.miniature import HEADS, IMAGE_SIDE_PX, PATCH_PX, VISION_CONFIG, WIDTH, make_image_processor
@@ -152,9 +151,7 @@ def main() -> None:
     initialise(model)
     train(model, tokenizer, pool, STEPS, arguments.seed + 3)
     save(model, config, processor, arguments.out)
-    figures = measure(arguments.out)
-    write_card(arguments.out, figures)
-    print(json.dumps(figures, indent=2))
+    measure_checkpoint(arguments.out)
 
 
 if __name__ == "__main__":
