@@ -47,5 +47,5 @@ class TrainConfig:
 MINI_CONFIG = TrainConfig(max_steps=300, batch_size=32, learning_rate=6e-3, eval_every=50, patience=None)
 """What the miniatures learn a style with in about a minute."""
 
-MINI_VQA_CONFIG = TrainConfig(max_steps=450, batch_size=64, learning_rate=4e-3, eval_every=100, patience=None)
+MINI_VQA_CONFIG = TrainConfig(max_steps=700, batch_size=64, learning_rate=4e-3, eval_every=100, patience=None)
 """What the miniatures learn a skill of question answering with in under three minutes."""
