@@ -90,9 +90,9 @@ def test_the_image_is_encoded_once_for_all_styles(system, mini, scenes, tmp_path
     seen: list[int] = []
     original = type(mini.family).encode_images
 
-    def spy(self, model, pixel_values):
+    def spy(self, model, pixel_values, prompts):
         seen.append(len(pixel_values))
-        return original(self, model, pixel_values)
+        return original(self, model, pixel_values, prompts)
 
     monkeypatch.setattr(type(mini.family), "encode_images", spy)
     results = system.compare_captioning_styles(scenes[1].image)
@@ -168,9 +168,9 @@ def test_checkpoints_stay_until_the_adapter_is_stored(system, scenes, monkeypatc
         patch.setattr(type(system.store), "add", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             system.train_adapter("mine", "concise", **options)
-    assert list(system._run_dir("mine").glob("checkpoint-*"))
+    assert list(system._workshop.run_dir("mine").glob("checkpoint-*"))
     assert system.train_adapter("mine", "concise", resume=True, **options).manifest.training["steps"] == 4
-    assert not list(system._run_dir("mine").glob("checkpoint-*"))
+    assert not list(system._workshop.run_dir("mine").glob("checkpoint-*"))
 
 
 def test_a_retrained_adapter_is_used_at_once(system, scenes) -> None:

@@ -18,7 +18,7 @@ _BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Activations, the image encoder's attention and the allocator's slack, beside the weights.
 _WORKING_BYTES = 700_000_000
 # Share of the published checkpoint's parameters in the linear layers that are quantised, by family.
-_QUANTIZED_SHARE = {"blip2-opt": 0.67, "blip2-t5": 0.57, "instructblip": 0.82, "vilt": 0.72}
+_QUANTIZED_SHARE = {"blip2-opt": 0.67, "blip2-t5": 0.56, "instructblip": 0.82, "vilt": 0.72}
 # T5's activations leave float16's range: the loss becomes NaN.
 _NO_FLOAT16 = ("blip2-t5",)
 

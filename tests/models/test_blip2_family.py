@@ -298,7 +298,8 @@ def altered(mini: LoadedModel, **changes: object) -> SimpleNamespace:
     top = {"image_token_index": config.image_token_index, "num_query_tokens": config.num_query_tokens}
     for name, value in changes.items():
         (text if name in text else top)[name] = value
-    return SimpleNamespace(**top, text_config=SimpleNamespace(**text))
+    vision = SimpleNamespace(image_size=changes.get("image_size", config.vision_config.image_size))
+    return SimpleNamespace(**top, text_config=SimpleNamespace(**text), vision_config=vision)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +312,7 @@ def altered(mini: LoadedModel, **changes: object) -> SimpleNamespace:
         ({"eos_token_id": None}, "eos id None"),
         ({"pad_token_id": -1}, "pad id -1"),
         ({"bos_token_id": 10**6}, "bos id 1000000"),
+        ({"image_size": 224}, "images are resized to 64x64, the model reads 224x224"),
     ],
 )
 def test_disagreeing_checkpoints_are_refused(mini: LoadedModel, changes: dict[str, object], problem: str) -> None:

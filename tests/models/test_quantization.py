@@ -1,6 +1,5 @@
 """4 and 8 bits on a CPU: what is quantised, that it answers, and that it trains."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +91,8 @@ def test_the_share_used_in_forecasts_is_the_true_one(row: Any) -> None:
     with torch.device("meta"):
         model = row.model_class(config)
     total = sum(parameter.numel() for parameter in model.parameters())
+    if row.name == "blip2-t5":  # built from a configuration its head is the embeddings; loaded, a matrix of its own
+        total += model.language_model.lm_head.weight.numel()
     quantised = sum(
         module.weight.numel()
         for name, module in model.named_modules()
@@ -100,4 +101,3 @@ def test_the_share_used_in_forecasts_is_the_true_one(row: Any) -> None:
     )
     assert quantised / total == pytest.approx(_QUANTIZED_SHARE[row.name], abs=0.005)
     assert total == entry.parameters
-    assert dataclasses.replace(entry).parameters == total

@@ -28,7 +28,7 @@ from lorax_vlm.vqa import VQASystem
 from tests.adapters_for_tests import edit_config
 
 QUESTION = "What kind of picture is this?"
-FEW = TrainConfig(max_steps=6, batch_size=4, eval_every=3, learning_rate=2e-2, patience=None)
+FEW = TrainConfig(max_steps=40, batch_size=4, eval_every=20, learning_rate=1e-2, patience=None)
 RECIPE = Recipe("small", rank=2, groups=("lm-qv",))
 
 

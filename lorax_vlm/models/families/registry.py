@@ -104,7 +104,7 @@ FAMILIES = (
         model_class=ViltForQuestionAnswering,
         load_processor=_load_vilt_processor,
         make_family=ViltFamily,
-        unquantized=("pooler", "classifier"),
+        unquantized=("vilt.pooler", "classifier"),
         after_loading=lambda model, checkpoint: keep_random_state(model),
     ),
 )
