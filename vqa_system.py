@@ -1,4 +1,4 @@
-"""Teach several vision-language models to count and to reason, and compare models and adapters on the same questions.
+"""Teach vision-language models to count and to reason, and compare models and adapters on the same questions.
 
     python vqa_system.py
     python vqa_system.py --models hub --model blip2_flan --image photo.jpg --question "How many dogs are there?"
@@ -19,7 +19,7 @@ from rich.table import Table
 from lorax_vlm import LoraxError, VQASystem, load_image, make_scene
 
 MODELS = ("blip2_opt", "blip2_flan", "instructblip", "vilt")
-DEMO_TASKS = {"blip2_flan": ("counting", "reasoning"), "vilt": ("counting", "classification")}
+DEMO_TASKS = {"blip2_opt": ("counting", "reasoning"), "vilt": ("counting",)}
 DEMO_QUESTIONS = ["How many squares are there?", "Is the yellow square right of the blue square?"]
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="mini", choices=("mini", "hub"), help="which checkpoints the keys mean")
     parser.add_argument("--model", nargs="+", choices=MODELS, help="which of them; by default all")
-    parser.add_argument("--tasks", nargs="+", help="adapters to train on every model; by default two on two of them")
+    parser.add_argument("--tasks", nargs="+", help="adapters to train on every model; by default three on two of them")
     parser.add_argument("--image", help="path or URL; by default a drawn scene nobody was trained on")
     parser.add_argument("--question", action="append", help="question about it; repeat for more")
     parser.add_argument("--data", type=Path, help="folder with one question folder per task")
