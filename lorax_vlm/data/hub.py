@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from lorax_vlm.data.examples import DataSplits, Example, answered
@@ -125,5 +126,5 @@ def _examples(
 
 def _image(value: Any) -> Any:
     if isinstance(value, dict):  # an undecoded image of ``datasets``
-        return value.get("bytes") or value.get("path")
+        return value.get("bytes") or (Path(value["path"]) if value.get("path") else None)
     return value

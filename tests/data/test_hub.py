@@ -87,5 +87,5 @@ def test_images_of_the_validation_rows_leave_training(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "train"
     (folder / "9.png").write_bytes((folder / "0.png").read_bytes())
     splits = read_hub_dataset(source, columns=COLUMNS, validation_count=4)
-    assert splits.duplicates == 1, {example.question: type(example.image) for example in splits.train}
+    assert splits.duplicates == 1
     assert "question 9?" not in {example.question for example in splits.train}
