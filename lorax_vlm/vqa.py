@@ -21,7 +21,7 @@ from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.shelf import BaseShelf
-from lorax_vlm.training.config import MINI_VILT_CONFIG, MINI_VQA_CONFIG, TrainConfig
+from lorax_vlm.training.config import MINI_VQA_CONFIGS, TrainConfig
 from lorax_vlm.types import Answer, BenchmarkRow, GenerationSettings, Interval, VQAReport
 from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
 
@@ -115,9 +115,7 @@ class VQASystem:
     def default_config(self, model: str) -> TrainConfig:
         """Training settings when none are given."""
         entry = self.entry(model)
-        if not entry.miniature:
-            return TrainConfig()
-        return MINI_VILT_CONFIG if entry.family == "vilt" else MINI_VQA_CONFIG
+        return MINI_VQA_CONFIGS[entry.family] if entry.miniature else TrainConfig()
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 
