@@ -51,7 +51,7 @@ _MINI_VQA = TrainConfig(max_steps=600, batch_size=64, learning_rate=4e-3, eval_e
 MINI_VQA_CONFIGS = {
     "blip2-opt": _MINI_VQA,
     "blip2-t5": replace(_MINI_VQA, learning_rate=1e-3),
-    "instructblip": _MINI_VQA,
+    "instructblip": replace(_MINI_VQA, learning_rate=1.5e-3, max_steps=500),
     "vilt": replace(_MINI_VQA, learning_rate=2e-3, max_steps=350, eval_every=70),
 }
 """For a skill of question answering on the miniatures, by family. FLAN-T5 and ViLT learn little at OPT's rate."""
