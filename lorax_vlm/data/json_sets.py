@@ -35,8 +35,8 @@ def read_vqav2(
     Raises:
         DataError: A file is no such JSON, or rows are malformed; every row is listed.
     """
-    question_rows = _read_list(Path(questions).expanduser(), "questions", _VQA_HINT)
-    annotation_rows = _read_list(Path(annotations).expanduser(), "annotations", _VQA_HINT)
+    question_rows = _require_list(*_read_json(questions, _VQA_HINT), "questions", _VQA_HINT)
+    annotation_rows = _require_list(*_read_json(annotations, _VQA_HINT), "annotations", _VQA_HINT)
     by_number = _number_images(Path(images).expanduser())
     problems: list[str] = []
     annotated: dict[Any, dict[str, Any]] = {}
@@ -93,12 +93,15 @@ def read_coco_captions(
     Raises:
         DataError: The file is no such JSON, or rows are malformed; every row is listed.
     """
-    path, folder = Path(captions).expanduser(), Path(images).expanduser()
-    names = {row["id"]: row["file_name"] for row in _read_list(path, "images", _COCO_HINT)}
+    folder = Path(images).expanduser()
+    path, document = _read_json(captions, _COCO_HINT)
+    if isinstance(document, dict) and "questions" in document:
+        raise DataError(str(path), ["these are VQAv2 questions without answers"], "Pass the answers: --annotations.")
+    names = {row["id"]: row["file_name"] for row in _require_list(path, document, "images", _COCO_HINT)}
     problems: list[str] = []
     examples = []
     checked: dict[str, str | None] = {}
-    for index, row in enumerate(_read_list(path, "annotations", _COCO_HINT)):
+    for index, row in enumerate(_require_list(path, document, "annotations", _COCO_HINT)):
         place = f"{captions}: annotations[{index}]"
         name = names.get(row.get("image_id"))
         text = row.get("caption")
@@ -117,13 +120,17 @@ def read_coco_captions(
     return make_splits(train, validation, str(captions), problems, skip_bad_rows=skip_bad_rows, hint=_COCO_HINT)
 
 
-def _read_list(path: Path, key: str, hint: str) -> list[Any]:
+def _read_json(source: str | Path, hint: str) -> tuple[Path, Any]:
+    path = Path(source).expanduser()
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return path, json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(str(path), [f"it cannot be read: {error.strerror or error}"], hint) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(str(path), [f"it is not JSON: {error}"], hint) from error
+
+
+def _require_list(path: Path, document: Any, key: str, hint: str) -> list[Any]:
     if not isinstance(document, dict) or not isinstance(document.get(key), list):
         raise DataError(str(path), [f"it has no list {key!r}"], hint)
     return list(document[key])

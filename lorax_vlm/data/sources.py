@@ -1,6 +1,5 @@
 """One door to all sources of examples: what is asked for is recognised by what it is."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,14 +45,4 @@ def read_data(
         raise DataError(str(path), ["a JSON file does not say where its images are"], "Pass their folder: --images.")
     if annotations is not None:
         return read_vqav2(path, annotations, images, skip_bad_rows=skip_bad_rows)
-    if _has_key(path, "questions"):
-        raise DataError(str(path), ["these are VQAv2 questions without answers"], "Pass the answers: --annotations.")
     return read_coco_captions(path, images, skip_bad_rows=skip_bad_rows)
-
-
-def _has_key(path: Path, key: str) -> bool:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # the reader says what is wrong with it
-    return isinstance(document, dict) and key in document

@@ -2,12 +2,12 @@
 
 import importlib.util
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scenes import Scene, score_caption
+from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
 
@@ -48,7 +48,7 @@ def judge_scene_captions(
         in_style_and_true=sum(score.in_style and score.true for score in scores) / count,
         finished=sum(text.finish != "length" for text in captions) / count,
         time_s=time_s,
-        protocol=_protocol(f"scenes {scenes[0].seed} to {scenes[-1].seed}", settings),
+        protocol=describe_protocol(f"scenes {scenes[0].seed} to {scenes[-1].seed}", settings),
         failures=tuple(failures[:_SHOWN_FAILURES]),
     )
 
@@ -86,7 +86,7 @@ def judge_reference_captions(
         loss=loss,
         time_s=time_s,
         text_metrics=_text_metrics(captions, examples),
-        protocol=_protocol(source, settings) | {"tokenizer": TOKENIZER},
+        protocol=describe_protocol(source, settings) | {"tokenizer": TOKENIZER},
         failures=tuple(failures[:_SHOWN_FAILURES]),
     )
 
@@ -106,11 +106,3 @@ def _text_metrics(captions: Sequence[Caption], examples: Sequence[Example]) -> d
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".! ")
-
-
-def _protocol(data: str, settings: GenerationSettings) -> dict[str, Any]:
-    return {
-        "data": data,
-        "decoding": {name: getattr(settings, name) for name in GenerationSettings.__dataclass_fields__},
-        "versions": {package: version(package) for package in ("lorax-vlm", "transformers", "torch")},
-    }

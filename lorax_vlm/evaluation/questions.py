@@ -3,7 +3,6 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 from PIL import Image
@@ -12,6 +11,7 @@ from lorax_vlm.answers import exact_match, vqa_accuracy
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
+from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.types import Answer, AnswerRecord, GenerationSettings, Interval, VQAReport
 
 Ask = Callable[[Sequence[Any], Sequence[str]], Sequence[Answer | LoraxError]]
@@ -71,7 +71,7 @@ def evaluate_questions(
         by_kind={kind: mean_interval(scores) for kind, scores in sorted(by_kind.items())},
         records=records,
         time_s=time_s,
-        protocol=_protocol(source, metric, len(records), settings),
+        protocol=describe_protocol(source, settings) | {"questions": len(records), "metric": metric},
         **ablated,
     )
 
@@ -130,16 +130,6 @@ def score_answers(
         score = vqa_accuracy(answer, annotators) if metric == VQA_ACCURACY else float(exact_match(answer, annotators))
         records.append(AnswerRecord(example.name, example.kind, example.question, str(answer), annotators, score))
     return tuple(records)
-
-
-def _protocol(source: str, metric: str, count: int, settings: GenerationSettings) -> dict[str, Any]:
-    return {
-        "data": source,
-        "questions": count,
-        "metric": metric,
-        "decoding": {name: getattr(settings, name) for name in GenerationSettings.__dataclass_fields__},
-        "versions": {package: version(package) for package in ("lorax-vlm", "transformers", "torch")},
-    }
 
 
 def mean_score(records: Sequence[AnswerRecord]) -> float:
