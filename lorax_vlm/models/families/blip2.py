@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lorax_vlm.errors import CheckpointError, ExampleError
 from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, target_loss
+from lorax_vlm.models.families.image_path import Blip2ImagePath
 from lorax_vlm.models.families.image_tokens import (
     embed_with_image,
     image_token_problems,
@@ -38,12 +38,10 @@ from lorax_vlm.models.families.text import (
 from lorax_vlm.types import Generated, GenerationSettings
 
 
-class Blip2DecoderFamily:
+class Blip2DecoderFamily(Blip2ImagePath):
     """Formats batches for, and generates with, ``Blip2ForConditionalGeneration`` over a decoder-only model."""
 
     name = "blip2-opt"
-    image_path_reads_prompt = False
-    takes_features = True
 
     def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
         """Check that processor and configuration agree.
@@ -76,20 +74,6 @@ class Blip2DecoderFamily:
     def _special_ids(self, text_config: Any) -> tuple[int, int, int]:
         """The ids of bos, eos and pad that the language model was trained with."""
         return text_config.bos_token_id, text_config.eos_token_id, text_config.pad_token_id
-
-    # --- images ---------------------------------------------------------------------------------------------------
-
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Preprocess RGB images to ``(B, 3, H, W)`` float32."""
-        return self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
-
-    def stack_pixels(self, rows: Sequence[Tensor]) -> Tensor:
-        """``(B, 3, H, W)``: all images have one size."""
-        return torch.stack(list(rows))
-
-    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        """Vision encoder, Q-Former and projection: ``(B, 3, H, W)`` to ``(B, Q, D)``. No text enters here."""
-        return model.get_image_features(pixel_values, return_dict=True).pooler_output
 
     # --- text to tensors ------------------------------------------------------------------------------------------
 

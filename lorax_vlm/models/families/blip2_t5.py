@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lorax_vlm.errors import CheckpointError, ExampleError
 from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, token_loss
+from lorax_vlm.models.families.image_path import Blip2ImagePath
 from lorax_vlm.models.families.image_tokens import (
     embed_with_image,
     image_token_problems,
@@ -41,12 +41,10 @@ MAX_TEXT_TOKENS = 512
 """What T5's tokenizer was trained with. Its positions are relative, so the model itself sets no limit."""
 
 
-class Blip2EncoderDecoderFamily:
+class Blip2EncoderDecoderFamily(Blip2ImagePath):
     """Formats batches for, and generates with, ``Blip2ForConditionalGeneration`` over T5."""
 
     name = "blip2-t5"
-    image_path_reads_prompt = False
-    takes_features = True
 
     def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
         """Check that processor and configuration agree.
@@ -72,20 +70,6 @@ class Blip2EncoderDecoderFamily:
                 problems,
                 "Old revisions of the hub checkpoints miss the image token; use the newest revision of the repository.",
             )
-
-    # --- images ---------------------------------------------------------------------------------------------------
-
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Preprocess RGB images to ``(B, 3, H, W)`` float32."""
-        return self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
-
-    def stack_pixels(self, rows: Sequence[Tensor]) -> Tensor:
-        """``(B, 3, H, W)``: all images have one size."""
-        return torch.stack(list(rows))
-
-    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        """Vision encoder, Q-Former and projection: ``(B, 3, H, W)`` to ``(B, Q, D)``. No text enters here."""
-        return model.get_image_features(pixel_values, return_dict=True).pooler_output
 
     # --- text to tensors ------------------------------------------------------------------------------------------
 
