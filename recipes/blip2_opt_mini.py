@@ -17,7 +17,7 @@ from transformers import (
 
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
 from recipes.checkpoint import parse_arguments, save
-from recipes.miniature import HEADS, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
+from recipes.miniature import HEADS, QFORMER_SHAPE, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
 from recipes.packed_language import train_packed_language
 from recipes.qformer import train_qformer
 from recipes.scene_pool import load_pool
@@ -47,16 +47,7 @@ def make_config(tokenizer: GPT2Tokenizer) -> Blip2Config:
         eos_token_id=line_break,
         pad_token_id=1,
     )
-    qformer = Blip2QFormerConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=HEADS,
-        cross_attention_frequency=1,
-        encoder_hidden_size=WIDTH,
-        max_position_embeddings=64,
-    )
+    qformer = Blip2QFormerConfig(vocab_size=len(tokenizer), **QFORMER_SHAPE)
     return Blip2Config(
         vision_config=VISION_CONFIG,
         qformer_config=qformer,

@@ -16,7 +16,7 @@ from transformers import (
 from lorax_vlm.models.families.instructblip import InstructBlipFamily
 from recipes.card import measure_checkpoint
 from recipes.checkpoint import load_shared_vision, parse_arguments, save
-from recipes.miniature import HEADS, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
+from recipes.miniature import HEADS, QFORMER_SHAPE, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
 from recipes.packed_language import train_packed_language
 from recipes.qformer import train_qformer
 from recipes.scene_pool import load_pool
@@ -48,16 +48,7 @@ def make_config(processor: InstructBlipProcessor) -> InstructBlipConfig:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    qformer = InstructBlipQFormerConfig(
-        vocab_size=len(processor.qformer_tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=HEADS,
-        cross_attention_frequency=1,
-        encoder_hidden_size=WIDTH,
-        max_position_embeddings=64,
-    )
+    qformer = InstructBlipQFormerConfig(vocab_size=len(processor.qformer_tokenizer), **QFORMER_SHAPE)
     vision = InstructBlipVisionConfig(**{key: getattr(VISION_CONFIG, key) for key in _VISION_KEYS})
     return InstructBlipConfig(
         vision_config=vision,

@@ -98,15 +98,12 @@ def load_model(
         MissingExtra: Quantisation is asked for and bitsandbytes is not installed.
     """
     entry, hardware = get_model_entry(name), probe_hardware()
-    folder, config = None, None
     if entry.parameters is None:  # not in the catalogue: its configuration says what it is
-        folder, _ = _fetch(entry, _DESCRIBED_BY)
-        config = _read_config(folder, entry)
-        entry = _describe(entry, config)
+        entry = _describe(entry)
     placement = plan_placement(entry, hardware, device, dtype, quantize)
     require_memory(entry, placement, hardware)
     folder, revision = _fetch(entry, [*_DESCRIBED_BY, *_WEIGHTS])
-    config = config or _read_config(folder, entry)
+    config = _read_config(folder, entry)
     row = find_family(config, entry.name)
     family = row.make_family(row.load_processor(folder), config, entry.name)
     model = _load_weights(folder, config, row, entry, placement)
@@ -123,8 +120,10 @@ def _read_config(folder: Path, entry: CatalogEntry) -> Any:
         raise CheckpointError(entry.name, [f"its configuration cannot be read: {reason}"]) from error
 
 
-def _describe(entry: CatalogEntry, config: Any) -> CatalogEntry:
+def _describe(entry: CatalogEntry) -> CatalogEntry:
     """Family and number of parameters of a checkpoint that the catalogue does not list."""
+    folder, _ = _fetch(entry, _DESCRIBED_BY)
+    config = _read_config(folder, entry)
     row = find_family(config, entry.name)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in row.model_class(config).parameters())

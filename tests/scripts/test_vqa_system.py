@@ -1,30 +1,17 @@
 """The second front door, run as a person runs it."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lorax_vlm.data.scenes import iterate_scenes
 
-SCRIPT = Path(__file__).parents[2] / "vqa_system.py"
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "LORAX_VLM_HOME": str(cwd / "home"), "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-
-
-def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
-    done = run("--steps", 2, "--questions", 20, cwd=tmp_path)
+def test_the_demonstration_in_a_few_steps(vqa_script: Run, tmp_path: Path) -> None:
+    done = vqa_script("--steps", 2, "--questions", 20)
     assert done.returncode == 0, done.stderr
     for model in ("blip2-opt-mini", "blip2-flan-mini", "instructblip-mini", "vilt-mini"):
         assert model in done.stdout
@@ -32,7 +19,7 @@ def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
     assert "Done after" in done.stdout
 
 
-def test_own_images_and_questions(tmp_path: Path) -> None:
+def test_own_images_and_questions(vqa_script: Run, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "shapes"
     folder.mkdir(parents=True)
     rows = []
@@ -45,14 +32,14 @@ def test_own_images_and_questions(tmp_path: Path) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(rows))
     options = ("--model", "vilt", "--tasks", "shapes", "--data", "data", "--steps", 2, "--questions", 5)
     image = folder / "0.png"
-    done = run(*options, "--image", image, "--question", "What color is the background?", cwd=tmp_path)
+    done = vqa_script(*options, "--image", image, "--question", "What color is the background?")
     assert done.returncode == 0, done.stderr
     assert "What color is the background?" in done.stdout
     assert "shapes" in done.stdout
 
 
-def test_errors_are_one_message(tmp_path: Path) -> None:
-    done = run("--model", "vilt", "--tasks", "singing", cwd=tmp_path)
+def test_errors_are_one_message(vqa_script: Run, tmp_path: Path) -> None:
+    done = vqa_script("--model", "vilt", "--tasks", "singing")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ValueError: Unknown task 'singing'")
     assert "Traceback" not in done.stderr
