@@ -60,11 +60,10 @@ def train_seq2seq_language(
             inputs_embeds=embeddings.masked_scatter(image_positions, features),
             attention_mask=batch["attention_mask"],
             decoder_input_ids=batch["decoder_input_ids"],
-            output_hidden_states=True,
         )
         loss = token_loss(outputs.logits, batch["labels"])
         if readout is not None:
             loss = loss + 0.3 * readout(queries, pool.places[rows], pool.backgrounds[rows])
         scenes = [pool.scenes[row] for row in rows.tolist() for _ in range(TURNS)]
-        located = mentions(outputs.encoder_hidden_states[-2], batch["input_ids"], scenes)
+        located = mentions(outputs.encoder_last_hidden_state, batch["input_ids"], scenes)
         optimizer.step(loss + 0.2 * located)
