@@ -200,7 +200,7 @@ def write_random_checkpoint(name: str, folder: Path) -> Path:
     for key, shape in shapes.items():
         count = torch.Size(shape).numel()
         if len(shape) == 1:
-            tensor = torch.full(shape, 1.0 if "norm" in key.lower() and key.endswith("weight") else 0.0)
+            tensor = torch.full(shape, 1.0 if key.endswith("weight") else 0.0)  # a norm's weight, or a bias
         else:
             repeats = -(-(offset + count) // len(noise))
             tensor = noise.repeat(repeats)[offset : offset + count].reshape(shape)
