@@ -35,7 +35,7 @@ def main() -> None:
     pool = load_pool("train", 2000, processor.image_processor, arguments.cache)
     model.requires_grad_(True)
     torch.manual_seed(arguments.seed + 5)
-    optimizer = Optimizer(model.parameters(), 5e-4, STEPS, "coco")
+    optimizer = Optimizer(model.parameters(), 1e-4, STEPS, "coco")
     for rows in pool.batches(BATCH, STEPS, arguments.seed + 5):
         captions = [pool.scenes[row].caption("plain") for row in rows.tolist()]
         batch = family.training_batch(pool.pixel_values(rows), [PROMPT] * BATCH, captions)
