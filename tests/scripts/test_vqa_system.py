@@ -1,17 +1,17 @@
 """The second front door, run as a person runs it."""
 
 import json
-import subprocess
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lorax_vlm.data.scenes import iterate_scenes
+from tests.scripts_for_tests import run_script
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+run = partial(run_script, "vqa_system.py")
 
 
-def test_the_demonstration_in_a_few_steps(vqa_script: Run, tmp_path: Path) -> None:
-    done = vqa_script("--steps", 2, "--questions", 20)
+def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
+    done = run("--steps", 2, "--questions", 20, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for model in ("blip2-opt-mini", "blip2-flan-mini", "instructblip-mini", "vilt-mini"):
         assert model in done.stdout
@@ -19,7 +19,7 @@ def test_the_demonstration_in_a_few_steps(vqa_script: Run, tmp_path: Path) -> No
     assert "Done after" in done.stdout
 
 
-def test_own_images_and_questions(vqa_script: Run, tmp_path: Path) -> None:
+def test_own_images_and_questions(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "shapes"
     folder.mkdir(parents=True)
     rows = []
@@ -32,14 +32,14 @@ def test_own_images_and_questions(vqa_script: Run, tmp_path: Path) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(rows))
     options = ("--model", "vilt", "--tasks", "shapes", "--data", "data", "--steps", 2, "--questions", 5)
     image = folder / "0.png"
-    done = vqa_script(*options, "--image", image, "--question", "What color is the background?")
+    done = run(*options, "--image", image, "--question", "What color is the background?", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "What color is the background?" in done.stdout
     assert "shapes" in done.stdout
 
 
-def test_errors_are_one_message(vqa_script: Run, tmp_path: Path) -> None:
-    done = vqa_script("--model", "vilt", "--tasks", "singing")
+def test_errors_are_one_message(tmp_path: Path) -> None:
+    done = run("--model", "vilt", "--tasks", "singing", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ValueError: Unknown task 'singing'")
     assert "Traceback" not in done.stderr
