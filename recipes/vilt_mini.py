@@ -38,9 +38,9 @@ LABELS = [
     *PLACES,
     *SIZES,
     *(str(count) for count in range(6)),
-    *(f"{color} {shape}" for color in COLORS for shape in SHAPES),
 ]
-"""The answers to every question type but classification, whose adapter has to grow the head."""
+"""The answers to the base's questions and counting; an adapter for others (classification, "Which is larger") has to
+grow the head."""
 
 
 def make_config(tokenizer: BertTokenizer) -> ViltConfig:

@@ -52,7 +52,7 @@ MINI_VQA_CONFIGS = {
     "blip2-opt": replace(_MINI_VQA, max_steps=700),
     "blip2-t5": replace(_MINI_VQA, learning_rate=1e-3),
     "instructblip": _MINI_VQA,
-    "vilt": replace(_MINI_VQA, learning_rate=2e-3, max_steps=350, eval_every=70),
+    "vilt": replace(_MINI_VQA, learning_rate=2e-3, max_steps=420, eval_every=70),
 }
 """For a skill of question answering on the miniatures, by family. Higher rates teach counting, but not to compare two
 objects."""
