@@ -1,7 +1,7 @@
 """Caption-style adapters on one BLIP-2: create, train, caption, compare, evaluate. Composition only."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class BLIP2CaptioningSystem:
         dtype: Precision = "auto",
         quantize: Quantization = "auto",
         batch_size: int = 32,
+        adapter_memory_bytes: int | None = None,
     ) -> None:
         """Choose the base; it is loaded on first use.
 
@@ -61,6 +62,7 @@ class BLIP2CaptioningSystem:
             dtype: ``auto``: see ``models/placement.py``.
             quantize: ``auto``: 4 bits on CUDA, none on a CPU.
             batch_size: Images per forward pass.
+            adapter_memory_bytes: Most memory for adapters; the least recently used leave first. None: no limit.
 
         Raises:
             UnknownModel: ``model`` is nothing known.
@@ -72,7 +74,7 @@ class BLIP2CaptioningSystem:
         self.store = AdapterStore(store)
         self.batch_size = batch_size
         load = partial(load_model, model, device=device, dtype=dtype, quantize=quantize)
-        self._library = AdapterLibrary(self.entry, load, self.store)
+        self._library = AdapterLibrary(self.entry, load, self.store, adapter_memory_bytes)
         self._workshop = AdapterWorkshop(self._library)
 
     @property
@@ -249,20 +251,13 @@ class BLIP2CaptioningSystem:
         self, images: Sequence[ImageSource], adapter: str | None = None, **decoding: Any
     ) -> list[Caption]:
         """Caption images in batches; each caption is what the image alone would get. See ``caption_image``."""
-        settings = self._settings(adapter).replace(**decoding)
-        attachment = self._library.find(adapter)
-        captions: list[Caption] = []
-        for start in range(0, len(images), self.batch_size):
-            pictures = [load_image(image) for image in images[start : start + self.batch_size]]
-            with self._library.using(adapter) as model:
-                features = self._encode(model, pictures, self._prompt(attachment))
-                captions += self._decode(model, features, attachment, settings)
-        return captions
+        self._library.require(adapter)
+        return self._caption([load_image(image) for image in images], [adapter] * len(images), decoding)
 
     def compare_captioning_styles(
         self, image: ImageSource, adapters: Sequence[str] | None = None, **decoding: Any
     ) -> dict[str, Caption]:
-        """Caption one image by the base and by each adapter. The image is encoded once.
+        """Caption one image by the base and by each adapter, in one batch. The image is encoded once.
 
         Only adapters that change the image path itself look at the image anew.
 
@@ -275,22 +270,29 @@ class BLIP2CaptioningSystem:
             ``{"base": ..., name: ...}``, in that order.
         """
         names = list(adapters) if adapters is not None else [stored.name for stored in self.list_adapters()]
-        picture = load_image(image)
-        settings = {name: self._settings(name).replace(**decoding) for name in (None, *names)}
-        with self._library.using(None) as model:
-            features = self._encode(model, [picture], self._prompt(None))
-        captions = {}
-        for name in settings:
-            attachment = self._library.find(name)
-            with self._library.using(name) as model:
-                prompt = self._prompt(attachment)
-                own_look = attachment is not None and (
-                    attachment.touches_image_path
-                    or (self.base.family.image_path_reads_prompt and prompt != self._prompt(None))
+        rows = [None, *names]
+        captions = self._caption([load_image(image)] * len(rows), rows, decoding)
+        return {name or BASE: caption for name, caption in zip(rows, captions, strict=True)}
+
+    def _caption(
+        self, pictures: Sequence[Image.Image], adapters: Sequence[str | None], decoding: Mapping[str, Any]
+    ) -> list[Caption]:
+        """One caption per picture and its adapter; rows of equal settings share batches."""
+        prompts = {name: self._prompt(self._library.find(name)) for name in dict.fromkeys(adapters)}
+        groups: dict[GenerationSettings, list[int]] = {}
+        for row, name in enumerate(adapters):
+            groups.setdefault(self._settings(name).replace(**decoding), []).append(row)
+        captions: dict[int, Caption] = {}
+        for settings, members in groups.items():
+            for start in range(0, len(members), self.batch_size):
+                rows = members[start : start + self.batch_size]
+                names = [adapters[row] for row in rows]
+                generated = self._library.generate(
+                    names, [pictures[row] for row in rows], [prompts[name] for name in names], settings
                 )
-                seen = self._encode(model, [picture], prompt) if own_look else features
-                captions[name or BASE] = self._decode(model, seen, attachment, settings[name])[0]
-        return captions
+                for row, text in zip(rows, generated, strict=True):
+                    captions[row] = Caption.of(text, self.base.name, adapters[row])
+        return [captions[row] for row in range(len(pictures))]
 
     def _settings(self, adapter: str | None) -> GenerationSettings:
         settings = self.entry.caption_settings
@@ -303,19 +305,6 @@ class BLIP2CaptioningSystem:
     def _prompt(self, attachment: Attachment | None) -> str:
         known = attachment is not None and attachment.manifest.base is not None
         return attachment.manifest.prompt if attachment and known else self.entry.caption_prompt
-
-    @torch.no_grad()
-    def _encode(self, model: Any, pictures: Sequence[Image.Image], prompt: str) -> torch.Tensor:
-        family = self.base.family
-        return family.encode_images(model, family.pixel_values(pictures).to(self.base.device), [prompt] * len(pictures))
-
-    def _decode(
-        self, model: Any, features: torch.Tensor, attachment: Attachment | None, settings: GenerationSettings
-    ) -> list[Caption]:
-        prompts = [self._prompt(attachment)] * len(features)
-        adapter = attachment.name if attachment else None
-        generated = self.base.family.generate(model, features, prompts, settings)
-        return [Caption.of(text, self.base.name, adapter) for text in generated]
 
     # --- figures ----------------------------------------------------------------------------------------------------
 

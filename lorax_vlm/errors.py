@@ -15,6 +15,7 @@ LoraxError
 │   ├── UnsupportedAdapter     sound, but uses what cannot be run here (also ValueError)
 │   ├── IncompatibleAdapter    sound, but for another base (also ValueError)
 │   └── UntrainedAdapter       it changes nothing (also ValueError)
+├── AdapterMemoryExceeded      the adapters of one call do not fit their memory together (also MemoryError)
 ├── TrainingError
 │   ├── NonFiniteLoss          (also ArithmeticError)
 │   └── NothingToResume        (also LookupError)
@@ -170,6 +171,18 @@ class UntrainedAdapter(AdapterError, ValueError):
             adapter,
             f"Adapter {adapter!r} changes nothing: every B (or A) matrix is zero, and it is not marked untrained. "
             "It was probably saved before training. Train it: lorax-vlm train " + adapter,
+        )
+
+
+class AdapterMemoryExceeded(LoraxError, MemoryError):
+    """The adapters of one call, and those pinned, do not fit the memory for adapters together."""
+
+    def __init__(self, adapters: Sequence[str], needed_bytes: int, budget_bytes: int, pinned: Sequence[str]) -> None:
+        self.adapters, self.needed_bytes, self.budget_bytes = list(adapters), needed_bytes, budget_bytes
+        beside = f" with the pinned ones ({', '.join(pinned)})" if pinned else ""
+        super().__init__(
+            f"{len(adapters)} adapters need {needed_bytes:,} bytes at once{beside}, the budget is {budget_bytes:,}. "
+            "Raise the budget, unpin some, or use fewer adapters in a batch."
         )
 
 

@@ -19,6 +19,11 @@ def store_dir() -> Path:
     return home_dir() / "adapters"
 
 
+def features_dir() -> Path:
+    """Encoded images, kept between training runs; may be removed at any time."""
+    return home_dir() / "features"
+
+
 def runs_dir() -> Path:
     """Training runs: checkpoints, logs and curves."""
     return home_dir() / "runs"

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
@@ -49,6 +48,7 @@ class VQASystem:
         quantize: Quantization = "auto",
         batch_size: int = 32,
         memory_budget_bytes: int | None = None,
+        adapter_memory_bytes: int | None = None,
     ) -> None:
         """Choose what the model keys stand for; bases are loaded on first use.
 
@@ -62,6 +62,8 @@ class VQASystem:
             batch_size: Questions per forward pass.
             memory_budget_bytes: Most memory for all bases together; the least recently used one leaves for another.
                 None: what the machine has free.
+            adapter_memory_bytes: Most memory for the adapters of each base; the least recently used leave first. None:
+                no limit.
 
         Raises:
             ValueError: ``models`` is another word, or has an unknown key.
@@ -78,6 +80,7 @@ class VQASystem:
             self.models = {key: models.get(key, key) for key in MINIATURE_KEYS}
         self.store = AdapterStore(store)
         self.batch_size = batch_size
+        self._adapter_memory_bytes = adapter_memory_bytes
         self._shelf = BaseShelf(budget_bytes=memory_budget_bytes, device=device, dtype=dtype, quantize=quantize)
         self._load_options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
         self._libraries: dict[str, AdapterLibrary] = {}
@@ -109,7 +112,7 @@ class VQASystem:
         entry = self.entry(model)
         if entry.name not in self._libraries:
             load = partial(load_model, entry.source if not entry.miniature else entry.name, **self._load_options)
-            self._libraries[entry.name] = AdapterLibrary(entry, load, self.store)
+            self._libraries[entry.name] = AdapterLibrary(entry, load, self.store, self._adapter_memory_bytes)
         return self._libraries[entry.name]
 
     def default_config(self, model: str) -> TrainConfig:
@@ -292,47 +295,56 @@ class VQASystem:
         images: Sequence[ImageSource],
         questions: Sequence[str],
         model: str,
-        adapter: str | None = None,
+        adapter: str | Sequence[str | None] | None = None,
         *,
         return_errors: bool = False,
         **decoding: Any,
     ) -> list[Answer | LoraxError]:
         """Answer questions in batches; each answer is what the question alone would get.
 
+        Questions to different adapters share their batches, and an image object that is asked about several times is
+        encoded once.
+
         Args:
             images: One per question.
             questions: One per image.
             model: As for ``answer_question``.
-            adapter: As for ``answer_question``.
+            adapter: One for all questions, or a sequence of one per question; None is the base.
             return_errors: Put the error of a bad row (an unreadable image, an overlong question) in its place instead
                 of raising it, so that it fails alone.
             decoding: As for ``answer_question``.
 
         Raises:
-            ValueError: The numbers of images and questions differ.
+            ValueError: The numbers of images, questions or adapters differ.
             LoraxError: A row is bad, and ``return_errors`` is false; nothing was answered.
         """
         if len(images) != len(questions):
             raise ValueError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
+        adapters = [adapter] * len(images) if adapter is None or isinstance(adapter, str) else list(adapter)
+        if len(adapters) != len(images):
+            raise ValueError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
         base, library = self.base(model), self._library(model)
-        name = self.stored_name(model, adapter) if adapter is not None else None
-        template, settings = self._template(library, name), self._settings(base, decoding)
+        names = {own: self.stored_name(model, own) if own is not None else None for own in dict.fromkeys(adapters)}
+        templates = {own: self._template(library, name) for own, name in names.items()}
+        settings = self._settings(base, decoding)
         results: list[Answer | LoraxError | None] = [None] * len(images)
         ready: list[tuple[int, Image.Image, str]] = []
-        for index, (image, question) in enumerate(zip(images, questions, strict=True)):
+        pictures: dict[int, Image.Image] = {}
+        for index, (image, question, own) in enumerate(zip(images, questions, adapters, strict=True)):
             try:
-                prompt = self._checked_prompt(base, template, question)
-                ready.append((index, load_image(image), prompt))
+                prompt = self._checked_prompt(base, templates[own], question)
+                if id(image) not in pictures:
+                    pictures[id(image)] = load_image(image)
+                ready.append((index, pictures[id(image)], prompt))
             except LoraxError as error:
                 if not return_errors:
                     raise
                 results[index] = error
         for start in range(0, len(ready), self.batch_size):
-            rows = ready[start : start + self.batch_size]
-            with library.using(name) as loaded:
-                answers = self._answer(loaded, base, rows, settings, adapter)
-            for (index, _, _), answer in zip(rows, answers, strict=True):
-                results[index] = answer
+            indices, batch, prompts = zip(*ready[start : start + self.batch_size], strict=True)
+            rows = [names[adapters[index]] for index in indices]
+            for index, generated in zip(indices, library.generate(rows, batch, prompts, settings), strict=True):
+                results[index] = Answer.of(generated, base.name, adapters[index])
         return [result for result in results if result is not None]
 
     def _template(self, library: AdapterLibrary, name: str | None) -> str:
@@ -349,21 +361,6 @@ class VQASystem:
         prompt = template.replace("{question}", question.strip())
         base.family.check_prompt(prompt)
         return prompt
-
-    @torch.no_grad()
-    def _answer(
-        self,
-        loaded: Any,
-        base: LoadedModel,
-        rows: Sequence[tuple[int, Image.Image, str]],
-        settings: GenerationSettings,
-        adapter: str | None,
-    ) -> list[Answer]:
-        prompts = [prompt for _, _, prompt in rows]
-        pixels = base.family.pixel_values([image for _, image, _ in rows]).to(base.device)
-        features = base.family.encode_images(loaded, pixels, prompts)
-        generated = base.family.generate(loaded, features, prompts, settings)
-        return [Answer.of(text, base.name, adapter) for text in generated]
 
     # --- figures ----------------------------------------------------------------------------------------------------
 

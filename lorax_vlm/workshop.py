@@ -14,7 +14,7 @@ from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.errors import DataError
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
 from lorax_vlm.runtime.library import AdapterLibrary
-from lorax_vlm.settings import runs_dir
+from lorax_vlm.settings import features_dir, runs_dir
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.trainer import CURVE_FILE, discard_checkpoints, train_adapter, write_untrained_adapter
 
@@ -115,7 +115,16 @@ class AdapterWorkshop:
             logger.info("%s", plan.summary())
         labels = plan.labels if plan and plan.added else ()
         result = train_adapter(
-            base, recipe, splits, config, run_dir, label=name, resume=resume, progress=progress, labels=labels
+            base,
+            recipe,
+            splits,
+            config,
+            run_dir,
+            label=name,
+            resume=resume,
+            progress=progress,
+            labels=labels,
+            features_dir=features_dir(),
         )
         training = {"data": splits.summary(), "config": config.to_dict(), **result.record()}
         if plan:

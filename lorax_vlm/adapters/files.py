@@ -73,6 +73,12 @@ class AdapterFiles:
         """The distinct ranks, ascending."""
         return sorted({a.shape[0] for a, _ in self.factors.values()})
 
+    def scaling(self, site: str) -> float:
+        """What the product of a site's factors is multiplied by: alpha / rank, rank-stabilised alpha / sqrt(rank)."""
+        alpha = pattern_value(self.config.get("alpha_pattern"), site, self.config["lora_alpha"])
+        rank = self.factors[site][0].shape[0]
+        return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
+
     @property
     def changes_nothing(self) -> bool:
         """Whether every low-rank product is zero because A or B is, and there is no head."""
@@ -250,14 +256,17 @@ def _pair(halves: Mapping[str, Mapping[str, Factor]], problems: list[str]) -> di
     return factors
 
 
+def pattern_value(pattern: Mapping[str, float] | None, site: str, default: float) -> float:
+    """What ``rank_pattern`` or ``alpha_pattern`` says of a site; PEFT lets it name the end of a module's name."""
+    return next(
+        (value for key, value in (pattern or {}).items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", site)), default
+    )
+
+
 def _rank_problems(config: Mapping[str, Any], factors: Mapping[str, tuple[Factor, Factor]]) -> list[str]:
-    pattern = config.get("rank_pattern") or {}
     problems = []
     for site, (a, _) in factors.items():
-        # PEFT lets a pattern name the end of a module's name.
-        expected = next(
-            (rank for key, rank in pattern.items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", site)), config["r"]
-        )
+        expected = pattern_value(config.get("rank_pattern"), site, config["r"])
         if a.shape[0] != expected:
             problems.append(f"{site}: rank {a.shape[0]}, the configuration says {expected}")
     return problems

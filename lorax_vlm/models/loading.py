@@ -60,6 +60,12 @@ class LoadedModel:
         """Where the weights are."""
         return self.model.device
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the layers compute in; a quantised base's weights are expanded to it."""
+        dtype: torch.dtype = getattr(torch, self.placement.dtype)
+        return dtype
+
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """Digest of each component's weights; see ``read_fingerprint``."""

@@ -1,42 +1,42 @@
-"""Adapters attached to one loaded base, and which of them is in effect.
+"""Adapters attached to one loaded base, and which of them each row of a call uses.
 
-PEFT computes the LoRA layers. What is added: an adapter is checked against the base before PEFT sees it, its effect
-is limited to a ``with`` block that cannot leave anything behind, and one lock per base keeps threads apart.
+An adapter is checked against the base before anything of it is loaded. Its effect is limited to a ``with`` block;
+threads that share the base do not see each other's.
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
-from torch import Tensor, nn
+import torch
+from PIL import Image
+from torch import nn
 
 from lorax_vlm.adapters.compatibility import BaseDescription, CompatibilityReport, check_compatibility
-from lorax_vlm.adapters.files import HEAD, WEIGHTS_FILE, AdapterFiles, read_adapter_files
+from lorax_vlm.adapters.files import HEAD, AdapterFiles, read_adapter_files
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
-from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import touches_image_path
 from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, UntrainedAdapter
-from lorax_vlm.models.families.vilt import AnswerHead, resize_head
+from lorax_vlm.models.families.text import require_equal_rows
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.runtime.residency import Residency
+from lorax_vlm.runtime.routed import RoutedHead, RoutedLinear, routed
+from lorax_vlm.runtime.weights import AdapterWeights, load_weights, weights_nbytes
+from lorax_vlm.types import Generated, GenerationSettings
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """An adapter on a base."""
+    """An adapter in memory."""
 
     name: str
-    slot: str
-    """PEFT's name for it; PEFT names are attribute names, so they cannot contain a dot."""
     manifest: Manifest
     files: AdapterFiles
     report: CompatibilityReport
-    head: AnswerHead | None = None
-    """Its own head, with the answers the outputs stand for; takes the place of the base's while it is in effect."""
+    weights: AdapterWeights
 
     @property
     def touches_image_path(self) -> bool:
@@ -45,29 +45,35 @@ class Attachment:
 
 
 class AttachedAdapters:
-    """The adapters on one base. The base itself is never changed beyond PEFT's removable layers."""
+    """The adapters on one base. The base itself is never changed beyond layers that can be taken off again."""
 
-    def __init__(self, base: LoadedModel) -> None:
+    def __init__(
+        self, base: LoadedModel, locate: Callable[[str], Path] | None = None, budget_bytes: int | None = None
+    ) -> None:
+        """Start with the plain base.
+
+        Args:
+            base: The loaded base.
+            locate: Where the adapter of a name is now; it is loaded from there on first use, again after it left
+                memory, and anew when the place has changed. None: only what ``attach`` was told.
+            budget_bytes: Most memory for adapters. None: no limit.
+        """
         self.base = base
-        self._peft: PeftModel | None = None
-        self._attachments: dict[str, Attachment] = {}
-        self._lock = threading.RLock()
-        self._slots_made = 0
+        self._locate = locate
+        self._folders: dict[str, Path] = {}
+        self._resident: Residency[Attachment] = Residency(budget_bytes)
+        self._description = describe_base(base)
+        self._installing = threading.Lock()
 
     @property
     def names(self) -> list[str]:
-        """Names of the attached adapters, in order of attachment."""
-        return list(self._attachments)
+        """Adapters in memory, least recently used first."""
+        return self._resident.names
 
-    def get(self, name: str) -> Attachment:
-        """An attached adapter.
-
-        Raises:
-            AdapterNotFound: It is not attached.
-        """
-        if name not in self._attachments:
-            raise AdapterNotFound(name, f"the adapters attached to {self.base.name}", self.names)
-        return self._attachments[name]
+    @property
+    def used_bytes(self) -> int:
+        """Memory that adapters take."""
+        return self._resident.used_bytes
 
     def check(self, name: str, folder: Path, manifest: Manifest) -> tuple[AdapterFiles, CompatibilityReport]:
         """Read a PEFT directory and compare it with the base; nothing is loaded.
@@ -81,7 +87,7 @@ class AttachedAdapters:
         files = read_adapter_files(folder, name)
         if files.changes_nothing and manifest.trained:
             raise UntrainedAdapter(name)
-        report = check_compatibility(files, manifest, describe_base(self.base))
+        report = check_compatibility(files, manifest, self._description)
         if report.verdict == "refused":
             raise IncompatibleAdapter(name, self.base.name, report.reasons)
         return files, report
@@ -92,105 +98,150 @@ class AttachedAdapters:
         Raises:
             AdapterError: As ``check``; the base and its other adapters are unchanged.
         """
-        manifest = read_manifest(folder, name)
-        files, report = self.check(name, folder, manifest)
-        with self._lock:
-            if name in self._attachments:
-                self.detach(name)
-            slot = f"slot_{self._slots_made}"
-            self._slots_made += 1
-            try:
-                self._inject(slot, folder)
-            except BaseException:
-                self._remove_slot(slot)
-                raise
-            head = self._load_head(files, manifest) if files.head else None
-            attachment = Attachment(name, slot, manifest, files, report, head)
-            self._attachments[name] = attachment
-        return attachment
+        with self._lease([name], {name: folder}) as found:
+            self._folders[name] = folder
+            return found[name]
 
-    def _inject(self, slot: str, folder: Path) -> None:
-        config = LoraConfig.from_pretrained(str(folder))
-        config.inference_mode = True
-        config.modules_to_save = None  # PEFT would leave the adapter's head on the base; see _load_head
-        if self._peft is None:
-            self._peft = add_peft_layers(self.base.model, config, slot)
-        else:
-            self._peft.add_adapter(slot, config)
-        outcome = set_peft_model_state_dict(self._peft, _lora_tensors(folder), adapter_name=slot)
-        self._rest()
-        missing = [key for key in outcome.missing_keys if f".{slot}." in key]
-        if missing or outcome.unexpected_keys:
-            raise IncompatibleAdapter(slot, self.base.name, [*missing, *outcome.unexpected_keys])
+    def get(self, name: str) -> Attachment:
+        """An adapter, loaded if it is not in memory.
 
-    def _load_head(self, files: AdapterFiles, manifest: Manifest) -> AnswerHead:
-        head = resize_head(self.base.model.get_submodule(HEAD), manifest.labels)
-        prefix = f"base_model.model.{HEAD}."
-        stored = {
-            key.removeprefix(prefix): value
-            for key, value in load_file(files.folder / WEIGHTS_FILE).items()
-            if key.startswith(prefix)
-        }
-        head.load_state_dict(stored)
-        return head.to(self.base.device).eval().requires_grad_(False)
+        Raises:
+            AdapterNotFound: There is none.
+            AdapterError: As ``check``.
+        """
+        with self._lease([name]) as found:
+            return found[name]
 
     def detach(self, name: str) -> None:
-        """Take an adapter off the base.
+        """Take an adapter out of memory; calls that use it end undisturbed.
 
         Raises:
             AdapterNotFound: It is not attached.
         """
-        with self._lock:
-            attachment = self.get(name)
-            del self._attachments[name]
-            self._remove_slot(attachment.slot)
+        if self._resident.get(name) is None and name not in self._folders:
+            raise self._not_found(name)
+        self._folders.pop(name, None)
+        self._resident.remove(name)
 
     def detach_all(self) -> None:
-        """Restore the plain base."""
-        with self._lock:
-            self._attachments.clear()
-            if self._peft is not None:
-                self._peft.unload()
-                self._peft = None
+        """Restore the plain base, when the calls that use it have ended."""
+        with self._resident.idle():
+            self._folders.clear()
+            self._resident.clear()
+            for name, module in list(self.base.model.named_modules()):
+                if isinstance(module, RoutedLinear | RoutedHead):
+                    self.base.model.set_submodule(name, module.base_layer)
 
-    def _remove_slot(self, slot: str) -> None:
-        if self._peft is None:
-            return
-        if not self._attachments:
-            self.detach_all()
-        elif slot in self._peft.peft_config:
-            self._peft.delete_adapter(slot)
+    def pin(self, name: str) -> None:
+        """Load an adapter and keep it in memory until ``unpin``."""
+        with self._lease([name]):
+            self._resident.pin(name)
+
+    def unpin(self, name: str) -> None:
+        """Let a pinned adapter leave when room is needed."""
+        self._resident.unpin(name)
+
+    @contextmanager
+    def routed(self, rows: Sequence[str | None]) -> Iterator[Any]:
+        """Run a block in which row ``b`` of every batch uses adapter ``rows[b]``, None for the plain base.
+
+        Yields the model. The adapters stay in memory for the block; a thread must not open another one inside it.
+
+        Raises:
+            AdapterNotFound: There is no such adapter: an unknown name never means the base.
+            AdapterMemoryExceeded: They do not fit the budget together.
+        """
+        with ExitStack() as stack:
+            found = stack.enter_context(self._lease([name for name in rows if name is not None]))
+            stack.enter_context(routed([found[name].weights if name is not None else None for name in rows]))
+            yield self.base.model
+
+    @torch.no_grad()
+    def generate(
+        self,
+        rows: Sequence[str | None],
+        pictures: Sequence[Image.Image],
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+    ) -> list[Generated]:
+        """Answer each prompt about its picture, each row with its adapter or, for None, with the plain base.
+
+        A picture that is given several times is encoded once, except where an adapter, or for InstructBLIP the prompt,
+        makes it look different.
+
+        Raises:
+            ValueError: The numbers of rows differ.
+            AdapterNotFound: There is no such adapter.
+            AdapterMemoryExceeded: The adapters do not fit the budget together.
+        """
+        require_equal_rows(adapters=len(rows), pictures=len(pictures), prompts=len(prompts))
+        family, model = self.base.family, self.base.model
+        with self._lease([name for name in rows if name is not None]) as found:
+            looking = [name if name is not None and found[name].touches_image_path else None for name in rows]
+            reading = list(prompts) if family.image_path_reads_prompt else [""] * len(rows)
+            looks = list(zip(map(id, pictures), looking, reading, strict=True))
+            first = {look: row for row, look in reversed(list(enumerate(looks)))}
+            unique = sorted(first.values())
+            weights = [found[name].weights if name is not None else None for name in rows]
+            pixels = family.pixel_values([pictures[row] for row in unique]).to(self.base.device)
+            with routed([weights[row] if looking[row] is not None else None for row in unique]):
+                features = family.encode_images(model, pixels, [prompts[row] for row in unique])
+            with routed(weights):
+                return family.generate(
+                    model, features[[unique.index(first[look]) for look in looks]], prompts, settings
+                )
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[Any]:
-        """Run a block with one adapter in effect, or with the plain base for ``None``; yields the model.
+        """Run a block with one adapter in effect for all rows, or with the plain base for ``None``; see ``routed``."""
+        with self.routed([name]) as model:
+            yield model
 
-        Raises:
-            AdapterNotFound: The adapter is not attached: an unknown name never means the base.
-        """
-        with self._lock:
-            if name is None or self._peft is None:
-                if name is not None:
-                    self.get(name)
-                yield self.base.model
-                return
-            attachment, own_head = self.get(name), getattr(self.base.model, HEAD, None)
-            self._peft.set_adapter(attachment.slot, inference_mode=True)
-            self._peft.base_model.enable_adapter_layers()
-            try:
-                if attachment.head is not None:
-                    setattr(self.base.model, HEAD, attachment.head)
-                yield self.base.model
-            finally:
-                if attachment.head is not None:
-                    setattr(self.base.model, HEAD, own_head)
-                self._rest()
+    @contextmanager
+    def _lease(self, names: Sequence[str], folders: dict[str, Path] | None = None) -> Iterator[dict[str, Attachment]]:
+        wanted = {name: (folders or {}).get(name) or self._folder(name) for name in names}
+        checked: dict[str, tuple[Manifest, AdapterFiles, CompatibilityReport]] = {}
 
-    def _rest(self) -> None:
-        """Between blocks no adapter is in effect: the bare model answers as the base."""
-        if self._peft is not None:
-            self._peft.base_model.disable_adapter_layers()
-        self.base.model.eval().requires_grad_(False)
+        def measure(name: str) -> int:
+            manifest = read_manifest(wanted[name], name)
+            files, report = self.check(name, wanted[name], manifest)
+            checked[name] = manifest, files, report
+            return weights_nbytes(files, self.base.compute_dtype)
+
+        def load(name: str) -> Attachment:
+            manifest, files, report = checked[name]
+            self._install(files)
+            head = self._plain_head() if files.head else None
+            weights = load_weights(files, self.base.compute_dtype, self.base.device, head, manifest.labels)
+            return Attachment(name, manifest, files, report, weights)
+
+        with self._resident.lease(wanted, measure, load) as found:
+            yield found
+
+    def _folder(self, name: str) -> Path:
+        if name in self._folders:
+            return self._folders[name]
+        if self._locate is None:
+            raise self._not_found(name)
+        return self._locate(name)
+
+    def _not_found(self, name: str) -> AdapterNotFound:
+        return AdapterNotFound(name, f"the adapters attached to {self.base.name}", self.names)
+
+    def _install(self, files: AdapterFiles) -> None:
+        """Put routed layers where this adapter has sites and there are none yet; alone they change nothing."""
+        with self._installing:
+            for site in files.sites:
+                module = self.base.model.get_submodule(site)
+                if not isinstance(module, RoutedLinear):
+                    self.base.model.set_submodule(site, RoutedLinear(module, site).eval())
+            head = getattr(self.base.model, HEAD, None)
+            if files.head and not isinstance(head, RoutedHead):
+                setattr(self.base.model, HEAD, RoutedHead(head).eval())
+
+    def _plain_head(self) -> nn.Sequential:
+        head: Any = self.base.model.get_submodule(HEAD)
+        return head.base_layer if isinstance(head, RoutedHead) else head
 
 
 def describe_base(base: LoadedModel) -> BaseDescription:
@@ -200,11 +251,8 @@ def describe_base(base: LoadedModel) -> BaseDescription:
         if ".lora_" in name:
             continue
         if isinstance(module, nn.Linear):
-            shapes[name.removesuffix(".base_layer")] = (module.out_features, module.in_features)
+            shapes[name.replace(".base_layer", "")] = (module.out_features, module.in_features)
     head = getattr(base.model, HEAD, None)
+    head = head.base_layer if isinstance(head, RoutedHead) else head
     head_shapes = {f"{HEAD}.{name}": tuple(p.shape) for name, p in head.named_parameters()} if head is not None else {}
     return BaseDescription(base.name, shapes, base.architecture, base.fingerprint, head_shapes)
-
-
-def _lora_tensors(folder: Path) -> dict[str, Tensor]:
-    return {key: value for key, value in load_file(folder / WEIGHTS_FILE).items() if ".lora_" in key}

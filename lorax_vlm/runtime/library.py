@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, read_manifest
 from lorax_vlm.adapters.recipe import Recipe, count_by_component
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter, require_adapter_name
@@ -17,6 +19,7 @@ from lorax_vlm.errors import AdapterExists
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
+from lorax_vlm.types import Generated, GenerationSettings
 
 logger = logging.getLogger(__name__)
 _RECORDED_PACKAGES = ("lorax-vlm", "transformers", "peft", "torch")
@@ -25,10 +28,25 @@ _RECORDED_PACKAGES = ("lorax-vlm", "transformers", "peft", "torch")
 class AdapterLibrary:
     """What the store holds, as far as it concerns one base. The base is loaded when it is first needed."""
 
-    def __init__(self, entry: CatalogEntry, load: Callable[[], LoadedModel], store: AdapterStore) -> None:
+    def __init__(
+        self,
+        entry: CatalogEntry,
+        load: Callable[[], LoadedModel],
+        store: AdapterStore,
+        adapter_memory_bytes: int | None = None,
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            entry: The base.
+            load: Loads it.
+            store: Where adapters are kept.
+            adapter_memory_bytes: Most memory for adapters; the least recently used leave first. None: no limit.
+        """
         self.entry = entry
         self.store = store
         self._load = load
+        self._adapter_memory_bytes = adapter_memory_bytes
 
     @cached_property
     def base(self) -> LoadedModel:
@@ -37,28 +55,44 @@ class AdapterLibrary:
 
     @cached_property
     def _attached(self) -> AttachedAdapters:
-        return AttachedAdapters(self.base)
+        return AttachedAdapters(self.base, lambda name: self.store.get(name).folder, self._adapter_memory_bytes)
+
+    def require(self, name: str | None) -> None:
+        """Raise ``AdapterNotFound`` for an unknown name; the base is not loaded for it."""
+        if name is not None:
+            self.store.get(name)
 
     def using(self, name: str | None) -> AbstractContextManager[Any]:
         """The model with one adapter in effect, or plain for None; see ``AttachedAdapters.using``."""
-        self.find(name)
-        return self._attached.using(name)
+        return self.routed([name])
+
+    def routed(self, rows: Sequence[str | None]) -> AbstractContextManager[Any]:
+        """The model with an adapter of its own for each row; see ``AttachedAdapters.routed``."""
+        for name in rows:
+            self.require(name)
+        return self._attached.routed(rows)
+
+    def generate(
+        self,
+        rows: Sequence[str | None],
+        pictures: Sequence[Image.Image],
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+    ) -> list[Generated]:
+        """Answer each prompt about its picture, each row with its own adapter; see ``AttachedAdapters.generate``."""
+        for name in rows:
+            self.require(name)
+        return self._attached.generate(rows, pictures, prompts, settings)
 
     def find(self, name: str | None) -> Attachment | None:
-        """The adapter, attached in the store's current version; None for the plain base.
+        """The adapter in the store's current version, loaded if it is not in memory; None for the plain base.
 
         Raises:
             AdapterNotFound: There is no such adapter; an unknown name never means the base.
             AdapterError: It is damaged or does not fit the base.
         """
-        if name is None:
-            return None
-        stored = self.store.get(name)
-        if name in self._attached.names:
-            attachment = self._attached.get(name)
-            if attachment.files.folder == stored.folder:
-                return attachment
-        return self._attached.attach(name, stored.folder)
+        self.require(name)
+        return None if name is None else self._attached.get(name)
 
     def release(self) -> None:
         """Let the base go; it is loaded again when it is needed."""

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lorax_vlm.data.examples import Example
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.image_tokens import batch_with_features
+from lorax_vlm.training.feature_cache import FeatureCache, image_key
 
 Encode = Callable[[Tensor, Sequence[str]], Tensor]
 """The frozen image path: pixels ``(B, C, H, W)`` and prompts to features ``(B, Q, D)``."""
@@ -51,15 +52,22 @@ class ExampleStream(IterableDataset[Example]):
 class FamilyCollator:
     """Examples to the tensors of one training step. Images are opened once, as far as memory allows."""
 
-    def __init__(self, family: Family, encode: Encode | None = None, memory_bytes: int = 512 * 1024**2) -> None:
+    def __init__(
+        self,
+        family: Family,
+        encode: Encode | None = None,
+        memory_bytes: int = 512 * 1024**2,
+        cache: FeatureCache | None = None,
+    ) -> None:
         """Start with nothing in memory.
 
         Args:
             family: Puts rows together.
             encode: The frozen image path, to keep features instead of pixels; None when an adapter changes it.
             memory_bytes: Most memory for what is kept of images.
+            cache: Where features are kept on disk.
         """
-        self._family, self._encode = family, encode
+        self._family, self._encode, self._cache = family, encode, cache
         self._kept: dict[Hashable, Tensor] = {}
         self._room_bytes = memory_bytes
 
@@ -100,8 +108,22 @@ class FamilyCollator:
         images = [example.open_image() for example in examples]
         if self._encode is None:  # one by one: ViLT's images differ in size
             return [self._family.pixel_values([image])[0] for image in images]
-        features = self._encode(self._family.pixel_values(images), [example.prompt for example in examples])
-        return [row.clone() for row in features]
+        prompts = [example.prompt for example in examples]
+        if self._cache is None:
+            return [row.clone() for row in self._encode(self._family.pixel_values(images), prompts)]
+        read = prompts if self._family.image_path_reads_prompt else [""] * len(prompts)
+        keys = [image_key(image, instruction) for image, instruction in zip(images, read, strict=True)]
+        known = {key: features for key in keys if (features := self._cache.get(key)) is not None}
+        new = list({key: row for row, key in enumerate(keys) if key not in known}.values())
+        if new:
+            encoded = self._encode(
+                self._family.pixel_values([images[row] for row in new]), [prompts[row] for row in new]
+            )
+            for row, features in zip(new, encoded, strict=True):
+                known[keys[row]] = features.clone()
+                self._cache.put(keys[row], features)
+        device = next(iter(known.values())).device if not new else encoded.device
+        return [known[key].to(device) for key in keys]
 
     def _key(self, example: Example) -> Hashable:
         image: Hashable = example.image if isinstance(example.image, str) else id(example.image)

@@ -43,6 +43,7 @@ from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
 
 logger = logging.getLogger(__name__)
@@ -167,6 +168,7 @@ def train_adapter(
     resume: bool = False,
     progress: bool = True,
     labels: Sequence[str] = (),
+    features_dir: Path | None = None,
 ) -> TrainingResult:
     """Train an adapter on a plain base and write its PEFT directory to ``run_dir/adapter``.
 
@@ -184,6 +186,7 @@ def train_adapter(
         resume: Continue from the last complete checkpoint in ``run_dir``. Otherwise what is there is replaced.
         progress: Show a progress bar.
         labels: ViLT only: the answers of a head of the adapter's own; those of the checkpoint first.
+        features_dir: Where encoded images are kept for later runs, when the image path is frozen. None: nowhere.
 
     Raises:
         NothingToResume: ``resume`` without a complete checkpoint.
@@ -200,13 +203,15 @@ def train_adapter(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     bar = ProgressBar(label) if progress else None
     family = base.family.with_labels(labels) if labels and isinstance(base.family, ViltFamily) else base.family
+    encode = _frozen_image_path(base, recipe)
+    cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
     with preserved_random_state(), _peft_on(base, recipe, config.seed, labels) as peft_model:
         trainer = AdapterTrainer(
             model=peft_model,
             args=_arguments(base, config, run_dir),
             train_dataset=make_dataset(data.train),
             eval_dataset=ExampleDataset(data.validation),
-            data_collator=FamilyCollator(family, _frozen_image_path(base, recipe)),
+            data_collator=FamilyCollator(family, encode, cache=cache),
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: family.loss(
                 outputs["logits"], labels, num_items_in_batch
             ),
@@ -225,6 +230,8 @@ def train_adapter(
         finally:
             if bar is not None:
                 bar.stop()
+            if cache is not None:
+                cache.flush()
         history = trainer.state.log_history
         folder = _save_adapter(peft_model, base, run_dir / "adapter")
         trainable = sum(p.numel() for p in peft_model.parameters() if p.requires_grad)

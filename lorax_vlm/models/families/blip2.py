@@ -28,6 +28,7 @@ from lorax_vlm.models.families.image_tokens import (
 from lorax_vlm.models.families.text import (
     clean_text,
     decode_new_tokens,
+    drawing,
     make_generation_config,
     pad_rows,
     repetition_penalty,
@@ -158,9 +159,7 @@ class Blip2DecoderFamily(Blip2ImagePath):
         batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
         embeddings = embed_with_image(model, batch["input_ids"], features, self.image_token_id)
         special_ids = {"bos_token_id": self.bos_id, "eos_token_id": self.eos_id, "pad_token_id": self.pad_id}
-        with torch.random.fork_rng(enabled=settings.seed is not None):
-            if settings.seed is not None:
-                torch.manual_seed(settings.seed)
+        with drawing(settings):
             ids = model.language_model.generate(
                 inputs_embeds=embeddings,
                 attention_mask=batch["attention_mask"],

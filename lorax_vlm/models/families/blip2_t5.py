@@ -28,6 +28,7 @@ from lorax_vlm.models.families.text import (
     break_special_tokens,
     clean_text,
     decode_new_tokens,
+    drawing,
     make_generation_config,
     pad_rows,
     repetition_penalty,
@@ -141,9 +142,7 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath):
         batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
         embeddings = embed_with_image(model, batch["input_ids"], features, self.image_token_id)
         special_ids = {"eos_token_id": self.eos_id, "pad_token_id": self.pad_id, "decoder_start_token_id": self.pad_id}
-        with torch.random.fork_rng(enabled=settings.seed is not None):
-            if settings.seed is not None:
-                torch.manual_seed(settings.seed)
+        with drawing(settings):
             ids = model.language_model.generate(
                 inputs_embeds=embeddings,
                 attention_mask=batch["attention_mask"],

@@ -1,6 +1,8 @@
 """Text on its way into and out of a language model: what the generative families share."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +47,24 @@ def pad_rows(rows: Sequence[list[int]], value: int, *, left: bool = False) -> Te
     width = max(map(len, rows))
     padded = [[value] * (width - len(row)) + row if left else row + [value] * (width - len(row)) for row in rows]
     return torch.tensor(padded)
+
+
+_drawing = threading.Lock()
+
+
+@contextmanager
+def drawing(settings: GenerationSettings) -> Iterator[None]:
+    """Run a generation; one that samples has torch's global generator for itself, whatever other threads do.
+
+    With a seed it starts from there, and the generator is given back as it was.
+    """
+    if settings.temperature is None:
+        yield
+        return
+    with _drawing, torch.random.fork_rng(enabled=settings.seed is not None):
+        if settings.seed is not None:
+            torch.manual_seed(settings.seed)
+        yield
 
 
 def make_generation_config(settings: GenerationSettings, room: int, **token_ids: int) -> GenerationConfig:

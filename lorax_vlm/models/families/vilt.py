@@ -158,9 +158,10 @@ class ViltFamily:
         self, model: Any, features: Tensor, prompts: Sequence[str], settings: GenerationSettings
     ) -> list[Generated]:
         """The most probable label of each row; decoding settings do not apply. See ``Family.generate``."""
-        logits = model(**self.prompt_batch(features, prompts)).logits
-        labels = getattr(model.classifier, "labels", self.labels)  # an adapter's head brings its own
-        return [Generated(labels[index], "eos", 1) for index in logits.argmax(dim=-1).tolist()]
+        best = model(**self.prompt_batch(features, prompts)).logits.argmax(dim=-1).tolist()
+        # A row whose adapter has a head of its own chooses among its own answers.
+        own = model.classifier.row_labels(len(best)) if hasattr(model.classifier, "row_labels") else [None] * len(best)
+        return [Generated((labels or self.labels)[index], "eos", 1) for index, labels in zip(best, own, strict=True)]
 
     def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
         """Binary cross-entropy summed over labels, averaged over rows, as ViLT was trained; see ``Family.loss``."""

@@ -1,0 +1,74 @@
+"""An adapter's weights in memory: per site a pair of factors, and for ViLT a head of its own."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lorax_vlm.adapters.files import HEAD, WEIGHTS_FILE, AdapterFiles
+from lorax_vlm.models.families.vilt import AnswerHead, resize_head
+
+Factors = tuple[Tensor, Tensor]
+"""``A (R, D_in)`` and ``B (D_out, R)``, the scaling folded into ``B``."""
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterWeights:
+    """Never changed once made: a call that uses them keeps them, whatever is loaded or leaves meanwhile."""
+
+    factors: Mapping[str, Factors]
+    """By module name in the base."""
+    head: AnswerHead | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken."""
+        tensors = [tensor for pair in self.factors.values() for tensor in pair]
+        if self.head is not None:
+            tensors += self.head.parameters()
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+def weights_nbytes(files: AdapterFiles, dtype: torch.dtype) -> int:
+    """What ``load_weights`` will take, by the shapes alone; heads stay in float32."""
+    numbers = sum(math.prod(a.shape) + math.prod(b.shape) for a, b in files.factors.values())
+    head = sum(math.prod(tensor.shape) for tensor in files.head.values())
+    return numbers * dtype.itemsize + 4 * head
+
+
+def load_weights(
+    files: AdapterFiles,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    base_head: nn.Sequential | None = None,
+    labels: Sequence[str] = (),
+) -> AdapterWeights:
+    """Read an adapter's tensors, straight from the file to where they compute.
+
+    Args:
+        files: A checked PEFT directory.
+        dtype: Of the base's computation; factors are kept in it.
+        device: Where the base is.
+        base_head: ViLT's own head, when the adapter brings one.
+        labels: The answers its outputs stand for.
+    """
+    with safe_open(files.folder / WEIGHTS_FILE, framework="pt", device=str(device)) as stored:
+        factors = {
+            site: (
+                stored.get_tensor(f"base_model.model.{site}.lora_A.weight").to(dtype),
+                (stored.get_tensor(f"base_model.model.{site}.lora_B.weight") * files.scaling(site)).to(dtype),
+            )
+            for site in files.sites
+        }
+        head = None
+        if files.head and base_head is not None:
+            head = resize_head(base_head, labels)
+            prefix = f"{HEAD}."
+            head.load_state_dict(
+                {name.removeprefix(prefix): stored.get_tensor(f"base_model.model.{name}") for name in files.head}
+            )
+            head.to(device).eval().requires_grad_(False)
+    return AdapterWeights(factors, head)

@@ -1,0 +1,144 @@
+"""Memory for adapters: a budget that is never exceeded, and nothing taken away from a call that uses it."""
+
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from lorax_vlm.errors import AdapterMemoryExceeded
+from lorax_vlm.runtime.residency import Residency
+
+
+class Shelf:
+    """Items of ten bytes that know how often they were loaded."""
+
+    def __init__(self, budget: int | None) -> None:
+        self.resident: Residency[str] = Residency(budget)
+        self.loads: list[str] = []
+
+    def load(self, name: str) -> str:
+        self.loads.append(name)
+        return name.upper()
+
+    def lease(self, *names: str, version: int = 1):
+        return self.resident.lease(dict.fromkeys(names, version), lambda _: 10, self.load)
+
+
+def test_the_least_recently_used_leaves() -> None:
+    shelf = Shelf(30)
+    for names in (["a"], ["b"], ["c"], ["a"], ["d"]):
+        with shelf.lease(*names) as found:
+            assert found == {name: name.upper() for name in names}
+    assert shelf.resident.names == ["c", "a", "d"]
+    assert shelf.loads == ["a", "b", "c", "d"]
+    assert shelf.resident.used_bytes == 30
+
+
+def test_pinned_ones_stay() -> None:
+    shelf = Shelf(20)
+    with shelf.lease("a"):
+        shelf.resident.pin("a")
+    for name in "bcd":
+        with shelf.lease(name):
+            pass
+    assert shelf.resident.names == ["a", "d"]
+    expected = pytest.raises(AdapterMemoryExceeded, match=r"need 30 bytes at once with the pinned ones \(a\)")
+    with expected, shelf.lease("b", "c"):
+        pass
+    assert shelf.resident.names == ["a", "d"], "a refusal changes nothing"
+    shelf.resident.unpin("a")
+    with shelf.lease("b", "c"):
+        assert shelf.resident.names == ["b", "c"]
+
+
+def test_another_version_is_loaded_anew_and_the_old_one_counts_until_it_is_free() -> None:
+    shelf = Shelf(30)
+    with shelf.lease("a", version=1):
+        with shelf.lease("a", version=2):
+            assert shelf.resident.used_bytes == 20
+        assert shelf.resident.used_bytes == 20
+    assert shelf.resident.used_bytes == 10
+    assert shelf.loads == ["a", "a"]
+
+
+def test_a_failed_load_leaves_nothing() -> None:
+    shelf = Shelf(20)
+
+    def fail(name: str) -> str:
+        raise OSError(name)
+
+    with pytest.raises(OSError, match="a"), shelf.resident.lease({"a": 1}, lambda _: 10, fail):
+        pass
+    assert shelf.resident.names == []
+    with shelf.lease("a", "b"):
+        pass
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    done = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        done.wait(0.005)
+    raise AssertionError("it never happened")
+
+
+def test_a_call_waits_for_room_that_others_use() -> None:
+    shelf = Shelf(20)
+    entered = threading.Event()
+
+    def ask() -> None:
+        with shelf.lease("c"):
+            entered.set()
+
+    thread = threading.Thread(target=ask)
+    with shelf.lease("a", "b"):
+        thread.start()
+        assert not entered.wait(0.1), "c was let in although nothing could leave"
+        assert shelf.resident.used_bytes == 20
+    thread.join(10)
+    assert entered.is_set()
+
+
+def test_emptying_waits_for_the_calls_in_progress() -> None:
+    shelf = Shelf(None)
+    emptied = threading.Event()
+
+    def empty() -> None:
+        with shelf.resident.idle():
+            shelf.resident.clear()
+        emptied.set()
+
+    thread = threading.Thread(target=empty)
+    with shelf.lease("a"):
+        thread.start()
+        assert not emptied.wait(0.1)
+    thread.join(10)
+    assert emptied.is_set()
+    assert shelf.resident.names == []
+
+
+def test_many_threads_never_exceed_the_budget() -> None:
+    shelf = Shelf(50)
+    seen: list[int] = []
+    wrong: list[object] = []
+
+    def ask(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(300):
+            names = rng.sample("abcdefghijklmnop", rng.randint(1, 4))
+            with shelf.lease(*names) as found:
+                seen.append(shelf.resident.used_bytes)
+                if found != {name: name.upper() for name in names}:
+                    wrong.append(found)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(seen) == 8 * 300
+    assert max(seen) <= 50
+    assert not wrong
+    wait_for(lambda: shelf.resident.used_bytes <= 50)

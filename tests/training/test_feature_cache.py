@@ -1,0 +1,142 @@
+"""Features on disk are the features; whatever happens to the files, nothing wrong is ever read."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.data.examples import DataSplits, answered
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest, image_key
+from lorax_vlm.training.trainer import train_adapter
+
+CONFIG = TrainConfig(max_steps=4, batch_size=4, eval_every=2, learning_rate=1e-2, patience=None)
+
+
+def filled(folder: Path, encoder: str = "e", rows: int = 3, start: int = 0, **options: int) -> FeatureCache:
+    cache = FeatureCache(folder, encoder, **options)
+    for index in range(start, start + rows):
+        cache.put(f"key {index}", torch.full((2, 4), float(index)))
+    cache.flush()
+    return cache
+
+
+def test_what_was_put_comes_back(tmp_path: Path) -> None:
+    cache = filled(tmp_path)
+    again = FeatureCache(tmp_path, "e")
+    for one in (cache, again):
+        assert len(one) == 3
+        assert torch.equal(one.get("key 2"), torch.full((2, 4), 2.0))
+        assert one.get("key 3") is None
+    assert FeatureCache(tmp_path, "another encoder").get("key 2") is None
+
+
+def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
+    features = torch.randn(2, 4).bfloat16()
+    cache = FeatureCache(tmp_path, "e")
+    cache.put("k", features)
+    cache.flush()
+    assert torch.equal(FeatureCache(tmp_path, "e").get("k"), features)
+
+
+def test_a_damaged_segment_is_removed_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    filled(tmp_path)
+    (segment,) = tmp_path.glob("e/*.safetensors")
+    segment.write_bytes(segment.read_bytes()[:-8])
+    assert len(FeatureCache(tmp_path, "e")) == 0
+    assert "damaged and removed" in caplog.text
+    assert not segment.exists()
+
+
+def test_a_process_killed_while_writing_leaves_nothing_to_read(tmp_path: Path) -> None:
+    filled(tmp_path)
+    scratch = tmp_path / "e" / "half.tmp"
+    scratch.write_bytes(b"half")
+    os.utime(scratch, (0, 0))
+    assert len(FeatureCache(tmp_path, "e")) == 3
+    assert not scratch.exists()
+
+
+def test_segments_unused_longest_leave_when_the_budget_is_exceeded(tmp_path: Path) -> None:
+    filled(tmp_path, rows=50)
+    (old,) = tmp_path.glob("e/*.safetensors")
+    os.utime(old, (1, 1))
+    filled(tmp_path, "other", rows=50)
+    (used,) = tmp_path.glob("other/*.safetensors")
+    os.utime(used, (2, 2))
+    budget = old.stat().st_size * 5 // 2
+    cache = filled(tmp_path, rows=50, start=50, budget_bytes=budget)
+    assert not old.exists()
+    assert used.exists()
+    assert cache.get("key 1") is None
+    assert cache.get("key 60") is not None
+
+
+def test_rows_whose_segment_another_process_removed_are_unknown(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, "e")
+    filled(tmp_path)
+    cache = FeatureCache(tmp_path, "e")
+    for path in tmp_path.glob("e/*.safetensors"):
+        path.unlink()
+    assert cache.get("key 0") is None
+    assert cache.get("key 1") is None
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from lorax_vlm.training.feature_cache import FeatureCache
+cache = FeatureCache(Path(sys.argv[1]), "e")
+for index in range(200):
+    cache.put(f"key {index}", torch.full((2, 4), float(index)))
+    if index % 10 == 9:
+        cache.flush()
+"""
+
+
+def test_two_processes_write_the_same_images(tmp_path: Path) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) for _ in range(2)]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
+    cache = FeatureCache(tmp_path, "e")
+    assert len(cache) == 200
+    assert all(torch.equal(cache.get(f"key {i}"), torch.full((2, 4), float(i))) for i in range(200))
+    assert not list(tmp_path.glob("e/*.tmp"))
+
+
+def test_keys_tell_images_and_instructions_apart(scenes: list[Scene]) -> None:
+    red, tall = Image.new("RGB", (4, 2), "red"), Image.new("RGB", (2, 4), "red")
+    keys = {image_key(red), image_key(tall), image_key(red, "a"), image_key(red, "b"), image_key(scenes[0].image)}
+    assert len(keys) == 5
+    assert image_key(red.copy()) == image_key(red)
+
+
+def splits_of(scenes: list[Scene]) -> DataSplits:
+    examples = [answered(s.image, "What is it?", ["red" if s.seed % 2 else "blue"], f"scene {s.seed}") for s in scenes]
+    return DataSplits(examples[:8], examples[8:], "scenes").with_prompt("Question: {question} Short answer:")
+
+
+@pytest.mark.parametrize("name", ["blip2-opt-mini", "instructblip-mini"])
+def test_training_from_the_cache_is_the_same_training(name, load_shared, scenes, tmp_path, monkeypatch) -> None:
+    base: LoadedModel = load_shared(name)
+    splits, recipe = splits_of(scenes), get_recipe("light")
+    losses = []
+    for run, features in (("none", None), ("fills", tmp_path / "f"), ("reads", tmp_path / "f")):
+        if run == "reads":
+            monkeypatch.setattr(type(base.family), "encode_images", None)  # every image must come from the cache
+        result = train_adapter(base, recipe, splits, CONFIG, tmp_path / run, progress=False, features_dir=features)
+        losses.append([row["eval_loss"] for row in result.history if "eval_loss" in row])
+    assert losses[0] == losses[1] == losses[2]
+    assert len(FeatureCache(tmp_path / "f", encoder_digest(base))) == len(scenes)
+
+
+def test_an_adapter_of_the_image_path_is_not_trained_from_the_cache(mini, scenes, tmp_path) -> None:
+    recipe = Recipe("sees", rank=2, groups=("lm-qv", "qformer"))
+    train_adapter(mini, recipe, splits_of(scenes), CONFIG, tmp_path / "r", progress=False, features_dir=tmp_path / "f")
+    assert not (tmp_path / "f").exists()
