@@ -43,9 +43,8 @@ def main() -> None:
     names = {f"{style}_captions": style for style in arguments.styles}
     if not arguments.no_train:
         config = replace(system.default_config, max_steps=arguments.steps or system.default_config.max_steps)
-        for name, style in names.items():
-            data = arguments.data / style if arguments.data else None
-            system.create_captioning_adapter(name, style, arguments.recipe, data=data, config=config, replace=True)
+        data = {name: arguments.data / style for name, style in names.items()} if arguments.data else None
+        system.train_adapters(names, data=data, complexity=arguments.recipe, config=config, replace=True)
     if system.entry.miniature:
         console.print("\n300 unseen scenes: captions in style, and with every claim true")
         for report in system.evaluate_adapters(list(names), count=300):

@@ -25,7 +25,7 @@ from lorax_vlm.runtime.attached import Attachment
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.training.config import MINI_CONFIG, TrainConfig
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
-from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
+from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 
 BASE = "base"
 MINI_TRAINING_SCENES = 3200
@@ -175,6 +175,42 @@ class BLIP2CaptioningSystem:
             resume=resume,
             progress=progress,
         )
+
+    def train_adapters(
+        self,
+        styles: Mapping[str, str],
+        *,
+        data: Mapping[str, str | Path | DataSplits] | None = None,
+        complexity: str | Recipe = "medium",
+        config: TrainConfig | Mapping[str, TrainConfig] | None = None,
+        replace: bool = False,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> list[StoredAdapter]:
+        """Train several styles in one run: every pass through the frozen base serves all of them.
+
+        Each adapter is the one that ``train_adapter`` would have made, but for rounding.
+
+        Args:
+            styles: Style by name of the adapter.
+            data: As for ``train_adapter``, by name.
+            complexity: As for ``train_adapter``.
+            config: One for all, or by name. None: defaults for the base.
+            replace: As for ``train_adapter``.
+            resume: Continue the interrupted run of these names.
+            progress: Show a progress bar.
+
+        Raises:
+            AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
+            LoraxError: As ``train_adapter``; none of the adapters is stored.
+        """
+        given, recipe = data or {}, get_recipe(complexity)
+        configs = config if isinstance(config, Mapping) else dict.fromkeys(styles, config or self.default_config)
+        orders = [
+            AdapterOrder(name, self._kind(style), recipe, self.training_data(style, given.get(name)), configs[name])
+            for name, style in styles.items()
+        ]
+        return self._workshop.train_together(orders, replace=replace, resume=resume, progress=progress)
 
     def _kind(self, style: str) -> AdapterKind:
         return AdapterKind("captioning", style, self.entry.caption_prompt)

@@ -22,7 +22,7 @@ from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.training.config import MINI_VQA_CONFIGS, TrainConfig
 from lorax_vlm.types import Answer, BenchmarkRow, GenerationSettings, Interval, VQAReport
-from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
+from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 
 MINI_TRAINING_SCENES = 6400
 
@@ -222,6 +222,49 @@ class VQASystem:
             resume=resume,
             progress=progress,
         )
+
+    def train_adapters(
+        self,
+        model: str,
+        tasks: Mapping[str, str],
+        *,
+        data: Mapping[str, str | Path | DataSplits] | None = None,
+        complexity: str | Recipe = "heavy",
+        config: TrainConfig | Mapping[str, TrainConfig] | None = None,
+        replace: bool = False,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> list[StoredAdapter]:
+        """Train several tasks on one model in one run; each adapter is what ``train_adapter`` would have made.
+
+        Args:
+            model: As for ``create_vqa_adapter``.
+            tasks: Task by name of the adapter.
+            data: As for ``training_data``, by name.
+            complexity: As for ``create_vqa_adapter``.
+            config: One for all, or by name. None: defaults for the base.
+            replace: As for ``train_adapter``.
+            resume: Continue the interrupted run of these names.
+            progress: Show a progress bar.
+
+        Raises:
+            AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
+            LoraxError: As ``train_adapter``; none of the adapters is stored.
+        """
+        given, recipe, entry = data or {}, get_recipe(complexity), self.entry(model)
+        configs = config if isinstance(config, Mapping) else dict.fromkeys(tasks, config or self.default_config(model))
+        orders = [
+            AdapterOrder(
+                f"{entry.name}.{name}",
+                self._kind(model, task),
+                recipe,
+                self.training_data(model, task, given.get(name)),
+                configs[name],
+            )
+            for name, task in tasks.items()
+        ]
+        self.base(model)
+        return self._workshop(model).train_together(orders, replace=replace, resume=resume, progress=progress)
 
     def training_data(self, model: str, task: str, data: str | Path | DataSplits | None = None) -> DataSplits:
         """The examples an adapter would be trained on, with the base's prompt.

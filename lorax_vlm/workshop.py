@@ -1,8 +1,10 @@
 """Making adapters on one base: training, storing, and what a stored adapter was made of. Shared by the systems."""
 
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import features_dir, runs_dir
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.trainer import CURVE_FILE, discard_checkpoints, train_adapter, write_untrained_adapter
+from lorax_vlm.training.joint import AdapterPlan, train_adapters
+from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_checkpoints
+from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,17 @@ class AdapterKind:
     """The caption style, or the skill that questions ask for."""
     prompt: str
     """Template of the prompt; ``{question}`` stands for the question."""
+
+
+@dataclass(frozen=True)
+class AdapterOrder:
+    """One of several adapters to be trained together."""
+
+    name: str
+    kind: AdapterKind
+    recipe: Recipe
+    splits: DataSplits
+    config: TrainConfig
 
 
 class AdapterWorkshop:
@@ -105,34 +120,79 @@ class AdapterWorkshop:
             AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
             LoraxError: Training failed; see ``training.trainer.train_adapter``.
         """
-        stored = self._library.store.get(name) if name in self._library.store else None
-        self._library.require_free(name, replace or (stored is not None and not stored.manifest.trained))
+        order = AdapterOrder(name, kind, recipe, splits, config)
+        self._require_free(order, replace)
         run_dir, base = self.run_dir(name), self._library.base
         self._library.restore_base()
-        plan = None
-        if isinstance(base.family, ViltFamily):
-            splits, plan = _fit_to_labels(base.family, splits)
-            logger.info("%s", plan.summary())
-        labels = plan.labels if plan and plan.added else ()
+        plan, facts = self._plan(order)
         result = train_adapter(
             base,
             recipe,
-            splits,
+            plan.data,
             config,
             run_dir,
             label=name,
             resume=resume,
             progress=progress,
-            labels=labels,
+            labels=plan.labels,
             features_dir=features_dir(),
         )
-        training = {"data": splits.summary(), "config": config.to_dict(), **result.record()}
-        if plan:
-            training["label_coverage"] = plan.coverage
-        manifest = self._manifest(name, kind, recipe, trained=True, training=training, labels=labels)
-        kept = self._library.keep(result.folder, manifest, replace=True)
+        kept = self._keep_trained(order, plan, facts, result)
         discard_checkpoints(run_dir)
         return kept
+
+    def train_together(
+        self, orders: Sequence[AdapterOrder], *, replace: bool = False, resume: bool = False, progress: bool = True
+    ) -> list[StoredAdapter]:
+        """Train several adapters in one run and store them; each is what ``train`` would have made of it.
+
+        Raises:
+            AdapterExists: A name is taken by a trained adapter and ``replace`` is false.
+            ValueError: A name occurs twice, or ``eval_every`` differs.
+            LoraxError: Training failed; see ``training.joint.train_adapters``.
+        """
+        for order in orders:
+            self._require_free(order, replace)
+        names = "\n".join(order.name for order in orders)
+        run_dir = runs_dir() / self._library.entry.name / f"joint-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+        base = self._library.base
+        self._library.restore_base()
+        planned = [self._plan(order) for order in orders]
+        plans = [plan for plan, _ in planned]
+        results = train_adapters(base, plans, run_dir, resume=resume, progress=progress, features_dir=features_dir())
+        kept = []
+        for order, (plan, facts) in zip(orders, planned, strict=True):
+            result = results[order.name]
+            kept.append(self._keep_trained(order, plan, facts, result))
+            self.training_curve(order.name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(result.curve, self.training_curve(order.name))
+        discard_checkpoints(run_dir)
+        return kept
+
+    def _require_free(self, order: AdapterOrder, replace: bool) -> None:
+        stored = self._library.store.get(order.name) if order.name in self._library.store else None
+        self._library.require_free(order.name, replace or (stored is not None and not stored.manifest.trained))
+
+    def _plan(self, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
+        """What to train, and what the manifest is to say about it."""
+        family, splits = self._library.base.family, order.splits
+        facts: dict[str, Any] = {"data": splits.summary(), "config": order.config.to_dict()}
+        labels: Sequence[str] = ()
+        if isinstance(family, ViltFamily):
+            splits, label_plan = _fit_to_labels(family, splits)
+            logger.info("%s", label_plan.summary())
+            labels = label_plan.labels if label_plan.added else ()
+            facts |= {"data": splits.summary(), "label_coverage": label_plan.coverage}
+        return AdapterPlan(order.name, order.recipe, splits, order.config, labels), facts
+
+    def _keep_trained(
+        self, order: AdapterOrder, plan: AdapterPlan, facts: Mapping[str, Any], result: TrainingResult
+    ) -> StoredAdapter:
+        training = {**facts, **result.record()}
+        manifest = self._manifest(
+            order.name, order.kind, order.recipe, trained=True, training=training, labels=plan.labels
+        )
+        return self._library.keep(result.folder, manifest, replace=True)
 
     def _manifest(self, name: str, kind: AdapterKind, recipe: Recipe, **facts: Any) -> Manifest:
         return self._library.manifest(

@@ -7,18 +7,18 @@ import torch
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, Blip2QFormerConfig, T5Config
 
 from lorax_vlm.models.families.blip2_t5 import Blip2EncoderDecoderFamily
+from recipes.card import measure_checkpoint
 from recipes.checkpoint import load_shared_vision, parse_arguments, save
 from recipes.miniature import HEADS, QFORMER_SHAPE, QUERIES, VISION_CONFIG, WIDTH, make_image_processor
 from recipes.qformer import train_qformer
 from recipes.scene_pool import load_pool
 from recipes.seq2seq_language import train_seq2seq_language
-from recipes.sides import train_sides
 from recipes.tokenizers import make_t5_tokenizer
-from recipes.turns import caption_turns
+from recipes.turns import caption_turns, with_sides
 
 NAME = "blip2-flan-mini"
 QUESTION_PROMPT = "Question: {question} Short answer:"
-STEPS = {"qformer": 300, "language": 2000}
+STEPS = {"qformer": 900, "language": 2400}
 
 
 def make_config(tokenizer: object, image_token_id: int) -> Blip2Config:
@@ -28,7 +28,7 @@ def make_config(tokenizer: object, image_token_id: int) -> Blip2Config:
         d_model=WIDTH,
         d_kv=WIDTH // HEADS,
         d_ff=2 * WIDTH,
-        num_layers=2,
+        num_layers=3,
         num_decoder_layers=2,
         num_heads=HEADS,
         dropout_rate=0.1,
@@ -49,7 +49,7 @@ def make_config(tokenizer: object, image_token_id: int) -> Blip2Config:
 
 
 def main() -> None:
-    """Train the Q-Former and the language model, and save the checkpoint in half precision; then stage 4."""
+    """Train the Q-Former and the language model, save the checkpoint in half precision, measure it."""
     arguments = parse_arguments(__doc__, NAME)
     tokenizer = make_t5_tokenizer(QUESTION_PROMPT)
     processor = Blip2Processor(make_image_processor(), tokenizer, num_query_tokens=QUERIES)
@@ -62,12 +62,11 @@ def main() -> None:
     load_shared_vision(model)
     model.eval()  # no dropout: the data never repeat
     family = Blip2EncoderDecoderFamily(processor, config, NAME)
-    readout = train_qformer(model, family, pool, STEPS["qformer"], arguments.seed + 1)
-    train_seq2seq_language(
-        model, family, pool, readout, caption_turns, QUESTION_PROMPT, STEPS["language"], arguments.seed + 1
-    )
+    train_qformer(model, family, pool, STEPS["qformer"], arguments.seed + 1)
+    turns = with_sides(caption_turns, share=0.35, beside_share=0.7)
+    train_seq2seq_language(model, family, pool, turns, QUESTION_PROMPT, STEPS["language"], arguments.seed + 1)
     save(model, config, processor, arguments.out)
-    train_sides(arguments.out, arguments.out, arguments.cache, arguments.scenes)
+    measure_checkpoint(arguments.out)
 
 
 if __name__ == "__main__":

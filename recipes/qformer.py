@@ -60,6 +60,13 @@ def query_outputs(model: Any, pixel_values: Tensor, family: Family, prompts: Seq
     return outputs.last_hidden_state[:, : queries.shape[1]]
 
 
+@torch.no_grad()
+def pool_query_outputs(model: Any, pool: ScenePool, family: Family) -> Tensor:
+    """The query outputs of every scene, ``(N, Q, D)`` float16, for learning from a frozen Q-Former."""
+    rows = torch.arange(len(pool.scenes)).split(256)
+    return torch.cat([query_outputs(model, pool.pixel_values(chunk), family).half() for chunk in rows])
+
+
 def train_qformer(model: Any, family: Family, pool: ScenePool, steps: int, seed: int) -> QueryReadout:
     """Train query tokens and Q-Former in place; returns the head for stage 3."""
     torch.manual_seed(seed)

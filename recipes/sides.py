@@ -1,27 +1,24 @@
-"""Stage 4: the language model learns where each mentioned object is, and to tell sides; everything else stays frozen.
+"""Stage 4 of ``blip2-opt-mini``: its language model learns where each mentioned object is, and to tell sides.
 
     python -m recipes.sides build/blip2-opt-mini --out build/blip2-opt-mini-final
 
 Until here a base answers about one object at a time, found at the very end of a prompt. After this stage the place of
 each object is known where it is mentioned (``mentions.py``), and the base can say whether an object is on the left. It
-still was never asked to compare two objects, but an adapter can now learn to.
+still was never asked to compare two objects, but an adapter can now learn to. The other bases learn this in stage 3.
 """
 
 import argparse
 from pathlib import Path
 
-from lorax_vlm.models.families.blip2_t5 import Blip2EncoderDecoderFamily
 from lorax_vlm.models.loading import load_model
 from recipes.card import measure_checkpoint
 from recipes.checkpoint import save
 from recipes.miniature import make_image_processor
 from recipes.packed_language import train_packed_language
 from recipes.scene_pool import load_pool
-from recipes.seq2seq_language import train_seq2seq_language
 from recipes.turns import caption_turns, with_sides
 
-STEPS = {"blip2-opt": 800, "blip2-t5": 400}
-"""Fewer where stage 3 already had the loss of ``mentions.py``. InstructBLIP's stage 3 has both from the start."""
+STEPS = 800
 SEED = 4
 
 
@@ -31,11 +28,8 @@ def train_sides(folder: Path, out: Path, cache: Path, scenes: int = 24_000) -> N
     model, family, prompt = base.model, base.family, base.entry.question_template
     model.language_model.requires_grad_(True)
     pool = load_pool("train", scenes, make_image_processor(), cache)
-    turns, steps = with_sides(caption_turns), STEPS[family.name]
-    if isinstance(family, Blip2EncoderDecoderFamily):
-        train_seq2seq_language(model, family, pool, None, turns, prompt, steps, SEED)
-    else:
-        train_packed_language(model, family, pool, None, turns, prompt, steps, SEED, mention_weight=0.3)
+    turns = with_sides(caption_turns)
+    train_packed_language(model, family, pool, None, turns, prompt, STEPS, SEED, mention_weight=0.3)
     save(model, model.config, family.processor, out)
     measure_checkpoint(out)
 

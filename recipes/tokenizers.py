@@ -40,10 +40,13 @@ def make_opt_tokenizer(question_prompt: str) -> GPT2Tokenizer:
 
 
 def make_t5_tokenizer(question_prompt: str) -> T5Tokenizer:
-    """A unigram model: pad 0, ``</s>`` 1, unknown 2, then characters, and words that always beat their characters."""
+    """A unigram model: pad 0, ``</s>`` 1, unknown 2, then characters, and words that always beat their characters.
+
+    Beside the words of all miniatures it knows those of ``BESIDE_FORMS``.
+    """
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -8.0)]
     pieces += [(character, -10.0) for character in sorted(string.ascii_letters + string.digits + string.punctuation)]
-    for word in _words(question_prompt):
+    for word in [*_words(question_prompt), "not", "Not"]:
         pieces += [(f"▁{word}", -6.0), (word, -7.0)] if len(word) > 1 else [(f"▁{word}", -6.0)]
     tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, additional_special_tokens=[], model_max_length=512)
     tokenizer.padding_side = "right"

@@ -27,6 +27,12 @@ COLORS_INSTRUCTION = "Name the colors only."
 YES_NO_INSTRUCTION = "Answer yes or no: {question}"
 
 SIDE_SHARE = 0.25
+BESIDE_FORMS = (
+    "Is the {name} {side}, not the {other}?",
+    "Not the {other}, is the {name} {side}?",
+    "Is the {name}, not the {other}, {side}?",
+)
+"""Questions about one object that name another one: whoever answers has to know which of the two is meant."""
 
 Turn = tuple[str, str]
 """(prompt, target)"""
@@ -83,18 +89,21 @@ def _ask(scene: Scene, kind: str, rng: random.Random, question_prompt: str) -> T
     return question_prompt.format(question=question), answer
 
 
-def with_sides(make_turns: TurnSource) -> TurnSource:
-    """The same turns, some of them replaced by questions about the side an object is on."""
+def with_sides(make_turns: TurnSource, share: float = SIDE_SHARE, beside_share: float = 0.0) -> TurnSource:
+    """The same turns, a share of them replaced by questions about the side an object is on; see ``side_turn``."""
 
     def turns(scene: Scene, other: Scene, rng: random.Random, question_prompt: str) -> Iterator[Turn]:
         for turn in make_turns(scene, other, rng, question_prompt, GUESSED_WITH_SIDES):
-            yield side_turn(scene, rng, question_prompt) if rng.random() < SIDE_SHARE else turn
+            yield side_turn(scene, rng, question_prompt, beside_share) if rng.random() < share else turn
 
     return turns
 
 
-def side_turn(scene: Scene, rng: random.Random, question_prompt: str) -> Turn:
-    """Whether an object is on the left, on the right, at the top or at the bottom; often it is."""
+def side_turn(scene: Scene, rng: random.Random, question_prompt: str, beside_share: float = 0.0) -> Turn:
+    """Whether an object is on the left, on the right, at the top or at the bottom; often it is.
+
+    A share of the questions is asked in ``BESIDE_FORMS``.
+    """
     item = rng.choice(scene.objects)
     sides = {
         "on the left": item.column == 0,
@@ -105,6 +114,9 @@ def side_turn(scene: Scene, rng: random.Random, question_prompt: str) -> Turn:
     wanted = rng.random() < 0.5
     side = rng.choice([side for side, holds in sides.items() if holds == wanted] or list(sides))
     question = f"Is the {item.name} {side}?"
+    beside = [other.name for other in scene.objects if other is not item]
+    if beside and beside_share and rng.random() < beside_share:
+        question = rng.choice(BESIDE_FORMS).format(name=item.name, side=side, other=rng.choice(beside))
     return question_prompt.format(question=question), "yes" if sides[side] else "no"
 
 

@@ -326,3 +326,19 @@ def test_training_leaves_the_base_as_it_was(system, scenes) -> None:
     after = system.base.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_styles_trained_together_are_stored_one_by_one(system, scenes, tmp_path: Path) -> None:
+    styles = {"long": "detailed", "short": "concise"}
+    data = {name: few(scenes, style) for name, style in styles.items()}
+    stored = system.train_adapters(styles, data=data, config=QUICK, progress=False)
+    assert [adapter.name for adapter in stored] == ["long", "short"]
+    for adapter in stored:
+        assert adapter.manifest.trained
+        assert adapter.manifest.style == styles[adapter.name]
+        assert system.training_curve(adapter.name).is_file()
+    assert system.caption_image(scenes[0].image, "long").adapter == "long"
+    system.create_captioning_adapter("free", "plain", data=few(scenes, "plain"), config=QUICK, progress=False)
+    with pytest.raises(AdapterExists):
+        system.train_adapters({"new": "concise", "short": "concise"}, data=data, config=QUICK, progress=False)
+    assert "new" not in system.store

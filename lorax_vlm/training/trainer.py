@@ -7,16 +7,10 @@
 - The first loss that is not finite ends the run and names the module where it began.
 """
 
-import dataclasses
-import json
 import logging
-import math
-import os
 import random
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,48 +32,34 @@ from lorax_vlm.adapters.files import HEAD
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe, touches_image_path
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.errors import NonFiniteLoss, NothingToResume, TrainingError
+from lorax_vlm.errors import NonFiniteLoss, TrainingError
+from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
+from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, prepare_run
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
-CURVE_FILE = "curve.png"
-_CHECKPOINT = "checkpoint-"
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a finished run leaves."""
-
-    folder: Path
-    """A PEFT directory."""
-    curve: Path
-    steps: int
-    best_validation_loss: float
-    first_validation_loss: float
-    time_s: float
-    trainable_parameters: int
-    history: Sequence[Mapping[str, Any]]
-
-    def record(self) -> dict[str, Any]:
-        """The figures that belong into the adapter's manifest."""
-        return {
-            "steps": self.steps,
-            "first_validation_loss": self.first_validation_loss,
-            "best_validation_loss": self.best_validation_loss,
-            "time_s": round(self.time_s, 1),
-            "trainable_parameters": self.trainable_parameters,
-        }
-
 
 class AdapterTrainer(Trainer):
-    """``Trainer`` with the frozen base kept frozen in behaviour too, and a watch on the loss."""
+    """``Trainer`` with our loss, the frozen base kept frozen in behaviour too, and a watch on the loss."""
+
+    def __init__(self, family: Family, **options: Any) -> None:
+        """As ``Trainer``, with the family whose loss it is."""
+        self.family = family
+        super().__init__(compute_loss_func=self.model_loss, **options)
+        # The count of target tokens is for our loss function, not for the model's forward.
+        self.model_accepts_loss_kwargs = False
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+
+    def model_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        """The family's loss, normalised over the whole optimiser step."""
+        return self.family.loss(outputs["logits"], labels, num_items_in_batch)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.compute_loss``, with only the adapter in training mode.
@@ -132,15 +112,19 @@ def find_nonfinite_module(model: nn.Module, inputs: Mapping[str, Any]) -> str | 
     return found[0].replace("base_model.model.", "") if found else None
 
 
+def linear_names(model: nn.Module) -> list[str]:
+    """The linear layers of a base, whether or not PEFT's layers are on it."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [name.removesuffix(".base_layer") for name in names if ".lora_" not in name]
+
+
 def lora_config(base: LoadedModel, recipe: Recipe) -> LoraConfig:
     """PEFT's configuration for a recipe.
 
     Raises:
         ValueError: A group of sites matches nothing on this base.
     """
-    recipe.sites(
-        base.family.name, [name for name, module in base.model.named_modules() if isinstance(module, nn.Linear)]
-    )
+    recipe.sites(base.family.name, linear_names(base.model))
     return LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.effective_alpha,
@@ -152,8 +136,8 @@ def lora_config(base: LoadedModel, recipe: Recipe) -> LoraConfig:
 
 def write_untrained_adapter(base: LoadedModel, recipe: Recipe, folder: Path, seed: int = 0) -> Path:
     """Write the PEFT directory of an adapter that is the identity."""
-    with preserved_random_state(), _peft_on(base, recipe, seed) as peft_model:
-        _save_adapter(peft_model, base, folder)
+    with preserved_random_state(), peft_on(base, recipe, seed) as peft_model:
+        save_adapter(peft_model, base, folder)
     return folder
 
 
@@ -195,37 +179,31 @@ def train_adapter(
         ExampleError: A row cannot be trained on.
         ImageError: An image cannot be read.
     """
-    run = _prepare_run(run_dir, _run_record(base, recipe, data, config, labels), resume)
-    if run.result is not None:
-        return run.result
+    run = prepare_run(run_dir, run_record(base, recipe, data, config, labels), resume)
+    if label in run.results:
+        return run.results[label]
     callbacks: list[TrainerCallback] = []
     if config.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     bar = ProgressBar(label) if progress else None
     family = base.family.with_labels(labels) if labels and isinstance(base.family, ViltFamily) else base.family
-    encode = _frozen_image_path(base, recipe)
+    encode = frozen_image_path(base, recipe)
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
-    with preserved_random_state(), _peft_on(base, recipe, config.seed, labels) as peft_model:
+    with preserved_random_state(), peft_on(base, recipe, config.seed, labels) as peft_model:
         trainer = AdapterTrainer(
+            family=family,
             model=peft_model,
-            args=_arguments(base, config, run_dir),
+            args=make_arguments(base, config, run_dir),
             train_dataset=make_dataset(data.train),
             eval_dataset=ExampleDataset(data.validation),
             data_collator=FamilyCollator(family, encode, cache=cache),
-            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: family.loss(
-                outputs["logits"], labels, num_items_in_batch
-            ),
             callbacks=callbacks,
         )
-        # The count of target tokens is for our loss function, not for the model's forward.
-        trainer.model_accepts_loss_kwargs = False
-        trainer.remove_callback(ProgressCallback)
-        trainer.remove_callback(PrinterCallback)
         if bar is not None:
             trainer.add_callback(bar)
         try:
             if run.checkpoint is None:
-                run = run.recorded(first_validation_loss=trainer.evaluate()["eval_loss"])
+                run = run.recorded(first_validation_losses={label: trainer.evaluate()["eval_loss"]})
             outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         finally:
             if bar is not None:
@@ -233,27 +211,25 @@ def train_adapter(
             if cache is not None:
                 cache.flush()
         history = trainer.state.log_history
-        folder = _save_adapter(peft_model, base, run_dir / "adapter")
+        folder = save_adapter(peft_model, base, run_dir / "adapter")
         trainable = sum(p.numel() for p in peft_model.parameters() if p.requires_grad)
     result = TrainingResult(
         folder=folder,
         curve=draw_training_curve(history, f"{label} on {base.name}", run_dir / CURVE_FILE),
         steps=trainer.state.global_step,
         best_validation_loss=min(row["eval_loss"] for row in history if "eval_loss" in row),
-        first_validation_loss=run.first_validation_loss,
+        first_validation_loss=run.first_validation_losses[label],
         time_s=outcome.metrics["train_runtime"],
         trainable_parameters=trainable,
         history=history,
     )
-    run.recorded(result=result)
+    run.recorded(results={label: result})
     return result
 
 
-def _frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:
+def frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:
     """The image path as a function, when neither the adapter nor the family changes what it gives."""
-    names = [name for name, module in base.model.named_modules() if isinstance(module, nn.Linear)]
-    clean = [name.removesuffix(".base_layer") for name in names if ".lora_" not in name]
-    if not base.family.takes_features or touches_image_path(recipe.sites(base.family.name, clean)):
+    if not base.family.takes_features or touches_image_path(recipe.sites(base.family.name, linear_names(base.model))):
         return None
 
     @torch.no_grad()
@@ -263,7 +239,8 @@ def _frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:
     return encode
 
 
-def _arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> TrainingArguments:
+def make_arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> TrainingArguments:
+    """``Trainer``'s settings for ours."""
     return TrainingArguments(
         output_dir=str(run_dir),
         max_steps=config.max_steps,
@@ -297,7 +274,14 @@ def _arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> Trainin
 
 
 @contextmanager
-def _peft_on(base: LoadedModel, recipe: Recipe, seed: int, labels: Sequence[str] = ()) -> Iterator[PeftModel]:
+def peft_on(
+    base: LoadedModel,
+    recipe: Recipe,
+    seed: int,
+    labels: Sequence[str] = (),
+    slot: str = "default",
+    layers: dict[type[nn.Module], type[nn.Module]] | None = None,
+) -> Iterator[PeftModel]:
     """The base with a fresh trainable adapter, and with a head of its own for ``labels``; plain again afterwards.
 
     Raises:
@@ -309,10 +293,12 @@ def _peft_on(base: LoadedModel, recipe: Recipe, seed: int, labels: Sequence[str]
     lora, own_head = lora_config(base, recipe), getattr(base.model, HEAD, None)
     if labels:
         lora.modules_to_save = [HEAD]
-    peft_model = add_peft_layers(base.model, lora, "default")
+    if layers:
+        lora._register_custom_module(layers)
+    peft_model = add_peft_layers(base.model, lora, slot)
     try:
         if labels:
-            base.model.get_submodule(HEAD).modules_to_save["default"] = grow_head(own_head, labels)
+            base.model.get_submodule(HEAD).modules_to_save[slot] = grow_head(own_head, labels)
         yield peft_model
     finally:
         peft_model.unload()
@@ -321,19 +307,17 @@ def _peft_on(base: LoadedModel, recipe: Recipe, seed: int, labels: Sequence[str]
         base.model.eval().requires_grad_(False)
 
 
-def _save_adapter(peft_model: PeftModel, base: LoadedModel, folder: Path) -> Path:
+def save_adapter(peft_model: PeftModel, base: LoadedModel, folder: Path, slot: str = "default") -> Path:
+    """Write one adapter's PEFT directory; returns it."""
     # A name that means the same on every machine, never a path of this one.
-    config = peft_model.peft_config["default"]
+    config = peft_model.peft_config[slot]
     config.base_model_name_or_path = base.entry.identity
     config.revision = base.revision
-    peft_model.save_pretrained(str(folder), save_embedding_layers=False)
-    return folder
+    peft_model.save_pretrained(str(folder), selected_adapters=[slot], save_embedding_layers=False)
+    return folder if slot == "default" else folder / slot
 
 
-# --- runs that can be killed ------------------------------------------------------------------------------------------
-
-
-def _run_record(
+def run_record(
     base: LoadedModel, recipe: Recipe, data: DataSplits, config: TrainConfig, labels: Sequence[str]
 ) -> dict[str, Any]:
     """What must be equal for a run to be continued."""
@@ -350,74 +334,6 @@ def _run_record(
         "config": config.to_dict(),
         "labels": list(labels),
     }
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A run on disk: how it was started, and where it can be continued."""
-
-    folder: Path
-    settings: Mapping[str, Any]
-    first_validation_loss: float
-    checkpoint: Path | None
-    result: TrainingResult | None = None
-    """Set when it ended, perhaps without having been stored."""
-
-    def recorded(self, **changes: Any) -> "_Run":
-        """The run with something new known of it, written in one step."""
-        run = dataclasses.replace(self, **changes)
-        result = dataclasses.asdict(run.result) if run.result else None
-        record = {"settings": run.settings, "first_validation_loss": run.first_validation_loss, "result": result}
-        scratch = run.folder / f".{RUN_FILE}"
-        scratch.write_text(json.dumps(record, indent=2, default=str), encoding="utf-8")
-        os.replace(scratch, run.folder / RUN_FILE)
-        return run
-
-
-def _prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> _Run:
-    complete = [path for path in _checkpoints(run_dir) if _is_complete(path)]
-    if not resume:
-        if complete:
-            logger.warning("The unfinished run in %s is started over; --resume would have continued it.", run_dir)
-        discard_checkpoints(run_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        return _Run(run_dir, settings, math.nan, None)
-    if not complete or not (run_dir / RUN_FILE).is_file():
-        raise NothingToResume(str(run_dir))
-    record = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
-    started = record["settings"]
-    differing = [key for key in settings if started.get(key) != settings[key]]
-    if differing:
-        changes = "\n".join(f"  {key}: started with {started.get(key)}, now {settings[key]}" for key in differing)
-        raise TrainingError(f"The run in {run_dir} has other settings:\n{changes}\nStart over without --resume.")
-    for path in _checkpoints(run_dir):
-        if path not in complete:
-            shutil.rmtree(path)
-    ended = record["result"]
-    result = (
-        TrainingResult(**{**ended, "folder": Path(ended["folder"]), "curve": Path(ended["curve"])}) if ended else None
-    )
-    return _Run(run_dir, settings, record["first_validation_loss"], complete[-1], result)
-
-
-def discard_checkpoints(run_dir: Path) -> None:
-    """Remove what only a continued run would need."""
-    for path in _checkpoints(run_dir):
-        shutil.rmtree(path)
-
-
-def _checkpoints(run_dir: Path) -> list[Path]:
-    found = [path for path in run_dir.glob(f"{_CHECKPOINT}*") if path.name.removeprefix(_CHECKPOINT).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_CHECKPOINT)))
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """The Trainer writes ``trainer_state.json`` last: if it parses, everything before it is whole."""
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        return False
-    return bool(state.get("global_step") == int(checkpoint.name.removeprefix(_CHECKPOINT)))
 
 
 @contextmanager

@@ -34,6 +34,21 @@ def test_sides_are_those_of_the_places() -> None:
     assert seen == {(side, answer) for side in ("left", "right", "top", "bottom") for answer in ("yes", "no")}
 
 
+def test_a_second_object_in_a_side_question_is_not_the_one_asked_about() -> None:
+    forms = set()
+    for seed in range(300):
+        scene = make_scene(seed)
+        question, answer = side_turn(scene, random.Random(seed), PROMPT, beside_share=1.0)
+        named = [item for item in scene.objects if item.name in question]
+        excluded = [item for item in named if f"ot the {item.name}" in question]
+        (asked,) = (item for item in named if item not in excluded)
+        side = next(side for side in ("left", "right", "top", "bottom") if f" {side}" in question)
+        assert answer == ("yes" if side in asked.place.split() else "no"), question
+        forms.add((question.startswith("Not "), question.index(" the ") < question.find(", not"), len(excluded)))
+    assert {count for *_, count in forms} == {0, 1}, "a scene of one object has no other"
+    assert len(forms) >= 3
+
+
 def test_yes_or_no_is_about_what_is_there() -> None:
     answers = []
     for seed in range(200):

@@ -38,21 +38,21 @@ def test_kept_features_give_the_same_run(
     base = load_shared(name)
     splits = splits_for(base)
     kept = train_adapter(base, LM_ONLY, splits, FEW, tmp_path / "kept", progress=False)
-    monkeypatch.setattr(trainer_module, "_frozen_image_path", lambda *_: None)
+    monkeypatch.setattr(trainer_module, "frozen_image_path", lambda *_: None)
     anew = train_adapter(base, LM_ONLY, splits, FEW, tmp_path / "anew", progress=False)
     assert losses(kept) == pytest.approx(losses(anew), rel=1e-5)
     assert losses(kept)[-1] != losses(kept)[0]
 
 
 def test_adapters_of_the_image_path_look_at_pixels(mini: LoadedModel) -> None:
-    assert trainer_module._frozen_image_path(mini, LM_ONLY) is not None
+    assert trainer_module.frozen_image_path(mini, LM_ONLY) is not None
     for group in ("vision", "qformer", "projection"):
         recipe = Recipe("seeing", rank=2, groups=("lm-qv", group))
-        assert trainer_module._frozen_image_path(mini, recipe) is None
+        assert trainer_module.frozen_image_path(mini, recipe) is None
 
 
-def test_vilt_has_no_frozen_image_path(load_shared: Callable[[str], LoadedModel]) -> None:
-    assert trainer_module._frozen_image_path(load_shared("vilt-mini"), LM_ONLY) is None
+def test_vilt_has_nofrozen_image_path(load_shared: Callable[[str], LoadedModel]) -> None:
+    assert trainer_module.frozen_image_path(load_shared("vilt-mini"), LM_ONLY) is None
 
 
 class Opened:

@@ -22,9 +22,9 @@ from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.trainer import (
     AdapterTrainer,
-    _peft_on,
     find_nonfinite_module,
     keep_base_in_evaluation,
+    peft_on,
     train_adapter,
     write_untrained_adapter,
 )
@@ -83,7 +83,7 @@ def test_an_untrained_adapter_is_the_identity(mini: LoadedModel, tmp_path: Path)
 
 def test_every_adapter_tensor_learns_and_nothing_else(mini: LoadedModel, splits) -> None:
     """A has no gradient in the first step because B is zero; by the second every factor must have one."""
-    with _peft_on(mini, EVERYWHERE, 0) as model:
+    with peft_on(mini, EVERYWHERE, 0) as model:
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         assert all("lora_" in name for name in trainable)
         optimizer = torch.optim.SGD(trainable.values(), lr=1.0)
@@ -126,7 +126,7 @@ def test_accumulated_steps_equal_one_large_batch(mini: LoadedModel, tmp_path: Pa
 def test_frozen_parts_do_not_drop_out_in_training(mini: LoadedModel, splits) -> None:
     batch = _batch(mini, splits)
     batch.pop("labels")
-    with torch.no_grad(), _peft_on(mini, Recipe("x", 4, ("lm-qv",), dropout=0.5), 0) as model:
+    with torch.no_grad(), peft_on(mini, Recipe("x", 4, ("lm-qv",), dropout=0.5), 0) as model:
         reference = model(**batch).logits
         model.train()
         assert not torch.equal(model(**batch).logits, reference), "the libraries' own mode drops out frozen features"
@@ -179,7 +179,7 @@ def test_empty_targets_are_named_before_they_give_nan(mini: LoadedModel, splits)
 
 
 def test_training_on_a_base_with_adapters_is_refused(mini: LoadedModel, splits, tmp_path: Path) -> None:
-    with _peft_on(mini, get_recipe("light"), 0), pytest.raises(TrainingError, match="Adapters are attached"):
+    with peft_on(mini, get_recipe("light"), 0), pytest.raises(TrainingError, match="Adapters are attached"):
         run(mini, splits, tmp_path / "run")
 
 

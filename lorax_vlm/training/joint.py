@@ -1,0 +1,524 @@
+"""Several adapters trained on one base in one run. Each ends as if it had been trained alone.
+
+Their rows share every pass through the frozen base, and an image that several of them look at is encoded once. All
+else is an adapter's own: order of examples, learning rate and schedule, clipping, validation, early stopping and the
+best weights.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback, get_cosine_schedule_with_warmup
+
+from lorax_vlm.adapters.files import HEAD
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.models.families.base import IGNORED_LABEL, Family
+from lorax_vlm.models.families.vilt import ViltFamily, grow_head
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.batches import ExampleDataset, FamilyCollator, make_dataset
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
+from lorax_vlm.training.joint_layers import JointLora, RowBlocks, route_rows
+from lorax_vlm.training.progress import ProgressBar, draw_training_curve
+from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, prepare_run
+from lorax_vlm.training.trainer import (
+    AdapterTrainer,
+    frozen_image_path,
+    lora_config,
+    make_arguments,
+    peft_on,
+    preserved_random_state,
+    run_record,
+    save_adapter,
+)
+
+_WEIGHTS, _STATE = "adapters.safetensors", "adapters.json"
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """One adapter of a joint run."""
+
+    name: str
+    recipe: Recipe
+    data: DataSplits
+    config: TrainConfig
+    labels: Sequence[str] = ()
+    """ViLT only: the answers of a head of the adapter's own; those of the checkpoint first."""
+
+
+@dataclass
+class _Student:
+    """An adapter while it is trained."""
+
+    plan: AdapterPlan
+    slot: str
+    """PEFT's name for it, which may not contain dots."""
+    feed: AdapterTrainer
+    """What would train it alone; here it only deals out examples, in the same order."""
+    columns: Tensor | None
+    """ViLT: the columns of the union of all labels that this adapter's head answers with."""
+    loss_sum: float = 0.0
+    best_loss: float = math.inf
+    waited: int = 0
+    stopped_at: int | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def learns(self, step: int) -> bool:
+        """Whether it takes part in the step after ``step``."""
+        return self.stopped_at is None and step < self.plan.config.max_steps
+
+    def owns(self, parameter: str) -> bool:
+        """Whether a parameter of the PEFT model is this adapter's."""
+        return f".{self.slot}." in parameter
+
+    def judge(self, loss: float, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Keep the best weights; stop when they have not improved for long."""
+        self.history.append({"step": step, "eval_loss": loss})
+        if loss < self.best_loss:
+            self.best_loss, self.waited = loss, 0
+            self.best = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        else:
+            self.waited += 1
+            patience = self.plan.config.patience
+            if patience is not None and self.waited >= patience:
+                self.stopped_at = step
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the weights."""
+        return {key: getattr(self, key) for key in ("best_loss", "waited", "stopped_at", "history")}
+
+
+class JointTrainer(AdapterTrainer):
+    """``Trainer`` for several adapters: a step is made of each adapter's own step."""
+
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+
+    def __init__(self, students: Sequence[_Student], row_blocks: RowBlocks, collate: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.students, self.row_blocks, self._collate = students, row_blocks, collate
+        self._evaluated: _Student | None = None
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> Any:
+        """Steps of all adapters; a resumed run begins where it was."""
+        return _Steps(self)
+
+    def joint_steps(self) -> Iterator[list[dict[str, Any]]]:
+        """Every step as its micro-batches; each has the next rows of all adapters that still learn."""
+        orders = {student.slot: _own_steps(student) for student in self.students}
+        for step in itertools.count():
+            mine = {student.slot: next(orders[student.slot]) for student in self.students if student.learns(step)}
+            if step < self.state.global_step:
+                continue
+            yield [
+                self._micro_batch([(slot, parts[index]) for slot, parts in mine.items() if index < len(parts)])
+                for index in range(max(map(len, mine.values()), default=0))
+            ]
+
+    def _micro_batch(self, parts: Sequence[tuple[str, Sequence[Example]]]) -> dict[str, Any]:
+        batch = self._collate([example for _, examples in parts for example in examples])
+        return {**batch, "blocks": [(slot, len(examples)) for slot, examples in parts]}
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with groups of each adapter's own."""
+        if self.optimizer is None:
+            decayed = set(self.get_decay_parameter_names(self.model))
+            groups = []
+            for student in self.students:
+                own = [(name, p) for name, p in self._weights_of(student).items() if p.requires_grad]
+                for decays in (True, False):
+                    chosen = [p for name, p in own if (name in decayed) is decays]
+                    weight_decay = student.plan.config.weight_decay if decays else 0.0
+                    rate = student.plan.config.learning_rate
+                    groups.append({"params": chosen, "lr": rate, "weight_decay": weight_decay, "slot": student.slot})
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = cls([group for group in groups if group["params"]], **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Each adapter's own warm-up and cosine."""
+        if self.lr_scheduler is None:
+            target = optimizer or self.optimizer
+            configs = {student.slot: student.plan.config for student in self.students}
+            factors = {
+                slot: get_cosine_schedule_with_warmup(
+                    target, round(config.warmup_share * config.max_steps), config.max_steps
+                ).lr_lambdas[0]
+                for slot, config in configs.items()
+            }
+            for group in target.param_groups:
+                group["lr"] = group["initial_lr"]
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                target, [factors[group["slot"]] for group in target.param_groups]
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One step of every adapter that still learns: forward and backward through all its micro-batches."""
+        model.train()
+        parts = self._prepare_inputs(inputs)
+        counts = self._target_counts(parts)
+        total = torch.zeros((), device=self.args.device)
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model=model):
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, part, num_items_in_batch=counts)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _target_counts(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """How many targets each adapter's step has, over all micro-batches and processes."""
+        by_slot = {student.slot: student for student in self.students}
+        counts: dict[str, Tensor] = {}
+        for part in parts:
+            blocks = part["blocks"]
+            for (slot, _), labels in zip(blocks, part["labels"].split([n for _, n in blocks]), strict=True):
+                chosen = _own_columns(by_slot[slot], labels)
+                counts[slot] = counts.get(slot, 0) + (chosen != IGNORED_LABEL).sum()
+        return {slot: self.accelerator.reduce(count) for slot, count in counts.items()}
+
+    def model_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        """Every adapter's loss over its own rows, added up: their gradients do not meet."""
+        counts = num_items_in_batch if isinstance(num_items_in_batch, Mapping) else None  # validation has none
+        sizes = [count for _, count in self.row_blocks.blocks]
+        by_slot = {student.slot: student for student in self.students}
+        total: Tensor | float = 0.0
+        parts = zip(self.row_blocks.blocks, outputs["logits"].split(sizes), labels.split(sizes), strict=True)
+        for (slot, _), logits, own in parts:
+            student = by_slot[slot]
+            targets = _own_columns(student, own)
+            answered = logits if student.columns is None else logits[:, : targets.shape[1]]
+            normalizer = counts[slot] if counts is not None else (targets != IGNORED_LABEL).sum()
+            loss = student.feed.family.loss(answered, targets, normalizer)
+            if counts is not None:
+                student.loss_sum += float(loss.detach())
+            total = total + loss
+        return total
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **_: Any
+    ) -> Any:
+        """See ``AdapterTrainer.compute_loss``."""
+        inputs = dict(inputs)
+        rows = len(inputs["labels"])
+        alone = [(self._evaluated.slot, rows)] if self._evaluated is not None else None
+        self.row_blocks.blocks = inputs.pop("blocks", None) or alone or ()
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        norms = []
+        for student in self.students:
+            own = [p for name, p in self.model.named_parameters() if student.owns(name) and p.grad is not None]
+            if own:
+                norms.append(self.accelerator.clip_grad_norm_(own, student.plan.config.max_grad_norm))
+        return torch.stack([torch.as_tensor(norm) for norm in norms]).norm()
+
+    # --- validation and checkpoints -------------------------------------------------------------------------------
+
+    def validate(self, student: _Student) -> float:
+        """An adapter's loss on its validation examples."""
+        self._evaluated = student
+        self.args.per_device_eval_batch_size = student.plan.config.batch_size  # by which batches' losses are weighed
+        try:
+            output = self.evaluation_loop(student.feed.get_eval_dataloader(), "Evaluation", prediction_loss_only=True)
+        finally:
+            self._evaluated = None
+        return float(output.metrics["eval_loss"])
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validate every adapter that took part in the last step; each is judged on its own."""
+        step = self.state.global_step
+        losses = {s.plan.name: self._judge(s) for s in self.students if s.learns(step - 1)}
+        losses = {f"eval_{name}_loss": loss for name, loss in losses.items()}
+        self.log(losses)
+        if not any(student.learns(self.state.global_step) for student in self.students):
+            self.control.should_training_stop = True
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, losses)
+        return losses
+
+    def _judge(self, student: _Student) -> float:
+        loss = self.validate(student)
+        student.judge(loss, self.state.global_step, self._weights_of(student))
+        return loss
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
+        """Validate an adapter after its last step, too."""
+        for student in self.students:
+            ends = student.stopped_at is None and student.plan.config.max_steps == self.state.global_step
+            judged = any(row["step"] == self.state.global_step and "eval_loss" in row for row in student.history)
+            if ends and not judged and not self.control.should_evaluate:
+                self._judge(student)
+        super()._maybe_log_save_evaluate(*arguments, **options)
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """Beside the sum of all, each adapter's own training loss."""
+        if "loss" in logs:
+            for student in self.students:
+                steps = self.state.global_step - self._logged_at(student)
+                if steps > 0 and student.loss_sum:
+                    shared = torch.tensor(student.loss_sum, device=self.args.device)
+                    loss = float(self.accelerator.reduce(shared)) / steps
+                    student.history.append({"step": self.state.global_step, "loss": loss})
+                    logs[f"{student.plan.name}_loss"] = loss
+                student.loss_sum = 0.0
+        super().log(logs, *arguments, **options)
+
+    def _logged_at(self, student: _Student) -> int:
+        return max((row["step"] for row in student.history if "loss" in row), default=0)
+
+    def trained(self, student: _Student) -> list[Tensor]:
+        """What of an adapter is trained; of a head of its own, the last layer."""
+        return [p for p in self._weights_of(student).values() if p.requires_grad]
+
+    def _weights_of(self, student: _Student) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if student.owns(name)}
+
+    def restore_best(self) -> None:
+        """Give every adapter its best weights back."""
+        for student in self.students:
+            self._put(student.best)
+
+    @torch.no_grad()
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: p for student in self.students for name, p in self._weights_of(student).items()}
+        best = {f"best {name}": tensor for student in self.students for name, tensor in student.best.items()}
+        save_file({name: t.detach().cpu().contiguous() for name, t in (tensors | best).items()}, folder / _WEIGHTS)
+        states = {student.slot: student.state() for student in self.students}
+        (folder / _STATE).write_text(json.dumps(states), encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        tensors = load_file(folder / _WEIGHTS)
+        self._put({name: tensor for name, tensor in tensors.items() if not name.startswith("best ")})
+        states = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        for student in self.students:
+            for key, value in states[student.slot].items():
+                setattr(student, key, value)
+            best = {name.removeprefix("best "): t for name, t in tensors.items() if name.startswith("best ")}
+            student.best = {name: tensor for name, tensor in best.items() if student.owns(name)}
+
+
+class _Steps:
+    """What ``Trainer`` takes for a loader of as many batches as there are steps."""
+
+    def __init__(self, trainer: JointTrainer) -> None:
+        self._trainer = trainer
+
+    def __len__(self) -> int:
+        return int(self._trainer.args.max_steps)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        return self._trainer.joint_steps()
+
+
+def _own_steps(student: _Student) -> Iterator[list[list[Example]]]:
+    """The steps of an adapter as ``Trainer`` deals them out: micro-batches of examples, epoch after epoch."""
+    feed, size = student.feed, student.plan.config.gradient_accumulation
+    collator, feed.data_collator = feed.data_collator, list
+    try:
+        with torch.random.fork_rng():  # accelerate orders the examples by torch's initial seed
+            torch.manual_seed(student.plan.config.seed)
+            loader: Any = feed.get_train_dataloader()
+    finally:
+        feed.data_collator = collator
+    for epoch in itertools.count():
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(epoch)
+        batches = iter(loader)
+        while step := list(itertools.islice(batches, size)):
+            yield step
+
+
+def _own_columns(student: _Student, labels: Tensor) -> Tensor:
+    return labels if student.columns is None else labels[:, student.columns.to(labels.device)]
+
+
+def train_adapters(
+    base: LoadedModel,
+    plans: Sequence[AdapterPlan],
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    features_dir: Path | None = None,
+) -> dict[str, TrainingResult]:
+    """Train several adapters on a plain base together and write their PEFT directories below ``run_dir``.
+
+    Each is the adapter that ``train_adapter`` would have made of its plan alone, but for rounding. The base is plain
+    again afterwards, whether training succeeded or not.
+
+    Args:
+        base: Base without adapters attached.
+        plans: The adapters, each with data and settings of its own; ``eval_every`` is that of all.
+        run_dir: As for ``train_adapter``; one run with one set of checkpoints for all.
+        resume: As for ``train_adapter``.
+        progress: Show a progress bar.
+        features_dir: As for ``train_adapter``. If any adapter changes the image path, images are encoded in every step.
+
+    Returns:
+        What ``train_adapter`` returns, by name.
+
+    Raises:
+        ValueError: No plans, a name twice, or different ``eval_every``.
+        LoraxError: As ``train_adapter``; none of the adapters is written.
+    """
+    names = [plan.name for plan in plans]
+    if not plans or len(set(names)) < len(names):
+        raise ValueError(f"A joint run needs adapters of different names, got {names}.")
+    if len({plan.config.eval_every for plan in plans}) > 1:
+        raise ValueError("All adapters of a joint run are validated at the same steps: give them one eval_every.")
+    records = {plan.name: run_record(base, plan.recipe, plan.data, plan.config, plan.labels) for plan in plans}
+    run = prepare_run(run_dir, records, resume)
+    if set(run.results) == set(names):
+        return dict(run.results)
+    encodes = [frozen_image_path(base, plan.recipe) for plan in plans]
+    encode = encodes[0] if all(encodes) else None
+    cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
+    family, columns = _union_of_labels(base.family, plans)
+    bar = ProgressBar(", ".join(names)) if progress else None
+    with preserved_random_state(), _joint_peft_on(base, plans) as (peft_model, row_blocks):
+        collate = FamilyCollator(family, encode, cache=cache)
+        students = [
+            _Student(plan, f"a{index}", _make_feed(base, plan, peft_model, collate, run_dir), columns[index])
+            for index, plan in enumerate(plans)
+        ]
+        trainer = _make_trainer(base, students, row_blocks, collate, peft_model, run_dir, bar)
+        try:
+            if run.checkpoint is None:
+                run = run.recorded(first_validation_losses={s.plan.name: trainer.validate(s) for s in students})
+            outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+        finally:
+            if bar is not None:
+                bar.stop()
+            if cache is not None:
+                cache.flush()
+        trainer.restore_best()
+        results = {}
+        for student in students:
+            plan = student.plan
+            results[plan.name] = TrainingResult(
+                folder=save_adapter(peft_model, base, run_dir / "adapters" / plan.name, student.slot),
+                curve=draw_training_curve(
+                    student.history, f"{plan.name} on {base.name}", run_dir / "adapters" / plan.name / CURVE_FILE
+                ),
+                steps=student.stopped_at or min(plan.config.max_steps, trainer.state.global_step),
+                best_validation_loss=student.best_loss,
+                first_validation_loss=run.first_validation_losses[plan.name],
+                time_s=outcome.metrics["train_runtime"],
+                trainable_parameters=sum(p.numel() for p in trainer.trained(student)),
+                history=student.history,
+            )
+    run.recorded(results=results)
+    return results
+
+
+def _union_of_labels(family: Family, plans: Sequence[AdapterPlan]) -> tuple[Family, list[Tensor | None]]:
+    """A family over the answers of all adapters, and where each adapter's own are among them."""
+    if not isinstance(family, ViltFamily):
+        return family, [None] * len(plans)
+    own = [tuple(plan.labels) or family.labels for plan in plans]
+    union = tuple(dict.fromkeys(itertools.chain(family.labels, *own)))
+    place = {label: index for index, label in enumerate(union)}
+    return family.with_labels(union), [torch.tensor([place[label] for label in labels]) for labels in own]
+
+
+@contextmanager
+def _joint_peft_on(base: LoadedModel, plans: Sequence[AdapterPlan]) -> Iterator[tuple[PeftModel, RowBlocks]]:
+    first, *others = plans
+    mapping = {nn.Linear: JointLora}
+    with peft_on(base, first.recipe, first.config.seed, first.labels, "a0", mapping) as peft_model:
+        for index, plan in enumerate(others, start=1):
+            torch.manual_seed(plan.config.seed)
+            config = lora_config(base, plan.recipe)
+            config._register_custom_module(mapping)
+            if plan.labels:
+                config.modules_to_save = [HEAD]
+            peft_model.add_adapter(f"a{index}", config)
+            if plan.labels:
+                wrapper: Any = base.model.get_submodule(HEAD)
+                wrapper.modules_to_save[f"a{index}"] = grow_head(wrapper.original_module, plan.labels)
+        for name, parameter in peft_model.named_parameters():  # PEFT thinks of one adapter at a time
+            if ".lora_" in name:
+                parameter.requires_grad_(True)
+        row_blocks = RowBlocks()
+        route_rows(peft_model, row_blocks)
+        yield peft_model, row_blocks
+
+
+def _make_feed(
+    base: LoadedModel, plan: AdapterPlan, peft_model: PeftModel, collate: FamilyCollator, run_dir: Path
+) -> AdapterTrainer:
+    """The trainer that would train one adapter alone, for its order of examples and its validation batches."""
+    family = (
+        base.family.with_labels(plan.labels) if plan.labels and isinstance(base.family, ViltFamily) else base.family
+    )
+    return AdapterTrainer(
+        family=family,
+        model=peft_model,
+        args=make_arguments(base, plan.config, run_dir),
+        train_dataset=make_dataset(plan.data.train),
+        eval_dataset=ExampleDataset(plan.data.validation),
+        data_collator=collate,
+    )
+
+
+def _make_trainer(
+    base: LoadedModel,
+    students: Sequence[_Student],
+    row_blocks: RowBlocks,
+    collate: Any,
+    peft_model: PeftModel,
+    run_dir: Path,
+    bar: TrainerCallback | None,
+) -> JointTrainer:
+    arguments = make_arguments(base, students[0].plan.config, run_dir)
+    arguments.max_steps = max(student.plan.config.max_steps for student in students)
+    arguments.gradient_accumulation_steps = 1
+    arguments.load_best_model_at_end, arguments.metric_for_best_model = False, None
+    arguments.ignore_data_skip = True
+    arguments.ddp_find_unused_parameters = True
+    trainer = JointTrainer(
+        students,
+        row_blocks,
+        collate,
+        family=base.family,
+        model=peft_model,
+        args=arguments,
+        train_dataset=ExampleDataset([]),
+        eval_dataset=ExampleDataset([]),
+        data_collator=collate,
+    )
+    if bar is not None:
+        trainer.add_callback(bar)
+    return trainer

@@ -1,0 +1,155 @@
+"""Adapters trained together are those trained alone: PEFT's own layers in one run each are the oracle."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.data.examples import scene_caption_splits, scene_question_splits
+from lorax_vlm.errors import TrainingError
+from lorax_vlm.models.families.vilt import ViltFamily, plan_labels
+from lorax_vlm.models.loading import LoadedModel, load_model
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.joint import AdapterPlan, JointTrainer, train_adapters
+from lorax_vlm.training.runs import TrainingResult
+from lorax_vlm.training.trainer import train_adapter
+
+TOLERANCE = 1e-7  # in double precision: Adam blows rounding up where a gradient is zero, as that of T5's keys
+FAMILIES = ["blip2-opt-mini", "blip2-flan-mini", "instructblip-mini", "vilt-mini"]
+QUICK = TrainConfig(max_steps=4, batch_size=4, learning_rate=1e-3, eval_every=2, patience=None)
+
+
+def weights(result: TrainingResult) -> dict[str, Tensor]:
+    return load_file(result.folder / WEIGHTS_FILE)
+
+
+def make_plans(base: LoadedModel) -> list[AdapterPlan]:
+    """Ranks, sites, data, rates, batch sizes, accumulation, clipping and length all differ."""
+    if base.entry.captions:
+        first, second = scene_caption_splits("detailed", 10, 6), scene_caption_splits("concise", 9, 5)
+    else:
+        first, second = scene_question_splits("counting", 10, 6), scene_question_splits("reasoning", 9, 5)
+    prompt = base.entry.caption_prompt if base.entry.captions else base.entry.question_template
+    plans = [
+        AdapterPlan("one", Recipe("one", 4, ("lm-qv",)), first.with_prompt(prompt), QUICK),
+        AdapterPlan(
+            "two",
+            Recipe("two", 2, ("lm-attention", "lm-mlp"), alpha=7),
+            second.with_prompt(prompt),
+            dataclasses.replace(
+                QUICK, max_steps=3, batch_size=2, gradient_accumulation=2, learning_rate=3e-3, seed=5,
+                max_grad_norm=0.05, weight_decay=0.1,
+            ),
+        ),
+    ]  # fmt: skip
+    if not isinstance(base.family, ViltFamily):
+        return plans
+    return [
+        dataclasses.replace(plan, labels=plan_labels(base.family, [[e.target] for e in plan.data.train], 1).labels)
+        for plan in plans
+    ]
+
+
+def alone(base: LoadedModel, plan: AdapterPlan, run_dir: Path) -> TrainingResult:
+    return train_adapter(
+        base, plan.recipe, plan.data, plan.config, run_dir, label=plan.name, progress=False, labels=plan.labels
+    )
+
+
+def assert_equal(together: TrainingResult, single: TrainingResult) -> None:
+    ours, theirs = weights(together), weights(single)
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert torch.allclose(ours[key], tensor, atol=TOLERANCE), key
+        if ".lora_B." in key:
+            assert tensor.abs().max() > 1e-4, f"{key} learnt nothing that could differ"
+    assert together.steps == single.steps
+    assert together.first_validation_loss == pytest.approx(single.first_validation_loss, rel=1e-4)
+    assert together.best_validation_loss == pytest.approx(single.best_validation_loss, rel=1e-3)
+    assert together.trainable_parameters == single.trainable_parameters
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_adapters_trained_together_are_those_trained_alone(name: str, tmp_path: Path) -> None:
+    base = load_model(name, dtype="float32")
+    base.model.double()
+    before = {key: tensor.clone() for key, tensor in base.model.state_dict().items()}
+    plans = make_plans(base)
+    together = train_adapters(base, plans, tmp_path / "joint", progress=False)
+    assert list(together) == ["one", "two"]
+    after = base.model.state_dict()
+    assert after.keys() == before.keys(), "the base is plain again"
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    for plan in plans:
+        assert_equal(together[plan.name], alone(base, plan, tmp_path / plan.name))
+
+
+def test_a_killed_run_continues_to_the_same_adapters(mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:
+    plans = make_plans(mini)
+    whole = train_adapters(mini, plans, tmp_path / "whole", progress=False)
+    original = JointTrainer.training_step
+
+    def fail_after_the_checkpoint(self, *arguments):
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(JointTrainer, "training_step", fail_after_the_checkpoint)
+    with pytest.raises(KeyboardInterrupt):
+        train_adapters(mini, plans, tmp_path / "killed", progress=False)
+    monkeypatch.undo()
+    resumed = train_adapters(mini, plans, tmp_path / "killed", progress=False, resume=True)
+    for name, result in whole.items():
+        expected, found = weights(result), weights(resumed[name])
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+        assert resumed[name].history == result.history
+        assert resumed[name].first_validation_loss == result.first_validation_loss
+    other = [dataclasses.replace(plans[0], config=dataclasses.replace(QUICK, max_steps=9)), plans[1]]
+    with pytest.raises(TrainingError, match="other settings"):
+        train_adapters(mini, other, tmp_path / "killed", progress=False, resume=True)
+
+
+def test_one_adapter_stops_early_and_the_others_go_on(mini: LoadedModel, tmp_path: Path) -> None:
+    plans = make_plans(mini)
+    longer = dataclasses.replace(QUICK, max_steps=8)
+    # A rate at which nothing gets better after the first validation, with the least patience.
+    wild = dataclasses.replace(longer, learning_rate=30.0, max_grad_norm=1e6, patience=1)
+    plans = [dataclasses.replace(plans[0], config=longer), dataclasses.replace(plans[1], config=wild)]
+    together = train_adapters(mini, plans, tmp_path / "joint", progress=False)
+    assert together["one"].steps == 8
+    assert together["two"].steps < 8
+    assert together["two"].steps == alone(mini, plans[1], tmp_path / "two").steps
+
+
+def test_every_image_is_encoded_once_for_all_adapters(mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:
+    prompt = mini.entry.caption_prompt
+    data = [scene_caption_splits(style, 8, 4).with_prompt(prompt) for style in ("detailed", "concise", "creative")]
+    recipe = Recipe("one", 4, ("lm-qv",))
+    plans = [AdapterPlan(f"style{index}", recipe, splits, QUICK) for index, splits in enumerate(data)]
+    seen: list[int] = []
+    original = type(mini.family).encode_images
+
+    def spy(self, model, pixels, prompts):
+        seen.append(len(pixels))
+        return original(self, model, pixels, prompts)
+
+    monkeypatch.setattr(type(mini.family), "encode_images", spy)
+    train_adapters(mini, plans, tmp_path / "joint", progress=False)
+    assert sum(seen) == 8 + 4
+
+
+def test_plans_that_cannot_run_together(mini: LoadedModel, tmp_path: Path) -> None:
+    one, two = make_plans(mini)
+    with pytest.raises(ValueError, match="different names"):
+        train_adapters(mini, [one, one], tmp_path, progress=False)
+    with pytest.raises(ValueError, match="different names"):
+        train_adapters(mini, [], tmp_path, progress=False)
+    often = dataclasses.replace(two, config=dataclasses.replace(two.config, eval_every=1))
+    with pytest.raises(ValueError, match="eval_every"):
+        train_adapters(mini, [one, often], tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
