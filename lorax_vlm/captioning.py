@@ -163,18 +163,8 @@ class BLIP2CaptioningSystem:
             DataError: The folder has malformed rows.
             LoraxError: Training failed; see ``training.trainer.train_adapter``.
         """
-        stored = self.store.get(name) if name in self.store else None
-        style = style or (stored.manifest.style if stored else "")
-        return self._workshop.train(
-            name,
-            self._kind(style),
-            get_recipe(complexity),
-            self.training_data(style, data, skip_bad_rows=skip_bad_rows),
-            config or self.default_config,
-            replace=replace,
-            resume=resume,
-            progress=progress,
-        )
+        order = self.order(name, style, data=data, complexity=complexity, config=config, skip_bad_rows=skip_bad_rows)
+        return self._workshop.train(order, replace=replace, resume=resume, progress=progress)
 
     def train_adapters(
         self,
@@ -204,13 +194,28 @@ class BLIP2CaptioningSystem:
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
             LoraxError: As ``train_adapter``; none of the adapters is stored.
         """
-        given, recipe = data or {}, get_recipe(complexity)
-        configs = config if isinstance(config, Mapping) else dict.fromkeys(styles, config or self.default_config)
+        given, configs = data or {}, config if isinstance(config, Mapping) else dict.fromkeys(styles, config)
         orders = [
-            AdapterOrder(name, self._kind(style), recipe, self.training_data(style, given.get(name)), configs[name])
+            self.order(name, style, data=given.get(name), complexity=complexity, config=configs[name])
             for name, style in styles.items()
         ]
         return self._workshop.train_together(orders, replace=replace, resume=resume, progress=progress)
+
+    def order(
+        self,
+        name: str,
+        style: str | None = None,
+        *,
+        data: str | Path | DataSplits | None = None,
+        complexity: str | Recipe = "medium",
+        config: TrainConfig | None = None,
+        skip_bad_rows: bool = False,
+    ) -> AdapterOrder:
+        """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
+        stored = self.store.get(name) if name in self.store else None
+        style = style or (stored.manifest.style if stored else "")
+        splits = self.training_data(style, data, skip_bad_rows=skip_bad_rows)
+        return AdapterOrder(name, self._kind(style), get_recipe(complexity), splits, config or self.default_config)
 
     def _kind(self, style: str) -> AdapterKind:
         return AdapterKind("captioning", style, self.entry.caption_prompt)

@@ -24,6 +24,21 @@ def features_dir() -> Path:
     return home_dir() / "features"
 
 
+def process_count() -> int:
+    """Processes of this run, as ``torchrun`` and ``accelerate launch`` say."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_rank() -> int:
+    """Number of this process among all; 0 stores and prints."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine: that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def runs_dir() -> Path:
     """Training runs: checkpoints, logs and curves."""
     return home_dir() / "runs"

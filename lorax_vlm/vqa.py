@@ -207,21 +207,8 @@ class VQASystem:
             AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
             LoraxError: Training failed.
         """
-        stored_name = f"{self.entry(model).name}.{name}"
-        if task is None:
-            task = self.store.get(stored_name).manifest.style if stored_name in self.store else "general"
-        splits = self.training_data(model, task, data)
-        self.base(model)
-        return self._workshop(model).train(
-            stored_name,
-            self._kind(model, task),
-            get_recipe(complexity),
-            splits,
-            config or self.default_config(model),
-            replace=replace,
-            resume=resume,
-            progress=progress,
-        )
+        order = self.order(model, name, task, data=data, complexity=complexity, config=config)
+        return self.train_orders(model, [order], replace=replace, resume=resume, progress=progress)[0]
 
     def train_adapters(
         self,
@@ -251,18 +238,42 @@ class VQASystem:
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
             LoraxError: As ``train_adapter``; none of the adapters is stored.
         """
-        given, recipe, entry = data or {}, get_recipe(complexity), self.entry(model)
-        configs = config if isinstance(config, Mapping) else dict.fromkeys(tasks, config or self.default_config(model))
+        given, configs = data or {}, config if isinstance(config, Mapping) else dict.fromkeys(tasks, config)
         orders = [
-            AdapterOrder(
-                f"{entry.name}.{name}",
-                self._kind(model, task),
-                recipe,
-                self.training_data(model, task, given.get(name)),
-                configs[name],
-            )
+            self.order(model, name, task, data=given.get(name), complexity=complexity, config=configs[name])
             for name, task in tasks.items()
         ]
+        return self.train_orders(model, orders, replace=replace, resume=resume, progress=progress)
+
+    def order(
+        self,
+        model: str,
+        name: str,
+        task: str | None = None,
+        *,
+        data: str | Path | DataSplits | None = None,
+        complexity: str | Recipe = "heavy",
+        config: TrainConfig | None = None,
+    ) -> AdapterOrder:
+        """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
+        stored_name = f"{self.entry(model).name}.{name}"
+        if task is None:
+            task = self.store.get(stored_name).manifest.style if stored_name in self.store else "general"
+        splits = self.training_data(model, task, data)
+        return AdapterOrder(
+            stored_name, self._kind(model, task), get_recipe(complexity), splits, config or self.default_config(model)
+        )
+
+    def train_orders(
+        self,
+        model: str,
+        orders: Sequence[AdapterOrder],
+        *,
+        replace: bool = False,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> list[StoredAdapter]:
+        """Train what was ordered on one model in one run; caption styles of ``BLIP2CaptioningSystem.order`` too."""
         self.base(model)
         return self._workshop(model).train_together(orders, replace=replace, resume=resume, progress=progress)
 

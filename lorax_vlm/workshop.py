@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import StoredAdapter, require_adapter_name
@@ -16,7 +18,7 @@ from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.errors import DataError
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
 from lorax_vlm.runtime.library import AdapterLibrary
-from lorax_vlm.settings import features_dir, runs_dir
+from lorax_vlm.settings import features_dir, process_count, process_rank, runs_dir
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import AdapterPlan, train_adapters
 from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_checkpoints
@@ -39,7 +41,7 @@ class AdapterKind:
 
 @dataclass(frozen=True)
 class AdapterOrder:
-    """One of several adapters to be trained together."""
+    """An adapter to be trained."""
 
     name: str
     kind: AdapterKind
@@ -88,7 +90,8 @@ class AdapterWorkshop:
             return stored
         self._library.require_free(name, replace)
         if splits is not None:
-            return self.train(name, kind, recipe, splits, config, replace=replace, progress=progress)
+            order = AdapterOrder(name, kind, recipe, splits, config)
+            return self.train(order, replace=replace, progress=progress)
         self._library.restore_base()
         folder = write_untrained_adapter(self._library.base, recipe, self.run_dir(name) / "untrained")
         logger.warning(
@@ -100,19 +103,12 @@ class AdapterWorkshop:
         same_base = manifest.base is not None and manifest.base.name == self._library.entry.identity
         known = (manifest.task, manifest.style, manifest.recipe, manifest.trained)
         same_kind = known == (kind.task, kind.style, recipe.name, bool(made_of))
-        return same_base and same_kind and all(manifest.training.get(key) == value for key, value in made_of.items())
+        config = TrainConfig().to_dict() | manifest.training.get("config", {})  # settings that came later
+        recorded = {**manifest.training, "config": config}
+        return same_base and same_kind and all(recorded.get(key) == value for key, value in made_of.items())
 
     def train(
-        self,
-        name: str,
-        kind: AdapterKind,
-        recipe: Recipe,
-        splits: DataSplits,
-        config: TrainConfig,
-        *,
-        replace: bool = False,
-        resume: bool = False,
-        progress: bool = True,
+        self, order: AdapterOrder, *, replace: bool = False, resume: bool = False, progress: bool = True
     ) -> StoredAdapter:
         """Train an adapter and store it; an untrained adapter of that name becomes trained.
 
@@ -120,18 +116,19 @@ class AdapterWorkshop:
             AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
             LoraxError: Training failed; see ``training.trainer.train_adapter``.
         """
-        order = AdapterOrder(name, kind, recipe, splits, config)
+        if process_count() > 1:
+            return self.train_together([order], replace=replace, resume=resume, progress=progress)[0]
         self._require_free(order, replace)
-        run_dir, base = self.run_dir(name), self._library.base
+        run_dir, base = self.run_dir(order.name), self._library.base
         self._library.restore_base()
         plan, facts = self._plan(order)
         result = train_adapter(
             base,
-            recipe,
+            order.recipe,
             plan.data,
-            config,
+            order.config,
             run_dir,
-            label=name,
+            label=order.name,
             resume=resume,
             progress=progress,
             labels=plan.labels,
@@ -151,6 +148,8 @@ class AdapterWorkshop:
             ValueError: A name occurs twice, or ``eval_every`` differs.
             LoraxError: Training failed; see ``training.joint.train_adapters``.
         """
+        if len(orders) == 1 and process_count() == 1:
+            return [self.train(orders[0], replace=replace, resume=resume, progress=progress)]
         for order in orders:
             self._require_free(order, replace)
         names = "\n".join(order.name for order in orders)
@@ -160,14 +159,16 @@ class AdapterWorkshop:
         planned = [self._plan(order) for order in orders]
         plans = [plan for plan, _ in planned]
         results = train_adapters(base, plans, run_dir, resume=resume, progress=progress, features_dir=features_dir())
-        kept = []
-        for order, (plan, facts) in zip(orders, planned, strict=True):
-            result = results[order.name]
-            kept.append(self._keep_trained(order, plan, facts, result))
-            self.training_curve(order.name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(result.curve, self.training_curve(order.name))
-        discard_checkpoints(run_dir)
-        return kept
+        if process_rank() == 0:
+            for order, (plan, facts) in zip(orders, planned, strict=True):
+                result = results[order.name]
+                self._keep_trained(order, plan, facts, result)
+                self.training_curve(order.name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(result.curve, self.training_curve(order.name))
+            discard_checkpoints(run_dir)
+        if process_count() > 1:
+            PartialState().wait_for_everyone()
+        return [self._library.store.get(order.name) for order in orders]
 
     def _require_free(self, order: AdapterOrder, replace: bool) -> None:
         stored = self._library.store.get(order.name) if order.name in self._library.store else None

@@ -46,7 +46,7 @@ SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave malfor
 
 
 def read_asked_data(
-    data: str | None,
+    data: str | None = None,
     images: Path | None = None,
     annotations: Path | None = None,
     columns: str | None = None,

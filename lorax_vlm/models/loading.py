@@ -29,6 +29,7 @@ from lorax_vlm.models.placement import (
     plan_placement,
     require_memory,
 )
+from lorax_vlm.settings import local_rank
 
 _DESCRIBED_BY = ["*.json", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
@@ -86,8 +87,8 @@ def probe_hardware() -> Hardware:
     return Hardware(
         free_ram,
         cpu_bfloat16,
-        torch.cuda.get_device_name(0),
-        torch.cuda.mem_get_info(0)[0],
+        torch.cuda.get_device_name(local_rank()),
+        torch.cuda.mem_get_info(local_rank())[0],
         torch.cuda.is_bf16_supported(including_emulation=False),
     )
 
@@ -141,7 +142,7 @@ def _load_weights(folder: Path, config: Any, row: FamilyRow, entry: CatalogEntry
     if placement.quantization != "none":
         options["quantization_config"] = _quantization_config(placement, row)
     if placement.device == "cuda":
-        options["device_map"] = {"": 0}
+        options["device_map"] = {"": local_rank()}
     progress_bar, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     if entry.miniature:  # a bar for five milliseconds is noise
         transformers_logging.disable_progress_bar()

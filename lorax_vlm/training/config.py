@@ -27,6 +27,10 @@ class TrainConfig:
     """Stop after this many measurements without a better validation loss. None: never."""
     seed: int = 0
     """Order of the examples and initial adapter weights."""
+    mixed_precision: bool = False
+    """Compute in bfloat16 where that is safe, on a base of float32. A base of bfloat16 needs it not."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of layers for the backward pass and compute the rest again: less memory, more time."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every"):

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
 from transformers import TrainerCallback, get_cosine_schedule_with_warmup
 
 from lorax_vlm.adapters.files import HEAD
@@ -27,7 +29,9 @@ from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.models.families.base import IGNORED_LABEL, Family
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.settings import process_rank
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator, make_dataset
+from lorax_vlm.training.checkpointing import checkpointed_layers
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.joint_layers import JointLora, RowBlocks, route_rows
@@ -66,8 +70,7 @@ class _Student:
     plan: AdapterPlan
     slot: str
     """PEFT's name for it, which may not contain dots."""
-    feed: AdapterTrainer
-    """What would train it alone; here it only deals out examples, in the same order."""
+    family: Family
     columns: Tensor | None
     """ViLT: the columns of the union of all labels that this adapter's head answers with."""
     loss_sum: float = 0.0
@@ -112,7 +115,7 @@ class JointTrainer(AdapterTrainer):
     def __init__(self, students: Sequence[_Student], row_blocks: RowBlocks, collate: Any, **options: Any) -> None:
         super().__init__(**options)
         self.students, self.row_blocks, self._collate = students, row_blocks, collate
-        self._evaluated: _Student | None = None
+        self._idle = False
 
     # --- data -----------------------------------------------------------------------------------------------------
 
@@ -133,8 +136,14 @@ class JointTrainer(AdapterTrainer):
             ]
 
     def _micro_batch(self, parts: Sequence[tuple[str, Sequence[Example]]]) -> dict[str, Any]:
-        batch = self._collate([example for _, examples in parts for example in examples])
-        return {**batch, "blocks": [(slot, len(examples)) for slot, examples in parts]}
+        """This process's share of a micro-batch; where there is none, a row that does not count."""
+        rank, world = self.args.process_index, self.args.world_size
+        own = [(slot, examples[rank::world]) for slot, examples in parts if examples[rank::world]]
+        idle = not own
+        if idle:
+            own = [(slot, examples[:1]) for slot, examples in parts[:1]]
+        batch = self._collate([example for _, examples in own for example in examples])
+        return {**batch, "blocks": [(slot, len(examples)) for slot, examples in own], "idle": idle}
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -193,11 +202,14 @@ class JointTrainer(AdapterTrainer):
         by_slot = {student.slot: student for student in self.students}
         counts: dict[str, Tensor] = {}
         for part in parts:
-            blocks = part["blocks"]
-            for (slot, _), labels in zip(blocks, part["labels"].split([n for _, n in blocks]), strict=True):
+            blocks = [] if part["idle"] else part["blocks"]
+            rows = part["labels"][: sum(count for _, count in blocks)].split([count for _, count in blocks])
+            for (slot, _), labels in zip(blocks, rows, strict=True):
                 chosen = _own_columns(by_slot[slot], labels)
                 counts[slot] = counts.get(slot, 0) + (chosen != IGNORED_LABEL).sum()
-        return {slot: self.accelerator.reduce(count) for slot, count in counts.items()}
+        learning = [s.slot for s in self.students if s.learns(self.state.global_step)]
+        zero = torch.zeros((), dtype=torch.long, device=self.args.device)  # another process may have rows of it
+        return {slot: self.accelerator.reduce(torch.as_tensor(counts.get(slot, 0)) + zero) for slot in learning}
 
     def model_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         """Every adapter's loss over its own rows, added up: their gradients do not meet."""
@@ -211,20 +223,18 @@ class JointTrainer(AdapterTrainer):
             targets = _own_columns(student, own)
             answered = logits if student.columns is None else logits[:, : targets.shape[1]]
             normalizer = counts[slot] if counts is not None else (targets != IGNORED_LABEL).sum()
-            loss = student.feed.family.loss(answered, targets, normalizer)
-            if counts is not None:
+            loss = student.family.loss(answered, targets, normalizer)
+            if counts is not None and not self._idle:
                 student.loss_sum += float(loss.detach())
             total = total + loss
-        return total
+        return total * 0.0 if self._idle else total
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **_: Any
     ) -> Any:
         """See ``AdapterTrainer.compute_loss``."""
         inputs = dict(inputs)
-        rows = len(inputs["labels"])
-        alone = [(self._evaluated.slot, rows)] if self._evaluated is not None else None
-        self.row_blocks.blocks = inputs.pop("blocks", None) or alone or ()
+        self.row_blocks.blocks, self._idle = inputs.pop("blocks"), inputs.pop("idle", False)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
@@ -238,20 +248,22 @@ class JointTrainer(AdapterTrainer):
     # --- validation and checkpoints -------------------------------------------------------------------------------
 
     def validate(self, student: _Student) -> float:
-        """An adapter's loss on its validation examples."""
-        self._evaluated = student
-        self.args.per_device_eval_batch_size = student.plan.config.batch_size  # by which batches' losses are weighed
-        try:
-            output = self.evaluation_loop(student.feed.get_eval_dataloader(), "Evaluation", prediction_loss_only=True)
-        finally:
-            self._evaluated = None
-        return float(output.metrics["eval_loss"])
+        """An adapter's loss on its validation examples: as ``Trainer`` does, the mean over batches by their rows."""
+        model, examples = self.accelerator.unwrap_model(self.model).eval(), student.plan.data.validation
+        total, size = torch.zeros((), dtype=torch.float64), student.plan.config.batch_size
+        for start in range(self.args.process_index * size, len(examples), self.args.world_size * size):
+            rows = examples[start : start + size]
+            batch = self._prepare_inputs({**self._collate(rows), "blocks": [(student.slot, len(rows))]})
+            with torch.no_grad(), self.compute_loss_context_manager():
+                total += self.compute_loss(model, batch).cpu().double() * len(rows)
+        return float(self.accelerator.reduce(total.to(self.args.device))) / len(examples)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validate every adapter that took part in the last step; each is judged on its own."""
         step = self.state.global_step
         losses = {s.plan.name: self._judge(s) for s in self.students if s.learns(step - 1)}
         losses = {f"eval_{name}_loss": loss for name, loss in losses.items()}
+        losses |= {f"{s.plan.name}_stopped_at": s.stopped_at for s in self.students if s.stopped_at is not None}
         self.log(losses)
         if not any(student.learns(self.state.global_step) for student in self.students):
             self.control.should_training_stop = True
@@ -269,7 +281,7 @@ class JointTrainer(AdapterTrainer):
             ends = student.stopped_at is None and student.plan.config.max_steps == self.state.global_step
             judged = any(row["step"] == self.state.global_step and "eval_loss" in row for row in student.history)
             if ends and not judged and not self.control.should_evaluate:
-                self._judge(student)
+                self.log({f"eval_{student.plan.name}_loss": self._judge(student)})
         super()._maybe_log_save_evaluate(*arguments, **options)
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
@@ -343,20 +355,22 @@ class _Steps:
 
 
 def _own_steps(student: _Student) -> Iterator[list[list[Example]]]:
-    """The steps of an adapter as ``Trainer`` deals them out: micro-batches of examples, epoch after epoch."""
-    feed, size = student.feed, student.plan.config.gradient_accumulation
-    collator, feed.data_collator = feed.data_collator, list
-    try:
-        with torch.random.fork_rng():  # accelerate orders the examples by torch's initial seed
-            torch.manual_seed(student.plan.config.seed)
-            loader: Any = feed.get_train_dataloader()
-    finally:
-        feed.data_collator = collator
+    """The steps of an adapter as ``Trainer`` deals them out: micro-batches of examples, epoch after epoch.
+
+    The same in every process, each of which takes its share of each micro-batch: so it is one adapter that comes out,
+    however many processes there are.
+    """
+    config, dataset = student.plan.config, make_dataset(student.plan.data.train)
+    sampler = RandomSampler(dataset) if isinstance(dataset, ExampleDataset) else None
+    plain = DataLoader(dataset, config.batch_size, sampler=sampler, collate_fn=list)
+    loader: Any = prepare_data_loader(
+        plain, num_processes=1, process_index=0, use_seedable_sampler=True, data_seed=config.seed
+    )
     for epoch in itertools.count():
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
         batches = iter(loader)
-        while step := list(itertools.islice(batches, size)):
+        while step := list(itertools.islice(batches, config.gradient_accumulation)):
             yield step
 
 
@@ -390,14 +404,17 @@ def train_adapters(
         What ``train_adapter`` returns, by name.
 
     Raises:
-        ValueError: No plans, a name twice, or different ``eval_every``.
+        ValueError: No plans, a name twice, or different ``eval_every``, ``mixed_precision`` or
+            ``gradient_checkpointing``.
         LoraxError: As ``train_adapter``; none of the adapters is written.
     """
     names = [plan.name for plan in plans]
     if not plans or len(set(names)) < len(names):
         raise ValueError(f"A joint run needs adapters of different names, got {names}.")
-    if len({plan.config.eval_every for plan in plans}) > 1:
-        raise ValueError("All adapters of a joint run are validated at the same steps: give them one eval_every.")
+    for setting in ("eval_every", "mixed_precision", "gradient_checkpointing"):
+        values = {plan.name: getattr(plan.config, setting) for plan in plans}
+        if len(set(values.values())) > 1:
+            raise ValueError(f"{setting} is of the whole run, but differs between its adapters: {values}.")
     records = {plan.name: run_record(base, plan.recipe, plan.data, plan.config, plan.labels) for plan in plans}
     run = prepare_run(run_dir, records, resume)
     if set(run.results) == set(names):
@@ -406,12 +423,16 @@ def train_adapters(
     encode = encodes[0] if all(encodes) else None
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
     family, columns = _union_of_labels(base.family, plans)
-    bar = ProgressBar(", ".join(names)) if progress else None
-    with preserved_random_state(), _joint_peft_on(base, plans) as (peft_model, row_blocks):
+    steps = {plan.name: plan.config.max_steps for plan in plans}
+    bar = ProgressBar(steps) if progress and process_rank() == 0 else None
+    with (
+        preserved_random_state(),
+        _joint_peft_on(base, plans) as (peft_model, row_blocks),
+        checkpointed_layers(base.model, plans[0].config.gradient_checkpointing),
+    ):
         collate = FamilyCollator(family, encode, cache=cache)
         students = [
-            _Student(plan, f"a{index}", _make_feed(base, plan, peft_model, collate, run_dir), columns[index])
-            for index, plan in enumerate(plans)
+            _Student(plan, f"a{index}", _family_of(base, plan), columns[index]) for index, plan in enumerate(plans)
         ]
         trainer = _make_trainer(base, students, row_blocks, collate, peft_model, run_dir, bar)
         try:
@@ -428,10 +449,8 @@ def train_adapters(
         for student in students:
             plan = student.plan
             results[plan.name] = TrainingResult(
-                folder=save_adapter(peft_model, base, run_dir / "adapters" / plan.name, student.slot),
-                curve=draw_training_curve(
-                    student.history, f"{plan.name} on {base.name}", run_dir / "adapters" / plan.name / CURVE_FILE
-                ),
+                folder=run_dir / "adapters" / plan.name / student.slot,
+                curve=run_dir / "adapters" / plan.name / CURVE_FILE,
                 steps=student.stopped_at or min(plan.config.max_steps, trainer.state.global_step),
                 best_validation_loss=student.best_loss,
                 first_validation_loss=run.first_validation_losses[plan.name],
@@ -439,7 +458,12 @@ def train_adapters(
                 trainable_parameters=sum(p.numel() for p in trainer.trained(student)),
                 history=student.history,
             )
+            if process_rank() == 0:
+                result = results[plan.name]
+                save_adapter(peft_model, base, result.folder.parent, student.slot)
+                draw_training_curve(student.history, f"{plan.name} on {base.name}", result.curve)
     run.recorded(results=results)
+    trainer.accelerator.wait_for_everyone()
     return results
 
 
@@ -476,21 +500,11 @@ def _joint_peft_on(base: LoadedModel, plans: Sequence[AdapterPlan]) -> Iterator[
         yield peft_model, row_blocks
 
 
-def _make_feed(
-    base: LoadedModel, plan: AdapterPlan, peft_model: PeftModel, collate: FamilyCollator, run_dir: Path
-) -> AdapterTrainer:
-    """The trainer that would train one adapter alone, for its order of examples and its validation batches."""
-    family = (
-        base.family.with_labels(plan.labels) if plan.labels and isinstance(base.family, ViltFamily) else base.family
-    )
-    return AdapterTrainer(
-        family=family,
-        model=peft_model,
-        args=make_arguments(base, plan.config, run_dir),
-        train_dataset=make_dataset(plan.data.train),
-        eval_dataset=ExampleDataset(plan.data.validation),
-        data_collator=collate,
-    )
+def _family_of(base: LoadedModel, plan: AdapterPlan) -> Family:
+    """The base's family; of ViLT, with the answers of the adapter's own head."""
+    if plan.labels and isinstance(base.family, ViltFamily):
+        return base.family.with_labels(plan.labels)
+    return base.family
 
 
 def _make_trainer(

@@ -10,9 +10,10 @@ from transformers import TrainerCallback
 
 
 class ProgressBar(TrainerCallback):
-    """One line: name, bar, step, training loss, validation loss, time left."""
+    """One line per adapter: name, bar, step, training loss, validation loss, time left."""
 
-    def __init__(self, label: str, console: Console | None = None) -> None:
+    def __init__(self, steps: Mapping[str, int], console: Console | None = None) -> None:
+        """Take the optimiser steps of each adapter, by its name."""
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -21,22 +22,33 @@ class ProgressBar(TrainerCallback):
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = self._bar.add_task(label, total=None, loss="-", validation="-")
+        for name, total in steps.items():
+            self._bar.add_task(name, total=total, loss="-", validation="-")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the bar, at the step a resumed run starts from."""
-        self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
+        self._advance(state.global_step)
         self._bar.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance."""
-        self._bar.update(self._task, completed=state.global_step)
+        self._advance(state.global_step)
+
+    def _advance(self, step: int) -> None:
+        for line in self._bar.tasks:
+            self._bar.update(line.id, completed=min(step, line.total or step))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Show the latest losses."""
-        for key, column in (("loss", "loss"), ("eval_loss", "validation")):
-            if logs and key in logs:
-                self._bar.tasks[self._task].fields[column] = f"{logs[key]:.4f}"
+        """Show the latest losses; the line of an adapter that stopped early is full."""
+        logs = dict(logs or {})
+        for line in self._bar.tasks:
+            own = logs if len(self._bar.tasks) == 1 else {}
+            for key, column in (("loss", "loss"), ("eval_loss", "validation")):
+                value = logs.get(key.replace("loss", f"{line.description}_loss"), own.get(key))
+                if value is not None:
+                    line.fields[column] = f"{value:.4f}"
+            if f"{line.description}_stopped_at" in logs:
+                self._bar.update(line.id, total=logs[f"{line.description}_stopped_at"])
 
     def stop(self) -> None:
         """Leave the finished bar on the screen."""

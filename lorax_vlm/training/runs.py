@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax_vlm.errors import NothingToResume, TrainingError
+from lorax_vlm.settings import process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,10 @@ class Run:
     """By adapter; there when the run ended, perhaps without having been stored."""
 
     def recorded(self, **changes: Any) -> "Run":
-        """The run with something new known of it, written in one step."""
+        """The run with something new known of it, written in one step by the first process."""
         run = dataclasses.replace(self, **changes)
+        if process_rank() > 0:
+            return run
         record = {
             "settings": run.settings,
             "first_validation_losses": dict(run.first_validation_losses),
@@ -74,17 +77,19 @@ class Run:
 
 
 def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run:
-    """Open a new run, or the one in ``run_dir`` to be continued.
+    """Open a new run, or the one in ``run_dir`` to be continued. Of several processes only the first changes files.
 
     Raises:
         NothingToResume: ``resume`` without a complete checkpoint.
         TrainingError: ``resume`` with other settings than those the run was started with.
     """
     complete = [path for path in _checkpoints(run_dir) if _is_complete(path)]
+    first = process_rank() == 0
     if not resume:
-        if complete:
+        if complete and first:
             logger.warning("The unfinished run in %s is started over; --resume would have continued it.", run_dir)
-        discard_checkpoints(run_dir)
+        if first:
+            discard_checkpoints(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         return Run(run_dir, settings)
     if not complete or not (run_dir / RUN_FILE).is_file():
@@ -96,7 +101,7 @@ def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run
         changes = "\n".join(f"  {key}: started with {started.get(key)}, now {settings[key]}" for key in differing)
         raise TrainingError(f"The run in {run_dir} has other settings:\n{changes}\nStart over without --resume.")
     for path in _checkpoints(run_dir):
-        if path not in complete:
+        if first and path not in complete:
             shutil.rmtree(path)
     results = {
         name: TrainingResult(**{**ended, "folder": Path(ended["folder"]), "curve": Path(ended["curve"])})

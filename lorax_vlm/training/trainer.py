@@ -36,7 +36,9 @@ from lorax_vlm.errors import NonFiniteLoss, TrainingError
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.settings import process_count
 from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset
+from lorax_vlm.training.checkpointing import checkpointed_layers
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
@@ -74,7 +76,8 @@ class AdapterTrainer(Trainer):
         loss = result[0] if isinstance(result, tuple) else result
         if not torch.isfinite(loss.detach()).all():
             dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-            raise NonFiniteLoss(self.state.global_step, find_nonfinite_module(model, probe), dtype)
+            plain = self.accelerator.unwrap_model(model)
+            raise NonFiniteLoss(self.state.global_step, find_nonfinite_module(plain, probe), dtype)
         return result
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -178,18 +181,25 @@ def train_adapter(
         NonFiniteLoss: The loss became NaN or infinite.
         ExampleError: A row cannot be trained on.
         ImageError: An image cannot be read.
+        RuntimeError: There are several processes; ``joint.train_adapters`` knows what each has to do.
     """
+    if process_count() > 1:
+        raise RuntimeError("Under several processes train with lorax_vlm.training.joint.train_adapters.")
     run = prepare_run(run_dir, run_record(base, recipe, data, config, labels), resume)
     if label in run.results:
         return run.results[label]
     callbacks: list[TrainerCallback] = []
     if config.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    bar = ProgressBar(label) if progress else None
+    bar = ProgressBar({label: config.max_steps}) if progress else None
     family = base.family.with_labels(labels) if labels and isinstance(base.family, ViltFamily) else base.family
     encode = frozen_image_path(base, recipe)
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
-    with preserved_random_state(), peft_on(base, recipe, config.seed, labels) as peft_model:
+    with (
+        preserved_random_state(),
+        peft_on(base, recipe, config.seed, labels) as peft_model,
+        checkpointed_layers(base.model, config.gradient_checkpointing),
+    ):
         trainer = AdapterTrainer(
             family=family,
             model=peft_model,
@@ -267,6 +277,7 @@ def make_arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> Tra
         remove_unused_columns=False,
         dataloader_pin_memory=base.placement.device == "cuda",
         use_cpu=base.placement.device == "cpu",
+        bf16=config.mixed_precision,
         seed=config.seed,
         report_to="none",
         disable_tqdm=True,

@@ -235,3 +235,22 @@ def test_captions_of_vilt_are_refused(run, image: Path) -> None:
 
 def test_columns_must_be_pairs(run, tmp_path: Path) -> None:
     assert "--columns must look like" in run("evaluate", "--data", "hub:a/b", "--columns", "image", code=1)
+
+
+def test_train_several_adapters_together(run, mini: LoadedModel, tmp_path: Path) -> None:
+    file = tmp_path / "styles.yaml"
+    file.write_text("brief: {style: concise}\ncounts: {task: counting, steps: 3}\n", encoding="utf-8")
+    options = ("--adapters", file, "--steps", 2, "--batch-size", 2, "--eval-every", 2)
+    printed = run("train", *options)
+    assert "brief: " in printed
+    assert "2 steps" in printed
+    assert "3 steps" in printed
+    brief, counts = AdapterStore().get("brief"), AdapterStore().get("blip2-opt-mini.counts")
+    assert (brief.manifest.task, brief.manifest.style, brief.manifest.rank) == ("captioning", "concise", 8)
+    assert (counts.manifest.task, counts.manifest.style, counts.manifest.rank) == ("vqa", "counting", 16)
+    assert "AdapterExists" in run("train", *options, code=1)
+    records = json.loads(run("train", *options, "--replace", "--json"))["adapters"]
+    assert [record["version"] for record in records] == [2, 2]
+    assert "Name one adapter" in run("train", code=1)
+    assert "Name one adapter" in run("train", "one", "--adapters", file, code=1)
+    assert "of each entry" in run("train", "--adapters", file, "--style", "concise", code=1)

@@ -149,7 +149,8 @@ def test_plans_that_cannot_run_together(mini: LoadedModel, tmp_path: Path) -> No
         train_adapters(mini, [one, one], tmp_path, progress=False)
     with pytest.raises(ValueError, match="different names"):
         train_adapters(mini, [], tmp_path, progress=False)
-    often = dataclasses.replace(two, config=dataclasses.replace(two.config, eval_every=1))
-    with pytest.raises(ValueError, match="eval_every"):
-        train_adapters(mini, [one, often], tmp_path, progress=False)
+    for change in ({"eval_every": 1}, {"mixed_precision": True}, {"gradient_checkpointing": True}):
+        other = dataclasses.replace(two, config=dataclasses.replace(two.config, **change))
+        with pytest.raises(ValueError, match=f"{next(iter(change))} is of the whole run"):
+            train_adapters(mini, [one, other], tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
