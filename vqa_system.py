@@ -42,9 +42,9 @@ def main() -> None:
     for model, names in tasks.items():
         config = system.default_config(model)
         config = replace(config, max_steps=arguments.steps or config.max_steps)
-        for task in names:
-            data = arguments.data / task if arguments.data else None
-            system.create_vqa_adapter(model, task, task, data=data, config=config, replace=True)
+        if names:
+            data = {task: arguments.data / task for task in names} if arguments.data else None
+            system.train_adapters(model, dict(zip(names, names, strict=True)), data=data, config=config, replace=True)
 
     image = load_image(arguments.image or make_scene(2_000_000_131).image)
     questions = arguments.question or DEMO_QUESTIONS

@@ -18,7 +18,7 @@ from recipes.turns import caption_turns, with_sides
 
 NAME = "blip2-flan-mini"
 QUESTION_PROMPT = "Question: {question} Short answer:"
-STEPS = {"qformer": 900, "language": 2400}
+STEPS = {"qformer": 300, "language": 2000, "sides": 2000}
 
 
 def make_config(tokenizer: object, image_token_id: int) -> Blip2Config:
@@ -62,9 +62,11 @@ def main() -> None:
     load_shared_vision(model)
     model.eval()  # no dropout: the data never repeat
     family = Blip2EncoderDecoderFamily(processor, config, NAME)
-    train_qformer(model, family, pool, STEPS["qformer"], arguments.seed + 1)
+    seed = arguments.seed + 1
+    readout = train_qformer(model, family, pool, STEPS["qformer"], seed)
+    train_seq2seq_language(model, family, pool, readout, caption_turns, QUESTION_PROMPT, STEPS["language"], seed)
     turns = with_sides(caption_turns, share=0.35, beside_share=0.7)
-    train_seq2seq_language(model, family, pool, turns, QUESTION_PROMPT, STEPS["language"], arguments.seed + 1)
+    train_seq2seq_language(model, family, pool, None, turns, QUESTION_PROMPT, STEPS["sides"], seed + 3)
     save(model, config, processor, arguments.out)
     measure_checkpoint(arguments.out)
 

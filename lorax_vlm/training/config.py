@@ -54,7 +54,7 @@ MINI_CONFIG = TrainConfig(max_steps=300, batch_size=32, learning_rate=6e-3, eval
 _MINI_VQA = TrainConfig(max_steps=600, batch_size=64, learning_rate=1.5e-3, eval_every=100, patience=None)
 MINI_VQA_CONFIGS = {
     "blip2-opt": replace(_MINI_VQA, max_steps=700),
-    "blip2-t5": replace(_MINI_VQA, learning_rate=1e-3),
+    "blip2-t5": replace(_MINI_VQA, learning_rate=1e-3, max_steps=900),
     "instructblip": _MINI_VQA,
     "vilt": replace(_MINI_VQA, learning_rate=2e-3, max_steps=420, eval_every=70),
 }

@@ -18,7 +18,7 @@ def uneven_plans(base: LoadedModel) -> list[AdapterPlan]:
 
 
 def main() -> None:
-    """Train the plans of the tests; with ``DIE_AT_STEP`` the last process dies there; with ``RESUME`` go on."""
+    """Train uneven plans; with ``DIE_AT_STEP`` the second process dies there."""
     base = load_model(sys.argv[1], dtype="float32")
     base.model.double()
     last_step = int(os.environ.get("DIE_AT_STEP", "-1"))
@@ -30,8 +30,7 @@ def main() -> None:
         return original(self, *arguments)
 
     JointTrainer.training_step = training_step
-    resume = "RESUME" in os.environ
-    train_adapters(base, uneven_plans(base), Path(sys.argv[2]), progress=False, resume=resume)
+    train_adapters(base, uneven_plans(base), Path(sys.argv[2]), progress=False)
 
 
 if __name__ == "__main__":

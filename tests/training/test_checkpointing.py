@@ -27,7 +27,7 @@ def saved_for_backward(base: LoadedModel, wanted: bool) -> tuple[int, dict[str, 
     rows = plan.data.train[:4]
     pixels = family.stack_pixels([family.pixel_values([row.open_image()])[0] for row in rows])
     batch = family.training_batch(
-        pixels, [row.prompt for row in rows], [row.target for row in rows], [row.answers for row in rows]
+        pixels, [row.prompt for row in rows], [row.target for row in rows], answers=[row.answers for row in rows]
     )
     labels = batch.pop("labels")
 

@@ -42,11 +42,11 @@ def test_two_processes_train_the_adapters_of_one(name: str, tmp_path: Path) -> N
             assert value.allclose(found[tensor], atol=TOLERANCE), (key, tensor)
 
 
-def test_a_run_whose_process_dies_continues(tmp_path: Path) -> None:
+def test_a_run_whose_process_dies_continues_with_one_process(tmp_path: Path) -> None:
     run_processes(2, "tests.training.joint_run", "blip2-opt-mini", tmp_path / "killed", code=1, DIE_AT_STEP="3")
-    run_processes(2, "tests.training.joint_run", "blip2-opt-mini", tmp_path / "killed", RESUME="1")
     base = load_model("blip2-opt-mini", dtype="float32")
     base.model.double()
+    train_adapters(base, uneven_plans(base), tmp_path / "killed", progress=False, resume=True)
     for result in train_adapters(base, uneven_plans(base), tmp_path / "whole", progress=False).values():
         found = tmp_path / "killed" / result.folder.relative_to(tmp_path / "whole") / WEIGHTS_FILE
         resumed = load_file(found)
