@@ -289,9 +289,10 @@ class JointTrainer(AdapterTrainer):
         if "loss" in logs:
             for student in self.students:
                 steps = self.state.global_step - self._logged_at(student)
-                if steps > 0 and student.loss_sum:
-                    shared = torch.tensor(student.loss_sum, device=self.args.device)
-                    loss = float(self.accelerator.reduce(shared)) / steps
+                shared = torch.tensor(student.loss_sum, device=self.args.device)  # this process may have had no rows
+                total = float(self.accelerator.reduce(shared))
+                if steps > 0 and total:
+                    loss = total / steps
                     student.history.append({"step": self.state.global_step, "loss": loss})
                     logs[f"{student.plan.name}_loss"] = loss
                 student.loss_sum = 0.0
