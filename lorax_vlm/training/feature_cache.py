@@ -96,7 +96,7 @@ class FeatureCache:
         if key in self._places:
             return
         self._fresh[key] = features.cpu().contiguous()
-        if sum(row.nbytes for row in self._fresh.values()) >= SEGMENT_BYTES:
+        if len(self._fresh) * features.nbytes >= SEGMENT_BYTES:  # all are of one shape
             self.flush()
 
     def flush(self) -> None:

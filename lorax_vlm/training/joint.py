@@ -48,6 +48,12 @@ from lorax_vlm.training.trainer import (
     save_adapter,
 )
 
+PASS_ROWS = 16
+"""On a CPU, most rows of different adapters in one pass. More make no row cheaper, for the weights are read often
+enough, and rows padded to those of a wordier style cost more: see ``benchmarks/training.py``."""
+
+_Part = tuple[str, Sequence[Example]]
+"""PEFT's name of an adapter and its next rows."""
 _WEIGHTS, _STATE = "adapters.safetensors", "adapters.json"
 
 
@@ -116,6 +122,8 @@ class JointTrainer(AdapterTrainer):
         super().__init__(**options)
         self.students, self.row_blocks, self._collate = students, row_blocks, collate
         self._idle = False
+        named = dict(self.model.named_parameters())
+        self._weights = {s.slot: {name: p for name, p in named.items() if s.owns(name)} for s in students}
 
     # --- data -----------------------------------------------------------------------------------------------------
 
@@ -124,19 +132,30 @@ class JointTrainer(AdapterTrainer):
         return _Steps(self)
 
     def joint_steps(self) -> Iterator[list[dict[str, Any]]]:
-        """Every step as its micro-batches; each has the next rows of all adapters that still learn."""
+        """Every step as its passes; together they have the next rows of all adapters that still learn."""
         orders = {student.slot: _own_steps(student) for student in self.students}
         for step in itertools.count():
             mine = {student.slot: next(orders[student.slot]) for student in self.students if student.learns(step)}
             if step < self.state.global_step:
                 continue
             yield [
-                self._micro_batch([(slot, parts[index]) for slot, parts in mine.items() if index < len(parts)])
+                self._pass(parts)
                 for index in range(max(map(len, mine.values()), default=0))
+                for parts in self._plan_passes([(slot, own[index]) for slot, own in mine.items() if index < len(own)])
             ]
 
-    def _micro_batch(self, parts: Sequence[tuple[str, Sequence[Example]]]) -> dict[str, Any]:
-        """This process's share of a micro-batch; where there is none, a row that does not count."""
+    def _plan_passes(self, parts: Sequence[_Part]) -> list[list[_Part]]:
+        """Batches of several adapters, together as far as that pays."""
+        room = PASS_ROWS if self.args.device.type == "cpu" else sum(len(examples) for _, examples in parts)
+        passes: list[list[_Part]] = [[]]
+        for part in parts:
+            if passes[-1] and sum(len(examples) for _, examples in [*passes[-1], part]) > room:
+                passes.append([])
+            passes[-1].append(part)
+        return passes
+
+    def _pass(self, parts: Sequence[_Part]) -> dict[str, Any]:
+        """This process's share of some rows; where there is none, a row that does not count."""
         rank, world = self.args.process_index, self.args.world_size
         own = [(slot, examples[rank::world]) for slot, examples in parts if examples[rank::world]]
         idle = not own
@@ -183,7 +202,7 @@ class JointTrainer(AdapterTrainer):
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One step of every adapter that still learns: forward and backward through all its micro-batches."""
+        """One step of every adapter that still learns: forward and backward through all its passes."""
         model.train()
         parts = self._prepare_inputs(inputs)
         counts = self._target_counts(parts)
@@ -240,7 +259,7 @@ class JointTrainer(AdapterTrainer):
     def _clip_grad_norm(self, model: Any) -> Tensor:
         norms = []
         for student in self.students:
-            own = [p for name, p in self.model.named_parameters() if student.owns(name) and p.grad is not None]
+            own = [p for p in self._weights_of(student).values() if p.grad is not None]
             if own:
                 norms.append(self.accelerator.clip_grad_norm_(own, student.plan.config.max_grad_norm))
         return torch.stack([torch.as_tensor(norm) for norm in norms]).norm()
@@ -306,7 +325,7 @@ class JointTrainer(AdapterTrainer):
         return [p for p in self._weights_of(student).values() if p.requires_grad]
 
     def _weights_of(self, student: _Student) -> dict[str, Tensor]:
-        return {name: p for name, p in self.model.named_parameters() if student.owns(name)}
+        return self._weights[student.slot]
 
     def restore_best(self) -> None:
         """Give every adapter its best weights back."""
