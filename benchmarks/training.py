@@ -30,7 +30,8 @@ from lorax_vlm.data.examples import DataSplits, scene_caption_splits
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.joint import AdapterPlan, train_adapters
+from lorax_vlm.training.joint import train_adapters
+from lorax_vlm.training.joint_trainer import AdapterPlan
 
 STYLES = ("detailed", "concise", "creative")
 EPOCHS = 3

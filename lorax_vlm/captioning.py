@@ -14,7 +14,7 @@ from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.data.examples import DataSplits, Example, scene_caption_splits
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import require_style
-from lorax_vlm.data.scenes import iterate_scenes
+from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.evaluation.captions import judge_reference_captions, judge_scene_captions
 from lorax_vlm.models.catalog import get_model_entry
@@ -371,12 +371,9 @@ class BLIP2CaptioningSystem:
         Raises:
             ValueError: There is neither ``data`` nor a miniature world for this base, or no style to judge by.
         """
-        attachment = self._library.find(name)
         if data is not None:
             return self._evaluate_on_references(name, self.training_data("", data))
-        return self._evaluate_on_scenes(name, [style or (attachment.manifest.style if attachment else "plain")], count)[
-            0
-        ]
+        return self._evaluate_on_scenes(name, [style or self._style(name)], self._test_scenes(count))[0]
 
     def evaluate_adapters(
         self,
@@ -397,18 +394,29 @@ class BLIP2CaptioningSystem:
             with_base: Measure the plain base too.
         """
         names = list(names) if names is not None else [stored.name for stored in self.list_adapters()]
-        reports = [self.evaluate_adapter(name, style, data=data, count=count) for name in names]
-        if not with_base:
-            return reports
         if data is not None:
-            return [self.evaluate_adapter(None, data=data), *reports]
-        styles = dict.fromkeys(["plain", *(report.style for report in reports if isinstance(report, CaptionReport))])
-        return [*self._evaluate_on_scenes(None, list(styles), count), *reports]
+            asked = [None, *names] if with_base else names
+            return [self.evaluate_adapter(name, style, data=data) for name in asked]
+        scenes = self._test_scenes(count)  # drawn once for all
+        styles = {name: style or self._style(name) for name in names}
+        reports = [report for name in names for report in self._evaluate_on_scenes(name, [styles[name]], scenes)]
+        if not with_base:
+            return [*reports]
+        judged = list(dict.fromkeys(["plain", *styles.values()]))
+        return [*self._evaluate_on_scenes(None, judged, scenes), *reports]
 
-    def _evaluate_on_scenes(self, name: str | None, styles: Sequence[str], count: int) -> list[CaptionReport]:
+    def _style(self, name: str | None) -> str:
+        attachment = self._library.find(name)
+        return attachment.manifest.style if attachment else "plain"
+
+    def _test_scenes(self, count: int) -> list[Scene]:
         if not self.entry.miniature:
             raise ValueError(f"{self.entry.name} has no built-in test scenes. Pass data=FOLDER with a metadata.jsonl.")
-        scenes = list(iterate_scenes("test", count))
+        return list(iterate_scenes("test", count))
+
+    def _evaluate_on_scenes(
+        self, name: str | None, styles: Sequence[str], scenes: Sequence[Scene]
+    ) -> list[CaptionReport]:
         captions, time_s = self._timed_captions([scene.image for scene in scenes], name)
         facts = self._report_facts(name, time_s)
         return [judge_scene_captions(captions, scenes, style, **facts) for style in styles]

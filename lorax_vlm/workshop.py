@@ -20,7 +20,8 @@ from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import features_dir, process_count, process_rank, runs_dir
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.joint import AdapterPlan, train_adapters
+from lorax_vlm.training.joint import train_adapters
+from lorax_vlm.training.joint_trainer import AdapterPlan
 from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_checkpoints
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
 

@@ -31,7 +31,8 @@ class Routing:
             raise ValueError("A call needs at least one row.")
         self.rows = tuple(rows)
         self._adapters = list(dict.fromkeys(weights for weights in rows if weights is not None))
-        self._prepared: dict[tuple[str, bool], tuple[Tensor, Tensor, Tensor | None] | None] = {}
+        self._present: dict[str, int] = {}
+        self._prepared: dict[tuple[str, bool], tuple[Tensor, Tensor, Tensor | None]] = {}
 
     def add_update(self, site: str, x: Tensor, output: Tensor) -> Tensor:
         """``output`` with every row's update ``x A^T B^T`` at a site.
@@ -47,26 +48,28 @@ class Routing:
         Raises:
             ValueError: The positions cannot be dealt out evenly to the rows.
         """
-        present = sum(site in weights.factors for weights in self._adapters)
+        present = self._present.get(site)
+        if present is None:
+            present = self._present[site] = sum(site in weights.factors for weights in self._adapters)
         if not present:
             return output
         positions = x.numel() // x.shape[-1]
         per_row, rest = divmod(positions, len(self.rows))
         if rest:
             raise ValueError(f"{site}: {positions} positions cannot be those of {len(self.rows)} rows.")
-        x = x.reshape(len(self.rows), per_row, x.shape[-1])
-        flat = output.reshape(len(self.rows), per_row, output.shape[-1])
         if present * per_row > MAX_CONCATENATED and len(self.rows) > 1:
             a, b, _ = self._gathered(site, x)
-            updated = torch.baddbmm(flat, torch.bmm(x, a), b)
-        else:
-            a, b, mask = self._concatenated(site, x)
-            hidden = x @ a
-            updated = flat + (hidden if mask is None else hidden * mask) @ b
-        return updated.reshape(output.shape)
+            by_row = x.reshape(len(self.rows), per_row, x.shape[-1])
+            flat = output.reshape(len(self.rows), per_row, output.shape[-1])
+            return torch.baddbmm(flat, torch.bmm(by_row, a), b).reshape(output.shape)
+        a, b, mask = self._concatenated(site, x)
+        hidden = x.reshape(positions, x.shape[-1]) @ a
+        if mask is not None:
+            hidden = hidden * (mask if per_row == 1 else mask.repeat_interleave(per_row, dim=0))
+        return torch.addmm(output.reshape(positions, output.shape[-1]), hidden, b).reshape(output.shape)
 
     def _concatenated(self, site: str, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``A (D_in, K)``, ``B (K, D_out)`` of all adapters side by side, and ``(B, 1, K)`` keeping each row's own.
+        """``A (D_in, K)``, ``B (K, D_out)`` of all adapters side by side, and ``(B, K)`` keeping each row's own.
 
         The mask is None where all rows use one adapter.
         """
@@ -82,7 +85,7 @@ class Routing:
             owned = [[row is weights for weights, _, _ in found] for row in self.rows]
             ranks = torch.tensor([a.shape[0] for _, a, _ in found], device=like.device)
             owner = torch.tensor(owned, dtype=like.dtype, device=like.device)
-            mask = owner.repeat_interleave(ranks, dim=1).unsqueeze(1)
+            mask = owner.repeat_interleave(ranks, dim=1)
         self._prepared[site, False] = a, b, mask
         return a, b, mask
 

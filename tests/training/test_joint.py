@@ -15,7 +15,8 @@ from lorax_vlm.errors import TrainingError
 from lorax_vlm.models.families.vilt import ViltFamily, plan_labels
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.joint import AdapterPlan, JointTrainer, train_adapters
+from lorax_vlm.training.joint import train_adapters
+from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer
 from lorax_vlm.training.runs import TrainingResult
 from lorax_vlm.training.trainer import train_adapter
 

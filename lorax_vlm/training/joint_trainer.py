@@ -1,0 +1,380 @@
+"""``Trainer`` for several adapters on one base: a step is made of each adapter's own step.
+
+See ``joint.py``.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
+from transformers import get_cosine_schedule_with_warmup
+
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.models.families.base import IGNORED_LABEL, Family
+from lorax_vlm.training.batches import ExampleDataset, make_dataset
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.joint_layers import RowBlocks
+from lorax_vlm.training.trainer import AdapterTrainer
+
+PASS_ROWS = 16
+"""On a CPU, most rows in one pass. Rows of equal length come together, so the fewer they are, the less is padded; and from
+about this many on the weights are read often enough. Measured on ``blip2-opt-mini``, three styles of 32 rows."""
+
+_Part = tuple[str, list[Example]]
+"""PEFT's name of an adapter and its next rows."""
+_WEIGHTS, _STATE = "adapters.safetensors", "adapters.json"
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """One adapter of a joint run."""
+
+    name: str
+    recipe: Recipe
+    data: DataSplits
+    config: TrainConfig
+    labels: Sequence[str] = ()
+    """ViLT only: the answers of a head of the adapter's own; those of the checkpoint first."""
+
+
+@dataclass
+class Student:
+    """An adapter while it is trained."""
+
+    plan: AdapterPlan
+    slot: str
+    """PEFT's name for it, which may not contain dots."""
+    family: Family
+    columns: Tensor | None
+    """ViLT: the columns of the union of all labels that this adapter's head answers with."""
+    loss_sum: float = 0.0
+    best_loss: float = math.inf
+    waited: int = 0
+    stopped_at: int | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def learns(self, step: int) -> bool:
+        """Whether it takes part in the step after ``step``."""
+        return self.stopped_at is None and step < self.plan.config.max_steps
+
+    def owns(self, parameter: str) -> bool:
+        """Whether a parameter of the PEFT model is this adapter's."""
+        return f".{self.slot}." in parameter
+
+    def judge(self, loss: float, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Keep the best weights; stop when they have not improved for long."""
+        self.history.append({"step": step, "eval_loss": loss})
+        if loss < self.best_loss:
+            self.best_loss, self.waited = loss, 0
+            self.best = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        else:
+            self.waited += 1
+            patience = self.plan.config.patience
+            if patience is not None and self.waited >= patience:
+                self.stopped_at = step
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the weights."""
+        return {key: getattr(self, key) for key in ("best_loss", "waited", "stopped_at", "history")}
+
+
+class JointTrainer(AdapterTrainer):
+    """``Trainer`` for several adapters: a step is made of each adapter's own step."""
+
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+
+    def __init__(self, students: Sequence[Student], row_blocks: RowBlocks, collate: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.students, self.row_blocks, self._collate = students, row_blocks, collate
+        self._idle = False
+        named = dict(self.model.named_parameters())
+        self._weights = {s.slot: {name: p for name, p in named.items() if s.owns(name)} for s in students}
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> Any:
+        """Steps of all adapters; a resumed run begins where it was."""
+        return _Steps(self)
+
+    def joint_steps(self) -> Iterator[list[dict[str, Any]]]:
+        """Every step as its passes; together they have the next rows of all adapters that still learn."""
+        orders = {student.slot: _own_steps(student) for student in self.students}
+        for step in itertools.count():
+            mine = {student.slot: next(orders[student.slot]) for student in self.students if student.learns(step)}
+            if step < self.state.global_step:
+                continue
+            yield [
+                self._pass(parts)
+                for index in range(max(map(len, mine.values()), default=0))
+                for parts in self._plan_passes([(slot, own[index]) for slot, own in mine.items() if index < len(own)])
+            ]
+
+    def _plan_passes(self, parts: Sequence[_Part]) -> list[list[_Part]]:
+        """Rows of equal length together, whichever adapter's they are; on a CPU in passes of a few."""
+        rows = [(slot, example) for slot, examples in parts for example in examples]
+        rows.sort(key=lambda row: len(row[1].prompt) + len(row[1].target))
+        size = PASS_ROWS if self.args.device.type == "cpu" else len(rows)
+        passes = []
+        for start in range(0, len(rows), size):
+            own: dict[str, list[Example]] = {}
+            for slot, example in rows[start : start + size]:
+                own.setdefault(slot, []).append(example)
+            passes.append(list(own.items()))
+        return passes
+
+    def _pass(self, parts: Sequence[_Part]) -> dict[str, Any]:
+        """This process's share of some rows; where there is none, a row that does not count."""
+        rank, world = self.args.process_index, self.args.world_size
+        own = [(slot, examples[rank::world]) for slot, examples in parts if examples[rank::world]]
+        idle = not own
+        if idle:
+            own = [(slot, examples[:1]) for slot, examples in parts[:1]]
+        batch = self._collate([example for _, examples in own for example in examples])
+        return {**batch, "blocks": [(slot, len(examples)) for slot, examples in own], "idle": idle}
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with groups of each adapter's own."""
+        if self.optimizer is None:
+            decayed = set(self.get_decay_parameter_names(self.model))
+            groups = []
+            for student in self.students:
+                own = [(name, p) for name, p in self._weights_of(student).items() if p.requires_grad]
+                for decays in (True, False):
+                    chosen = [p for name, p in own if (name in decayed) is decays]
+                    weight_decay = student.plan.config.weight_decay if decays else 0.0
+                    rate = student.plan.config.learning_rate
+                    groups.append({"params": chosen, "lr": rate, "weight_decay": weight_decay, "slot": student.slot})
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = cls([group for group in groups if group["params"]], **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Each adapter's own warm-up and cosine."""
+        if self.lr_scheduler is None:
+            target = optimizer or self.optimizer
+            configs = {student.slot: student.plan.config for student in self.students}
+            factors = {
+                slot: get_cosine_schedule_with_warmup(
+                    target, round(config.warmup_share * config.max_steps), config.max_steps
+                ).lr_lambdas[0]
+                for slot, config in configs.items()
+            }
+            for group in target.param_groups:
+                group["lr"] = group["initial_lr"]
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                target, [factors[group["slot"]] for group in target.param_groups]
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One step of every adapter that still learns: forward and backward through all its passes."""
+        model.train()
+        parts = self._prepare_inputs(inputs)
+        counts = self._target_counts(parts)
+        total = torch.zeros((), device=self.args.device)
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model=model):
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, part, num_items_in_batch=counts)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _target_counts(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """How many targets each adapter's step has, over all micro-batches and processes."""
+        by_slot = {student.slot: student for student in self.students}
+        counts: dict[str, Tensor] = {}
+        for part in parts:
+            blocks = [] if part["idle"] else part["blocks"]
+            rows = part["labels"][: sum(count for _, count in blocks)].split([count for _, count in blocks])
+            for (slot, _), labels in zip(blocks, rows, strict=True):
+                chosen = _own_columns(by_slot[slot], labels)
+                counts[slot] = counts.get(slot, 0) + (chosen != IGNORED_LABEL).sum()
+        learning = [s.slot for s in self.students if s.learns(self.state.global_step)]
+        zero = torch.zeros((), dtype=torch.long, device=self.args.device)  # another process may have rows of it
+        return {slot: self.accelerator.reduce(torch.as_tensor(counts.get(slot, 0)) + zero) for slot in learning}
+
+    def model_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        """Every adapter's loss over its own rows, added up: their gradients do not meet."""
+        counts = num_items_in_batch if isinstance(num_items_in_batch, Mapping) else None  # validation has none
+        sizes = [count for _, count in self.row_blocks.blocks]
+        by_slot = {student.slot: student for student in self.students}
+        total: Tensor | float = 0.0
+        parts = zip(self.row_blocks.blocks, outputs["logits"].split(sizes), labels.split(sizes), strict=True)
+        for (slot, _), logits, own in parts:
+            student = by_slot[slot]
+            targets = _own_columns(student, own)
+            answered = logits if student.columns is None else logits[:, : targets.shape[1]]
+            normalizer = counts[slot] if counts is not None else (targets != IGNORED_LABEL).sum()
+            loss = student.family.loss(answered, targets, normalizer)
+            if counts is not None and not self._idle:
+                student.loss_sum += float(loss.detach())
+            total = total + loss
+        return total * 0.0 if self._idle else total
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **_: Any
+    ) -> Any:
+        """See ``AdapterTrainer.compute_loss``."""
+        inputs = dict(inputs)
+        self.row_blocks.blocks, self._idle = inputs.pop("blocks"), inputs.pop("idle", False)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        norms = []
+        for student in self.students:
+            own = [p for p in self._weights_of(student).values() if p.grad is not None]
+            if own:
+                norms.append(self.accelerator.clip_grad_norm_(own, student.plan.config.max_grad_norm))
+        return torch.stack([torch.as_tensor(norm) for norm in norms]).norm()
+
+    # --- validation and checkpoints -------------------------------------------------------------------------------
+
+    def validate(self, student: Student) -> float:
+        """An adapter's loss on its validation examples: as ``Trainer`` does, the mean over batches by their rows."""
+        model, examples = self.accelerator.unwrap_model(self.model).eval(), student.plan.data.validation
+        total, size = torch.zeros((), dtype=torch.float64), student.plan.config.batch_size
+        for start in range(self.args.process_index * size, len(examples), self.args.world_size * size):
+            rows = examples[start : start + size]
+            batch = self._prepare_inputs({**self._collate(rows), "blocks": [(student.slot, len(rows))]})
+            with torch.no_grad(), self.compute_loss_context_manager():
+                total += self.compute_loss(model, batch).cpu().double() * len(rows)
+        return float(self.accelerator.reduce(total.to(self.args.device))) / len(examples)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validate every adapter that took part in the last step; each is judged on its own."""
+        step = self.state.global_step
+        losses = {s.plan.name: self._judge(s) for s in self.students if s.learns(step - 1)}
+        losses = {f"eval_{name}_loss": loss for name, loss in losses.items()}
+        losses |= {f"{s.plan.name}_stopped_at": s.stopped_at for s in self.students if s.stopped_at is not None}
+        self.log(losses)
+        if not any(student.learns(self.state.global_step) for student in self.students):
+            self.control.should_training_stop = True
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, losses)
+        return losses
+
+    def _judge(self, student: Student) -> float:
+        loss = self.validate(student)
+        student.judge(loss, self.state.global_step, self._weights_of(student))
+        return loss
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
+        """Validate an adapter after its last step, too."""
+        for student in self.students:
+            ends = student.stopped_at is None and student.plan.config.max_steps == self.state.global_step
+            judged = any(row["step"] == self.state.global_step and "eval_loss" in row for row in student.history)
+            if ends and not judged and not self.control.should_evaluate:
+                self.log({f"eval_{student.plan.name}_loss": self._judge(student)})
+        super()._maybe_log_save_evaluate(*arguments, **options)
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """Beside the sum of all, each adapter's own training loss."""
+        if "loss" in logs:
+            for student in self.students:
+                steps = self.state.global_step - self._logged_at(student)
+                shared = torch.tensor(student.loss_sum, device=self.args.device)  # this process may have had no rows
+                total = float(self.accelerator.reduce(shared))
+                if steps > 0 and total:
+                    loss = total / steps
+                    student.history.append({"step": self.state.global_step, "loss": loss})
+                    logs[f"{student.plan.name}_loss"] = loss
+                student.loss_sum = 0.0
+        super().log(logs, *arguments, **options)
+
+    def _logged_at(self, student: Student) -> int:
+        return max((row["step"] for row in student.history if "loss" in row), default=0)
+
+    def trained(self, student: Student) -> list[Tensor]:
+        """What of an adapter is trained; of a head of its own, the last layer."""
+        return [p for p in self._weights_of(student).values() if p.requires_grad]
+
+    def _weights_of(self, student: Student) -> dict[str, Tensor]:
+        return self._weights[student.slot]
+
+    def restore_best(self) -> None:
+        """Give every adapter its best weights back."""
+        for student in self.students:
+            self._put(student.best)
+
+    @torch.no_grad()
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: p for student in self.students for name, p in self._weights_of(student).items()}
+        best = {f"best {name}": tensor for student in self.students for name, tensor in student.best.items()}
+        save_file({name: t.detach().cpu().contiguous() for name, t in (tensors | best).items()}, folder / _WEIGHTS)
+        states = {student.slot: student.state() for student in self.students}
+        (folder / _STATE).write_text(json.dumps(states), encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        tensors = load_file(folder / _WEIGHTS)
+        self._put({name: tensor for name, tensor in tensors.items() if not name.startswith("best ")})
+        states = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        for student in self.students:
+            for key, value in states[student.slot].items():
+                setattr(student, key, value)
+            best = {name.removeprefix("best "): t for name, t in tensors.items() if name.startswith("best ")}
+            student.best = {name: tensor for name, tensor in best.items() if student.owns(name)}
+
+
+class _Steps:
+    """What ``Trainer`` takes for a loader of as many batches as there are steps."""
+
+    def __init__(self, trainer: JointTrainer) -> None:
+        self._trainer = trainer
+
+    def __len__(self) -> int:
+        return int(self._trainer.args.max_steps)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        return self._trainer.joint_steps()
+
+
+def _own_steps(student: Student) -> Iterator[list[list[Example]]]:
+    """The steps of an adapter as ``Trainer`` deals them out: micro-batches of examples, epoch after epoch.
+
+    The same in every process, each of which takes its share of each micro-batch: so it is one adapter that comes out,
+    however many processes there are.
+    """
+    config, dataset = student.plan.config, make_dataset(student.plan.data.train)
+    sampler = RandomSampler(dataset) if isinstance(dataset, ExampleDataset) else None
+    plain = DataLoader(dataset, config.batch_size, sampler=sampler, collate_fn=list)
+    loader: Any = prepare_data_loader(
+        plain, num_processes=1, process_index=0, use_seedable_sampler=True, data_seed=config.seed
+    )
+    for epoch in itertools.count():
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(epoch)
+        batches = iter(loader)
+        while step := list(itertools.islice(batches, config.gradient_accumulation)):
+            yield step
+
+
+def _own_columns(student: Student, labels: Tensor) -> Tensor:
+    return labels if student.columns is None else labels[:, student.columns.to(labels.device)]
