@@ -9,19 +9,26 @@ from PIL import Image
 
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.data.examples import DataSplits, Example, require_task, scene_question_splits, scene_questions
+from lorax_vlm.data.examples import (
+    DataSplits,
+    Example,
+    asked_examples,
+    require_task,
+    scene_question_splits,
+    scene_questions,
+)
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.cost import benchmark_questions
-from lorax_vlm.evaluation.questions import compare_reports, evaluate_questions
-from lorax_vlm.models.catalog import MINIATURE_KEYS, CatalogEntry, get_model_entry
+from lorax_vlm.evaluation.questions import evaluate_questions
+from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key, get_model_entry
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.training.config import MINI_VQA_CONFIGS, TrainConfig
-from lorax_vlm.types import Answer, BenchmarkRow, GenerationSettings, Interval, VQAReport
+from lorax_vlm.types import Answer, BenchmarkRow, VQAReport
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 
 MINI_TRAINING_SCENES = 6400
@@ -60,24 +67,13 @@ class VQASystem:
             dtype: ``auto``: see ``models/placement.py``.
             quantize: ``auto``: 4 bits on CUDA, none on a CPU.
             batch_size: Questions per forward pass.
-            memory_budget_bytes: Most memory for all bases together; the least recently used one leaves for another.
-                None: what the machine has free.
-            adapter_memory_bytes: Most memory for the adapters of each base; the least recently used leave first. None:
-                no limit.
+            memory_budget_bytes: Most memory for all bases; the least recently used leaves. None: what is free.
+            adapter_memory_bytes: Most memory for the adapters of each base. None: no limit.
 
         Raises:
             ValueError: ``models`` is another word, or has an unknown key.
         """
-        if isinstance(models, str) and models not in ("hub", "mini"):
-            raise ValueError(f"models must be 'hub', 'mini' or checkpoints by key, got {models!r}.")
-        self.models = {key: key for key in MINIATURE_KEYS} if models == "hub" else dict(MINIATURE_KEYS)
-        if not isinstance(models, str):
-            unknown = set(models) - set(MINIATURE_KEYS)
-            if unknown:
-                raise ValueError(
-                    f"Unknown model keys {', '.join(sorted(unknown))}. Known: {', '.join(MINIATURE_KEYS)}."
-                )
-            self.models = {key: models.get(key, key) for key in MINIATURE_KEYS}
+        self.models = checkpoints_by_key(models)
         self.store = AdapterStore(store)
         self.batch_size = batch_size
         self._adapter_memory_bytes = adapter_memory_bytes
@@ -192,16 +188,12 @@ class VQASystem:
     ) -> StoredAdapter:
         """Train an adapter and store it; an untrained one of that name becomes trained.
 
+        Arguments are those of ``create_vqa_adapter``, and:
+
         Args:
-            model: As for ``create_vqa_adapter``.
-            name: As for ``create_vqa_adapter``.
             task: None: the stored adapter's.
-            data: As for ``training_data``.
-            complexity: As for ``create_vqa_adapter``.
-            config: As for ``create_vqa_adapter``.
             replace: Make a new version of an adapter that is already trained.
             resume: Continue the run of this name that was interrupted.
-            progress: Show a progress bar.
 
         Raises:
             AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
@@ -224,15 +216,12 @@ class VQASystem:
     ) -> list[StoredAdapter]:
         """Train several tasks on one model in one run; each adapter is what ``train_adapter`` would have made.
 
+        Arguments are those of ``train_adapter``, and:
+
         Args:
-            model: As for ``create_vqa_adapter``.
             tasks: Task by name of the adapter.
-            data: As for ``training_data``, by name.
-            complexity: As for ``create_vqa_adapter``.
-            config: One for all, or by name. None: defaults for the base.
-            replace: As for ``train_adapter``.
-            resume: Continue the interrupted run of these names.
-            progress: Show a progress bar.
+            data: By name.
+            config: One for all, or by name.
 
         Raises:
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
@@ -380,7 +369,7 @@ class VQASystem:
         base, library = self.base(model), self._library(model)
         names = {own: self.stored_name(model, own) if own is not None else None for own in dict.fromkeys(adapters)}
         templates = {own: self._template(library, name) for own, name in names.items()}
-        settings = self._settings(base, decoding)
+        settings = base.entry.answer_settings.replace(**decoding)
         results: list[Answer | LoraxError | None] = [None] * len(images)
         ready: list[tuple[int, Image.Image, str]] = []
         pictures: dict[int, Image.Image] = {}
@@ -405,9 +394,6 @@ class VQASystem:
         attachment = library.find(name)
         own = attachment.manifest.prompt if attachment and attachment.manifest.base else ""
         return own if "{question}" in own else library.base.entry.question_template
-
-    def _settings(self, base: LoadedModel, decoding: Mapping[str, Any]) -> GenerationSettings:
-        return base.entry.answer_settings.replace(**decoding)
 
     def _checked_prompt(self, base: LoadedModel, template: str, question: str) -> str:
         if not isinstance(question, str) or not question.strip():
@@ -437,8 +423,8 @@ class VQASystem:
         """Measure an adapter, or the base for None, on questions with known answers.
 
         Args:
-            model: Key, catalogue name, hub id or folder.
-            adapter: Name of the adapter, None for the base.
+            model: As for ``answer_question``.
+            adapter: As for ``answer_question``.
             examples: Questions with answers. None: ``count`` held-out scenes of the miniature world.
             task: Type of the scenes' questions.
             count: Number of scenes.
@@ -454,7 +440,7 @@ class VQASystem:
             if not self.entry(model).miniature:
                 raise ValueError(f"{self.entry(model).name} has no built-in test questions. Pass examples=.")
             examples, source = self.test_questions(task, count), f"scenes, {task}, {count} held out"
-        settings = self._settings(self.base(model), decoding)
+        settings = self.entry(model).answer_settings.replace(**decoding)
         return evaluate_questions(
             partial(self.answer_questions, model=model, adapter=adapter, return_errors=True, **decoding),
             examples,
@@ -464,14 +450,6 @@ class VQASystem:
             adapter=adapter,
             settings=settings,
         )
-
-    def compare(self, first: VQAReport, second: VQAReport) -> Interval:
-        """How much more accurate the second report is, with a paired bootstrap interval.
-
-        Raises:
-            ValueError: They were measured on different questions or by different metrics.
-        """
-        return compare_reports(first, second)
 
     def benchmark_models(
         self,
@@ -499,16 +477,7 @@ class VQASystem:
             ValueError: The numbers of images, questions, answers or kinds differ.
             OutOfMemoryForecast: A model would not fit.
         """
-        counts = {len(part) for part in (images, questions, answers, kinds) if part is not None}
-        if len(counts) != 1 or not questions:
-            raise ValueError(f"Images, questions, answers and types must be equally many and some, got {counts}.")
-        known = [[given] if isinstance(given, str) else list(given) for given in answers or [""] * len(questions)]
-        examples = [
-            Example(load_image(image), given[0], f"question {i}", question=q, answers=tuple(given), kind=kind)
-            for i, (image, q, given, kind) in enumerate(
-                zip(images, questions, known, kinds or [""] * len(questions), strict=True)
-            )
-        ]
+        examples = asked_examples(images, questions, answers, kinds)
         rows = []
         for model in models if models is not None else self.models:
             names = adapters.get(model, ()) if adapters is not None else self._short_names(model)

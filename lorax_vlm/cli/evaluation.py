@@ -102,13 +102,15 @@ def _evaluate_questions(
     html: Path | None,
     as_json: bool,
 ) -> None:
+    from lorax_vlm.evaluation.questions import compare_reports
+
     stored = [system.store.get(system.stored_name(model, name)) for name in names or []]
     asked = task or (stored[0].manifest.style if stored and splits is None else "general")
     examples: Sequence[Example] = list(splits.validation) if splits else system.test_questions(asked, count)
     source = splits.source if splits else f"scenes, {asked}, {count} held out"
     adapters: list[str | None] = [*([None] if with_base or not names else []), *(names or [])]
     reports = [system.evaluate(model, name, examples=examples, source=source, ablations=ablations) for name in adapters]
-    differences = [(r, system.compare(reports[0], r)) for r in reports[1:]] if with_base else []
+    differences = [(r, compare_reports(reports[0], r)) for r in reports[1:]] if with_base else []
     lines = [f"{r.adapter} against base: {_points(difference)}" for r, difference in differences]
     if html is not None:
         from lorax_vlm.evaluation.html import write_vqa_page

@@ -53,6 +53,30 @@ def answered(
     return Example(image, target, name, question=question, answers=tuple(answers), kind=kind)
 
 
+def asked_examples(
+    images: Sequence[ImageSource],
+    questions: Sequence[str],
+    answers: Sequence[str | Sequence[str]] | None = None,
+    kinds: Sequence[str] | None = None,
+) -> list[Example]:
+    """Questions given side by side, with what is known of their answers and types.
+
+    Raises:
+        ValueError: They are not equally many, or none.
+        ImageError: An image cannot be read.
+    """
+    counts = {len(part) for part in (images, questions, answers, kinds) if part is not None}
+    if len(counts) != 1 or not questions:
+        raise ValueError(f"Images, questions, answers and types must be equally many and some, got {counts}.")
+    known = [[given] if isinstance(given, str) else list(given) for given in answers or [""] * len(questions)]
+    return [
+        Example(load_image(image), given[0], f"question {i}", question=question, answers=tuple(given), kind=kind)
+        for i, (image, question, given, kind) in enumerate(
+            zip(images, questions, known, kinds or [""] * len(questions), strict=True)
+        )
+    ]
+
+
 @dataclass(frozen=True)
 class DataSplits:
     """Training and validation examples with a name for both."""

@@ -4,6 +4,7 @@ Any other checkpoint of a supported family works by hub id or folder; it takes t
 hub checkpoints: parameters computed from the published configurations, prompts and decoding from the papers' code.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -187,3 +188,20 @@ def get_model_entry(name: str) -> CatalogEntry:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):
         return CatalogEntry(name=name.split("/")[1], source=name, family="")
     raise UnknownModel(name, [entry.name for entry in CATALOG])
+
+
+def checkpoints_by_key(models: str | Mapping[str, str]) -> dict[str, str]:
+    """What each model key stands for: ``hub``, ``mini``, or other checkpoints for some keys and the hub's for the rest.
+
+    Raises:
+        ValueError: It is another word, or has an unknown key.
+    """
+    if models == "hub":
+        return {key: key for key in MINIATURE_KEYS}
+    if models == "mini":
+        return dict(MINIATURE_KEYS)
+    if isinstance(models, str):
+        raise ValueError(f"models must be 'hub', 'mini' or checkpoints by key, got {models!r}.")
+    if unknown := set(models) - set(MINIATURE_KEYS):
+        raise ValueError(f"Unknown model keys {', '.join(sorted(unknown))}. Known: {', '.join(MINIATURE_KEYS)}.")
+    return {key: models.get(key, key) for key in MINIATURE_KEYS}

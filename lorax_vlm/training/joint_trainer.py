@@ -28,7 +28,7 @@ from lorax_vlm.training.joint_layers import RowBlocks
 from lorax_vlm.training.trainer import AdapterTrainer
 
 PASS_ROWS = 16
-"""On a CPU, most rows in one pass. Rows of equal length come together, so the fewer they are, the less is padded; and from
+"""On a CPU, most rows in one pass. Rows of equal length come together: the fewer they are, the less is padded, and from
 about this many on the weights are read often enough. Measured on ``blip2-opt-mini``, three styles of 32 rows."""
 
 _Part = tuple[str, list[Example]]
