@@ -45,7 +45,8 @@ def make_adapters(model: OPTForCausalLM, count: int, rank: int) -> list[AdapterW
 
 def generate(model: torch.nn.Module, ids: Tensor, **options: object) -> Tensor:
     """Greedy tokens ``(B, NEW_TOKENS)``."""
-    config = GenerationConfig(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, pad_token_id=1, eos_token_id=2)
+    config = GenerationConfig(max_new_tokens=NEW_TOKENS, pad_token_id=1)  # no end token: always all of them
+    model.generation_config.eos_token_id = None  # type: ignore[union-attr]
     output = model.generate(  # type: ignore[operator]
         input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, **options
     )

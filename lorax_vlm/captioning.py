@@ -50,7 +50,7 @@ class BLIP2CaptioningSystem:
         device: Device = "auto",
         dtype: Precision = "auto",
         quantize: Quantization = "auto",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         adapter_memory_bytes: int | None = None,
     ) -> None:
         """Choose the base; it is loaded on first use.
@@ -61,7 +61,7 @@ class BLIP2CaptioningSystem:
             device: ``auto`` takes CUDA when there is one.
             dtype: ``auto``: see ``models/placement.py``.
             quantize: ``auto``: 4 bits on CUDA, none on a CPU.
-            batch_size: Images per forward pass.
+            batch_size: Images per forward pass. None: 32, of a miniature 128.
             adapter_memory_bytes: Most memory for adapters; the least recently used leave first. None: no limit.
 
         Raises:
@@ -72,7 +72,7 @@ class BLIP2CaptioningSystem:
         if not self.entry.captions:
             raise ValueError(f"{self.entry.name} only chooses among fixed answers; it cannot write captions.")
         self.store = AdapterStore(store)
-        self.batch_size = batch_size
+        self.batch_size = batch_size or (128 if self.entry.miniature else 32)
         load = partial(load_model, model, device=device, dtype=dtype, quantize=quantize)
         self._library = AdapterLibrary(self.entry, load, self.store, adapter_memory_bytes)
         self._workshop = AdapterWorkshop(self._library)

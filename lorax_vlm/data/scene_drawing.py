@@ -36,8 +36,9 @@ def draw_scene(objects: Sequence[SceneObject], background: str, seed: int) -> Im
         radius = rng.uniform(*_RADII[item.size])
         turn = math.radians(rng.uniform(-12, 12))
         _draw_shape(pen, item.shape, (x * side, y * side), radius * side, turn, _jitter(COLORS[item.color], 14, rng))
-    pixels = np.asarray(canvas.reduce(_SUPERSAMPLE), dtype=np.float32)
-    return Image.fromarray(_light(pixels, rng))
+    pixels = np.array(canvas.reduce(_SUPERSAMPLE), dtype=np.float64)
+    _light(pixels, rng)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _jitter(color: tuple[int, int, int], spread: float, rng: np.random.Generator) -> tuple[int, int, int]:
@@ -45,13 +46,15 @@ def _jitter(color: tuple[int, int, int], spread: float, rng: np.random.Generator
     return red, green, blue
 
 
-def _light(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add a linear light gradient and grain."""
+def _light(pixels: np.ndarray, rng: np.random.Generator) -> None:
+    """Add a linear light gradient and grain, in place."""
     ramp = np.linspace(-1, 1, IMAGE_SIDE_PX, dtype=np.float32)
     across, down = rng.uniform(-8, 8, size=2)
-    shade = across * ramp[None, :, None] + down * ramp[:, None, None]
-    grain = rng.standard_normal((IMAGE_SIDE_PX, IMAGE_SIDE_PX, 1), dtype=np.float32) * 2.0
-    return np.clip(pixels + shade + grain, 0, 255).astype(np.uint8)
+    pixels += across * ramp[None, :, None] + down * ramp[:, None, None]
+    grain = rng.standard_normal((IMAGE_SIDE_PX, IMAGE_SIDE_PX, 1), dtype=np.float32)
+    grain *= 2.0
+    pixels += grain
+    np.clip(pixels, 0, 255, out=pixels)
 
 
 def _draw_shape(

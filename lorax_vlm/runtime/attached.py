@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from lorax_vlm.adapters.compatibility import BaseDescription, CompatibilityReport, check_compatibility
 from lorax_vlm.adapters.files import HEAD, AdapterFiles, read_adapter_files
@@ -22,6 +22,7 @@ from lorax_vlm.adapters.recipe import touches_image_path
 from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, UntrainedAdapter
 from lorax_vlm.models.families.text import require_equal_rows
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.runtime.feature_memory import FeatureMemory, feature_key
 from lorax_vlm.runtime.residency import Residency
 from lorax_vlm.runtime.routed import RoutedHead, RoutedLinear, routed
 from lorax_vlm.runtime.weights import AdapterWeights, load_weights, weights_nbytes
@@ -63,6 +64,7 @@ class AttachedAdapters:
         self._folders: dict[str, Path] = {}
         self._resident: Residency[Attachment] = Residency(budget_bytes)
         self._description = describe_base(base)
+        self._seen = FeatureMemory()
         self._installing = threading.Lock()
 
     @property
@@ -166,8 +168,8 @@ class AttachedAdapters:
     ) -> list[Generated]:
         """Answer each prompt about its picture, each row with its adapter or, for None, with the plain base.
 
-        A picture that is given several times is encoded once, except where an adapter, or for InstructBLIP the prompt,
-        makes it look different.
+        A picture is encoded once, however many rows and calls it comes in, except where an adapter, or for InstructBLIP
+        the prompt, makes it look different.
 
         Raises:
             ValueError: The numbers of rows differ.
@@ -177,19 +179,33 @@ class AttachedAdapters:
         require_equal_rows(adapters=len(rows), pictures=len(pictures), prompts=len(prompts))
         family, model = self.base.family, self.base.model
         with self._lease([name for name in rows if name is not None]) as found:
-            looking = [name if name is not None and found[name].touches_image_path else None for name in rows]
-            reading = list(prompts) if family.image_path_reads_prompt else [""] * len(rows)
-            looks = list(zip(map(id, pictures), looking, reading, strict=True))
-            first = {look: row for row, look in reversed(list(enumerate(looks)))}
-            unique = sorted(first.values())
-            weights = [found[name].weights if name is not None else None for name in rows]
-            pixels = family.pixel_values([pictures[row] for row in unique]).to(self.base.device)
-            with routed([weights[row] if looking[row] is not None else None for row in unique]):
-                features = family.encode_images(model, pixels, [prompts[row] for row in unique])
-            with routed(weights):
-                return family.generate(
-                    model, features[[unique.index(first[look]) for look in looks]], prompts, settings
-                )
+            features = self._look([found[name] if name is not None else None for name in rows], pictures, prompts)
+            with routed([found[name].weights if name is not None else None for name in rows]):
+                return family.generate(model, features, prompts, settings)
+
+    def _look(
+        self, rows: Sequence[Attachment | None], pictures: Sequence[Image.Image], prompts: Sequence[str]
+    ) -> Tensor:
+        """Features of each row's picture; a new one is encoded once for all rows that see it alike."""
+        family, model = self.base.family, self.base.model
+        looking = [row.weights if row is not None and row.touches_image_path else None for row in rows]
+        reading = list(prompts) if family.image_path_reads_prompt else [""] * len(rows)
+        looks = list(zip(map(id, pictures), looking, reading, strict=True))
+        unique = {look: row for row, look in reversed(list(enumerate(looks)))}
+        chosen = sorted(unique.values())
+        pixels = family.pixel_values([pictures[row] for row in chosen])
+
+        def encode(places: Sequence[int]) -> Tensor:
+            seen = [chosen[place] for place in places]
+            with routed([looking[row] for row in seen]):
+                return family.encode_images(model, pixels[places].to(self.base.device), [prompts[row] for row in seen])
+
+        if family.takes_features and not any(looking):
+            keys = [feature_key(image, reading[row]) for image, row in zip(pixels, chosen, strict=True)]
+            features = torch.stack(self._seen.features(keys, encode))
+        else:
+            features = encode(range(len(chosen)))
+        return features[[chosen.index(unique[look]) for look in looks]]
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[Any]:

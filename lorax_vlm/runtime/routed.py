@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from lorax_vlm.models.families.vilt import AnswerHead
 from lorax_vlm.runtime.weights import AdapterWeights, Factors
 
-MAX_CONCATENATED = 16
-"""Adapters times positions per row up to which concatenated factors are the faster way; beyond, each row's own factors
-are gathered. Concatenation computes every adapter for every position and masks the others out; gathering reads each
-row's factors from memory. Measured on a CPU by ``benchmarks/routing_strategy.py``."""
+MAX_CONCATENATED = 4
+"""Adapters in a call, counted twice where rows have several positions, up to which concatenated factors are the faster
+way; beyond, each row's own factors are gathered. Concatenation computes every adapter for every position and masks the
+others out; gathering reads each row's factors from memory, once for all its positions. Measured on a CPU by
+``benchmarks/routing_strategy.py``."""
 
 
 class Routing:
@@ -57,7 +58,7 @@ class Routing:
         per_row, rest = divmod(positions, len(self.rows))
         if rest:
             raise ValueError(f"{site}: {positions} positions cannot be those of {len(self.rows)} rows.")
-        if present * per_row > MAX_CONCATENATED and len(self.rows) > 1:
+        if present * min(per_row, 2) > MAX_CONCATENATED and len(self.rows) > 1:
             a, b, _ = self._gathered(site, x)
             by_row = x.reshape(len(self.rows), per_row, x.shape[-1])
             flat = output.reshape(len(self.rows), per_row, output.shape[-1])

@@ -48,7 +48,7 @@ class TrainConfig:
         return asdict(self)
 
 
-MINI_CONFIG = TrainConfig(max_steps=300, batch_size=32, learning_rate=6e-3, eval_every=50, patience=None)
+MINI_CONFIG = TrainConfig(max_steps=200, batch_size=32, learning_rate=8e-3, eval_every=50, patience=None)
 """What the miniatures learn a style with in about a minute."""
 
 _MINI_VQA = TrainConfig(max_steps=600, batch_size=64, learning_rate=1.5e-3, eval_every=100, patience=None)

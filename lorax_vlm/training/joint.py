@@ -7,7 +7,7 @@ best weights.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from transformers import TrainerCallback
 
 from lorax_vlm.adapters.files import HEAD
 from lorax_vlm.models.families.base import Family
+from lorax_vlm.models.families.packing import packed_attention
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.settings import process_rank
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.checkpointing import checkpointed_layers
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
-from lorax_vlm.training.joint_layers import JointLora, RowBlocks, route_rows
+from lorax_vlm.training.joint_layers import CurrentBlocks, JointLora, route_rows
 from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer, Student
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
 from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, prepare_run
@@ -83,19 +84,21 @@ def train_adapters(
     encodes = [frozen_image_path(base, plan.recipe) for plan in plans]
     encode = encodes[0] if all(encodes) else None
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
+    packed = base.family.packs and encode is not None
     family, columns = _union_of_labels(base.family, plans)
     steps = {plan.name: plan.config.max_steps for plan in plans}
     bar = ProgressBar(steps) if progress and process_rank() == 0 else None
     with (
         preserved_random_state(),
-        _joint_peft_on(base, plans) as (peft_model, row_blocks),
+        _joint_peft_on(base, plans) as (peft_model, current),
         checkpointed_layers(base.model, plans[0].config.gradient_checkpointing),
+        packed_attention(base.model) if packed else nullcontext(),
     ):
         collate = FamilyCollator(family, encode, cache=cache)
         students = [
             Student(plan, f"a{index}", _family_of(base, plan), columns[index]) for index, plan in enumerate(plans)
         ]
-        trainer = _make_trainer(base, students, row_blocks, collate, peft_model, run_dir, bar)
+        trainer = _make_trainer(base, students, current, collate, packed, peft_model, run_dir, bar)
         try:
             if run.checkpoint is None:
                 run = run.recorded(first_validation_losses={s.plan.name: trainer.validate(s) for s in students})
@@ -139,7 +142,7 @@ def _union_of_labels(family: Family, plans: Sequence[AdapterPlan]) -> tuple[Fami
 
 
 @contextmanager
-def _joint_peft_on(base: LoadedModel, plans: Sequence[AdapterPlan]) -> Iterator[tuple[PeftModel, RowBlocks]]:
+def _joint_peft_on(base: LoadedModel, plans: Sequence[AdapterPlan]) -> Iterator[tuple[PeftModel, CurrentBlocks]]:
     first, *others = plans
     mapping = {nn.Linear: JointLora}
     with peft_on(base, first.recipe, first.config.seed, first.labels, "a0", mapping) as peft_model:
@@ -156,9 +159,9 @@ def _joint_peft_on(base: LoadedModel, plans: Sequence[AdapterPlan]) -> Iterator[
         for name, parameter in peft_model.named_parameters():  # PEFT thinks of one adapter at a time
             if ".lora_" in name:
                 parameter.requires_grad_(True)
-        row_blocks = RowBlocks()
-        route_rows(peft_model, row_blocks)
-        yield peft_model, row_blocks
+        current = CurrentBlocks()
+        route_rows(peft_model, current)
+        yield peft_model, current
 
 
 def _family_of(base: LoadedModel, plan: AdapterPlan) -> Family:
@@ -171,8 +174,9 @@ def _family_of(base: LoadedModel, plan: AdapterPlan) -> Family:
 def _make_trainer(
     base: LoadedModel,
     students: Sequence[Student],
-    row_blocks: RowBlocks,
+    current: CurrentBlocks,
     collate: Any,
+    packed: bool,
     peft_model: PeftModel,
     run_dir: Path,
     bar: TrainerCallback | None,
@@ -185,8 +189,9 @@ def _make_trainer(
     arguments.ddp_find_unused_parameters = True
     trainer = JointTrainer(
         students,
-        row_blocks,
+        current,
         collate,
+        packed,
         family=base.family,
         model=peft_model,
         args=arguments,

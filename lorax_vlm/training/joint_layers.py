@@ -13,62 +13,77 @@ from torch import Tensor, nn
 from lorax_vlm.adapters.files import HEAD
 
 
-@dataclass
+@dataclass(frozen=True)
 class RowBlocks:
-    """Which rows of the batch at hand belong to which adapter. One object, shared by all layers of a model.
+    """Which rows of a batch belong to which adapter; each adapter's are next to each other."""
+
+    slots: Sequence[str]
+    """PEFT's names of the adapters, in the order of their rows."""
+    rows: Sequence[int]
+    """Number of rows of each."""
+    positions: Sequence[int] = ()
+    """Of a packed batch, the number of positions of each; see ``models/families/packing.py``."""
+    labels: Sequence[int] = ()
+    """Of a packed batch, the number of labels of each."""
+
+    def split_positions(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """Activations ``(P, D)`` of all positions by adapter; rows that are not packed have equally many."""
+        per_row = len(flat) // sum(self.rows)
+        return flat.split(list(self.positions) or [per_row * count for count in self.rows])
+
+    def split_labels(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Labels or logits by adapter: ``(B, ...)``, of a packed batch ``(1, K, ...)``."""
+        return tensor.split(list(self.labels), dim=1) if self.labels else tensor.split(list(self.rows))
+
+
+@dataclass
+class CurrentBlocks:
+    """The blocks of the batch at hand. One object, shared by all layers of a model.
 
     It is an attribute and not a variable of the call, because gradient checkpointing runs layers again in the backward
     pass.
     """
 
-    blocks: Sequence[tuple[str, int]] = ()
-    """PEFT's name and number of rows, in the order of the rows."""
-
-    @property
-    def rows(self) -> int:
-        """Rows of the batch."""
-        return sum(count for _, count in self.blocks)
+    blocks: RowBlocks = RowBlocks((), ())
 
 
 class JointLora(LoraLinear):
     """A linear layer (``nn.Linear`` or a quantised one) with several trainable adapters, each for its own rows."""
 
-    row_blocks: RowBlocks
+    current: CurrentBlocks
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``(..., D_in)`` to ``(..., D_out)``; the leading dimensions hold whole rows, as in ``runtime/routed.py``."""
         output: Tensor = self.base_layer(x, *args, **kwargs)
-        blocks = self.row_blocks.blocks
-        if not any(name in self.lora_A for name, _ in blocks):
+        blocks = self.current.blocks
+        if not any(slot in self.lora_A for slot in blocks.slots):
             return output
-        per_row = x.numel() // x.shape[-1] // self.row_blocks.rows
-        by_row = x.reshape(self.row_blocks.rows, per_row, x.shape[-1])
         updates = []
-        for (name, count), block in zip(blocks, by_row.split([count for _, count in blocks]), strict=True):
-            if name in self.lora_A:
-                inner = self.lora_A[name](self.lora_dropout[name](block.to(self.lora_A[name].weight.dtype)))
-                updates.append(self.lora_B[name](inner) * self.scaling[name])
+        for slot, part in zip(blocks.slots, blocks.split_positions(x.reshape(-1, x.shape[-1])), strict=True):
+            if slot in self.lora_A:
+                inner = self.lora_A[slot](self.lora_dropout[slot](part.to(self.lora_A[slot].weight.dtype)))
+                updates.append(self.lora_B[slot](inner) * self.scaling[slot])
             else:
-                updates.append(block.new_zeros(count, per_row, output.shape[-1]))
+                updates.append(part.new_zeros(len(part), output.shape[-1]))
         return (output + torch.cat(updates).reshape(output.shape)).to(output.dtype)
 
 
-def route_rows(model: nn.Module, row_blocks: RowBlocks) -> None:
-    """Make every adapted layer of a PEFT model, and ViLT's head, look at ``row_blocks``."""
+def route_rows(model: nn.Module, current: CurrentBlocks) -> None:
+    """Make every adapted layer of a PEFT model, and ViLT's head, look at the current blocks."""
     for module in model.modules():
         if isinstance(module, JointLora):
-            module.row_blocks = row_blocks
+            module.current = current
     for name, module in model.named_modules():
         if isinstance(module, ModulesToSaveWrapper) and name.endswith(HEAD):
-            module.forward = partial(_head_by_rows, module, row_blocks)
+            module.forward = partial(_head_by_rows, module, current)
 
 
-def _head_by_rows(head: Any, row_blocks: RowBlocks, x: Tensor) -> Tensor:
+def _head_by_rows(head: Any, current: CurrentBlocks, x: Tensor) -> Tensor:
     """Pooled states ``(B, D)`` to logits ``(B, L)``; a row with fewer answers than others ends in zeros."""
-    parts = x.split([count for _, count in row_blocks.blocks])
+    blocks = current.blocks
     logits = [
-        (head.modules_to_save[name] if name in head.modules_to_save else head.original_module)(part)  # noqa: SIM401
-        for (name, _), part in zip(row_blocks.blocks, parts, strict=True)
+        (head.modules_to_save[slot] if slot in head.modules_to_save else head.original_module)(part)  # noqa: SIM401
+        for slot, part in zip(blocks.slots, x.split(list(blocks.rows)), strict=True)
     ]
     width = max(part.shape[1] for part in logits)
     return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in logits])
