@@ -22,7 +22,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from benchmarks.random_checkpoints import CHECKPOINTS, write_random_checkpoint
 from lorax_vlm.adapters.recipe import Recipe
@@ -95,6 +95,7 @@ def train_plain(base: LoadedModel, data: dict[str, DataSplits], config: TrainCon
                 ),
             )
             trainer.model_accepts_loss_kwargs = False
+            trainer.remove_callback(PrinterCallback)
             trainer.evaluate()
             trainer.train()
         found[style] = {key: value.clone() for key, value in get_peft_model_state_dict(peft_model).items()}

@@ -39,6 +39,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def sharding_requested() -> bool:
+    """Whether ``accelerate launch`` asks for the base to be split over processes (FSDP, DeepSpeed)."""
+    return any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
+
+
 def runs_dir() -> Path:
     """Training runs: checkpoints, logs and curves."""
     return home_dir() / "runs"

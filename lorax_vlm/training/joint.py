@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from lorax_vlm.adapters.files import HEAD
+from lorax_vlm.errors import TrainingError
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.packing import packed_attention
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.settings import process_rank
+from lorax_vlm.settings import process_rank, sharding_requested
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.checkpointing import checkpointed_layers
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
@@ -68,11 +69,18 @@ def train_adapters(
     Raises:
         ValueError: No plans, a name twice, or different ``eval_every``, ``mixed_precision`` or
             ``gradient_checkpointing``.
+        TrainingError: The launcher asks for FSDP or DeepSpeed.
         LoraxError: As ``train_adapter``; none of the adapters is written.
     """
     names = [plan.name for plan in plans]
     if not plans or len(set(names)) < len(names):
         raise ValueError(f"A joint run needs adapters of different names, got {names}.")
+    if sharding_requested():
+        raise TrainingError(
+            "FSDP and DeepSpeed split the base over processes; here every process holds the whole frozen base, which "
+            "has no gradients or optimiser states to split. Launch with --multi_gpu or torchrun, and if the base does "
+            "not fit, with --quantize 4bit."
+        )
     for setting in ("eval_every", "mixed_precision", "gradient_checkpointing"):
         values = {plan.name: getattr(plan.config, setting) for plan in plans}
         if len(set(values.values())) > 1:
@@ -84,7 +92,7 @@ def train_adapters(
     encodes = [frozen_image_path(base, plan.recipe) for plan in plans]
     encode = encodes[0] if all(encodes) else None
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
-    packed = base.family.packs and encode is not None
+    packed = encode is not None
     family, columns = _union_of_labels(base.family, plans)
     steps = {plan.name: plan.config.max_steps for plan in plans}
     bar = ProgressBar(steps) if progress and process_rank() == 0 else None

@@ -1,7 +1,7 @@
 """PEFT's LoRA layer for batches in which each block of rows trains an adapter of its own."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from lorax_vlm.adapters.files import HEAD
+from lorax_vlm.models.families.packing import stream_of
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,17 @@ class RowBlocks:
     """PEFT's names of the adapters, in the order of their rows."""
     rows: Sequence[int]
     """Number of rows of each."""
-    positions: Sequence[int] = ()
-    """Of a packed batch, the number of positions of each; see ``models/families/packing.py``."""
+    positions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Of a packed batch, by stream the number of positions of each; see ``models/families/packing.py``."""
     labels: Sequence[int] = ()
     """Of a packed batch, the number of labels of each."""
 
-    def split_positions(self, flat: Tensor) -> tuple[Tensor, ...]:
-        """Activations ``(P, D)`` of all positions by adapter; rows that are not packed have equally many."""
+    def split_positions(self, flat: Tensor, stream: str) -> tuple[Tensor, ...]:
+        """Activations ``(P, D)`` of a stream's positions by adapter; rows that are not packed have equally many."""
+        if self.positions:
+            return flat.split(list(self.positions[stream]))
         per_row = len(flat) // sum(self.rows)
-        return flat.split(list(self.positions) or [per_row * count for count in self.rows])
+        return flat.split([per_row * count for count in self.rows])
 
     def split_labels(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Labels or logits by adapter: ``(B, ...)``, of a packed batch ``(1, K, ...)``."""
@@ -51,6 +54,7 @@ class JointLora(LoraLinear):
     """A linear layer (``nn.Linear`` or a quantised one) with several trainable adapters, each for its own rows."""
 
     current: CurrentBlocks
+    stream: str
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``(..., D_in)`` to ``(..., D_out)``; the leading dimensions hold whole rows, as in ``runtime/routed.py``."""
@@ -59,7 +63,8 @@ class JointLora(LoraLinear):
         if not any(slot in self.lora_A for slot in blocks.slots):
             return output
         updates = []
-        for slot, part in zip(blocks.slots, blocks.split_positions(x.reshape(-1, x.shape[-1])), strict=True):
+        parts = blocks.split_positions(x.reshape(-1, x.shape[-1]), self.stream)
+        for slot, part in zip(blocks.slots, parts, strict=True):
             if slot in self.lora_A:
                 inner = self.lora_A[slot](self.lora_dropout[slot](part.to(self.lora_A[slot].weight.dtype)))
                 updates.append(self.lora_B[slot](inner) * self.scaling[slot])
@@ -70,10 +75,9 @@ class JointLora(LoraLinear):
 
 def route_rows(model: nn.Module, current: CurrentBlocks) -> None:
     """Make every adapted layer of a PEFT model, and ViLT's head, look at the current blocks."""
-    for module in model.modules():
-        if isinstance(module, JointLora):
-            module.current = current
     for name, module in model.named_modules():
+        if isinstance(module, JointLora):
+            module.current, module.stream = current, stream_of(name)
         if isinstance(module, ModulesToSaveWrapper) and name.endswith(HEAD):
             module.forward = partial(_head_by_rows, module, current)
 

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint_layers import CurrentBlocks, RowBlocks
 from lorax_vlm.training.trainer import AdapterTrainer
 
-PASS_POSITIONS = 200
-"""What a further pass costs, in positions of a row: rows are put into passes so that these and the padding together are
-fewest. Measured on CPUs: about 200 on ``blip2-opt-mini``, 400 on ``blip2-flan-mini``, 80 on BLIP-2 OPT-2.7B."""
+CPU_PASS_ROWS = 8
 
 _Part = tuple[str, list[Example]]
 """PEFT's name of an adapter and its next rows."""
@@ -106,9 +103,6 @@ class JointTrainer(AdapterTrainer):
         super().__init__(**options)
         self.students, self._current, self._collate, self._packed = students, current, collate, packed
         self._idle = False
-        self._row_length = lru_cache(2**16)(self.family.row_length)
-        # No more memory than the adapter with the largest batches takes alone.
-        self._pass_rows = max(student.plan.config.batch_size for student in students)
         named = dict(self.model.named_parameters())
         self._weights = {s.slot: {name: p for name, p in named.items() if s.owns(name)} for s in students}
 
@@ -132,15 +126,18 @@ class JointTrainer(AdapterTrainer):
             ]
 
     def _plan_passes(self, parts: Sequence[_Part]) -> list[list[_Part]]:
-        """Rows of about equal length together, whichever adapter's they are."""
+        """Rows of about equal length together, whichever adapter's they are, and no more than the largest has alone.
+
+        On a CPU at least ``CPU_PASS_ROWS``: every pass reads all weights.
+        """
         rows = [(slot, example) for slot, examples in parts for example in examples]
-        lengths = [self._row_length(example.prompt, example.target) for _, example in rows]
-        order = sorted(range(len(rows)), key=lambda index: lengths[index])
+        rows.sort(key=lambda row: len(row[1].prompt) + len(row[1].target))
+        size = max(student.plan.config.batch_size for student in self.students)
+        size = max(size, CPU_PASS_ROWS) if self.args.device.type == "cpu" else size
         passes = []
-        padded = [0 if self._packed else lengths[index] for index in order]
-        for start, end in plan_passes(padded, PASS_POSITIONS, self._pass_rows):
+        for some in (rows[start : start + size] for start in range(0, len(rows), size)):
             own: dict[str, list[Example]] = {}
-            for slot, example in (rows[index] for index in order[start:end]):
+            for slot, example in some:
                 own.setdefault(slot, []).append(example)
             passes.append(list(own.items()))
         return passes
@@ -161,11 +158,13 @@ class JointTrainer(AdapterTrainer):
         if not self._packed:
             return {**batch, "blocks": RowBlocks(slots, rows)}
         batch = pack_rows(batch)
-        counts = []
-        for key in ("row_positions", "row_labels"):
-            by_row = iter(batch.pop(key))
-            counts.append([sum(itertools.islice(by_row, count)) for count in rows])
-        return {**batch, "blocks": RowBlocks(slots, rows, *counts)}
+
+        def by_slot(by_row: Sequence[int]) -> list[int]:
+            of_row = iter(by_row)
+            return [sum(itertools.islice(of_row, count)) for count in rows]
+
+        positions = {stream: by_slot(counts) for stream, counts in batch.pop("row_positions").items()}
+        return {**batch, "blocks": RowBlocks(slots, rows, positions, by_slot(batch.pop("row_labels")))}
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -396,31 +395,6 @@ def _own_steps(student: Student) -> Iterator[list[list[Example]]]:
         batches = iter(loader)
         while step := list(itertools.islice(batches, config.gradient_accumulation)):
             yield step
-
-
-def plan_passes(lengths: Sequence[int], pass_cost: int, most_rows: int) -> list[tuple[int, int]]:
-    """Where to cut rows into passes, so that padded positions and the cost of passes are fewest together.
-
-    >>> plan_passes([10, 11, 12, 50, 52], pass_cost=40, most_rows=4)
-    [(0, 3), (3, 5)]
-
-    Args:
-        lengths: Positions of each row, ascending.
-        pass_cost: What a pass costs beside its rows, in positions.
-        most_rows: Most rows of a pass.
-
-    Returns:
-        The first row of each pass and the row after its last.
-    """
-    best: list[tuple[int, int]] = [(0, 0)]  # cost of the rows so far, first row of their last pass
-    for end in range(1, len(lengths) + 1):
-        starts = range(max(0, end - most_rows), end)
-        best.append(min((best[s][0] + (end - s) * lengths[end - 1] + pass_cost, s) for s in starts))
-    passes, end = [], len(lengths)
-    while end:
-        passes.append((best[end][1], end))
-        end = best[end][1]
-    return passes[::-1]
 
 
 def _own_columns(student: Student, labels: Tensor) -> Tensor:

@@ -30,9 +30,10 @@ from transformers import (
 
 from lorax_vlm.adapters.files import HEAD
 from lorax_vlm.adapters.peft_layers import add_peft_layers
-from lorax_vlm.adapters.recipe import Recipe, touches_image_path
+from lorax_vlm.adapters.recipe import Recipe, count_by_component, touches_image_path
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.errors import NonFiniteLoss, TrainingError
+from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
@@ -238,8 +239,17 @@ def train_adapter(
 
 
 def frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:
-    """The image path as a function, when neither the adapter nor the family changes what it gives."""
-    if not base.family.takes_features or touches_image_path(recipe.sites(base.family.name, linear_names(base.model))):
+    """The image path as a function; None, with a line in the log, when its features cannot be kept.
+
+    They can when neither the adapter nor the text changes what it gives.
+    """
+    sites = recipe.sites(base.family.name, linear_names(base.model))
+    if not base.family.takes_features:
+        logger.info("%s reads image and text together: images are looked at in every step.", base.name)
+        return None
+    if touches_image_path(sites):
+        changed = ", ".join(sorted(IMAGE_PATH_COMPONENTS & count_by_component(sites).keys()))
+        logger.info("Recipe %r changes the image path (%s): images are encoded in every step.", recipe.name, changed)
         return None
 
     @torch.no_grad()

@@ -16,7 +16,10 @@ from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import _QUANTIZED_SHARE
 from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.joint import train_adapters
+from lorax_vlm.training.joint_trainer import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
+from tests.adapters_for_tests import write_random_adapter
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -71,6 +74,43 @@ def test_it_trains(four_bit: LoadedModel, scenes: list[Scene], tmp_path: Path) -
         assert answer(four_bit, model, scenes) != before
     assert answer(four_bit, four_bit.model, scenes) == before
     attached.detach_all()
+
+
+@torch.no_grad()
+def test_a_mixed_batch_on_four_bits_is_each_row_alone(
+    four_bit: LoadedModel, scenes: list[Scene], tmp_path: Path
+) -> None:
+    attached = AttachedAdapters(four_bit)
+    for seed, name in enumerate(("one", "two"), start=1):
+        attached.attach(name, write_random_adapter(four_bit, tmp_path / name, "heavy", seed))
+    prompts = [four_bit.entry.question_prompt(COLOR)] * 4
+    pixels = four_bit.family.pixel_values([scene.image for scene in scenes[:4]])
+    batch = four_bit.family.training_batch(pixels, prompts, ["yes"] * 4)
+    batch.pop("labels")
+    rows = ["one", None, "two", "one"]
+    found = {name: _logits(attached, [name] * 4, batch) for name in (None, "one", "two")}
+    mixed = _logits(attached, rows, batch)
+    attached.detach_all()
+    for index, name in enumerate(rows):
+        assert torch.allclose(mixed[index], found[name][index], atol=1e-3)
+        assert name is None or (mixed[index] - found[None][index]).abs().max() > 0.01
+
+
+def _logits(attached: AttachedAdapters, rows: list[str | None], batch: dict) -> torch.Tensor:
+    torch.manual_seed(0)  # ViLT shuffles its patches
+    with attached.routed(rows) as model:
+        return model(**batch).logits.float()
+
+
+def test_several_adapters_train_together_on_four_bits(scenes: list[Scene], tmp_path: Path) -> None:
+    base = load_model("blip2-opt-mini", quantize="4bit")
+    examples = [answered(s.image, COLOR, ["blue"], f"scene {s.seed}") for s in scenes]
+    splits = DataSplits(examples[:8], examples[8:], "x").with_prompt(base.entry.question_template)
+    plans = [
+        AdapterPlan(name, Recipe("small", rank, ("lm-attention",)), splits, FEW) for name, rank in (("a", 2), ("b", 4))
+    ]
+    for result in train_adapters(base, plans, tmp_path / "run", progress=False).values():
+        assert result.best_validation_loss < result.first_validation_loss
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)

@@ -3,10 +3,14 @@
 import random
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from benchmarks.residency import Traffic, write_adapters
 from lorax_vlm.errors import AdapterMemoryExceeded
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.runtime.attached import AttachedAdapters, describe_base
 from lorax_vlm.runtime.residency import Residency
 
 
@@ -142,3 +146,19 @@ def test_many_threads_never_exceed_the_budget() -> None:
     assert max(seen) <= 50
     assert not wrong
     wait_for(lambda: shelf.resident.used_bytes <= 50)
+
+
+def test_threads_with_more_adapters_than_fit_get_the_right_answers(mini: LoadedModel, tmp_path: Path) -> None:
+    """The traffic of ``benchmarks/residency.py`` in small: real adapters, loaded and dropped all the time."""
+    write_adapters(mini.name, mini.family.name, dict(describe_base(mini).linear_shapes), tmp_path, 12)
+    attached = AttachedAdapters(mini)
+    budget = 4 * attached.attach("a0", tmp_path / "a0").weights.nbytes
+    attached.detach_all()
+    attached = AttachedAdapters(mini, lambda name: tmp_path / name, budget)
+    traffic = Traffic(attached, adapters=12, requests=60)
+    traffic.ask_each_alone()
+    assert len(set(traffic.expected.values())) > 6, "the adapters answer differently"
+    traffic.run(threads=3)
+    assert (traffic.done, traffic.wrong) == (60, 0)
+    assert 0 < traffic.most_bytes <= budget
+    attached.detach_all()

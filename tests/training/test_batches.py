@@ -44,11 +44,13 @@ def test_kept_features_give_the_same_run(
     assert losses(kept)[-1] != losses(kept)[0]
 
 
-def test_adapters_of_the_image_path_look_at_pixels(mini: LoadedModel) -> None:
+def test_adapters_of_the_image_path_look_at_pixels(mini: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
     assert trainer_module.frozen_image_path(mini, LM_ONLY) is not None
+    caplog.set_level("INFO")
     for group in ("vision", "qformer", "projection"):
         recipe = Recipe("seeing", rank=2, groups=("lm-qv", group))
         assert trainer_module.frozen_image_path(mini, recipe) is None
+        assert caplog.messages[-1].startswith(f"Recipe 'seeing' changes the image path ({group})"), "the reason is said"
 
 
 def test_vilt_has_nofrozen_image_path(load_shared: Callable[[str], LoadedModel]) -> None:

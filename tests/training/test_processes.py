@@ -9,7 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from lorax_vlm.adapters.files import WEIGHTS_FILE
-from lorax_vlm.models.loading import load_model
+from lorax_vlm.errors import TrainingError
+from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.joint import train_adapters
 from tests.training.joint_run import uneven_plans
 
@@ -40,6 +41,13 @@ def test_two_processes_train_the_adapters_of_one(name: str, tmp_path: Path) -> N
         assert expected.keys() == found.keys()
         for tensor, value in expected.items():
             assert value.allclose(found[tensor], atol=TOLERANCE), (key, tensor)
+
+
+def test_a_launcher_that_asks_for_sharding_is_refused(mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TrainingError, match="every process holds the whole frozen base"):
+        train_adapters(mini, uneven_plans(mini), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_whose_process_dies_continues_with_one_process(tmp_path: Path) -> None:

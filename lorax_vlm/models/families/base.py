@@ -28,9 +28,6 @@ class Family(Protocol):
     takes_features: bool
     """Whether the model's forward pass accepts encoded images in the place of pixels."""
 
-    packs: bool
-    """Whether the rows of a training batch with encoded images can be joined without padding; see ``packing.py``."""
-
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """Preprocess RGB images to ``(B, C, H, W)`` float32."""
         ...
@@ -62,10 +59,6 @@ class Family(Protocol):
         Raises:
             ExampleError: A target is empty or unknown, or a row does not fit the model's positions.
         """
-        ...
-
-    def row_length(self, prompt: str, target: str) -> int:
-        """Positions that a row takes in a training batch, before padding; the image's are the same for all rows."""
         ...
 
     def check_prompt(self, prompt: str) -> None:

@@ -43,7 +43,6 @@ class Blip2DecoderFamily(Blip2ImagePath):
     """Formats batches for, and generates with, ``Blip2ForConditionalGeneration`` over a decoder-only model."""
 
     name = "blip2-opt"
-    packs = True
 
     def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
         """Check that processor and configuration agree.
@@ -119,11 +118,6 @@ class Blip2DecoderFamily(Blip2ImagePath):
         }
         require_image_tokens(batch["input_ids"], self.image_token_id, self.query_tokens)
         return batch
-
-    def row_length(self, prompt: str, target: str) -> int:
-        """Image tokens, bos, prompt, target and the end token; see ``Family.row_length``."""
-        ids, _ = token_ids(self.tokenizer, f"{clean_text(prompt)} {clean_text(target)}")
-        return self.query_tokens + len(ids) + 2
 
     def _prompt_row(self, prompt: str) -> list[int]:
         ids, _ = token_ids(self.tokenizer, clean_text(prompt))

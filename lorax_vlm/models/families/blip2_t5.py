@@ -46,7 +46,6 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath):
     """Formats batches for, and generates with, ``Blip2ForConditionalGeneration`` over T5."""
 
     name = "blip2-t5"
-    packs = False
 
     def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
         """Check that processor and configuration agree.
@@ -84,13 +83,6 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath):
         if len(ids) >= MAX_TEXT_TOKENS:
             raise ExampleError(name, f"a text of {len(ids)} tokens, T5 was trained with {MAX_TEXT_TOKENS}.")
         return [*ids, self.eos_id]
-
-    def row_length(self, prompt: str, target: str) -> int:
-        """The encoder's row and the decoder's; see ``Family.row_length``."""
-        return (
-            sum(len(token_ids(self.tokenizer, clean_text(text))[0]) + 1 for text in (prompt, target))
-            + self.query_tokens
-        )
 
     def check_prompt(self, prompt: str) -> None:
         """Raise ``ExampleError`` when a prompt is longer than T5 was trained with."""

@@ -37,7 +37,6 @@ class ViltFamily:
     """Formats batches for, and answers with, ``ViltForQuestionAnswering``."""
 
     name = "vilt"
-    packs = False
     image_path_reads_prompt = False
     takes_features = False
 
@@ -86,10 +85,6 @@ class ViltFamily:
         return pixel_values
 
     # --- text to tensors ------------------------------------------------------------------------------------------
-
-    def row_length(self, prompt: str, target: str) -> int:
-        """The question's tokens; see ``Family.row_length``. Images of one batch are padded to one size."""
-        return min(len(self.tokenizer(clean_text(prompt))["input_ids"]), self.max_text_tokens)
 
     def check_prompt(self, prompt: str) -> None:
         """Every question fits: what exceeds the model's positions is cut off, with a warning."""
