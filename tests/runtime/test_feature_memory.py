@@ -48,7 +48,7 @@ def test_an_image_is_encoded_once_for_all_calls(
     monkeypatch.setattr(Blip2ImagePath, "encode_images", counted)
     settings, attached = GenerationSettings(max_new_tokens=12), AttachedAdapters(mini)
     attached.attach("words", write_random_adapter(mini, tmp_path / "words"))
-    attached.attach("eyes", write_random_adapter(mini, tmp_path / "eyes", EVERYWHERE, seed=3))
+    attached.attach("eyes", write_random_adapter(mini, tmp_path / "eyes", EVERYWHERE, seed=3, scale=1.0))
     image, other = scenes[0].image, scenes[1].image
 
     def ask(rows: list[str | None], pictures: list[Image.Image]) -> list[str]:
