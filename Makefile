@@ -21,8 +21,9 @@ lint: .venv/ready-dev ## Check style and types
 
 check: lint test ## Everything CI checks
 
-docs: .venv/ready-dev ## Write docs/cli.md anew from the commands themselves
+docs: .venv/ready-dev ## Write docs/cli.md and the schema of exchange.json anew from the code itself
 	$(BIN)/python -m docs.write_cli_reference
+	$(BIN)/python -m docs.write_schema
 
 clean: ## Remove the environment and everything built
 	rm -rf .venv build runs .pytest_cache .mypy_cache .ruff_cache

@@ -21,7 +21,7 @@ from benchmarks.mixed_batch import PROMPT_TOKENS, generate, make_adapters, make_
 from benchmarks.residency import QUESTION, write_adapters
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.models.loading import load_model
-from lorax_vlm.runtime.attached import AttachedAdapters, describe_base
+from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.runtime.routed import RoutedLinear, routed
 from lorax_vlm.types import GenerationSettings
 
@@ -67,7 +67,7 @@ def known_adapters(counts: list[int], rounds: int) -> Iterator[Point]:
     picture, rows = make_scene(1).image, [f"a{row % 8}" for row in range(16)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_adapters(base.name, base.family.name, dict(describe_base(base).linear_shapes), folder, max(counts))
+        write_adapters(base.name, base.family.name, dict(base.description.linear_shapes), folder, max(counts))
         attached = AttachedAdapters(base)
         for count in counts:
             for index in range(len(attached.names), count):

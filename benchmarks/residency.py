@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.models.loading import load_model
-from lorax_vlm.runtime.attached import AttachedAdapters, describe_base
+from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.types import GenerationSettings
 
 QUESTION = "Question: How many shapes are there? Short answer:"
@@ -115,7 +115,7 @@ def main() -> None:
     base = load_model("blip2-opt-mini")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_adapters(base.name, base.family.name, dict(describe_base(base).linear_shapes), folder, arguments.adapters)
+        write_adapters(base.name, base.family.name, dict(base.description.linear_shapes), folder, arguments.adapters)
         one = AttachedAdapters(base)
         budget = arguments.budget * one.attach("a0", folder / "a0").weights.nbytes
         one.detach_all()

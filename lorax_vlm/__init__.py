@@ -2,8 +2,8 @@
 
 Imports inside the package point one way only:
 
-scripts, cli > captioning, vqa > workshop > training, runtime, evaluation > adapters > models, data > types, settings,
-answers > errors
+scripts, cli > captioning, vqa, multimodal > exchange > workshop > training, runtime, evaluation > adapters >
+models, data > types, settings, answers > errors
 
 Names are imported on first use, so ``import lorax_vlm`` does not import torch.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lorax_vlm.errors import LoraxError
     from lorax_vlm.evaluation.sheet import draw_comparison_sheet
     from lorax_vlm.models.catalog import list_models
-    from lorax_vlm.models.loading import load_model
+    from lorax_vlm.multimodal import MultiModalLoRAExchange
     from lorax_vlm.training.config import TrainConfig
     from lorax_vlm.types import Answer, Caption, GenerationSettings
     from lorax_vlm.vqa import VQASystem
@@ -32,13 +32,13 @@ _HOMES = {
     "Caption": "types",
     "GenerationSettings": "types",
     "LoraxError": "errors",
+    "MultiModalLoRAExchange": "multimodal",
     "Recipe": "adapters.recipe",
     "TrainConfig": "training.config",
     "VQASystem": "vqa",
     "draw_comparison_sheet": "evaluation.sheet",
     "list_models": "models.catalog",
     "load_image": "data.images",
-    "load_model": "models.loading",
     "make_scene": "data.scenes",
     "score_caption": "data.scenes",
 }
@@ -50,13 +50,13 @@ __all__ = [
     "Caption",
     "GenerationSettings",
     "LoraxError",
+    "MultiModalLoRAExchange",
     "Recipe",
     "TrainConfig",
     "VQASystem",
     "draw_comparison_sheet",
     "list_models",
     "load_image",
-    "load_model",
     "make_scene",
     "score_caption",
 ]

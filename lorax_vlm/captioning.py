@@ -23,7 +23,7 @@ from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.attached import Attachment
 from lorax_vlm.runtime.library import AdapterLibrary
-from lorax_vlm.training.config import MINI_CONFIG, TrainConfig
+from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, TrainConfig
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 
@@ -85,7 +85,7 @@ class BLIP2CaptioningSystem:
     @property
     def default_config(self) -> TrainConfig:
         """Training settings when none are given."""
-        return MINI_CONFIG if self.entry.miniature else TrainConfig()
+        return MINI_CAPTION_CONFIGS[self.entry.family] if self.entry.miniature else TrainConfig()
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 
@@ -218,7 +218,11 @@ class BLIP2CaptioningSystem:
         return AdapterOrder(name, self._kind(style), get_recipe(complexity), splits, config or self.default_config)
 
     def _kind(self, style: str) -> AdapterKind:
-        return AdapterKind("captioning", style, self.entry.caption_prompt)
+        settings = self.entry.caption_settings
+        if not self.entry.miniature:
+            limit = _STYLE_TOKENS.get(style, settings.max_new_tokens)
+            settings = settings.replace(max_new_tokens=limit, min_new_tokens=0)
+        return AdapterKind("captioning", style, self.entry.caption_prompt, settings)
 
     def training_data(
         self, style: str = "", data: str | Path | DataSplits | None = None, *, skip_bad_rows: bool = False
@@ -336,12 +340,10 @@ class BLIP2CaptioningSystem:
         return [captions[row] for row in range(len(pictures))]
 
     def _settings(self, adapter: str | None) -> GenerationSettings:
-        settings = self.entry.caption_settings
+        """As the adapter says; one without a word, and the base, as the catalogue says."""
         attachment = self._library.find(adapter)
-        if attachment is None or self.entry.miniature:
-            return settings
-        limit = _STYLE_TOKENS.get(attachment.manifest.style, settings.max_new_tokens)
-        return settings.replace(max_new_tokens=limit, min_new_tokens=0)
+        own = attachment.manifest.generation if attachment is not None else None
+        return own or self.entry.caption_settings
 
     def _prompt(self, attachment: Attachment | None) -> str:
         known = attachment is not None and attachment.manifest.base is not None

@@ -14,7 +14,10 @@ LoraxError
 │   ├── DamagedAdapter         its files are not a sound PEFT LoRA (also ValueError)
 │   ├── UnsupportedAdapter     sound, but uses what cannot be run here (also ValueError)
 │   ├── IncompatibleAdapter    sound, but for another base (also ValueError)
-│   └── UntrainedAdapter       it changes nothing (also ValueError)
+│   ├── UntrainedAdapter       it changes nothing (also ValueError)
+│   ├── TransferRefused        it cannot be moved to that base (also ValueError)
+│   └── SignatureRefused       it is not signed by the key that is expected (also ValueError)
+├── RemoteError                an address cannot be read or written (also OSError)
 ├── AdapterMemoryExceeded      the adapters of one call do not fit their memory together (also MemoryError)
 ├── TrainingError
 │   ├── NonFiniteLoss          (also ArithmeticError)
@@ -172,6 +175,31 @@ class UntrainedAdapter(AdapterError, ValueError):
             f"Adapter {adapter!r} changes nothing: every B (or A) matrix is zero, and it is not marked untrained. "
             "It was probably saved before training. Train it: lorax-vlm train " + adapter,
         )
+
+
+class TransferRefused(AdapterError, ValueError):
+    """An adapter cannot be moved to another base. ``reasons`` lists why."""
+
+    def __init__(self, adapter: str, target: str, reasons: Sequence[str]) -> None:
+        self.target, self.reasons = target, list(reasons)
+        lines = [f"Adapter {adapter!r} cannot be moved to {target}; nothing was changed.", *(f"  {r}" for r in reasons)]
+        super().__init__(adapter, "\n".join(lines))
+
+
+class SignatureRefused(AdapterError, ValueError):
+    """An adapter is not signed by the key that is expected, or cannot be signed with a key."""
+
+    def __init__(self, adapter: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(adapter, f"The signature of adapter {adapter!r} is refused; nothing was changed: {reason}.")
+
+
+class RemoteError(LoraxError, OSError):
+    """An adapter cannot be fetched from, or sent to, an address. ``url`` is it."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(f"{url}: {reason}.")
 
 
 class AdapterMemoryExceeded(LoraxError, MemoryError):

@@ -24,6 +24,16 @@ def features_dir() -> Path:
     return home_dir() / "features"
 
 
+def fingerprints_dir() -> Path:
+    """What is known of the weights of bases; may be removed at any time."""
+    return home_dir() / "fingerprints"
+
+
+def downloads_dir() -> Path:
+    """What has arrived of files that are being fetched; may be removed at any time."""
+    return home_dir() / "downloads"
+
+
 def process_count() -> int:
     """Processes of this run, as ``torchrun`` and ``accelerate launch`` say."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -197,3 +197,26 @@ class BenchmarkRow:
     """Generated tokens, in batches."""
     peak_bytes: int
     """Most memory during the run: of the GPU's allocator, or resident memory of the process on a CPU."""
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """How an adapter and its base do a task: the share of exact answers to the same examples."""
+
+    adapter: str
+    base: str
+    task: str
+    count: int
+    before: Interval
+    """The plain base."""
+    after: Interval
+    """With the adapter."""
+    gain: Interval
+    """Paired difference."""
+
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"{self.adapter}: {self.task}, {self.count} examples: {self.before.value:.1%} -> {self.after.value:.1%} "
+            f"({100 * self.gain.value:+.1f} points, 95 %: {100 * self.gain.low:+.1f} to {100 * self.gain.high:+.1f})"
+        )

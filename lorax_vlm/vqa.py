@@ -22,8 +22,8 @@ from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
-from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key, get_model_entry
-from lorax_vlm.models.loading import LoadedModel, load_model
+from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
+from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.shelf import BaseShelf
@@ -76,10 +76,15 @@ class VQASystem:
         self.models = checkpoints_by_key(models)
         self.store = AdapterStore(store)
         self.batch_size = batch_size
-        self._adapter_memory_bytes = adapter_memory_bytes
-        self._shelf = BaseShelf(budget_bytes=memory_budget_bytes, device=device, dtype=dtype, quantize=quantize)
-        self._load_options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
-        self._libraries: dict[str, AdapterLibrary] = {}
+        self._shelf = BaseShelf(
+            self.models,
+            self.store,
+            budget_bytes=memory_budget_bytes,
+            adapter_memory_bytes=adapter_memory_bytes,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+        )
 
     # --- models -----------------------------------------------------------------------------------------------------
 
@@ -89,7 +94,7 @@ class VQASystem:
         Raises:
             UnknownModel: It is none of these.
         """
-        return get_model_entry(self.models.get(model, model))
+        return self._shelf.entry(model)
 
     def base(self, model: str) -> LoadedModel:
         """A base, loaded on first use.
@@ -97,19 +102,12 @@ class VQASystem:
         Raises:
             OutOfMemoryForecast: It would not fit; said before anything is downloaded.
         """
-        return self._shelf.load(self._library(model))
+        return self._shelf.load(self._shelf.library(model))
 
     @property
     def loaded(self) -> list[str]:
         """Names of the bases in memory, least recently used first."""
         return self._shelf.loaded
-
-    def _library(self, model: str) -> AdapterLibrary:
-        entry = self.entry(model)
-        if entry.name not in self._libraries:
-            load = partial(load_model, entry.source if not entry.miniature else entry.name, **self._load_options)
-            self._libraries[entry.name] = AdapterLibrary(entry, load, self.store, self._adapter_memory_bytes)
-        return self._libraries[entry.name]
 
     def default_config(self, model: str) -> TrainConfig:
         """Training settings when none are given."""
@@ -294,10 +292,10 @@ class VQASystem:
         return self._workshop(model).training_curve(self.stored_name(model, name))
 
     def _workshop(self, model: str) -> AdapterWorkshop:
-        return AdapterWorkshop(self._library(model))
+        return AdapterWorkshop(self._shelf.library(model))
 
     def _kind(self, model: str, task: str) -> AdapterKind:
-        return AdapterKind("vqa", task, self.entry(model).question_template)
+        return AdapterKind("vqa", task, (entry := self.entry(model)).question_template, entry.answer_settings)
 
     def list_adapters(self, model: str | None = None) -> list[StoredAdapter]:
         """The store's adapters for question answering, of one model or of all."""
@@ -366,7 +364,7 @@ class VQASystem:
         adapters = [adapter] * len(images) if adapter is None or isinstance(adapter, str) else list(adapter)
         if len(adapters) != len(images):
             raise ValueError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
-        base, library = self.base(model), self._library(model)
+        base, library = self.base(model), self._shelf.library(model)
         names = {own: self.stored_name(model, own) if own is not None else None for own in dict.fromkeys(adapters)}
         templates = {own: self._template(library, name) for own, name in names.items()}
         settings = base.entry.answer_settings.replace(**decoding)

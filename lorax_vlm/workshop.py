@@ -11,9 +11,11 @@ from typing import Any
 
 from accelerate import PartialState
 
+from lorax_vlm.adapters.factors import Update
 from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.adapters.store import StoredAdapter, require_adapter_name
+from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.errors import DataError
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
@@ -24,6 +26,7 @@ from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan
 from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_checkpoints
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
+from lorax_vlm.types import GenerationSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ class AdapterKind:
     """The caption style, or the skill that questions ask for."""
     prompt: str
     """Template of the prompt; ``{question}`` stands for the question."""
+    generation: GenerationSettings | None = None
+    """How its text is decoded when the caller does not say. None: as the base's."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,32 @@ class AdapterWorkshop:
             PartialState().wait_for_everyone()
         return [self._library.store.get(order.name) for order in orders]
 
+    def train_folder(
+        self,
+        recipe: Recipe,
+        splits: DataSplits,
+        config: TrainConfig,
+        run_dir: Path,
+        *,
+        labels: Sequence[str] = (),
+        start: Mapping[str, Update] | None = None,
+        progress: bool = True,
+    ) -> TrainingResult:
+        """Train an adapter that is not stored (yet); see ``training.trainer.train_adapter``."""
+        self._library.restore_base()
+        return train_adapter(
+            self._library.base,
+            recipe,
+            splits,
+            config,
+            run_dir,
+            label=run_dir.name,
+            progress=progress,
+            labels=labels,
+            features_dir=features_dir(),
+            start=start,
+        )
+
     def _require_free(self, order: AdapterOrder, replace: bool) -> None:
         stored = self._library.store.get(order.name) if order.name in self._library.store else None
         self._library.require_free(order.name, replace or (stored is not None and not stored.manifest.trained))
@@ -178,13 +209,21 @@ class AdapterWorkshop:
     def _plan(self, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
         """What to train, and what the manifest is to say about it."""
         family, splits = self._library.base.family, order.splits
-        facts: dict[str, Any] = {"data": splits.summary(), "config": order.config.to_dict()}
+        facts: dict[str, Any] = {
+            "data": splits.summary(),
+            "data_identity": splits.identity(),
+            "config": order.config.to_dict(),
+        }
         labels: Sequence[str] = ()
         if isinstance(family, ViltFamily):
-            splits, label_plan = _fit_to_labels(family, splits)
+            splits, label_plan = fit_to_labels(family, splits)
             logger.info("%s", label_plan.summary())
             labels = label_plan.labels if label_plan.added else ()
-            facts |= {"data": splits.summary(), "label_coverage": label_plan.coverage}
+            facts |= {
+                "data": splits.summary(),
+                "data_identity": splits.identity(),
+                "label_coverage": label_plan.coverage,
+            }
         return AdapterPlan(order.name, order.recipe, splits, order.config, labels), facts
 
     def _keep_trained(
@@ -198,11 +237,17 @@ class AdapterWorkshop:
 
     def _manifest(self, name: str, kind: AdapterKind, recipe: Recipe, **facts: Any) -> Manifest:
         return self._library.manifest(
-            name, task=kind.task, style=kind.style, recipe=recipe, prompt=kind.prompt, **facts
+            name,
+            task=kind.task,
+            style=kind.style,
+            recipe=recipe.name,
+            prompt=kind.prompt,
+            generation=kind.generation,
+            **facts,
         )
 
 
-def _fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, LabelPlan]:
+def fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, LabelPlan]:
     """Examples whose answers a classifier can give, and the set of answers it needs."""
     plan = plan_labels(family, [example.answers or (example.target,) for example in splits.train])
     grown = family.with_labels(plan.labels)

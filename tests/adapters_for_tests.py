@@ -8,11 +8,11 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
+from lorax_vlm.adapters.identity import describe_adapted
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, BaseIdentity, Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.runtime.attached import describe_base
 
 EVERYWHERE = Recipe("everywhere", rank=4, groups=("lm-attention", "lm-mlp", "projection", "qformer", "vision"))
 
@@ -22,7 +22,7 @@ def write_random_adapter(
 ) -> Path:
     """A PEFT directory, without a manifest, whose every factor is random. Made without touching the base."""
     recipe = get_recipe(recipe)
-    shapes = describe_base(base).linear_shapes
+    shapes = base.description.linear_shapes
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for site in sorted(recipe.sites(base.family.name, shapes)):
@@ -43,11 +43,24 @@ def write_random_adapter(
 
 def write_manifest(base: LoadedModel, folder: Path, **changes: object) -> Manifest:
     """A manifest that says the adapter in ``folder`` was trained on ``base``."""
-    identity = BaseIdentity(base.name, base.family.name, base.architecture, base.fingerprint)
-    manifest = Manifest(name=folder.name, task="captioning", style="concise", base=identity, trained=True)
+    manifest = Manifest(name=folder.name, task="captioning", style="concise", base=identify(base, folder), trained=True)
     manifest = dataclasses.replace(manifest, **changes)  # type: ignore[arg-type]
     (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def identify(base: LoadedModel, folder: Path | None = None) -> BaseIdentity:
+    """What a manifest says of a base, and of its weights in the places that the adapter in ``folder`` changes."""
+    known = base.description
+    return BaseIdentity(
+        name=base.entry.identity,
+        family=base.family.name,
+        configuration=dict(known.configuration),
+        components=base.fingerprint.components,
+        adapted=describe_adapted(base.fingerprint, read_adapter_files(folder, "a").sites) if folder is not None else {},
+        tokenizer=known.tokenizer,
+        processor=known.processor,
+    )
 
 
 def edit_config(folder: Path, **changes: object) -> None:

@@ -193,7 +193,7 @@ def test_save_and_load_elsewhere(system, mini, scenes, tmp_path: Path) -> None:
         system.caption_image(scenes[0].image, "mine")
     loaded = system.load_adapter(folder, "theirs")
     assert loaded.manifest.style == "concise"
-    assert loaded.manifest.name == "theirs"
+    assert (loaded.name, loaded.manifest.name) == ("theirs", "mine"), "its record stays as it was"
     assert system.caption_image(scenes[0].image, "theirs") == caption
 
 
@@ -238,8 +238,7 @@ def test_training_and_figures_need_data(system, mini) -> None:
 
 def test_styles_have_their_own_decoding(system, mini, scenes, tmp_path: Path) -> None:
     system = hub_like(mini, system)
-    write_manifest(mini, write_random_adapter(mini, tmp_path / "c"), style="concise")
-    system.load_adapter(tmp_path / "c")
+    system.create_captioning_adapter("c", "concise")
     assert system._settings(None) == mini.entry.caption_settings
     assert (system._settings("c").max_new_tokens, system._settings("c").min_new_tokens) == (20, 0)
 

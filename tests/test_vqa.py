@@ -27,9 +27,9 @@ def system(load_shared: Callable[[str], LoadedModel], tmp_path: Path) -> Iterato
     """On the shared miniatures, with a store of its own."""
     system = VQASystem("mini", store=tmp_path / "store", batch_size=5)
     for key, name in MINIATURE_KEYS.items():
-        system._library(key).__dict__["base"] = load_shared(name)
+        system._shelf.library(key).__dict__["base"] = load_shared(name)
     yield system
-    for library in system._libraries.values():
+    for library in system._shelf._libraries.values():
         library.restore_base()
 
 
@@ -247,7 +247,7 @@ def test_the_least_recently_used_base_leaves(tmp_path: Path, scenes: list[Scene]
     for model in ("blip2_opt", "blip2_flan", "blip2_opt", "vilt"):
         system.answer_question(scenes[0].image, COLOR, model)
     assert system.loaded == ["blip2-opt-mini", "vilt-mini"]
-    assert "base" not in system._library("blip2_flan").__dict__
+    assert "base" not in system._shelf.library("blip2_flan").__dict__
     assert system.answer_question(scenes[0].image, COLOR, "blip2_flan") == scenes[0].background
     assert system.loaded == ["vilt-mini", "blip2-flan-mini"]
 

@@ -1,30 +1,61 @@
-"""Does this adapter belong to this base? Answered before PEFT sees it, because PEFT does not ask.
+"""Does this adapter belong to this base, and if not, how far away is it? Answered before PEFT, which does not ask.
 
 Left to itself PEFT loads an adapter of another model as a partial or empty one with a warning at most, never reports
 surplus tensors, and says nothing at all about other weights of the same shapes.
+
+Each component that an adapter changes has a level:
+
+L0  every weight of the base, its configuration and its tokenizer are those the adapter was trained on
+L1  the base's weights in the places it changes are the very same; others differ
+L2  same places and shapes, weights close by: of one lineage
+L3  other weights or shapes, or places that do not exist, on a base that writes text all the same
+L4  one base writes text, the other chooses among answers
+L5  it cannot be moved at all
+
+Unknown is never taken for yes: without fingerprints there is no level, and an adapter is "unverified" at best.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal
 
 from lorax_vlm.adapters.files import HEAD, AdapterFiles
-from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.manifest import BaseIdentity, Manifest
+from lorax_vlm.models.components import component_of
+from lorax_vlm.models.description import BaseDescription
 
 Verdict = Literal["exact", "unverified", "refused"]
+CLOSE_DISTANCE = 0.15
+"""Relative distance of weights up to which bases count as of one lineage; see ``docs/transfer.md``."""
+
+
+class Level(IntEnum):
+    """How far a base is from the one an adapter was trained on; smaller is closer."""
+
+    IDENTICAL = 0
+    SAME_COMPONENT = 1
+    CLOSE = 2
+    SAME_INTERFACE = 3
+    OTHER_INTERFACE = 4
+    REFUSED = 5
+
+    def __str__(self) -> str:
+        return f"L{self.value}"
 
 
 @dataclass(frozen=True)
-class BaseDescription:
-    """What must be known of a base: the linear layers' names and ``(D_out, D_in)``, and its identity."""
+class ComponentReport:
+    """One component that the adapter changes."""
 
-    name: str
-    linear_shapes: Mapping[str, tuple[int, int]]
-    architecture: str
-    fingerprint: Mapping[str, str]
-    head_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Tensors of a head over fixed answers, such as ``classifier.3.weight``; empty without one."""
+    component: str
+    sites: int
+    level: Level | None
+    """None: unknown."""
+    distance: float | None
+    """Estimate of ``|W - W'| / |W|`` over the adapted weights, None where it is unknown or makes no sense."""
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -33,28 +64,135 @@ class CompatibilityReport:
 
     verdict: Verdict
     reasons: tuple[str, ...]
+    components: tuple[ComponentReport, ...] = ()
+
+    @property
+    def level(self) -> Level | None:
+        """The farthest component's; None when any is unknown."""
+        levels = [part.level for part in self.components]
+        return max(levels) if levels and None not in levels else None  # type: ignore[type-var]
 
 
 def check_compatibility(files: AdapterFiles, manifest: Manifest, base: BaseDescription) -> CompatibilityReport:
-    """Compare an adapter with a base: sites, shapes, and, where the manifest knows them, the very weights."""
+    """Compare an adapter with a base: sites, shapes, and, where they are known, the very weights."""
     mismatches = [
         *_site_mismatches(files, base),
         *_shape_mismatches(files, base),
         *_head_mismatches(files, manifest.labels, base),
     ]
-    if manifest.base is None:
+    made_for = manifest.base
+    components = tuple(_compare_components(files, made_for, base))
+    if made_for is None:
         reasons = ("it has no manifest, so nothing says which weights it was trained on",)
-        return (
-            CompatibilityReport("refused", tuple(mismatches))
-            if mismatches
-            else CompatibilityReport("unverified", reasons)
+        return CompatibilityReport("refused" if mismatches else "unverified", (*mismatches,) or reasons, components)
+    others = _configuration_mismatches(made_for, base)
+    if others:
+        mismatches.insert(0, f"base: trained on {made_for.name}; {'; '.join(others[:3])}")
+    if base.fingerprint is None:
+        if mismatches:
+            return CompatibilityReport("refused", tuple(mismatches), components)
+        reason = (
+            f"the weights of {base.name} were never read, so whether they are those of {made_for.name} is unknown: "
+            f"lorax-vlm models fingerprint {base.name}"
         )
-    if manifest.base.architecture != base.architecture:
-        mismatches.insert(0, f"base: trained on {manifest.base.name}, whose configuration differs")
-    for component, digest in manifest.base.fingerprint.items():
-        if base.fingerprint.get(component) != digest:
-            mismatches.append(f"{component}: other weights than those of {manifest.base.name} it was trained on")
-    return CompatibilityReport("refused" if mismatches else "exact", tuple(mismatches))
+        return CompatibilityReport("unverified", (reason,), components)
+    known = base.fingerprint.components
+    for component, digest in made_for.components.items():
+        if known.get(component) != digest:
+            mismatches.append(f"{component}: other weights than those of {made_for.name} it was trained on")
+    unknown = []
+    for what, trained_with, here in _preparations(made_for, base):
+        if trained_with is None or here is None:
+            unknown.append(f"{what}: whether it is that of {made_for.name} is unknown")
+        elif trained_with != here:
+            mismatches.append(f"{what}: another one than that of {made_for.name}")
+    verdict: Verdict = "refused" if mismatches else "unverified" if unknown else "exact"
+    return CompatibilityReport(verdict, (*mismatches, *unknown), components)
+
+
+_Finding = tuple[Level | None, float | None, str]
+"""Level, distance and reason."""
+
+
+def _compare_components(
+    files: AdapterFiles, made_for: BaseIdentity | None, base: BaseDescription
+) -> Iterator[ComponentReport]:
+    sites: dict[str, list[str]] = {}
+    for site in files.sites:
+        sites.setdefault(component_of(site) or "other", []).append(site)
+    if files.head:
+        sites["head"] = []
+    for component, own in sites.items():
+        found = _compare_structure(own, files, made_for, base) or _compare_weights(component, own, made_for, base)
+        yield ComponentReport(component, len(own), *found)
+
+
+def _compare_structure(
+    sites: Sequence[str], files: AdapterFiles, made_for: BaseIdentity | None, base: BaseDescription
+) -> _Finding | None:
+    """Why an adapter cannot even be put on a base; None when it can."""
+    if made_for is not None and (made_for.family == "vilt") is not (base.family == "vilt"):
+        does = "chooses among answers" if base.family == "vilt" else "writes its answers"
+        return Level.OTHER_INTERFACE, None, f"{base.name} {does}"
+    missing = [site for site in sites if site not in base.linear_shapes]
+    if missing:
+        return Level.SAME_INTERFACE, None, f"{len(missing)} of {len(sites)} sites do not exist there"
+    other = [site for site in sites if base.linear_shapes[site] != _shape(files, site)]
+    if other:
+        return Level.SAME_INTERFACE, None, f"{len(other)} of {len(sites)} sites have other shapes there"
+    return None
+
+
+def _compare_weights(
+    component: str, sites: Sequence[str], made_for: BaseIdentity | None, base: BaseDescription
+) -> _Finding:
+    if made_for is None or base.fingerprint is None:
+        unknown = "which it was trained on" if made_for is None else f"those of {base.name} were never read"
+        return None, None, f"same sites and shapes; the weights are unknown: {unknown}"
+    if _is_identical(made_for, base):
+        return Level.IDENTICAL, 0.0, "the very same base"
+    names = [f"{site}.weight" for site in sites]
+    trained_on = made_for.adapted.get(component)
+    if trained_on is None or any(name not in base.fingerprint.tensors for name in names):
+        what = "a head belongs to the whole of its base" if component == "head" else "their weights cannot be compared"
+        return Level.REFUSED if component == "head" else None, None, what
+    if base.fingerprint.digest_of(names) == trained_on.digest:
+        return Level.SAME_COMPONENT, 0.0, "the adapted weights are the very same; others differ"
+    distance = trained_on.as_sketch().distance(base.fingerprint.sketch_of(names))
+    level = Level.CLOSE if distance <= CLOSE_DISTANCE else Level.SAME_INTERFACE
+    return level, distance, f"the adapted weights differ by about {distance:.2f} of their norm"
+
+
+def _is_identical(made_for: BaseIdentity, base: BaseDescription) -> bool:
+    """Every weight, every setting that both know, and a tokenizer and an image processor that are known to be equal."""
+    return (
+        base.fingerprint is not None
+        and base.fingerprint.components == made_for.components
+        and not _configuration_mismatches(made_for, base)
+        and all(mine == theirs and mine is not None for _, mine, theirs in _preparations(made_for, base))
+    )
+
+
+def _preparations(made_for: BaseIdentity, base: BaseDescription) -> list[tuple[str, str | None, str | None]]:
+    """What turns text and images into tensors, there and here."""
+    return [
+        ("tokenizer", made_for.tokenizer, base.tokenizer),
+        ("image processor", made_for.processor, base.processor),
+    ]
+
+
+def _configuration_mismatches(made_for: BaseIdentity, base: BaseDescription) -> list[str]:
+    """Settings that both configurations name and that differ; what only one names is a default."""
+    return [
+        f"{key} is {base.configuration[key]}, there {value}"
+        for key, value in made_for.configuration.items()
+        if key in base.configuration and base.configuration[key] != value
+    ]
+
+
+def _shape(files: AdapterFiles, site: str) -> tuple[int, int]:
+    a, b = files.factors[site]
+    return b.shape[0], a.shape[1]
 
 
 def _site_mismatches(files: AdapterFiles, base: BaseDescription) -> list[str]:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from lorax_vlm.adapters.integrity import hash_file
+from lorax_vlm.adapters.manifest import FileRecord
 from lorax_vlm.errors import DamagedAdapter, UnsupportedAdapter
 
 CONFIG_FILE = "adapter_config.json"
@@ -85,13 +87,23 @@ class AdapterFiles:
         return not self.head and all(a.zero or b.zero for a, b in self.factors.values())
 
 
-def read_adapter_files(folder: Path, name: str) -> AdapterFiles:
+def read_adapter_files(folder: Path, name: str, expected: Mapping[str, FileRecord] | None = None) -> AdapterFiles:
     """Read and check a PEFT directory.
 
+    Args:
+        folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+        name: For errors.
+        expected: Sizes and digests that the files must have.
+
     Raises:
-        DamagedAdapter: A file is missing, truncated, a pickle, holds NaN, or its shapes do not pair; all is listed.
+        DamagedAdapter: A file is missing, a link, truncated, a pickle, not the expected one, holds NaN, or its shapes
+            do not pair; all is listed.
         UnsupportedAdapter: It is sound but not plain LoRA.
     """
+    changed = [f"{file} was changed" for file, record in (expected or {}).items() if not _is(folder / file, record)]
+    links = [f"{file} is a link" for file in (CONFIG_FILE, WEIGHTS_FILE) if (folder / file).is_symlink()]
+    if changed or links:
+        raise DamagedAdapter(name, str(folder), [*changed, *links])
     config = _read_config(folder, name)
     unsupported = unsupported_features(config)
     if unsupported:
@@ -118,6 +130,10 @@ def read_adapter_files(folder: Path, name: str) -> AdapterFiles:
     if problems:
         raise DamagedAdapter(name, str(folder), problems)
     return AdapterFiles(folder, config, factors, size, head)
+
+
+def _is(path: Path, record: FileRecord) -> bool:
+    return path.is_file() and hash_file(path) == record
 
 
 def _sort_tensors(

@@ -59,13 +59,15 @@ class Recipe:
     """The update is scaled by alpha / rank. None: twice the rank."""
     dropout: float = 0.0
     """Dropout on the adapter's input during training; helps with few examples."""
+    modules: tuple[str, ...] = ()
+    """Further sites by their whole module names."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= 1024:
             raise ValueError(f"rank must be from 1 to 1024, got {self.rank}.")
         if self.alpha is not None and self.alpha <= 0:
             raise ValueError(f"alpha must be above 0, got {self.alpha}.")
-        if not self.groups:
+        if not self.groups and not self.modules:
             raise ValueError("An adapter needs at least one group of sites.")
 
     @property
@@ -85,19 +87,22 @@ class Recipe:
         unknown = [group for group in self.groups if group not in groups]
         if unknown:
             raise ValueError(f"Unknown sites {', '.join(unknown)} for {family}. Known: {', '.join(groups)}.")
-        return "|".join(f"(?:{groups[group]})" for group in self.groups)
+        patterns = [f"(?:{groups[group]})" for group in self.groups]
+        return "|".join([*patterns, *map(re.escape, self.modules)])
 
     def sites(self, family: str, module_names: Iterable[str]) -> list[str]:
         """The modules this recipe adapts.
 
         Raises:
-            ValueError: A group matches nothing: the adapter would be smaller than asked for, or empty.
+            ValueError: A group or a name matches nothing: the adapter would be smaller than asked for, or empty.
         """
         pattern = self.pattern(family)
         names = list(module_names)
         for group in self.groups:
             if not any(re.fullmatch(SITE_GROUPS[family][group], name) for name in names):
                 raise ValueError(f"Sites {group!r} match no module of this model.")
+        if missing := set(self.modules) - set(names):
+            raise ValueError(f"No modules of this model: {', '.join(sorted(missing))}.")
         return [name for name in names if re.fullmatch(pattern, name)]
 
 
@@ -105,6 +110,8 @@ RECIPES = {
     "light": Recipe("light", rank=4, groups=("lm-qv",)),
     "medium": Recipe("medium", rank=8, groups=("lm-attention",)),
     "heavy": Recipe("heavy", rank=16, groups=("lm-attention", "lm-mlp")),
+    # Only what BLIP-2 and InstructBLIP share to the last bit, so that it can be taken over by any of them.
+    "portable": Recipe("portable", rank=8, groups=("vision",)),
 }
 
 

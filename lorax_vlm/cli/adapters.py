@@ -1,5 +1,6 @@
 """``lorax-vlm adapters``: what is in the store. No torch, except for ``import``, which needs the base."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli import adapter_checks, adapter_versions, remotes
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Model, Store
 from lorax_vlm.cli.output import console, print_json, print_table
 
@@ -77,7 +79,7 @@ def show_adapter(name: Name, store: Store = None, as_json: AsJson = False) -> No
         ("effect", "none: every product is zero" if files.changes_nothing else "yes"),
     ]
     if manifest.base:
-        rows.append(("base weights", ", ".join(f"{c} {d[:8]}" for c, d in manifest.base.fingerprint.items())))
+        rows.append(("base weights", ", ".join(f"{c} {d[:8]}" for c, d in manifest.base.components.items())))
     rows += [(key, value) for key, value in training.items() if key != "config"]
     rows += [(f"config.{key}", value) for key, value in training.get("config", {}).items()]
     print_table([name, ""], rows)
@@ -93,16 +95,23 @@ def export_adapter(
 
 @app.command("import")
 def import_adapter(
-    folder: Annotated[Path, typer.Argument(help="A PEFT directory, saved here or by plain PEFT.")],
+    source: Annotated[str, typer.Argument(help="A PEFT directory, saved here or by plain PEFT, or hf://owner/name.")],
     name: Annotated[str | None, typer.Option(help="Name in the store; by default its own.", show_default=False)] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Make a new version when the name exists.")] = False,
     model: Model = DEFAULT_MODEL,
     store: Store = None,
 ) -> None:
     """Check a PEFT directory against a base and take it into the store."""
-    from lorax_vlm.captioning import BLIP2CaptioningSystem
+    from lorax_vlm.exchange.remotes import fetched, is_remote
+    from lorax_vlm.multimodal import MultiModalLoRAExchange
 
-    stored = BLIP2CaptioningSystem(model, store=store).load_adapter(folder, name, replace=replace)
+    system = MultiModalLoRAExchange(store=store)
+    remote = is_remote(source)
+    if remote and name is None:
+        raise ValueError("What comes from elsewhere needs a --name.")
+    with fetched(source) if remote else nullcontext(Path(source)) as folder:
+        key = system.load_adapter(folder, name, model=model, replace=replace)
+    stored = system.store.get(key)
     console.print(f"Stored {stored.name}, version {stored.version}: {stored.folder}", highlight=False, soft_wrap=True)
 
 
@@ -116,3 +125,24 @@ def remove_adapter(
         typer.confirm(f"Remove {name} with all its versions from {adapters.root}?", abort=True)
     adapters.remove(name)
     console.print(f"Removed {name}.", highlight=False)
+
+
+for command in (
+    adapter_checks.check,
+    adapter_checks.matrix,
+    adapter_checks.inspect,
+    adapter_versions.versions,
+    adapter_versions.rollback,
+    adapter_versions.alias,
+    adapter_versions.tag,
+    adapter_versions.search,
+    adapter_versions.diff,
+    adapter_versions.verify,
+    remotes.pack,
+    remotes.unpack,
+    remotes.push,
+    remotes.pull,
+    remotes.sign,
+    remotes.verify_signature,
+):
+    app.command()(command)

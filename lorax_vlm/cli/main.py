@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lorax_vlm.cli import adapters, captions, doctor, evaluation, models, questions, scenes, training
+from lorax_vlm.cli import adapters, captions, doctor, evaluation, exchange, models, questions, scenes, training
 from lorax_vlm.errors import LoraxError
 
 
@@ -44,6 +44,7 @@ app.command("evaluate")(evaluation.evaluate)
 app.command("benchmark")(questions.benchmark)
 app.command("doctor")(doctor.doctor)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(exchange.app, name="exchange")
 app.add_typer(models.app, name="models")
 app.add_typer(scenes.app, name="scenes")
 

@@ -1,5 +1,7 @@
 """``lorax-vlm models``: the checkpoints known by name. No torch."""
 
+from typing import Annotated
+
 import typer
 
 from lorax_vlm.cli.options import AsJson
@@ -37,3 +39,21 @@ def list_models(as_json: AsJson = False) -> None:
     console.print(
         "Any other BLIP-2 checkpoint with an OPT language model works by hub id or folder: --model owner/name"
     )
+
+
+@app.command("fingerprint")
+def fingerprint(
+    name: Annotated[str, typer.Argument(help="Catalogue name, key, hub id or folder.")], as_json: AsJson = False
+) -> None:
+    """Read all weights of a base once, so that adapters can be compared with it; the result is kept."""
+    from lorax_vlm.models.catalog import get_model_entry
+    from lorax_vlm.models.loading import describe_model
+
+    base = describe_model(get_model_entry(name))
+    assert base.fingerprint is not None  # just read
+    if as_json:
+        print_json({"name": base.name, "family": base.family, "components": base.fingerprint.components})
+        return
+    rows = list(base.fingerprint.components.items())
+    rows += [("tokenizer", base.tokenizer or "unknown"), ("image processor", base.processor or "unknown")]
+    print_table(["", "digest"], rows, f"{base.name}, {base.family}, {len(base.fingerprint.tensors)} tensors")

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from lorax_vlm.adapters.store import require_adapter_name
+from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.errors import AdapterNameError, DataError
 
 

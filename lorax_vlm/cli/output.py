@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 console = Console()
+MANY_ROWS = 200
 
 
 def print_json(value: Any) -> None:
@@ -28,13 +29,28 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """Print rows; columns whose name ends in a space are aligned right."""
+    """Print rows; columns whose name ends in a space are aligned right. Many rows are printed without a frame."""
+    if len(rows) > MANY_ROWS:
+        _print_plain(columns, rows, title)
+        return
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column.strip(), justify="right" if column.endswith(" ") else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table)
+
+
+def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str) -> None:
+    """Columns as wide as their widest cell: laying out a thousand framed rows takes longer than all else."""
+    texts = [[column.strip() for column in columns], *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[index]) for row in texts) for index in range(len(columns))]
+    rights = [column.endswith(" ") for column in columns]
+    if title:
+        sys.stdout.write(f"{title}\n")
+    for row in texts:
+        cells = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, rights, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
 def percent(share: float) -> str:

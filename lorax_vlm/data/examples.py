@@ -1,5 +1,7 @@
 """Training examples, whatever they come from: an image, an optional prompt, and the text to learn."""
 
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -99,6 +102,18 @@ class DataSplits:
     def train_count(self) -> int | None:
         """Number of training examples, None for a stream."""
         return len(self.train) if isinstance(self.train, Sequence) else None
+
+    def identity(self) -> dict[str, Any]:
+        """What adapters remember of their data: where from, how many, and a digest of all names and texts.
+
+        Images are named, not read; a stream has no digest.
+        """
+        digest = None
+        if isinstance(self.train, Sequence):
+            rows = [(e.name, e.prompt, e.question, e.target, e.answers) for e in (*self.train, *self.validation)]
+            digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        counts = {"train": self.train_count, "validation": len(self.validation)}
+        return {"source": self.source, **counts, "sha256": digest}
 
     def first(self, count: int) -> list[Example]:
         """The first training examples with different images."""

@@ -8,6 +8,8 @@ from lorax_vlm.types import Interval
 
 RESAMPLES = 10_000
 _CHUNK = 500
+SMALLEST_GAIN = 0.03
+"""A gain of less says nothing about how much of it is retained."""
 
 
 def mean_interval(scores: Sequence[float], seed: int = 0) -> Interval:
@@ -34,6 +36,34 @@ def paired_difference(first: Sequence[float], second: Sequence[float], seed: int
     if len(first) != len(second):
         raise ValueError(f"Paired scores are needed, got {len(first)} and {len(second)}.")
     return mean_interval(np.subtract(second, first).tolist(), seed)
+
+
+def retention(
+    transferred: Sequence[float], alone: Sequence[float], native: Sequence[float], seed: int = 0
+) -> Interval | None:
+    """``(transferred - alone) / (native - alone)`` with its 95 % interval; all scored the same questions in order.
+
+    Numerator and denominator are resampled together. None where it cannot be measured: the native gain is below
+    ``SMALLEST_GAIN``, or its interval includes zero.
+
+    Raises:
+        ValueError: The numbers of scores differ, or there are none.
+    """
+    if not len(transferred) == len(alone) == len(native):
+        raise ValueError(f"Scores of the same questions are needed: {len(transferred)}, {len(alone)}, {len(native)}.")
+    gain = paired_difference(alone, native, seed)
+    if gain.value < SMALLEST_GAIN or gain.low <= 0:
+        return None
+    over_base = np.stack([np.subtract(transferred, alone), np.subtract(native, alone)])
+    rng = np.random.default_rng(seed)
+    count = over_base.shape[1]
+    moved, own = np.concatenate(
+        [over_base[:, rng.integers(0, count, (_CHUNK, count))].mean(axis=2) for _ in range(RESAMPLES // _CHUNK)], axis=1
+    )
+    measured = own > 0  # of a sample without a gain there is no share
+    low, high = np.quantile(moved[measured] / own[measured], (0.025, 0.975))
+    value = over_base[0].mean() / over_base[1].mean()
+    return Interval(float(value), float(low), float(high))
 
 
 def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:

@@ -5,7 +5,7 @@ hub checkpoints: parameters computed from the published configurations, prompts 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorax_vlm.errors import UnknownModel
@@ -30,6 +30,8 @@ class CatalogEntry:
     family: str
     key: str = ""
     """Short name used by the three systems, such as ``blip2_opt``."""
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
+    """Width and layers by component; empty for a checkpoint that is not listed."""
     parameters: int | None = None
     download_bytes: int | None = None
     miniature: bool = False
@@ -51,6 +53,8 @@ class CatalogEntry:
         return self.question_template.replace("{question}", question)
 
 
+_MINI_IMAGE_PATH = {"vision": (160, 3), "qformer": (160, 2)}
+_IMAGE_PATH = {"vision": (1408, 39), "qformer": (768, 12)}
 _INSTRUCT_CAPTION = GenerationSettings(
     max_new_tokens=256, min_new_tokens=1, num_beams=5, length_penalty=1.0, repetition_penalty=1.5
 )
@@ -61,6 +65,7 @@ CATALOG = (
         name="blip2-opt-mini",
         source=str(MINIS_DIR / "blip2-opt-mini"),
         family="blip2-opt",
+        sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)},
         parameters=2_527_200,
         miniature=True,
         caption_settings=_GREEDY,
@@ -71,6 +76,7 @@ CATALOG = (
         name="blip2-flan-mini",
         source=str(MINIS_DIR / "blip2-flan-mini"),
         family="blip2-t5",
+        sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)},
         parameters=3_054_080,
         miniature=True,
         question_template="Question: {question} Short answer:",
@@ -82,6 +88,7 @@ CATALOG = (
         name="instructblip-mini",
         source=str(MINIS_DIR / "instructblip-mini"),
         family="instructblip",
+        sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)},
         parameters=2_812_000,
         miniature=True,
         caption_prompt="A short image caption.",
@@ -94,6 +101,7 @@ CATALOG = (
         name="vilt-mini",
         source=str(MINIS_DIR / "vilt-mini"),
         family="vilt",
+        sizes={"encoder": (160, 5)},
         parameters=1_464_509,
         miniature=True,
         question_template="{question}",
@@ -106,6 +114,7 @@ CATALOG = (
         source="Salesforce/blip2-opt-2.7b",
         family="blip2-opt",
         key="blip2_opt",
+        sizes={**_IMAGE_PATH, "lm": (2560, 32)},
         parameters=3_744_761_856,
         download_bytes=14_980_000_000,
     ),
@@ -113,6 +122,7 @@ CATALOG = (
         name="blip2-opt-2.7b-coco",
         source="Salesforce/blip2-opt-2.7b-coco",
         family="blip2-opt",
+        sizes={**_IMAGE_PATH, "lm": (2560, 32)},
         parameters=3_745_353_216,
         download_bytes=14_980_000_000,
         caption_prompt="a photo of",
@@ -122,6 +132,7 @@ CATALOG = (
         source="Salesforce/blip2-flan-t5-xl",
         family="blip2-t5",
         key="blip2_flan",
+        sizes={**_IMAGE_PATH, "lm": (2048, 24)},
         parameters=3_942_446_592,
         download_bytes=15_770_000_000,
         question_template="Question: {question} Short answer:",
@@ -131,6 +142,7 @@ CATALOG = (
         source="Salesforce/instructblip-vicuna-7b",
         family="instructblip",
         key="instructblip",
+        sizes={**_IMAGE_PATH, "lm": (4096, 32)},
         parameters=7_913_726_720,
         download_bytes=31_650_000_000,
         caption_prompt="A short image caption.",
@@ -143,6 +155,7 @@ CATALOG = (
         source="dandelin/vilt-b32-finetuned-vqa",
         family="vilt",
         key="vilt",
+        sizes={"encoder": (768, 12)},
         parameters=117_588_537,
         download_bytes=470_000_000,
         question_template="{question}",

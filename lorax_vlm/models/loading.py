@@ -17,9 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from lorax_vlm.errors import CheckpointError, MissingExtra
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry, with_family_defaults
+from lorax_vlm.models.description import BaseDescription, describe_checkpoint
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.registry import FamilyRow, find_family
-from lorax_vlm.models.fingerprint import architecture_digest, read_fingerprint
+from lorax_vlm.models.fingerprint import Fingerprint, read_fingerprint, shown_progress
 from lorax_vlm.models.placement import (
     Device,
     Hardware,
@@ -68,14 +69,15 @@ class LoadedModel:
         return dtype
 
     @cached_property
-    def fingerprint(self) -> dict[str, str]:
-        """Digest of each component's weights; see ``read_fingerprint``."""
-        return read_fingerprint(self.folder)
+    def description(self) -> BaseDescription:
+        """What adapters must know of it; its fingerprint only where that was made before."""
+        return describe_checkpoint(self.folder, self.name)
 
-    @property
-    def architecture(self) -> str:
-        """Digest of the configuration; see ``architecture_digest``."""
-        return architecture_digest(self.model.config)
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Digests of its weights. Of a large checkpoint all of them are read the first time, with a bar."""
+        with shown_progress(self.name) as progress:
+            return read_fingerprint(self.folder, progress)
 
 
 def probe_hardware() -> Hardware:
@@ -117,6 +119,18 @@ def load_model(
     row.after_loading(model, entry.name)
     model.eval().requires_grad_(False)
     return LoadedModel(entry, model, family, placement, folder, revision)
+
+
+def describe_model(entry: CatalogEntry) -> BaseDescription:
+    """A base with its fingerprint, without loading it; what is not on this machine is fetched first.
+
+    Raises:
+        CheckpointError: It cannot be fetched, or is of no supported family.
+    """
+    folder, _ = _fetch(entry, [*_DESCRIBED_BY, *_WEIGHTS])
+    with shown_progress(entry.name) as progress:
+        read_fingerprint(folder, progress)
+    return describe_checkpoint(folder, entry.name)
 
 
 def _read_config(folder: Path, entry: CatalogEntry) -> Any:

@@ -101,7 +101,7 @@ def _tensor(name: str, entry: object, path: Path, base: int) -> StoredTensor:
     numbers = [shape, offsets]
     if not all(isinstance(n, list) and all(type(v) is int and 0 <= v < 2**48 for v in n) for n in numbers):
         raise ValueError(f"{name}: shape {str(shape)[:60]}, offsets {str(offsets)[:60]}")
-    if dtype not in _WIDTHS:
+    if not isinstance(dtype, str) or dtype not in _WIDTHS:
         raise ValueError(f"{name}: type {str(dtype)[:20]} is not known")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * _WIDTHS[dtype]:
         raise ValueError(f"{name}: bytes {offsets} do not fit shape {shape} of {dtype}")

@@ -4,6 +4,7 @@ An adapter is checked against the base before anything of it is loaded. Its effe
 threads that share the base do not see each other's.
 """
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lorax_vlm.adapters.compatibility import BaseDescription, CompatibilityReport, check_compatibility
+from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
 from lorax_vlm.adapters.files import HEAD, AdapterFiles, read_adapter_files
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.recipe import touches_image_path
@@ -63,7 +64,6 @@ class AttachedAdapters:
         self._locate = locate
         self._folders: dict[str, Path] = {}
         self._resident: Residency[Attachment] = Residency(budget_bytes)
-        self._description = describe_base(base)
         self._seen = FeatureMemory()
         self._installing = threading.Lock()
 
@@ -86,21 +86,29 @@ class AttachedAdapters:
             IncompatibleAdapter: It does not fit this base, or was trained on other weights.
             UntrainedAdapter: It changes nothing and is not marked untrained.
         """
-        files = read_adapter_files(folder, name)
+        files = read_adapter_files(folder, name, manifest.files)
         if files.changes_nothing and manifest.trained:
             raise UntrainedAdapter(name)
-        report = check_compatibility(files, manifest, self._description)
+        description = self.base.description
+        if manifest.base is not None:  # only then there is something to compare the weights with
+            description = dataclasses.replace(description, fingerprint=self.base.fingerprint)
+        report = check_compatibility(files, manifest, description)
         if report.verdict == "refused":
             raise IncompatibleAdapter(name, self.base.name, report.reasons)
         return files, report
 
-    def attach(self, name: str, folder: Path) -> Attachment:
-        """Load a PEFT directory, with or without a manifest, onto the base; one of the same name is replaced.
+    def attach(self, name: str, folder: Path, manifest: Manifest | None = None) -> Attachment:
+        """Load a PEFT directory onto the base; one of the same name is replaced.
+
+        Args:
+            name: What it is called from now on.
+            folder: With the adapter's files.
+            manifest: None: what the folder holds, if any.
 
         Raises:
             AdapterError: As ``check``; the base and its other adapters are unchanged.
         """
-        with self._lease([name], {name: folder}) as found:
+        with self._lease([name], {name: folder}, manifest) as found:
             self._folders[name] = folder
             return found[name]
 
@@ -183,6 +191,14 @@ class AttachedAdapters:
             with routed([found[name].weights if name is not None else None for name in rows]):
                 return family.generate(model, features, prompts, settings)
 
+    def answer_logits(self, name: str | None, picture: Image.Image, prompt: str) -> Tensor:
+        """What the first token of an answer is chosen by, ``(V,)`` float32 on the CPU; see ``Family.answer_logits``."""
+        with self._lease([name] if name is not None else []) as found, torch.no_grad():
+            row = found[name] if name is not None else None
+            features = self._look([row], [picture], [prompt])
+            with routed([row.weights if row is not None else None]):
+                return self.base.family.answer_logits(self.base.model, features, [prompt])[0].cpu()
+
     def _look(
         self, rows: Sequence[Attachment | None], pictures: Sequence[Image.Image], prompts: Sequence[str]
     ) -> Tensor:
@@ -214,12 +230,14 @@ class AttachedAdapters:
             yield model
 
     @contextmanager
-    def _lease(self, names: Sequence[str], folders: dict[str, Path] | None = None) -> Iterator[dict[str, Attachment]]:
+    def _lease(
+        self, names: Sequence[str], folders: dict[str, Path] | None = None, given: Manifest | None = None
+    ) -> Iterator[dict[str, Attachment]]:
         wanted = {name: (folders or {}).get(name) or self._folder(name) for name in names}
         checked: dict[str, tuple[Manifest, AdapterFiles, CompatibilityReport]] = {}
 
         def measure(name: str) -> int:
-            manifest = read_manifest(wanted[name], name)
+            manifest = given or read_manifest(wanted[name], name)
             files, report = self.check(name, wanted[name], manifest)
             checked[name] = manifest, files, report
             return weights_nbytes(files, self.base.compute_dtype)
@@ -258,17 +276,3 @@ class AttachedAdapters:
     def _plain_head(self) -> nn.Sequential:
         head: Any = self.base.model.get_submodule(HEAD)
         return head.base_layer if isinstance(head, RoutedHead) else head
-
-
-def describe_base(base: LoadedModel) -> BaseDescription:
-    """Names and shapes of the base's linear layers, adapters already on it left aside."""
-    shapes: dict[str, tuple[int, int]] = {}
-    for name, module in base.model.named_modules():
-        if ".lora_" in name:
-            continue
-        if isinstance(module, nn.Linear):
-            shapes[name.replace(".base_layer", "")] = (module.out_features, module.in_features)
-    head = getattr(base.model, HEAD, None)
-    head = head.base_layer if isinstance(head, RoutedHead) else head
-    head_shapes = {f"{HEAD}.{name}": tuple(p.shape) for name, p in head.named_parameters()} if head is not None else {}
-    return BaseDescription(base.name, shapes, base.architecture, base.fingerprint, head_shapes)

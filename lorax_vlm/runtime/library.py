@@ -1,10 +1,10 @@
 """One base and the adapters of one store: kept on disk, attached on first use."""
 
-import dataclasses
 import datetime
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace as replaced
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -12,13 +12,17 @@ from typing import Any
 
 from PIL import Image
 
-from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, read_manifest
-from lorax_vlm.adapters.recipe import Recipe, count_by_component
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter, require_adapter_name
+from lorax_vlm.adapters.identity import describe_adapted
+from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, Parent, read_manifest
+from lorax_vlm.adapters.names import require_adapter_name
+from lorax_vlm.adapters.recipe import count_by_component
+from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import AdapterExists
 from lorax_vlm.models.catalog import CatalogEntry
-from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.models.description import BaseDescription
+from lorax_vlm.models.loading import LoadedModel, describe_model
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
+from lorax_vlm.runtime.canary import take_canary
 from lorax_vlm.types import Generated, GenerationSettings
 
 logger = logging.getLogger(__name__)
@@ -47,11 +51,14 @@ class AdapterLibrary:
         self.store = store
         self._load = load
         self._adapter_memory_bytes = adapter_memory_bytes
+        self._trials: set[str] = set()
 
     @cached_property
     def base(self) -> LoadedModel:
         """The loaded base."""
-        return self._load()
+        loaded = self._load()
+        self.entry = loaded.entry  # only loading tells the family, and the prompts, of a checkpoint that is not listed
+        return loaded
 
     @cached_property
     def _attached(self) -> AttachedAdapters:
@@ -59,8 +66,35 @@ class AdapterLibrary:
 
     def require(self, name: str | None) -> None:
         """Raise ``AdapterNotFound`` for an unknown name; the base is not loaded for it."""
-        if name is not None:
+        if name is not None and name not in self._trials:
             self.store.get(name)
+
+    def describe(self) -> BaseDescription:
+        """The base with its fingerprint, without loading it; of a large one all weights are read the first time."""
+        if "base" in self.__dict__:
+            return replaced(self.base.description, fingerprint=self.base.fingerprint)
+        return describe_model(self.entry)
+
+    @contextmanager
+    def trial(self, folder: Path, labels: Sequence[str] = ()) -> Iterator[str]:
+        """Run a block in which a PEFT directory outside the store can be used by the name that is yielded.
+
+        Args:
+            folder: The directory.
+            labels: The answers of an own head.
+
+        Raises:
+            AdapterError: It is damaged or does not fit the base.
+        """
+        name = f"trial of {folder.name} {len(self._trials)}"
+        manifest = Manifest(name=name, task="unknown", style="", base=None, trained=True, labels=tuple(labels))
+        self._attached.attach(name, folder, manifest)
+        self._trials.add(name)
+        try:
+            yield name
+        finally:
+            self._trials.discard(name)
+            self._attached.detach(name)
 
     def using(self, name: str | None) -> AbstractContextManager[Any]:
         """The model with one adapter in effect, or plain for None; see ``AttachedAdapters.using``."""
@@ -111,19 +145,24 @@ class AdapterLibrary:
         *,
         task: str,
         style: str,
-        recipe: Recipe,
+        recipe: str,
         prompt: str,
         trained: bool,
+        generation: GenerationSettings | None = None,
         training: Mapping[str, Any] | None = None,
         labels: Sequence[str] = (),
+        lineage: Sequence[Parent] = (),
+        licence: str = "",
     ) -> Manifest:
         """The record of an adapter made on this base, now."""
-        base = self.base
+        base, description = self.base, self.base.description
         identity = BaseIdentity(
             name=self.entry.identity,
             family=base.family.name,
-            architecture=base.architecture,
-            fingerprint=base.fingerprint,
+            configuration=dict(description.configuration),
+            components=base.fingerprint.components,
+            tokenizer=description.tokenizer,
+            processor=description.processor,
             revision=base.revision,
             quantization=base.placement.quantization,
             dtype=base.placement.dtype,
@@ -134,10 +173,13 @@ class AdapterLibrary:
             style=style,
             base=identity,
             trained=trained,
-            recipe=recipe.name,
+            recipe=recipe,
             prompt=prompt,
+            generation=generation,
             labels=tuple(labels),
-            training=training or {},
+            training=dict(training or {}),
+            lineage=tuple(lineage),
+            licence=licence or self.entry.licence,
             versions={package: version(package) for package in _RECORDED_PACKAGES},
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -152,19 +194,35 @@ class AdapterLibrary:
         if owner is not None and owner.name != self.entry.identity:
             raise AdapterExists(name, str(self.store.root), owner.name)
 
-    def keep(self, folder: Path, manifest: Manifest, *, replace: bool = False) -> StoredAdapter:
+    def keep(
+        self, folder: Path, manifest: Manifest, name: str | None = None, *, replace: bool = False
+    ) -> StoredAdapter:
         """Check a PEFT directory against the base and take it into the store.
+
+        What the manifest does not say yet is added: the weights it changes, and what it answers to a fixed input.
+
+        Args:
+            folder: The directory.
+            manifest: Of the adapter.
+            name: In the store. None: the manifest's.
+            replace: Make a new version when the name exists.
 
         Raises:
             AdapterExists: The name is taken and ``replace`` is false.
             AdapterError: It is damaged or does not fit; nothing is stored.
         """
-        self.require_free(manifest.name, replace)
-        files, report = self._attached.check(manifest.name, folder, manifest)
+        name = name or manifest.name
+        self.require_free(name, replace)
+        files, report = self._attached.check(name, folder, manifest)
         for reason in report.reasons:
-            logger.warning("Adapter %r: %s.", manifest.name, reason)
-        manifest = dataclasses.replace(manifest, rank=max(files.ranks), sites=count_by_component(files.sites))
-        return self.store.add(manifest.name, folder, manifest, replace=replace)
+            logger.warning("Adapter %r: %s.", name, reason)
+        manifest = replaced(manifest, rank=max(files.ranks), sites=count_by_component(files.sites))
+        if manifest.base is not None and not manifest.base.adapted:
+            adapted = describe_adapted(self.base.fingerprint, files.sites)
+            manifest = replaced(manifest, base=replaced(manifest.base, adapted=adapted))
+        if manifest.canary is None and manifest.base is not None:
+            manifest = replaced(manifest, canary=take_canary(self._attached, folder, manifest))
+        return self.store.add(name, folder, manifest, replace=replace)
 
     def load(self, folder: Path, name: str | None = None, *, replace: bool = False) -> StoredAdapter:
         """Take a directory saved here or by plain PEFT into the store.
@@ -179,8 +237,7 @@ class AdapterLibrary:
             AdapterError: It is damaged, unsupported, untrained or for another base; nothing is stored.
         """
         manifest = read_manifest(folder, name or folder.name)
-        manifest = dataclasses.replace(manifest, name=require_adapter_name(name or manifest.name))
-        return self.keep(folder, manifest, replace=replace)
+        return self.keep(folder, manifest, name, replace=replace)
 
     def list(self) -> list[StoredAdapter]:
         """The store's adapters that were made for this base, and those that do not say for which."""

@@ -3,12 +3,16 @@
 import gc
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
 
+from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import OutOfMemoryForecast
-from lorax_vlm.models.catalog import CatalogEntry
-from lorax_vlm.models.loading import LoadedModel, probe_hardware
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+from lorax_vlm.models.loading import LoadedModel, load_model, probe_hardware
 from lorax_vlm.models.placement import Device, Precision, Quantization, plan_placement
 from lorax_vlm.runtime.library import AdapterLibrary
 
@@ -16,12 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 class BaseShelf:
-    """The libraries of several bases, of which as many bases are in memory as fit."""
+    """The libraries of several bases over one store, of which as many bases are in memory as fit."""
 
     def __init__(
         self,
+        models: Mapping[str, str],
+        store: AdapterStore,
         *,
         budget_bytes: int | None = None,
+        adapter_memory_bytes: int | None = None,
         device: Device = "auto",
         dtype: Precision = "auto",
         quantize: Quantization = "auto",
@@ -29,14 +36,46 @@ class BaseShelf:
         """Nothing is loaded yet.
 
         Args:
+            models: What short names stand for; see ``checkpoints_by_key``.
+            store: Where adapters are kept.
             budget_bytes: Most memory for all bases together. None: what the machine has free.
+            adapter_memory_bytes: Most memory for the adapters of each base. None: no limit.
             device: As for ``load_model``.
             dtype: As for ``load_model``.
             quantize: As for ``load_model``.
         """
-        self._budget_bytes = budget_bytes
-        self._options = (device, dtype, quantize)
+        self.models, self.store = dict(models), store
+        self._budget_bytes, self._adapter_memory_bytes = budget_bytes, adapter_memory_bytes
+        self._options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
+        self._libraries: dict[str, AdapterLibrary] = {}
         self._loaded: OrderedDict[str, tuple[AdapterLibrary, int]] = OrderedDict()
+
+    def entry(self, model: str) -> CatalogEntry:
+        """The checkpoint behind a key, a catalogue name, a hub id or a folder.
+
+        Raises:
+            UnknownModel: It is none of these.
+        """
+        return get_model_entry(self.models.get(model, model))
+
+    def library(self, model: str) -> AdapterLibrary:
+        """The adapters of a base; it is not loaded for that."""
+        entry = self.entry(model)
+        if entry.name not in self._libraries:
+            load = partial(load_model, entry.name if entry.miniature else entry.source, **self._options)
+            self._libraries[entry.name] = AdapterLibrary(entry, load, self.store, self._adapter_memory_bytes)
+        return self._libraries[entry.name]
+
+    def library_of(self, identity: str) -> AdapterLibrary:
+        """The adapters of the base that manifests call ``identity``.
+
+        Raises:
+            UnknownModel: No base in use has that identity, and it is no hub id.
+        """
+        for library in self._libraries.values():
+            if library.entry.identity == identity:
+                return library
+        return self.library(next((key for key in self.models if self.entry(key).identity == identity), identity))
 
     @property
     def loaded(self) -> list[str]:
@@ -45,7 +84,7 @@ class BaseShelf:
 
     def needed_bytes(self, entry: CatalogEntry) -> int | None:
         """Estimate of what a base will take, None when only loading tells."""
-        return plan_placement(entry, probe_hardware(), *self._options).needed_bytes
+        return plan_placement(entry, probe_hardware(), *self._options.values()).needed_bytes
 
     def load(self, library: AdapterLibrary) -> LoadedModel:
         """The base of a library, in memory; others leave for it when they must.

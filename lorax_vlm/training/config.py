@@ -51,6 +51,13 @@ class TrainConfig:
 MINI_CONFIG = TrainConfig(max_steps=200, batch_size=32, learning_rate=8e-3, eval_every=50, patience=None)
 """What the miniatures learn a style with in about a minute."""
 
+MINI_CAPTION_CONFIGS = {
+    "blip2-opt": MINI_CONFIG,
+    "blip2-t5": replace(MINI_CONFIG, max_steps=600, learning_rate=3e-3, eval_every=150),
+    "instructblip": replace(MINI_CONFIG, max_steps=400, learning_rate=4e-3, eval_every=100),
+}
+"""For a style, by family."""
+
 _MINI_VQA = TrainConfig(max_steps=600, batch_size=64, learning_rate=1.5e-3, eval_every=100, patience=None)
 MINI_VQA_CONFIGS = {
     "blip2-opt": replace(_MINI_VQA, max_steps=700),

@@ -133,8 +133,10 @@ class FeatureCache:
 def encoder_digest(base: LoadedModel) -> str:
     """What features depend on beside the image: weights of the image path, configuration, preprocessing, precision."""
     facts = {
-        "weights": {part: digest for part, digest in base.fingerprint.items() if part in IMAGE_PATH_COMPONENTS},
-        "architecture": base.architecture,
+        "weights": {
+            part: digest for part, digest in base.fingerprint.components.items() if part in IMAGE_PATH_COMPONENTS
+        },
+        "architecture": base.description.configuration,
         "dtype": base.placement.dtype,
         "device": base.device.type,
         "preprocessing": base.family.processor.image_processor.to_dict(),  # type: ignore[attr-defined]

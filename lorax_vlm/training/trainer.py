@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import (
@@ -28,6 +29,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorax_vlm.adapters.factors import Update
 from lorax_vlm.adapters.files import HEAD
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe, count_by_component, touches_image_path
@@ -157,6 +159,7 @@ def train_adapter(
     progress: bool = True,
     labels: Sequence[str] = (),
     features_dir: Path | None = None,
+    start: Mapping[str, Update] | None = None,
 ) -> TrainingResult:
     """Train an adapter on a plain base and write its PEFT directory to ``run_dir/adapter``.
 
@@ -175,8 +178,10 @@ def train_adapter(
         progress: Show a progress bar.
         labels: ViLT only: the answers of a head of the adapter's own; those of the checkpoint first.
         features_dir: Where encoded images are kept for later runs, when the image path is frozen. None: nowhere.
+        start: Updates to begin with, by module name; sites without one begin as the identity.
 
     Raises:
+        ValueError: An update to begin with has no site, or more ranks than the recipe.
         NothingToResume: ``resume`` without a complete checkpoint.
         TrainingError: ``resume`` with other settings than those the run was started with.
         NonFiniteLoss: The loss became NaN or infinite.
@@ -201,6 +206,8 @@ def train_adapter(
         peft_on(base, recipe, config.seed, labels) as peft_model,
         checkpointed_layers(base.model, config.gradient_checkpointing),
     ):
+        if start:
+            start_from(peft_model, start)
         trainer = AdapterTrainer(
             family=family,
             model=peft_model,
@@ -236,6 +243,25 @@ def train_adapter(
     )
     run.recorded(results={label: result})
     return result
+
+
+@torch.no_grad()
+def start_from(peft_model: PeftModel, updates: Mapping[str, Update], slot: str = "default") -> None:
+    """Let an adapter begin with given updates instead of as the identity; what its rank has beyond theirs stays free.
+
+    Raises:
+        ValueError: An update has no site, or more ranks than the adapter.
+    """
+    base = peft_model.get_base_model()
+    for site, update in updates.items():
+        layer: Any = base.get_submodule(site)
+        if not isinstance(layer, LoraLayer):
+            raise ValueError(f"{site} is not adapted, so it cannot begin with an update.")
+        a, b = layer.lora_A[slot].weight, layer.lora_B[slot].weight
+        if update.rank > a.shape[0]:
+            raise ValueError(f"{site}: the update has rank {update.rank}, the adapter {a.shape[0]}.")
+        a[: update.rank] = torch.as_tensor(update.a).to(a)
+        b[:, : update.rank] = torch.as_tensor(update.b / layer.scaling[slot]).to(b)
 
 
 def frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:
@@ -344,11 +370,11 @@ def run_record(
     """What must be equal for a run to be continued."""
     return {
         "base": base.name,
-        "fingerprint": base.fingerprint,
+        "fingerprint": base.fingerprint.components,
         "recipe": {
             "rank": recipe.rank,
             "alpha": recipe.effective_alpha,
-            "groups": list(recipe.groups),
+            "groups": [*recipe.groups, *recipe.modules],
             "dropout": recipe.dropout,
         },
         "data": {"source": data.source, "train": data.train_count, "validation": len(data.validation)},

@@ -23,13 +23,15 @@ def test_add_get_list_remove(store: AdapterStore, adapter_folder: Path) -> None:
     added = store.add("one", adapter_folder, MANIFEST)
     assert added == store.get("one")
     assert added.version == 1
-    assert added.manifest == MANIFEST
+    assert dataclasses.replace(added.manifest, files={}) == MANIFEST
+    assert added.manifest.files[WEIGHTS_FILE].size_bytes == (adapter_folder / WEIGHTS_FILE).stat().st_size
+    assert added.folder.name == added.manifest.digest
     assert (added.folder / WEIGHTS_FILE).read_bytes() == (adapter_folder / WEIGHTS_FILE).read_bytes()
     assert store.list() == ([added], [])
     assert "one" in store
     store.remove("one")
     assert store.list() == ([], [])
-    assert list(store.root.iterdir()) == []
+    assert not [path for path in store.root.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
 def test_taken_names_and_new_versions(store: AdapterStore, adapter_folder: Path) -> None:
@@ -88,34 +90,48 @@ def test_a_damaged_source_changes_nothing(store: AdapterStore, adapter_folder: P
     with pytest.raises(DamagedAdapter):
         store.add("one", adapter_folder, MANIFEST, replace=True)
     assert store.get("one") == good
-    assert [path.name for path in store.root.iterdir()] == ["one"]
+    assert sorted(path.name for path in store.root.iterdir()) == [".lock", "names", "objects"]
+    assert len(list((store.root / "objects").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
-    ("file", "content"),
+    ("place", "content"),
     [
-        ("current", "0009"),
-        ("current", "../../../etc"),
-        ("current", ""),
-        (f"versions/0001/{MANIFEST_FILE}", "{"),
-        (f"versions/0001/{MANIFEST_FILE}", "[]"),
-        (f"versions/0001/{MANIFEST_FILE}", '{"schema_version": 99}'),
-        (f"versions/0001/{MANIFEST_FILE}", '{"schema_version": 1, "name": 5}'),
+        ("record", ""),
+        ("record", "[]"),
+        ("record", '{"name": "b", "current": 1}'),
+        ("record", '{"name": "b", "current": 9, "versions": [{"number": 1, "object": "DIGEST", "stored": ""}]}'),
+        ("record", '{"name": "a", "current": 1, "versions": [{"number": 1, "object": "DIGEST", "stored": ""}]}'),
+        ("record", '{"name": "b", "current": 1, "versions": [{"number": 1, "object": "../../../etc", "stored": ""}]}'),
+        (
+            "record",
+            '{"name": "b", "current": 1, "versions": [{"number": 1, "object": "' + 64 * "0" + '", "stored": ""}]}',
+        ),
+        ("manifest", "{"),
+        ("manifest", "[]"),
+        ("manifest", '{"schema_version": 1}'),
+        ("manifest", '{"schema_version": 2, "name": 5}'),
     ],
 )
 def test_a_broken_entry_is_listed_and_hides_nothing(
-    store: AdapterStore, adapter_folder: Path, file: str, content: str
+    store: AdapterStore, adapter_folder: Path, place: str, content: str
 ) -> None:
     for name in ("a", "b", "c"):
         store.add(name, adapter_folder, dataclasses.replace(MANIFEST, name=name))
-    (store.root / "b" / file).write_text(content)
+    stored = store.get("b")
+    path = store.root / "names" / "b.json" if place == "record" else stored.folder / MANIFEST_FILE
+    path.write_text(content.replace("DIGEST", stored.folder.name))
     good, broken = store.list()
     assert [entry.name for entry in good] == ["a", "c"]
     assert [entry.name for entry in broken] == ["b"]
     with pytest.raises(DamagedAdapter, match="'b'"):
         store.get("b")
+    report = store.verify()
+    assert len(report.problems) == 1
+    assert "b" in report.problems[0]
     store.remove("b")
     assert store.names() == ["a", "c"]
+    assert store.verify().problems == ()
 
 
 def test_stray_files_are_ignored(store: AdapterStore, adapter_folder: Path) -> None:
@@ -123,6 +139,7 @@ def test_stray_files_are_ignored(store: AdapterStore, adapter_folder: Path) -> N
     (store.root / "notes.txt").write_text("hello")
     (store.root / ".writing-abandoned").mkdir()
     (store.root / "empty").mkdir()
+    (store.root / "names" / "not a name.json").write_text("{}")
     assert [entry.name for entry in store.list()[0]] == ["one"]
 
 
@@ -139,7 +156,7 @@ def test_export_is_a_plain_directory(store: AdapterStore, adapter_folder: Path, 
 def test_manifest_round_trip(store: AdapterStore, adapter_folder: Path) -> None:
     stored = store.add("one", adapter_folder, MANIFEST)
     text = (stored.folder / MANIFEST_FILE).read_text()
-    assert json.loads(text)["schema_version"] == 1
+    assert json.loads(text)["schema_version"] == 2
     assert stored.manifest.to_json() == text
 
 
@@ -180,6 +197,176 @@ def test_concurrent_writers_each_get_a_version(store: AdapterStore, adapter_fold
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    versions = sorted(path.name for path in (store.root / "one" / "versions").iterdir())
-    assert versions == [f"{number:04d}" for number in range(1, 21)]
+    assert store.record("one").numbers == list(range(1, 21))
+    assert len(list((store.root / "objects").iterdir())) == 1, "equal versions are kept once"
     assert store.files("one").ranks == [8]
+
+
+# --- versions, aliases, tags ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(store: AdapterStore, adapter_folder: Path) -> AdapterStore:
+    """One adapter in three versions that say ``v1``, ``v2``, ``v3``."""
+    for style in ("v1", "v2", "v3"):
+        store.add("one", adapter_folder, dataclasses.replace(MANIFEST, style=style), replace=True)
+    return store
+
+
+def test_versions_are_read_by_number_and_alias(three: AdapterStore) -> None:
+    three.set_alias("one", "stable", 2)
+    styles = {name: three.get(name).manifest.style for name in ("one", "one@1", "one@2", "one@3", "one@stable")}
+    assert styles == {"one": "v3", "one@1": "v1", "one@2": "v2", "one@3": "v3", "one@stable": "v2"}
+    assert three.get("one@stable").aliases == ("stable",)
+    for wanted in ("one@4", "one@nothing", "one@0"):
+        with pytest.raises(AdapterNotFound, match=r"one@1, one@2, one@3, one@stable"):
+            three.get(wanted)
+    three.drop_alias("one", "stable")
+    with pytest.raises(AdapterNotFound):
+        three.get("one@stable")
+    with pytest.raises(AdapterNotFound):
+        three.drop_alias("one", "stable")
+
+
+def test_rollback_keeps_later_versions(three: AdapterStore, adapter_folder: Path) -> None:
+    assert three.rollback("one").version == 2
+    assert three.rollback("one", 1).manifest.style == "v1"
+    with pytest.raises(AdapterNotFound):
+        three.rollback("one")
+    with pytest.raises(AdapterNotFound):
+        three.rollback("one", 7)
+    assert three.get("one").version == 1, "a refusal changes nothing"
+    assert three.rollback("one", 3).manifest.style == "v3"
+    three.rollback("one")
+    added = three.add("one", adapter_folder, dataclasses.replace(MANIFEST, style="v4"), replace=True)
+    assert (added.version, three.record("one").numbers) == (4, [1, 2, 3, 4])
+
+
+def test_a_dropped_version_gives_way_to_the_one_before(three: AdapterStore) -> None:
+    three.set_alias("one", "newest", 3)
+    three.drop_version("one", 3)
+    assert (three.get("one").version, three.record("one").aliases) == (2, {})
+    three.rollback("one", 1)
+    three.drop_version("one", 1)
+    assert three.get("one").version == 2, "there is none before it"
+    with pytest.raises(AdapterNotFound):
+        three.drop_version("one", 7)
+    three.drop_version("one", 2)
+    assert three.names() == []
+    assert three.verify().leftovers == ()
+
+
+def test_aliases_and_tags_are_names(three: AdapterStore) -> None:
+    for wrong in ("3", "a/b", "", ".."):
+        with pytest.raises(AdapterNameError):
+            three.set_alias("one", wrong)
+        if wrong != "3":
+            with pytest.raises(AdapterNameError):
+                three.tag("one", add=[wrong])
+    assert three.tag("one", add=["zoo", "art"]).tags == ("art", "zoo")
+    assert three.tag("one", add=["art"], remove=["zoo", "never"]).tags == ("art",)
+
+
+def test_search(store: AdapterStore, adapter_folder: Path) -> None:
+    for name, task, style in (("cats", "captioning", "concise"), ("dogs", "vqa", "counting"), ("birds", "vqa", "")):
+        manifest = dataclasses.replace(
+            MANIFEST, name=name, task=task, style=style, training={"data": f"{name} of COCO"}
+        )
+        store.add(name, adapter_folder, manifest)
+    store.tag("dogs", add=["good"])
+
+    def found(*arguments: object, **options: object) -> list[str]:
+        return [adapter.name for adapter in store.search(*arguments, **options)]
+
+    assert found() == ["birds", "cats", "dogs"]
+    assert found("COCO count") == ["dogs"]
+    assert found("vqa") == ["birds", "dogs"]
+    assert found(task="vqa", tags=["good"]) == ["dogs"]
+    assert found(base="blip2-opt-mini") == []
+
+
+# --- whole store ------------------------------------------------------------------------------------------------------
+
+
+def test_verify_finds_every_changed_byte(three: AdapterStore) -> None:
+    report = three.verify()
+    assert (report.versions, report.problems, report.leftovers) == (3, (), ())
+    size = sum(path.stat().st_size for path in (three.root / "objects").rglob("*") if path.is_file())
+    assert report.size_bytes == size
+    for version, file in ((1, WEIGHTS_FILE), (2, "adapter_config.json"), (3, MANIFEST_FILE)):
+        path = three.get(f"one@{version}").folder / file
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    problems = three.verify().problems
+    assert [problem.split(":")[0] for problem in problems] == ["one@1", "one@2", "one@3"]
+    with pytest.raises(DamagedAdapter, match=r"adapter_model\.safetensors was changed"):
+        three.files("one@1")
+
+
+def test_clean_removes_what_nobody_refers_to(three: AdapterStore) -> None:
+    (three.root / "objects" / ("f" * 64)).mkdir()
+    old = three.root / ".writing-killed"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    (three.root / ".writing-busy").mkdir()
+    assert len(three.verify().leftovers) == 2
+    assert three.clean() == 2
+    assert (three.root / ".writing-busy").is_dir(), "somebody may still be writing there"
+    assert three.verify().leftovers == ()
+    assert three.get("one@1").manifest.style == "v1"
+
+
+def work_in(root: str, source: str, seed: int) -> None:
+    """Add, read, alias and remove at random, until killed."""
+    import random
+
+    rng, store = random.Random(seed), AdapterStore(root)
+    while True:
+        name = f"a{rng.randrange(4)}"
+        manifest = dataclasses.replace(MANIFEST, name=name, style=str(rng.randrange(6)))
+        try:
+            match rng.randrange(6):
+                case 0:
+                    store.remove(name)
+                case 1:
+                    store.set_alias(name, "stable")
+                case 2:
+                    store.rollback(name)
+                case 3 | 4:
+                    store.add(name, Path(source), manifest, replace=True)
+                case _:
+                    assert store.files(name).ranks == [8]
+        except AdapterNotFound:
+            continue
+
+
+@pytest.mark.timeout(120)
+def test_processes_that_write_read_remove_and_are_killed(store: AdapterStore, adapter_folder: Path) -> None:
+    """A short run of ``python -m benchmarks.store_stress``, which takes a minute with ten processes."""
+    import random
+
+    context, rng = multiprocessing.get_context("fork"), random.Random(0)
+
+    def start(seed: int):
+        worker = context.Process(target=work_in, args=(str(store.root), str(adapter_folder), seed))
+        worker.start()
+        return worker
+
+    workers = {seed: start(seed) for seed in range(4)}
+    end, seed = time.monotonic() + 6, 4
+    while time.monotonic() < end:
+        time.sleep(rng.uniform(0.1, 0.4))
+        victim = rng.choice(list(workers))
+        assert workers[victim].is_alive(), "a worker only ends when it is killed"
+        workers[victim].kill()
+        workers.pop(victim).join()
+        workers[seed] = start(seed)
+        seed += 1
+    for worker in workers.values():
+        assert worker.is_alive()
+        worker.kill()
+        worker.join()
+    store.clean()
+    assert store.verify().problems == ()
+    assert store.list()[1] == []

@@ -1,30 +1,13 @@
 """The command line, in process: what it prints, and that every expected error is one message and exit code 1."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.cli.main import main
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.loading import LoadedModel
-from tests.adapters_for_tests import write_manifest, write_random_adapter
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def call(*arguments: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["lorax-vlm", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        assert (stop.value.code or 0) == code, captured.out + captured.err
-        return captured.out if code == 0 else captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -32,16 +15,6 @@ def image(scenes: list[Scene], tmp_path: Path) -> Path:
     path = tmp_path / "scene.png"
     scenes[0].image.save(path)
     return path
-
-
-@pytest.fixture
-def stored(mini: LoadedModel, tmp_path: Path) -> AdapterStore:
-    """Two adapters in the default store."""
-    store = AdapterStore()
-    for seed, name in enumerate(("one", "two")):
-        folder = write_random_adapter(mini, tmp_path / "made" / name, seed=seed, scale=0.6)
-        store.add(name, folder, write_manifest(mini, folder, rank=8, sites={"lm": 12}))
-    return store
 
 
 def test_caption(run, image: Path) -> None:
@@ -62,7 +35,7 @@ def test_compare_and_sheet(run, image: Path, stored: AdapterStore, tmp_path: Pat
 
 
 def test_list_show_export_remove(run, stored: AdapterStore, tmp_path: Path) -> None:
-    (stored.root / "two" / "current").write_text("nonsense")
+    (stored.root / "names" / "two.json").write_text("nonsense")
     printed = run("adapters", "list")
     assert "one" in printed
     assert "broken two" in printed

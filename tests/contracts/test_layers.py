@@ -11,8 +11,9 @@ PACKAGE = ROOT / "lorax_vlm"
 
 # Highest first; rooms on one level never import each other.
 LEVELS = (
-    ("blip2_captioning", "vqa_system", "cli"),
-    ("captioning", "vqa"),
+    ("blip2_captioning", "vqa_system", "multimodal_exchange", "cli"),
+    ("captioning", "vqa", "multimodal"),
+    ("exchange",),
     ("workshop",),
     ("training", "runtime", "evaluation"),
     ("adapters",),
@@ -34,6 +35,13 @@ NO_TORCH = (
         "models/components.py",
     ),
     *("adapters/recipe.py", "adapters/files.py", "adapters/manifest.py", "adapters/store.py"),
+    *("adapters/names.py", "adapters/integrity.py", "adapters/identity.py", "adapters/factors.py"),
+    *("adapters/inspection.py", "adapters/compare.py"),
+    *("models/tensor_files.py", "models/fingerprint.py", "models/description.py", "models/local.py"),
+    *("exchange/plan.py", "exchange/matrix.py", "exchange/bundle.py", "exchange/remotes.py", "exchange/downloads.py"),
+    *("exchange/card.py", "exchange/signing.py", "exchange/report.py", "exchange/pictures.py", "exchange/page.py"),
+    *("exchange/files.py", "exchange/candidates.py"),
+    *("cli/adapter_checks.py", "cli/adapter_versions.py", "cli/remotes.py", "cli/exchange.py"),
     *("adapters/compatibility.py", "training/config.py", "cli/main.py", "cli/adapters.py", "cli/models.py"),
     *("cli/scenes.py", "cli/options.py", "cli/output.py", "cli/questions.py", "cli/evaluation.py", "cli/training.py"),
 )

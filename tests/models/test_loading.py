@@ -14,7 +14,8 @@ from lorax_vlm.errors import CheckpointError, OutOfMemoryForecast, UnknownModel
 from lorax_vlm.models import loading
 from lorax_vlm.models.catalog import get_model_entry, list_models
 from lorax_vlm.models.components import component_of
-from lorax_vlm.models.fingerprint import architecture_digest, read_fingerprint
+from lorax_vlm.models.description import describe_checkpoint
+from lorax_vlm.models.fingerprint import read_fingerprint
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Hardware
 from lorax_vlm.types import GenerationSettings
@@ -55,8 +56,8 @@ def test_precision_is_what_was_asked_for(mini: LoadedModel, scenes: list[Scene],
 def test_a_folder_loads_like_the_catalogue_name(mini: LoadedModel, copy: Path) -> None:
     local = load_model(str(copy), dtype="float32")
     assert local.name == "my-blip2"
-    assert local.fingerprint == mini.fingerprint
-    assert local.architecture == mini.architecture
+    assert local.fingerprint.components == mini.fingerprint.components
+    assert local.description.configuration == mini.description.configuration
 
 
 def test_names_keys_and_ids_find_the_same_row() -> None:
@@ -106,22 +107,27 @@ def test_pickled_weights_are_never_read(copy: Path) -> None:
 def test_the_fingerprint_sees_one_changed_component(mini: LoadedModel, tmp_path: Path) -> None:
     model = load_model("blip2-opt-mini").model
     model.save_pretrained(tmp_path / "same")
-    assert read_fingerprint(tmp_path / "same") == mini.fingerprint, "precision on disk does not matter"
+    same = read_fingerprint(tmp_path / "same")
+    assert same.components == mini.fingerprint.components, "precision on disk does not matter"
     with torch.no_grad():
         model.qformer.layernorm.bias += 0.01
     model.save_pretrained(tmp_path / "other")
-    other = read_fingerprint(tmp_path / "other")
-    assert {component for component in other if other[component] != mini.fingerprint[component]} == {"qformer"}
+    other, known = read_fingerprint(tmp_path / "other").components, mini.fingerprint.components
+    assert {component for component in other if other[component] != known[component]} == {"qformer"}
     with pytest.raises(CheckpointError, match="no \\*\\.safetensors"):
         read_fingerprint(tmp_path)
 
 
-def test_the_architecture_digest_ignores_what_is_not_architecture(mini: LoadedModel) -> None:
-    config = load_model("blip2-opt-mini").model.config
-    config._name_or_path, config.use_cache, config.transformers_version = "elsewhere", False, "6.0.0"
-    assert architecture_digest(config) == mini.architecture
-    config.text_config.hidden_size = 320
-    assert architecture_digest(config) != mini.architecture
+def test_the_configuration_leaves_out_what_decides_nothing(mini: LoadedModel, tmp_path: Path) -> None:
+    shutil.copytree(mini.folder, tmp_path / "a")
+    path = tmp_path / "a" / "config.json"
+    config = json.loads(path.read_text()) | {"_name_or_path": "elsewhere", "transformers_version": "6.0.0"}
+    path.write_text(json.dumps(config))
+    assert describe_checkpoint(tmp_path / "a", "a").configuration == mini.description.configuration
+    config["text_config"]["ffn_dim"] = 320
+    path.write_text(json.dumps(config))
+    changed = describe_checkpoint(tmp_path / "a", "a").configuration
+    assert {key for key in changed if changed[key] != mini.description.configuration[key]} == {"text_config.ffn_dim"}
 
 
 # --- quantisation -------------------------------------------------------------------------------------------------

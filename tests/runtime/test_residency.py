@@ -14,7 +14,7 @@ from benchmarks.residency import Traffic, write_adapters
 from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.errors import AdapterMemoryExceeded
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.runtime.attached import AttachedAdapters, describe_base
+from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.runtime.residency import Residency
 from lorax_vlm.runtime.weights import load_weights
 from tests.adapters_for_tests import write_random_adapter
@@ -156,7 +156,7 @@ def test_many_threads_never_exceed_the_budget() -> None:
 
 def test_threads_with_more_adapters_than_fit_get_the_right_answers(mini: LoadedModel, tmp_path: Path) -> None:
     """The traffic of ``benchmarks/residency.py`` in small: real adapters, loaded and dropped all the time."""
-    write_adapters(mini.name, mini.family.name, dict(describe_base(mini).linear_shapes), tmp_path, 12)
+    write_adapters(mini.name, mini.family.name, dict(mini.description.linear_shapes), tmp_path, 12)
     attached = AttachedAdapters(mini)
     budget = 4 * attached.attach("a0", tmp_path / "a0").weights.nbytes
     attached.detach_all()

@@ -40,7 +40,7 @@ def vilt(load_shared: Callable[[str], LoadedModel]) -> LoadedModel:
 @pytest.fixture
 def system(vilt: LoadedModel, tmp_path: Path) -> Iterator[VQASystem]:
     system = VQASystem("mini", store=tmp_path / "store", batch_size=8)
-    library = system._library("vilt")
+    library = system._shelf.library("vilt")
     library.__dict__["base"] = vilt
     yield system
     library.restore_base()
@@ -54,7 +54,9 @@ def stored(system: VQASystem, scenes: list[Scene]) -> StoredAdapter:
         for index, scene in enumerate(scenes)
     ]
     splits = DataSplits(examples[:9], examples[9:], "pictures")
-    return system.train_adapter("vilt", "kinds", "kinds", data=splits, complexity=RECIPE, config=FEW, progress=False)
+    kept = system.train_adapter("vilt", "kinds", "kinds", data=splits, complexity=RECIPE, config=FEW, progress=False)
+    system._shelf.library("vilt").restore_base()
+    return kept
 
 
 def test_new_answers_can_be_given_and_old_ones_stay(
@@ -143,6 +145,13 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
     save_file(weights, folder / WEIGHTS_FILE)
 
 
+def unsealed_copy(stored: StoredAdapter, folder: Path) -> Path:
+    """A copy whose manifest does not name its files, so that what is changed in them is looked at."""
+    shutil.copytree(stored.folder, folder)
+    (folder / MANIFEST_FILE).write_text(dataclasses.replace(stored.manifest, files={}).to_json())
+    return folder
+
+
 def set_labels(folder: Path, labels: tuple[str, ...]) -> None:
     manifest = dataclasses.replace(read_manifest(folder, "x"), labels=labels)
     (folder / MANIFEST_FILE).write_text(manifest.to_json())
@@ -176,7 +185,7 @@ FIRST = "base_model.model.classifier.0.weight"
 def test_damaged_heads_are_refused(
     stored: StoredAdapter, vilt: LoadedModel, tmp_path: Path, damage: Any, error: type[Exception], reason: str
 ) -> None:
-    folder = Path(shutil.copytree(stored.folder, tmp_path / "copy"))
+    folder = unsealed_copy(stored, tmp_path / "copy")
     damage(folder)
     attached = AttachedAdapters(vilt)
     with pytest.raises(error, match=reason):
@@ -190,7 +199,7 @@ def test_a_base_that_writes_its_answers_refuses_a_head(stored: StoredAdapter, mi
 
 
 def test_other_modules_to_save_stay_unsupported(stored: StoredAdapter, vilt: LoadedModel, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(stored.folder, tmp_path / "copy"))
+    folder = unsealed_copy(stored, tmp_path / "copy")
     edit_config(folder, modules_to_save=["classifier", "pooler"])
     with pytest.raises(ValueError, match="modules_to_save"):
         AttachedAdapters(vilt).attach("x", folder)

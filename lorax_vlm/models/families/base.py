@@ -82,6 +82,10 @@ class Family(Protocol):
         """
         ...
 
+    def answer_logits(self, model: Any, features: Tensor, prompts: Sequence[str]) -> Tensor:
+        """What the first token of each answer, or ViLT's answer, is chosen by: ``(B, V)``, float32."""
+        ...
+
     def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
         """The training loss, a scalar in float32.
 

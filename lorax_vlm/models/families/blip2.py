@@ -170,6 +170,19 @@ class Blip2DecoderFamily(Blip2ImagePath):
             )
         return [decode_new_tokens(self.tokenizer, row, self.eos_id, self.pad_id) for row in ids.tolist()]
 
+    @torch.no_grad()
+    def answer_logits(self, model: Any, features: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Logits after the prompt; see ``Family.answer_logits``."""
+        require_equal_rows(features=len(features), prompts=len(prompts))
+        batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
+        embeddings = embed_with_image(model, batch["input_ids"], features, self.image_token_id)
+        mask = batch["attention_mask"]
+        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        output = model.language_model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, logits_to_keep=1, use_cache=False
+        )
+        return output.logits[:, -1].float()
+
     def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
         """Next-token cross-entropy; see ``Family.loss``."""
         return target_loss(logits, labels, normalizer)

@@ -152,6 +152,19 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath):
         # The decoder's start token is part of what T5 returns.
         return [decode_new_tokens(self.tokenizer, row[1:], self.eos_id, self.pad_id) for row in ids.tolist()]
 
+    @torch.no_grad()
+    def answer_logits(self, model: Any, features: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Logits after the decoder's start token; see ``Family.answer_logits``."""
+        require_equal_rows(features=len(features), prompts=len(prompts))
+        batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
+        output = model.language_model(
+            inputs_embeds=embed_with_image(model, batch["input_ids"], features, self.image_token_id),
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=torch.full((len(prompts), 1), self.pad_id, device=features.device),
+            use_cache=False,
+        )
+        return output.logits[:, 0].float()
+
     def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
         """Cross-entropy of the decoder's outputs; see ``Family.loss``."""
         return token_loss(logits, labels, normalizer)

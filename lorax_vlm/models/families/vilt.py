@@ -163,6 +163,11 @@ class ViltFamily:
         own = model.classifier.row_labels(len(best)) if hasattr(model.classifier, "row_labels") else [None] * len(best)
         return [Generated((labels or self.labels)[index], "eos", 1) for index, labels in zip(best, own, strict=True)]
 
+    @torch.no_grad()
+    def answer_logits(self, model: Any, features: Tensor, prompts: Sequence[str]) -> Tensor:
+        """One logit per label; see ``Family.answer_logits``."""
+        return model(**self.prompt_batch(features, prompts)).logits.float()
+
     def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
         """Binary cross-entropy summed over labels, averaged over rows, as ViLT was trained; see ``Family.loss``."""
         labels = labels.to(logits.device)

@@ -1,0 +1,152 @@
+"""What is in an adapter's file, whoever made it and whatever base it is for. No torch.
+
+Nothing here needs the base: names and shapes say which it may be, and how large and how rich each update is follows
+from its factors.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorax_vlm.adapters.factors import Update, folder_updates
+from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, pattern_value, unsupported_features
+from lorax_vlm.adapters.recipe import SITE_GROUPS
+from lorax_vlm.errors import DamagedAdapter
+from lorax_vlm.models.catalog import list_models
+from lorax_vlm.models.components import component_of
+from lorax_vlm.models.tensor_files import read_header
+
+DEAD_SHARE = 1e-3
+"""An update below this share of the median one's norm is called dead."""
+# Sites that read the width of their component.
+_READS_WIDTH = ("q_proj", "k_proj", "v_proj", ".q", ".k", ".v", "qkv", "query", "fc1", "wi_0", "gate_proj")
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class SiteInspection:
+    """One adapted module."""
+
+    site: str
+    component: str
+    layer: int | None
+    """The first number in its name."""
+    role: str
+    """The last part of its name, such as ``q_proj``."""
+    rank: int
+    shape: tuple[int, int]
+    """``(D_out, D_in)``."""
+    norm: float
+    """Of the update, scaling included."""
+    effective_rank: float
+    rank_95: int
+    """Singular values that hold 95 % of its squared norm."""
+    dead: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in an adapter's file."""
+
+    folder: Path
+    size_bytes: int
+    dtypes: tuple[str, ...]
+    sites: tuple[SiteInspection, ...]
+    others: tuple[str, ...]
+    """Tensors that are no LoRA factors."""
+    features: tuple[str, ...]
+    """What of its configuration is not plain LoRA."""
+    claimed_base: str
+    """What its configuration calls its base; empty when it does not say."""
+    likely_bases: tuple[str, ...]
+    """Checkpoints of the catalogue whose names and shapes it fits."""
+
+    @property
+    def by_component(self) -> Mapping[str, Sequence[SiteInspection]]:
+        """Sites by component."""
+        found: dict[str, list[SiteInspection]] = {}
+        for site in self.sites:
+            found.setdefault(site.component, []).append(site)
+        return found
+
+    @property
+    def dead(self) -> list[str]:
+        """Sites whose update does nothing to speak of."""
+        return [site.site for site in self.sites if site.dead]
+
+    def share(self, component: str) -> float:
+        """A component's share of the squared norm of all updates."""
+        total = sum(site.norm**2 for site in self.sites)
+        return sum(site.norm**2 for site in self.by_component[component]) / total if total else 0.0
+
+
+def inspect_adapter(folder: Path) -> Inspection:
+    """Look into a PEFT LoRA directory.
+
+    Raises:
+        DamagedAdapter: It has no readable configuration or weights, or no LoRA factors.
+    """
+    weights = folder / WEIGHTS_FILE
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors, _ = read_header(weights)
+        pairs = folder_updates(folder)
+        if not isinstance(config, dict) or not pairs:
+            raise ValueError("it holds no LoRA factors")
+    except (OSError, ValueError) as error:
+        raise DamagedAdapter(folder.name, str(folder), [str(error)]) from error
+    updates = {site: Update(a, b * _scaling(config, site, len(a))) for site, (a, b) in pairs.items()}
+    norms = {site: update.norm for site, update in updates.items()}
+    typical = float(np.median(list(norms.values())))
+    used = {f"base_model.model.{site}.lora_{factor}.weight" for site in pairs for factor in "AB"}
+    shapes = {site: update.shape for site, update in updates.items()}
+    return Inspection(
+        folder=folder,
+        size_bytes=weights.stat().st_size,
+        dtypes=tuple(sorted({tensor.dtype for tensor in tensors})),
+        sites=tuple(
+            SiteInspection(
+                site=site,
+                component=component_of(site) or "other",
+                layer=int(match[1]) if (match := _LAYER.search(site)) else None,
+                role=site.rsplit(".", 1)[-1],
+                rank=update.rank,
+                shape=shapes[site],
+                norm=norms[site],
+                effective_rank=update.effective_rank,
+                rank_95=update.rank_for(),
+                dead=norms[site] <= DEAD_SHARE * typical,
+            )
+            for site, update in updates.items()
+        ),
+        others=tuple(sorted(tensor.name for tensor in tensors if tensor.name not in used)),
+        features=tuple(unsupported_features(config)),
+        claimed_base=str(config.get("base_model_name_or_path") or ""),
+        likely_bases=tuple(_likely_bases(shapes)),
+    )
+
+
+def _scaling(config: Mapping[str, Any], site: str, rank: int) -> float:
+    alpha = pattern_value(config.get("alpha_pattern"), site, config.get("lora_alpha", rank))
+    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
+
+
+def _likely_bases(shapes: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Checkpoints whose family has all of the sites, and whose widths and numbers of layers agree."""
+    found = []
+    for entry in list_models():
+        patterns = [re.compile(pattern) for pattern in SITE_GROUPS[entry.family].values()]
+        if all(any(p.fullmatch(s) for p in patterns) and _fits(s, shape, entry.sizes) for s, shape in shapes.items()):
+            found.append(entry.name)
+    return found
+
+
+def _fits(site: str, shape: tuple[int, int], sizes: Mapping[str, tuple[int, int]]) -> bool:
+    width, layers = sizes.get(str(component_of(site)), (shape[1], 10**6))
+    layer = _LAYER.search(site)
+    return (not site.endswith(_READS_WIDTH) or shape[1] == width) and (layer is None or int(layer[1]) < layers)

@@ -1,0 +1,78 @@
+"""What a name in a store stands for: its versions, which one is in use, aliases and tags. No torch."""
+
+import re
+from dataclasses import field
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from lorax_vlm.errors import AdapterNameError
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+# What results and reports call the base without an adapter.
+_RESERVED = ("base",)
+
+
+def require_adapter_name(name: str) -> str:
+    """Return ``name`` when it can be a file's name in the store.
+
+    Raises:
+        AdapterNameError: It is empty, too long, or contains separators, ``..`` or other characters.
+    """
+    sound = isinstance(name, str) and NAME.fullmatch(name) and ".." not in name and not name.endswith(".")
+    if not sound or name in _RESERVED:
+        raise AdapterNameError(str(name))
+    return name
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Version:
+    """One version of a name."""
+
+    number: int
+    object: str
+    """Digest of its manifest, and name of its folder."""
+    stored: str
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NameRecord:
+    """What a name stands for."""
+
+    name: str
+    current: int
+    versions: list[Version]
+    aliases: dict[str, int] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of all versions, oldest first."""
+        return [version.number for version in self.versions]
+
+    def choose(self, wanted: str = "") -> Version | None:
+        """The version of a number or an alias; without either the one in use."""
+        number = self.current if not wanted else int(wanted) if wanted.isdigit() else self.aliases.get(wanted)
+        return next((version for version in self.versions if version.number == number), None)
+
+
+_RECORD = TypeAdapter(NameRecord)
+
+
+def parse_record(text: bytes, name: str) -> NameRecord:
+    """The record of a name.
+
+    Raises:
+        ValueError: It is none, or contradicts itself.
+    """
+    try:
+        found: NameRecord = _RECORD.validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"it is no record of an adapter: {error.errors()[0]['msg']}") from error
+    sound = found.name == name and found.current in found.numbers and set(found.aliases.values()) <= set(found.numbers)
+    if not sound or not all(_DIGEST.fullmatch(version.object) for version in found.versions):
+        raise ValueError("its record contradicts itself")
+    return found

@@ -1,0 +1,134 @@
+"""``lorax-vlm adapters``: does it belong to that base? what is in it? No torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorax_vlm.adapters.compatibility import check_compatibility
+from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.inspection import inspect_adapter
+from lorax_vlm.adapters.manifest import read_manifest
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.options import AsJson, Model, Store
+from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.models.local import describe_local
+
+Adapter = Annotated[str, typer.Argument(help="Name in the store, or a PEFT folder.")]
+
+
+def _find(adapter: str, store: Path | None) -> Path:
+    """The folder of a stored adapter, or the folder itself."""
+    if Path(adapter).expanduser().is_dir():
+        return Path(adapter).expanduser()
+    return AdapterStore(store).get(adapter).folder
+
+
+def check(
+    adapter: Adapter,
+    model: Model = "",
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare an adapter with a base, without loading either. Exit code 1 when it is refused.
+
+    Without --model the base is the one it says it was made for.
+    """
+    folder = _find(adapter, store)
+    manifest = read_manifest(folder, adapter)
+    if not model and manifest.base is None:
+        raise ValueError(f"Adapter {adapter!r} does not say which base it was made for. Name one with --model.")
+    base = describe_local(model or manifest.base.name)  # type: ignore[union-attr]
+    report = check_compatibility(read_adapter_files(folder, adapter, manifest.files), manifest, base)
+    if as_json:
+        print_json({"adapter": adapter, "base": base.name, "level": report.level, "report": report})
+    else:
+        said = {
+            "exact": "[green]exact[/green]: it was made for this base",
+            "unverified": "[yellow]loadable but unverified[/yellow]",
+            "refused": "[red]refused[/red]",
+        }
+        console.print(f"{adapter} on {base.name}: {said[report.verdict]}", highlight=False)
+        rows = [
+            (p.component, p.sites, p.level if p.level is not None else "unknown", p.reason) for p in report.components
+        ]
+        print_table(["component", "sites ", "level", "why"], rows)
+        for reason in report.reasons:
+            console.print(f"  {reason}", highlight=False)
+    if report.verdict == "refused":
+        raise typer.Exit(1)
+
+
+def matrix(
+    models: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Base; repeat. By default the miniatures.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw it into this file, too.", show_default=False)] = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every adapter with every base, without loading any."""
+    from lorax_vlm.exchange.matrix import LEGEND, build_matrix
+    from lorax_vlm.models.catalog import list_models
+
+    names = models or [entry.name for entry in list_models() if entry.miniature]
+    found = build_matrix(AdapterStore(store), [describe_local(name) for name in names])
+    if as_json:
+        print_json({"bases": found.bases, "adapters": found.rows(), "broken": found.broken})
+    else:
+        print_table(["adapter", *found.bases], found.rows())
+        used = {word for row in found.rows() for word in row[1:]}
+        for word in [word for word in LEGEND if word in used]:
+            console.print(f"{word:>5}  {LEGEND[word]}", highlight=False)
+        for name, reason in found.broken.items():
+            console.print(f"[red]broken[/red] {name}: {reason}", highlight=False)
+    if png is not None:
+        from lorax_vlm.exchange.pictures import draw_matrix
+
+        console.print(f"Wrote {draw_matrix(found, png)}", highlight=False)
+
+
+def inspect(
+    adapter: Adapter,
+    png: Annotated[Path | None, typer.Option(help="Draw norms and ranks into this file.", show_default=False)] = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in an adapter's file, whoever made it: sites, ranks, norms, dead layers, likely base."""
+    found = inspect_adapter(_find(adapter, store))
+    if as_json:
+        print_json(found)
+    else:
+        console.print(
+            f"{found.folder}: {found.size_bytes:,} bytes, {len(found.sites)} sites, {', '.join(found.dtypes)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(
+            f"says it is for {found.claimed_base or 'no base'}; fits {', '.join(found.likely_bases) or 'none known'}"
+        )
+        for feature in found.features:
+            console.print(f"[yellow]not plain LoRA[/yellow] {feature}", highlight=False)
+        for tensor in found.others:
+            console.print(f"no LoRA factor: {tensor}", highlight=False)
+        for component, sites in found.by_component.items():
+            print_table(
+                ["site", "rank ", "effective ", "95 % ", "norm ", "shape", ""],
+                [
+                    (
+                        site.site,
+                        site.rank,
+                        f"{site.effective_rank:.1f}",
+                        site.rank_95,
+                        f"{site.norm:.3g}",
+                        f"{site.shape[1]} -> {site.shape[0]}",
+                        "dead" if site.dead else "",
+                    )
+                    for site in sites
+                ],
+                f"{component}: {found.share(component):.1%} of the squared norm",
+            )
+    if png is not None:
+        from lorax_vlm.exchange.pictures import draw_inspection
+
+        console.print(f"Wrote {draw_inspection(found, png)}", highlight=False)

@@ -1,0 +1,149 @@
+"""``lorax-vlm adapters``: versions, aliases and tags; what differs between two; whether all is sound. No torch."""
+
+from typing import Annotated, Any
+
+import typer
+
+from lorax_vlm.adapters.compare import compare_adapters
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.options import AsJson, Store
+from lorax_vlm.cli.output import console, print_json, print_table
+
+Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
+
+
+def versions(name: Name, store: Store = None, as_json: AsJson = False) -> None:
+    """List every version of an adapter, with aliases and the one in use."""
+    record = AdapterStore(store).record(name)
+    if as_json:
+        print_json(record)
+        return
+    aliases = {number: [a for a, n in record.aliases.items() if n == number] for number in record.numbers}
+    print_table(
+        ["version ", "", "aliases", "stored", "digest of exchange.json"],
+        [
+            (v.number, "in use" if v.number == record.current else "", ", ".join(aliases[v.number]), v.stored, v.object)
+            for v in record.versions
+        ],
+        f"{name}{'  tags: ' + ', '.join(record.tags) if record.tags else ''}",
+    )
+
+
+def rollback(
+    name: Name,
+    to: Annotated[
+        int | None, typer.Option("--to", help="Version; by default the one before.", show_default=False)
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Use a former version again; later ones stay."""
+    stored = AdapterStore(store).rollback(name, to)
+    console.print(f"{name} is version {stored.version} now.", highlight=False)
+
+
+def alias(
+    name: Name,
+    alias: Annotated[str, typer.Argument(help="Such as stable; NAME@stable then means that version.")],
+    version: Annotated[int | None, typer.Option(help="Version; by default the one in use.", show_default=False)] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Forget the alias.")] = False,
+    store: Store = None,
+) -> None:
+    """Let NAME@ALIAS stand for a version."""
+    adapters = AdapterStore(store)
+    if drop:
+        adapters.drop_alias(name, alias)
+        console.print(f"{name}@{alias} is forgotten.", highlight=False)
+        return
+    stored = adapters.set_alias(name, alias, version)
+    console.print(f"{name}@{alias} is version {stored.version}.", highlight=False)
+
+
+def tag(
+    name: Name,
+    add: Annotated[list[str] | None, typer.Argument(help="Tags to add.")] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", help="Tag to remove; repeat for more.")] = None,
+    store: Store = None,
+) -> None:
+    """Add or remove tags."""
+    stored = AdapterStore(store).tag(name, add=add or (), remove=remove or ())
+    console.print(f"{name}: {', '.join(stored.tags) or 'no tags'}", highlight=False)
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="Words in name, task, style, base, data or tags.")] = "",
+    base: Annotated[str | None, typer.Option(help="Only for this base.", show_default=False)] = None,
+    task: Annotated[str | None, typer.Option(help="Only of this task.", show_default=False)] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag; repeat for more.")] = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find adapters."""
+    found = AdapterStore(store).search(text, base=base, task=task, tags=tags or ())
+    if as_json:
+        print_json({"adapters": [{"name": a.name, "version": a.version, "tags": a.tags} for a in found]})
+        return
+    print_table(
+        ["name", "version ", "task", "style", "base", "tags"],
+        [
+            (a.name, a.version, a.manifest.task, a.manifest.style or "-", _base(a.manifest), ", ".join(a.tags))
+            for a in found
+        ],
+    )
+
+
+def _base(manifest: Any) -> str:
+    return manifest.base.name if manifest.base else "unknown"
+
+
+def diff(
+    first: Annotated[str, typer.Argument(help="Adapter, perhaps NAME@3.")],
+    second: Annotated[str, typer.Argument(help="Adapter, perhaps NAME@4.")],
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what differs between two adapters or versions: records, sites, and the updates themselves."""
+    found = compare_adapters(AdapterStore(store), first, second)
+    if as_json:
+        print_json(found)
+        return
+    print_table(["", first, second], found.facts, "What they say of themselves")
+    console.print(
+        f"sites: {found.shared} in both, {len(found.only_first)} only there, {len(found.only_second)} only here"
+    )
+    console.print(
+        f"updates: norms {found.norms[0]:.3g} and {found.norms[1]:.3g}, distance {found.distance:.3f} of the first, "
+        f"cosine {found.cosine:+.3f}",
+        highlight=False,
+    )
+    if found.farthest:
+        print_table(
+            ["site", "cosine ", "distance "],
+            [(site, f"{cosine:+.3f}", f"{distance:.3f}") for site, cosine, distance in found.farthest],
+            "Farthest apart",
+        )
+
+
+def verify(
+    store: Store = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove what killed writers left behind.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read and hash every file of every version. Exit code 1 when anything is not what it should be."""
+    adapters = AdapterStore(store)
+    report = adapters.verify()
+    removed = adapters.clean() if clean else 0
+    if as_json:
+        print_json(report)
+    else:
+        console.print(f"{report.versions} versions, {report.size_bytes:,} bytes read", highlight=False)
+        for problem in report.problems:
+            console.print(f"[red]damaged[/red] {problem}", highlight=False)
+        if report.leftovers:
+            console.print(
+                f"{len(report.leftovers)} leftovers of writers that were killed"
+                + (f", {removed} removed" if clean else "; remove them with --clean")
+            )
+        if not report.problems:
+            console.print("All files are what their manifests say.")
+    if report.problems:
+        raise typer.Exit(1)

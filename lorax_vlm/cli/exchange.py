@@ -1,0 +1,180 @@
+"""``lorax-vlm exchange``: move adapters between bases, merge and fold them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.options import AsJson, Model, Store
+from lorax_vlm.cli.output import console, print_json
+
+app = typer.Typer(
+    help="Move adapters to other bases, merge them, fold what is not plain LoRA.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
+To = Annotated[str, typer.Option("--to", help="Catalogue name, key, hub id or folder of the other base.")]
+Unlabelled = Annotated[
+    Path | None,
+    typer.Option(help="Folder of images, perhaps with questions in metadata.jsonl.", show_default=False),
+]
+AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Leave out what cannot be moved.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Make a new version when the name exists.")]
+
+
+@app.command("plan")
+def plan(
+    name: Name,
+    to: To,
+    images: Annotated[int, typer.Option(help="Unlabelled images at hand.")] = 0,
+    allow_partial: AllowPartial = False,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what moving an adapter would take. Nothing is loaded or changed. Exit code 1 when it is refused."""
+    from lorax_vlm.exchange.plan import plan_transfer
+    from lorax_vlm.models.local import describe_local
+
+    adapters = AdapterStore(store)
+    found = plan_transfer(
+        adapters.files(name),
+        adapters.get(name).manifest,
+        describe_local(to),
+        images=images,
+        allow_partial=allow_partial,
+    )
+    if as_json:
+        print_json(found)
+    else:
+        _print_lines(found.lines())
+    if found.refused:
+        raise typer.Exit(1)
+
+
+@app.command("transfer")
+def transfer(
+    name: Name,
+    to: To,
+    new_name: Annotated[
+        str | None, typer.Option("--name", help="Short name of the result.", show_default=False)
+    ] = None,
+    unlabelled: Unlabelled = None,
+    development: Annotated[
+        str | None, typer.Option(help="Labelled data to choose with; see train --data.", show_default=False)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of distillation.", show_default=False)] = None,
+    allow_partial: AllowPartial = False,
+    replace: Replace = False,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Move an adapter to another base, measure the result, and store it only if it is worth something there.
+
+    Miniatures use scenes that no adapter was trained on.
+    """
+    from lorax_vlm.multimodal import MultiModalLoRAExchange
+
+    system = MultiModalLoRAExchange(store=store)
+    report = system.cross_model_adapter_transfer(
+        name,
+        to,
+        new_name,
+        unlabelled=unlabelled,
+        development=development,
+        steps=steps,
+        allow_partial=allow_partial,
+        replace=replace,
+        progress=not as_json,
+    )
+    if as_json:
+        print_json(report)
+    else:
+        _print_lines(report.lines())
+    if not report.accepted:
+        raise typer.Exit(1)
+
+
+@app.command("swap")
+def swap(
+    first: Annotated[str, typer.Argument(help="Adapter of one base.")],
+    second: Annotated[str, typer.Argument(help="Adapter of another base.")],
+    allow_partial: AllowPartial = False,
+    replace: Replace = False,
+    unlabelled: Unlabelled = None,
+    store: Store = None,
+) -> None:
+    """Move two adapters to each other's base: both, or neither."""
+    from lorax_vlm.multimodal import MultiModalLoRAExchange
+
+    system = MultiModalLoRAExchange(store=store)
+    report = system.exchange_adapters(
+        first, second, unlabelled=unlabelled, allow_partial=allow_partial, replace=replace
+    )
+    _print_lines(report.lines())
+    if not report.accepted:
+        raise typer.Exit(1)
+
+
+@app.command("merge")
+def merge(
+    names: Annotated[list[str], typer.Argument(help="Two or more adapters of one base.")],
+    new_name: Annotated[str, typer.Option("--name", help="Short name of the result.")],
+    method: Annotated[str, typer.Option(help="cat (exact), svd, linear, ties or dare.")] = "cat",
+    weights: Annotated[list[float] | None, typer.Option("--weight", help="One per adapter; by default 1.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Most ranks per site; not for cat.", show_default=False)] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Only look.")] = False,
+    replace: Replace = False,
+    store: Store = None,
+) -> None:
+    """Merge adapters of one base into one."""
+    if preview:
+        from lorax_vlm.adapters.factors import read_updates
+        from lorax_vlm.exchange.merge import preview_merge
+
+        adapters = AdapterStore(store)
+        updates = {name: read_updates(adapters.files(name)) for name in names}
+        _print_lines(preview_merge(updates, weights or [1.0] * len(names)).lines())
+        return
+    from lorax_vlm.multimodal import MultiModalLoRAExchange
+
+    system = MultiModalLoRAExchange(store=store)
+    key, report = system.merge_adapters(
+        names,
+        new_name,
+        weights=weights,
+        method=method,  # type: ignore[arg-type]
+        rank=rank,
+        replace=replace,
+    )
+    _print_lines(
+        [*report.preview.lines(), f"stored as {key!r}: {report.method}, rank {report.rank}, error {report.error:.1e}"]
+    )
+
+
+@app.command("fold")
+def fold(
+    folder: Annotated[Path, typer.Argument(help="A PEFT folder: DoRA, LoHa, LoKr, ...")],
+    out: Annotated[Path, typer.Argument(help="New folder for the plain LoRA.")],
+    model: Model,
+    rank: Annotated[
+        int | None, typer.Option(help="Most ranks per site; by default as many as needed.", show_default=False)
+    ] = None,
+) -> None:
+    """Turn an adapter of another method into plain LoRA that does the same, checked on the model's logits."""
+    from lorax_vlm.exchange.fold import fold_adapter
+    from lorax_vlm.models.loading import load_model
+
+    report = fold_adapter(load_model(model), folder, out, rank=rank)
+    console.print(
+        f"{report.method} as plain LoRA of rank {', '.join(map(str, report.ranks))}: weights differ by "
+        f"{report.weight_error:.1e} of the update, logits by {report.logits_error:.1e} of its effect. "
+        f"Wrote {report.folder}",
+        highlight=False,
+    )
+
+
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,76 @@
+"""Every adapter with every base: where it belongs, and how far away the others are. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.errors import LoraxError
+from lorax_vlm.models.description import BaseDescription
+
+LEGEND = {
+    "exact": "made for this base",
+    "L0": "every weight, the configuration and the tokenizer are the same",
+    "L1": "the adapted weights are the very same, others differ: can be copied",
+    "L2": "of one lineage: can be copied, the result is measured",
+    "L3": "other weights or shapes: can only be distilled",
+    "L4": "one writes, the other chooses among answers: can only be distilled",
+    "L5": "cannot be moved",
+    "?": "unknown: nothing says which weights it was trained on, or the base's were never read",
+}
+
+
+@dataclass(frozen=True)
+class CompatibilityMatrix:
+    """One report per readable adapter and base."""
+
+    adapters: tuple[str, ...]
+    bases: tuple[str, ...]
+    reports: Mapping[tuple[str, str], CompatibilityReport]
+    broken: Mapping[str, str]
+    """Why an adapter could not be read, by name."""
+
+    def word(self, adapter: str, base: str) -> str:
+        """``exact``, the level of the farthest component, or ``?``."""
+        report = self.reports[adapter, base]
+        if report.verdict == "exact":
+            return "exact"
+        return str(report.level) if report.level is not None else "?"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row per adapter: its name and a word per base."""
+        return [(adapter, *(self.word(adapter, base) for base in self.bases)) for adapter in self.adapters]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        width = max([len(name) for name in self.adapters] + [7])
+        lines = [" " * width + "".join(f"  {base:>18}" for base in self.bases)]
+        lines += [f"{name:<{width}}" + "".join(f"  {word:>18}" for word in words) for name, *words in self.rows()]
+        used = {word for _, *words in self.rows() for word in words}
+        lines += [f"{word:>5}  {meaning}" for word, meaning in LEGEND.items() if word in used]
+        return [*lines, *(f"broken: {name}: {reason}" for name, reason in self.broken.items())]
+
+
+def build_matrix(
+    store: AdapterStore, bases: Sequence[BaseDescription], names: Sequence[str] | None = None
+) -> CompatibilityMatrix:
+    """Compare stored adapters with bases.
+
+    Args:
+        store: Where the adapters are.
+        bases: To compare with.
+        names: Of adapters. None: all; those that cannot be read are listed apart.
+    """
+    reports: dict[tuple[str, str], CompatibilityReport] = {}
+    broken: dict[str, str] = {}
+    good = []
+    for name in names if names is not None else store.names():
+        try:
+            manifest, files = store.get(name).manifest, store.files(name)
+        except LoraxError as error:
+            broken[name] = str(error)
+            continue
+        good.append(name)
+        for base in bases:
+            reports[name, base.name] = check_compatibility(files, manifest, base)
+    return CompatibilityMatrix(tuple(good), tuple(base.name for base in bases), reports, broken)

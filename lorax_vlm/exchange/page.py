@@ -1,0 +1,119 @@
+"""One self-contained HTML page: which adapters belong where, and what moving some of them did."""
+
+import base64
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from lorax_vlm.exchange.matrix import LEGEND, CompatibilityMatrix
+from lorax_vlm.exchange.pictures import draw_matrix
+from lorax_vlm.exchange.report import TransferReport
+from lorax_vlm.types import Interval, TaskReport
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #1c2430; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { border-bottom: 1px solid #d5dbe3; padding: .3rem .8rem; text-align: left; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.range, .small { color: #5b6675; font-size: .85em; }
+.good { color: #1a7f37; } .bad { color: #b42318; }
+section { border: 1px solid #d5dbe3; border-radius: .4rem; padding: .2rem 1rem 1rem; margin: 1rem 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dt { color: #5b6675; } dd { margin: 0; }
+</style></head><body>
+<h1>{{ title }}</h1>
+{% if tasks %}<h2>Adapters</h2>
+<table><thead><tr><th>adapter</th><th>task</th><th class="n">base</th><th class="n">adapter</th>
+<th class="n">gain, points</th></tr></thead><tbody>
+{% for t in tasks %}<tr><td>{{ t.adapter }}</td><td>{{ t.task }}</td><td class="n">{{ percent(t.before) }}</td>
+<td class="n">{{ percent(t.after) }}</td><td class="n">{{ points(t.gain) }}</td></tr>{% endfor %}
+</tbody></table><p class="small">Share of exact answers. Ranges are 95 % bootstrap intervals; gains are paired.</p>
+{% endif %}
+<h2>Which adapter belongs to which base?</h2>
+<img src="{{ picture }}" alt="Compatibility of every adapter with every base" style="max-width:100%">
+<details><summary>As a table, with reasons</summary>
+<table><thead><tr><th>adapter</th>{% for b in matrix.bases %}<th>{{ b }}</th>{% endfor %}</tr></thead><tbody>
+{% for a in matrix.adapters %}<tr><th>{{ a }}</th>{% for b in matrix.bases %}<td>{{ matrix.word(a, b) }}
+{% for part in matrix.reports[a, b].components %}<br><span class="small">{{ part.component }}: {{ part.reason }}</span>
+{% endfor %}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
+<dl>{% for word, meaning in legend.items() %}<dt>{{ word }}</dt><dd>{{ meaning }}</dd>{% endfor %}</dl></details>
+<h2>Transfers</h2>
+{% for r in reports %}<section><h3>{{ r.plan.adapter }} &rarr; {{ r.plan.target }}</h3>
+<p><strong class="{{ 'good' if r.accepted else 'bad' }}">{{ r.label }}</strong>:
+{{ r.chosen }}; {% if r.accepted %}stored as {{ r.adapter }}{% else %}nothing was stored{% endif %}.
+Gain over the target alone {{ points(r.gain) }} points, by {{ r.measured_by }}.
+{% if r.source %}Share of the source's gain: {{ share(r.of_source) }}.{% endif %}</p>
+<table><thead><tr><th>component</th><th>level</th><th>what is done</th><th class="n">share of the update</th>
+<th>why</th></tr></thead><tbody>{% for p in r.plan.parts %}<tr><td>{{ p.component }}</td>
+<td>{{ 'unknown' if p.level is none else p.level }}</td>
+<td>{{ p.strategy }}</td><td class="n">{{ '%.1f %%' % (100 * p.share) }}</td><td>{{ p.reason }}</td></tr>
+{% endfor %}</tbody></table>
+<table><thead><tr><th></th><th class="n">score</th></tr></thead><tbody>
+{% for s in rows(r) %}<tr><td>{{ s.name }}</td><td class="n">{{ percent(s.mean) }}</td></tr>{% endfor %}
+</tbody></table>
+{% if r.off_task %}<p>Other questions: {{ percent(r.off_task[0]) }} alone, {{ percent(r.off_task[1]) }} with it.</p>
+{% endif %}
+<p class="small">Cost: {{ r.cost.images }} unlabelled answers in {{ '%.0f' % r.cost.teacher_s }} s, search
+{{ '%.0f' % r.cost.search_s }} s, training {{ '%.0f' % r.cost.training_s }} s ({{ r.cost.steps }} steps
+{%- if r.cost.source_steps %}, the source took {{ r.cost.source_steps }}{% endif %}), {{ r.cost.labels }} labels to
+choose with.</p>
+{% for reason in r.reasons %}<p class="bad">{{ reason }}</p>{% endfor %}</section>{% else %}<p>None.</p>{% endfor %}
+</body></html>
+"""
+
+
+def write_exchange_page(
+    matrix: CompatibilityMatrix,
+    reports: Sequence[TransferReport],
+    path: Path,
+    *,
+    tasks: Sequence[TaskReport] = (),
+    title: str = "Exchange of adapters",
+) -> Path:
+    """Write the page; it needs no other file and no connection.
+
+    Args:
+        matrix: At least one adapter.
+        reports: Of transfers.
+        path: Where to write it; parents are created.
+        tasks: How good the adapters are on their own bases.
+        title: Heading.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        picture = draw_matrix(matrix, Path(scratch) / "matrix.png").read_bytes()
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = page.render(
+        title=title,
+        matrix=matrix,
+        legend=LEGEND,
+        reports=list(reports),
+        tasks=list(tasks),
+        picture=f"data:image/png;base64,{base64.b64encode(picture).decode()}",
+        rows=_rows,
+        percent=_percent,
+        points=_points,
+        share=_share,
+    )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _rows(report: TransferReport) -> list[object]:
+    return [report.alone, *report.controls, *report.candidates, *([report.source] if report.source else [])]
+
+
+def _percent(interval: Interval) -> str:
+    return f"{interval.value:.1%} ({interval.low:.1%} to {interval.high:.1%})"
+
+
+def _points(interval: Interval) -> str:
+    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+
+
+def _share(interval: Interval | None) -> str:
+    return "not measurable" if interval is None else f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"

@@ -1,0 +1,184 @@
+"""What moving an adapter to another base would take, decided before anything is loaded. Pure, printable, no torch.
+
+Every component that the adapter changes is moved in its own way. Nothing is ever called transferred that carries no
+weights derived from the source: a part that cannot be moved is dropped with its share of the update, or the whole is
+refused.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lorax_vlm.adapters.compatibility import ComponentReport, Level, check_compatibility
+from lorax_vlm.adapters.factors import read_updates, total_norm
+from lorax_vlm.adapters.files import AdapterFiles
+from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.recipe import SITE_GROUPS
+from lorax_vlm.models.components import component_of
+from lorax_vlm.models.description import BaseDescription
+
+Strategy = Literal["load", "copy", "distil", "drop"]
+Label = Literal["exact", "component-copy", "approximate", "distilled", "distilled-mapped", "refused"]
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """One component of the adapter."""
+
+    component: str
+    sites: tuple[str, ...]
+    level: Level | None
+    distance: float | None
+    strategy: Strategy
+    share: float
+    """Of the squared norm of all updates."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    """How an adapter gets to another base."""
+
+    adapter: str
+    source: str
+    """Name of the base it was trained on; ``unknown`` without a manifest."""
+    target: str
+    label: Label
+    """What the result may be called."""
+    parts: tuple[PartPlan, ...]
+    student_groups: tuple[str, ...]
+    """Groups of sites on the target that distillation trains; empty where nothing is distilled."""
+    rank: int
+    reasons: tuple[str, ...]
+    """Why it is refused, or what to know about it."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether there is no way."""
+        return self.label == "refused"
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether unlabelled images are needed."""
+        return any(part.strategy == "distil" for part in self.parts)
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the squared norm whose weights are taken over."""
+        return sum(part.share for part in self.parts if part.strategy in ("load", "copy"))
+
+    @property
+    def copied_sites(self) -> tuple[str, ...]:
+        """Sites whose weights are taken over."""
+        return tuple(site for part in self.parts if part.strategy in ("load", "copy") for site in part.sites)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.adapter}: {self.source} -> {self.target}: {self.label}"]
+        for part in self.parts:
+            level = str(part.level) if part.level is not None else "unknown"
+            lines.append(
+                f"  {part.component:<10} {level:<7} {part.strategy:<6} {part.share:6.1%} of the update, "
+                f"{len(part.sites)} sites: {part.reason}"
+            )
+        if self.student_groups:
+            lines.append(f"  distilled into rank {self.rank} on {', '.join(self.student_groups)} of {self.target}")
+        return [*lines, *(f"  {reason}" for reason in self.reasons)]
+
+
+def plan_transfer(
+    files: AdapterFiles,
+    manifest: Manifest,
+    target: BaseDescription,
+    *,
+    images: int = 0,
+    allow_partial: bool = False,
+) -> TransferPlan:
+    """Decide how each part of an adapter gets to a base.
+
+    Args:
+        files: Of the adapter, folded into plain LoRA.
+        manifest: Of the adapter.
+        target: The base.
+        images: Unlabelled images at hand; without any, only weights can be taken over.
+        allow_partial: Leave out what cannot be moved, instead of refusing.
+    """
+    report = check_compatibility(files, manifest, target)
+    updates = read_updates(files)
+    whole = total_norm(updates) ** 2
+    sites: dict[str, list[str]] = {}
+    for site in files.sites:
+        sites.setdefault(component_of(site) or "other", []).append(site)
+    parts = []
+    for component in report.components:
+        own = tuple(sites.get(component.component, ()))
+        share = total_norm(updates, own) ** 2 / whole if whole else 0.0
+        strategy, reason = _choose(component, report.verdict == "exact", images)
+        parts.append(PartPlan(component.component, own, component.level, component.distance, strategy, share, reason))
+    groups = _student_groups(files.sites, manifest, target) if _any(parts, "distil") else ()
+    source = manifest.base.name if manifest.base is not None else "unknown"
+    label, reasons = _judge(parts, groups, manifest, target, allow_partial)
+    return TransferPlan(
+        manifest.name, source, target.name, label, tuple(parts), groups, max(files.ranks, default=0), tuple(reasons)
+    )
+
+
+def _choose(component: ComponentReport, same_base: bool, images: int) -> tuple[Strategy, str]:
+    if same_base:
+        return "load", component.reason
+    if component.level in (Level.SAME_COMPONENT, Level.CLOSE):
+        return "copy", component.reason
+    if component.level in (Level.SAME_INTERFACE, Level.OTHER_INTERFACE):
+        if images:
+            return "distil", component.reason
+        return "drop", f"{component.reason}; without unlabelled images nothing of it can be moved"
+    return "drop", component.reason
+
+
+def _any(parts: Sequence[PartPlan], strategy: Strategy) -> bool:
+    return any(part.strategy == strategy for part in parts)
+
+
+def _student_groups(sites: Sequence[str], manifest: Manifest, target: BaseDescription) -> tuple[str, ...]:
+    """The target's groups of sites that correspond to those the adapter changes."""
+    family = manifest.base.family if manifest.base is not None else ""
+    members = {
+        group: {site for site in sites if re.fullmatch(pattern, site)}
+        for group, pattern in SITE_GROUPS.get(family, {}).items()
+    }
+    found = [group for group, own in members.items() if own and group in SITE_GROUPS[target.family]]
+    if "lm-qv" in found:  # the narrower of the two
+        found.remove("lm-attention" if members["lm-attention"] == members["lm-qv"] else "lm-qv")
+    if not any(group.startswith("lm-") for group in found) and target.family == "vilt":
+        found.append("lm-attention")  # the image path of ViLT is its encoder
+    return tuple(found)
+
+
+def _judge(
+    parts: Sequence[PartPlan],
+    groups: Sequence[str],
+    manifest: Manifest,
+    target: BaseDescription,
+    allow_partial: bool,
+) -> tuple[Label, list[str]]:
+    dropped = [part for part in parts if part.strategy == "drop"]
+    moved = [part for part in parts if part.strategy != "drop"]
+    reasons = [f"{part.component} ({part.share:.1%} of the update) is left out: {part.reason}" for part in dropped]
+    loaded = all(part.strategy == "load" for part in parts)
+    against = []
+    if not manifest.trained:
+        against.append("it was never trained: there is nothing to move")
+    elif manifest.base is None and not loaded:
+        against.append("nothing says which base it was trained on, so how far that is from this one is unknown")
+    elif moved and dropped and not allow_partial:
+        against.append("allow_partial moves the rest")
+    elif _any(parts, "distil") and not groups:
+        against.append(f"none of its groups of sites exist in {target.family}")
+    if against or not moved:
+        return "refused", [*reasons, *against]
+    if _any(parts, "distil"):
+        mapped = any(part.level is Level.OTHER_INTERFACE for part in parts)
+        return ("distilled-mapped" if mapped else "distilled"), reasons
+    same = all(part.level is Level.SAME_COMPONENT for part in moved)
+    return ("exact" if loaded else "component-copy" if same else "approximate"), reasons

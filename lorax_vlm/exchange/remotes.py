@@ -1,0 +1,172 @@
+"""Adapters to and from elsewhere: the Hugging Face Hub, anything fsspec reaches, plain https.
+
+    hf://owner/name            hf://owner/name@3f2a...      a repository, perhaps at a commit
+    s3://bucket/a.lorax        gs://  file://  memory://    a bundle, by fsspec
+    https://host/a.lorax                                    a bundle, to read only
+
+Nothing is visible in a store before all of it is here and is what its manifest says.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorax_vlm.adapters.files import CONFIG_FILE, MAX_WEIGHTS_BYTES, WEIGHTS_FILE
+from lorax_vlm.adapters.integrity import SIGNATURE_FILE, check_object, hash_file
+from lorax_vlm.adapters.manifest import MANIFEST_FILE
+from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.errors import DamagedAdapter, RemoteError
+from lorax_vlm.exchange.bundle import LIMITS, SUFFIX, pack, receive, unpacked
+from lorax_vlm.exchange.card import write_card
+from lorax_vlm.exchange.downloads import downloaded, upload
+from lorax_vlm.exchange.signing import verify_signature
+
+_HUB = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_BUNDLE_LIMIT_BYTES = MAX_WEIGHTS_BYTES + 64 * 2**20
+CARD_FILE = "README.md"
+
+
+def push(store: AdapterStore, name: str, url: str, *, private: bool = False) -> str:
+    """Send an adapter somewhere; returns the address that will always mean this very version, where there is one.
+
+    Args:
+        store: Where the adapter is.
+        name: Of the adapter, perhaps with a version.
+        url: ``hf://owner/name``, or where a bundle is to be written.
+        private: Of a new repository on the hub.
+
+    Raises:
+        RemoteError: It could not be written.
+        DamagedAdapter: Its files are not what its manifest says; nothing is sent.
+    """
+    stored = store.get(name)
+    problems, _ = check_object(stored.folder)
+    if problems:
+        raise DamagedAdapter(name, str(stored.folder), problems)
+    if url.startswith("hf://"):
+        return _push_to_hub(stored, url, private)
+    if url.startswith(("http://", "https://")):
+        raise RemoteError(url, "https can only be read from; push to hf:// or an fsspec address such as s3://")
+    if not url.endswith(SUFFIX):
+        raise RemoteError(url, f"a bundle's address ends in {SUFFIX}")
+    with tempfile.TemporaryDirectory() as scratch:
+        upload(pack(stored, Path(scratch) / f"adapter{SUFFIX}"), url)
+    return url
+
+
+def pull(
+    store: AdapterStore,
+    url: str,
+    name: str | None = None,
+    *,
+    replace: bool = False,
+    digest: str | None = None,
+    public_key: Path | None = None,
+) -> StoredAdapter:
+    """Bring an adapter into a store.
+
+    Args:
+        store: Where to.
+        url: As in the description of this module.
+        name: In the store. None: its own.
+        replace: Make a new version when the name exists.
+        digest: SHA-256 that its manifest must have, so that it can be no other one.
+        public_key: Of whoever must have signed it.
+
+    Raises:
+        RemoteError: It cannot be fetched.
+        DamagedAdapter: It is not sound, or not what its manifest or ``digest`` says; the store is unchanged.
+        SignatureRefused: It is not signed by that key; the store is unchanged.
+        AdapterExists: The name is taken and ``replace`` is false.
+    """
+    with fetched(url) as folder:
+        if not (folder / MANIFEST_FILE).is_file():
+            hint = f"it has no {MANIFEST_FILE}; import it for its base: lorax-vlm adapters import {url} --model MODEL"
+            raise DamagedAdapter(name or url, url, [hint])
+        if digest is not None and (found := hash_file(folder / MANIFEST_FILE).sha256) != digest:
+            raise DamagedAdapter(name or url, url, [f"{MANIFEST_FILE} has the digest {found}, not {digest}"])
+        if public_key is not None:
+            verify_signature(folder, name or url, public_key)
+        return receive(store, folder, name, replace=replace)
+
+
+@contextmanager
+def fetched(url: str) -> Iterator[Path]:
+    """A folder with an adapter's files from elsewhere, for the time of a block.
+
+    A bundle's files are checked against its manifest; a repository of the hub may hold a plain PEFT adapter.
+
+    Raises:
+        RemoteError: It cannot be fetched.
+        DamagedAdapter: It is a bundle that is not sound.
+    """
+    if url.startswith("hf://"):
+        with _fetched_from_hub(url) as folder:
+            yield folder
+        return
+    with downloaded(url, _BUNDLE_LIMIT_BYTES) as file, unpacked(file) as folder:
+        yield folder
+
+
+def is_remote(source: str) -> bool:
+    """Whether a text is an address, not a path."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", source) is not None
+
+
+def _push_to_hub(stored: StoredAdapter, url: str, private: bool) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, revision = _parse_hub(url)
+    if revision is not None:
+        raise RemoteError(url, "a revision is given by the hub; push to hf://owner/name")
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "adapter"
+        shutil.copytree(stored.folder, folder)
+        (folder / CARD_FILE).write_text(write_card(stored.manifest), encoding="utf-8")
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            made = api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message=f"{stored.name}, version {stored.version}"
+            )
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise RemoteError(url, str(error)) from error
+    return f"hf://{repository}@{made.oid}"
+
+
+@contextmanager
+def _fetched_from_hub(url: str) -> Iterator[Path]:
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, revision = _parse_hub(url)
+    scratch = Path(tempfile.mkdtemp(prefix="lorax-hub-"))
+    try:
+        try:
+            info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+            there = {file.rfilename: file.size or 0 for file in info.siblings or []}
+            for file in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, SIGNATURE_FILE):
+                if file not in there:
+                    continue
+                if there[file] > LIMITS[file]:
+                    raise RemoteError(url, f"{file} has {there[file]:,} bytes, the limit is {LIMITS[file]:,}")
+                # All of one commit, whatever is pushed meanwhile; kept by the library, which resumes.
+                shutil.copyfile(hf_hub_download(repository, file, revision=info.sha), scratch / file)
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            if isinstance(error, RemoteError):
+                raise
+            raise RemoteError(url, str(error)) from error
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _parse_hub(url: str) -> tuple[str, str | None]:
+    match = _HUB.fullmatch(url)
+    if match is None:
+        raise RemoteError(url, "an address of the hub is hf://owner/name or hf://owner/name@revision")
+    return match["repository"], match["revision"]

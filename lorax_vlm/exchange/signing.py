@@ -1,0 +1,78 @@
+"""Signatures by OpenSSF's ``model-signing``: a checksum finds damage, a signature by a key you trust finds an attacker.
+
+A valid signature by an unknown key proves nothing, so verifying always takes the public key that is expected.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lorax_vlm.adapters.integrity import SIGNATURE_FILE, check_object
+from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.errors import DamagedAdapter, MissingExtra, SignatureRefused
+
+
+def sign_adapter(store: AdapterStore, name: str, private_key: Path, *, password: str | None = None) -> StoredAdapter:
+    """Sign one version of an adapter with an EC key (P-256, P-384 or P-521); the signature is stored beside it.
+
+    Args:
+        store: Where the adapter is.
+        name: Of the adapter, perhaps with a version.
+        private_key: PEM file.
+        password: Of the key.
+
+    Raises:
+        DamagedAdapter: Its files are not what its manifest says; nothing is signed.
+        SignatureRefused: The key cannot be used.
+        MissingExtra: ``model-signing`` is not installed.
+    """
+    signing, hashing = _require_library()
+    stored = store.get(name)
+    problems, _ = check_object(stored.folder)
+    if problems:
+        raise DamagedAdapter(name, str(stored.folder), problems)
+    with tempfile.TemporaryDirectory() as scratch:
+        signature = Path(scratch) / SIGNATURE_FILE
+        try:
+            config = signing.Config().use_elliptic_key_signer(private_key=private_key, password=password)
+            config.set_hashing_config(_without_signature(hashing)).sign(stored.folder, signature)
+        except (OSError, ValueError, TypeError) as error:
+            raise SignatureRefused(name, f"the key {private_key} cannot sign: {error}") from error
+        store.attach_signature(name, signature)
+    return store.get(name)
+
+
+def verify_signature(folder: Path, name: str, public_key: Path) -> None:
+    """Check that a folder's files are those that the owner of a key signed.
+
+    Args:
+        folder: With the adapter's files and its signature.
+        name: For errors.
+        public_key: PEM file of the key that is expected.
+
+    Raises:
+        SignatureRefused: There is no signature, it is by another key, or a file is not the one that was signed.
+        MissingExtra: ``model-signing`` is not installed.
+    """
+    _, hashing = _require_library()
+    from model_signing import verifying
+
+    if not (folder / SIGNATURE_FILE).is_file():
+        raise SignatureRefused(name, f"it has no {SIGNATURE_FILE}")
+    try:
+        config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        config.set_hashing_config(_without_signature(hashing)).verify(folder, folder / SIGNATURE_FILE)
+    except Exception as error:  # the library raises its dependencies' errors, some of them of no common class
+        raise SignatureRefused(name, f"{public_key} does not confirm its signature: {error or type(error)}") from error
+
+
+def _without_signature(hashing: Any) -> Any:
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
+
+
+def _require_library() -> tuple[Any, Any]:
+    try:
+        from model_signing import hashing, signing
+    except ImportError as error:
+        raise MissingExtra("model-signing", "sign", "Signing adapters") from error
+    return signing, hashing

@@ -1,0 +1,79 @@
+"""Two adapters of two bases, each moved to the other's base: both, or neither."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from lorax_vlm.exchange.report import TransferReport
+from lorax_vlm.exchange.transfer import PreparedTransfer, TransferData, TransferOptions, prepared_transfer
+from lorax_vlm.runtime.library import AdapterLibrary
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One of the two ways."""
+
+    source: AdapterLibrary
+    target: AdapterLibrary
+    name: str
+    new_name: str
+    data: TransferData
+    options: TransferOptions
+
+
+@dataclass(frozen=True)
+class ExchangeReport:
+    """What exchanging two adapters did."""
+
+    there: TransferReport
+    back: TransferReport
+
+    @property
+    def accepted(self) -> bool:
+        """Whether both were stored; otherwise neither was."""
+        return self.there.accepted and self.back.accepted
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Names of the new adapters, by name of the base; empty when nothing was stored."""
+        reports = (self.there, self.back) if self.accepted else ()
+        return {report.plan.target: str(report.adapter) for report in reports}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [*self.there.lines(), *self.back.lines()]
+
+
+def exchange_adapters(there: Direction, back: Direction, *, replace: bool = False) -> ExchangeReport:
+    """Move both adapters, and store the results only if both are worth it.
+
+    Raises:
+        TransferRefused: One of them cannot be moved at all; nothing was changed.
+        AdapterExists: A new name is taken.
+    """
+    for way in (there, back):
+        way.target.require_free(way.new_name, replace)
+    with ExitStack() as stack:
+        prepared = [_prepare(stack, way) for way in (there, back)]
+        if any(one.refused for one in prepared):
+            first, second = (_not_kept(one) for one in prepared)
+            return ExchangeReport(first, second)
+        first = prepared[0].keep(there.new_name, replace=replace)
+        try:
+            second = prepared[1].keep(back.new_name, replace=replace)
+        except BaseException:
+            store = there.target.store
+            store.drop_version(there.new_name, store.get(there.new_name).version)
+            raise
+        return ExchangeReport(first, second)
+
+
+def _prepare(stack: ExitStack, way: Direction) -> PreparedTransfer:
+    context = prepared_transfer(way.source, way.target, way.name, way.data, way.options)
+    return stack.enter_context(context)
+
+
+def _not_kept(prepared: PreparedTransfer) -> TransferReport:
+    if prepared.refused:
+        return prepared.report
+    return replace(prepared.report, label="refused", reasons=("the other adapter of the exchange was refused",))

@@ -1,0 +1,167 @@
+"""What an adapter answers to images nobody labelled: the examples another base learns it from.
+
+The teacher's words are the interface, so it does not matter which tokenizer, width or kind of model either side has.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.answers import normalize_answer
+from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.models.families.base import IGNORED_LABEL
+from lorax_vlm.models.families.image_tokens import batch_with_features
+from lorax_vlm.models.families.vilt import ViltFamily
+from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.types import GenerationSettings
+
+DROPPED_SHARE = 0.1
+"""Of the examples the teacher is least sure of; it is wrong there most often."""
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TeacherAnswer:
+    """What the teacher says to one example."""
+
+    text: str
+    confidence: float
+    """Mean probability of its tokens (geometric); ViLT's of its answer."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Examples with the teacher's answers as targets."""
+
+    splits: DataSplits
+    kept: int
+    asked: int
+    answers: Counter[str]
+    """How often the teacher said what, among the kept ones."""
+
+    def summary(self) -> str:
+        """One line for people."""
+        frequent = ", ".join(f"{text[:24]!r} {count}" for text, count in self.answers.most_common(3))
+        return f"{self.kept} of {self.asked} answers kept; most frequent {frequent}"
+
+
+def prompt_for(library: AdapterLibrary, example: Example, template: str | None = None) -> str:
+    """An example's prompt on a base: its question in the template's or the base's own words, or the caption prompt.
+
+    Args:
+        library: Of the base.
+        example: What is asked.
+        template: Such as an adapter's prompt. None: the base's own.
+    """
+    if example.question:
+        own = template if template and "{question}" in template else library.entry.question_template
+        return own.replace("{question}", example.question)
+    return library.entry.caption_prompt if template is None else template
+
+
+def template_on(library: AdapterLibrary, manifest: Manifest) -> str:
+    """The prompt of an adapter that is moved to a base: its own on a base of its family, else the base's."""
+    if manifest.base is not None and manifest.base.family == library.base.family.name:
+        return manifest.prompt
+    return library.entry.question_template if "{question}" in manifest.prompt else library.entry.caption_prompt
+
+
+def settings_of(library: AdapterLibrary, manifest: Manifest) -> GenerationSettings:
+    """How an adapter's text is decoded: as it says, else as its base's for captions or for answers."""
+    entry = library.entry
+    usual = entry.answer_settings if "{question}" in manifest.prompt or not entry.captions else entry.caption_settings
+    return manifest.generation or usual
+
+
+def answer(
+    library: AdapterLibrary,
+    name: str | None,
+    examples: Sequence[Example],
+    settings: GenerationSettings,
+    template: str | None = None,
+) -> list[str]:
+    """What a base, or an adapter on it, answers to examples, whatever their targets.
+
+    Args:
+        library: Of the base.
+        name: Of the adapter, None for the plain base.
+        examples: Images, with or without questions.
+        settings: Decoding.
+        template: Of the prompt. None: the adapter's, or the base's own.
+    """
+    template = template if template is not None else _own_template(library, name)
+    texts: list[str] = []
+    for start in range(0, len(examples), _BATCH):
+        some = examples[start : start + _BATCH]
+        prompts = [prompt_for(library, example, template) for example in some]
+        pictures = [example.open_image() for example in some]
+        texts += [g.text for g in library.generate([name] * len(some), pictures, prompts, settings)]
+    return texts
+
+
+def _own_template(library: AdapterLibrary, name: str | None) -> str | None:
+    attachment = library.find(name)
+    return attachment.manifest.prompt if attachment is not None and attachment.manifest.base is not None else None
+
+
+def ask_teacher(
+    library: AdapterLibrary, name: str, examples: Sequence[Example], settings: GenerationSettings
+) -> list[TeacherAnswer]:
+    """The adapter's greedy answers, each with how sure it is of them."""
+    texts = answer(library, name, examples, settings.replace(num_beams=1, temperature=None))
+    confidences: list[float] = []
+    for start in range(0, len(examples), _BATCH):
+        some = slice(start, start + _BATCH)
+        confidences += _confidences(library, name, examples[some], texts[some])
+    return [TeacherAnswer(text, sure) for text, sure in zip(texts, confidences, strict=True)]
+
+
+@torch.no_grad()
+def _confidences(library: AdapterLibrary, name: str, examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
+    base, template = library.base, _own_template(library, name)
+    prompts = [prompt_for(library, example, template) for example in examples]
+    pixels = base.family.pixel_values([example.open_image() for example in examples]).to(base.device)
+    with library.using(name) as model:
+        features = base.family.encode_images(model, pixels, prompts)
+        if isinstance(base.family, ViltFamily):
+            logits = base.family.answer_logits(model, features, prompts)
+            return [float(share) for share in torch.sigmoid(logits).amax(dim=1)]
+        said = [text if text.strip() else "nothing" for text in texts]
+        batch = base.family.training_batch(torch.empty(len(said), 0), prompts, said)
+        labels = batch.pop("labels").to(base.device)
+        batch = {key: value.to(base.device) if hasattr(value, "to") else value for key, value in batch.items()}
+        logits = model(**batch_with_features(batch, features)).logits
+    found = []
+    for row, text in enumerate(texts):
+        own = labels[row : row + 1]
+        count = int((own != IGNORED_LABEL).sum())
+        loss = float(base.family.loss(logits[row : row + 1], own, count))
+        found.append(float(torch.exp(torch.tensor(-loss))) if text.strip() else 0.0)
+    return found
+
+
+def make_lesson(
+    examples: Sequence[Example], answers: Sequence[TeacherAnswer], *, validation_share: float = 0.1
+) -> Lesson:
+    """Examples with the teacher's answers for targets, without those it is least sure of, and some held out.
+
+    The last ones are held out, so that checkpoints are chosen by agreement with the teacher and no label is needed.
+
+    Raises:
+        ValueError: The teacher said nothing.
+    """
+    sure = sorted((a.confidence for a in answers if a.text.strip()), reverse=True)
+    if not sure:
+        raise ValueError("The teacher answered nothing to any example.")
+    threshold = sure[max(0, round((1 - DROPPED_SHARE) * len(sure)) - 1)]
+    kept = [
+        replace(example, target=answer.text, answers=(answer.text,), prompt="", name=f"{example.name} (distilled)")
+        for example, answer in zip(examples, answers, strict=True)
+        if answer.text.strip() and answer.confidence >= threshold
+    ]
+    held_out = max(1, round(validation_share * len(kept)))
+    splits = DataSplits(kept[:-held_out] or kept, kept[-held_out:], f"{len(kept)} answers of the source")
+    return Lesson(splits, len(kept), len(examples), Counter(normalize_answer(example.target) for example in kept))

@@ -1,0 +1,431 @@
+"""Moving an adapter to another base, and measuring what is left of it.
+
+What can be taken over is taken over; what cannot is learnt from the source's answers to images nobody labelled. A
+measured score decides whether the result is kept, not a fingerprint: it must beat the target alone, and random updates
+of the same size.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorax_vlm.adapters.compatibility import Level
+from lorax_vlm.adapters.factors import read_updates
+from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.manifest import Manifest, Measurement, Parent
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.adapters.store import StoredAdapter
+from lorax_vlm.answers import exact_match
+from lorax_vlm.data.examples import Example
+from lorax_vlm.data.sources import read_data
+from lorax_vlm.data.splitting import without_images_of
+from lorax_vlm.data.unlabelled import read_unlabelled
+from lorax_vlm.errors import TransferRefused
+from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
+from lorax_vlm.exchange.candidates import Updates, copies, random_like
+from lorax_vlm.exchange.files import write_updates
+from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
+from lorax_vlm.exchange.report import Cost, Scored, TransferReport
+from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson, settings_of, template_on
+from lorax_vlm.models.families.vilt import ViltFamily
+from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.types import Interval
+from lorax_vlm.workshop import AdapterWorkshop, fit_to_labels
+
+Judge = Callable[[Example, str], float]
+"""How right an answer is, 0 to 1."""
+
+QUICK_SHARE = 0.25
+"""Share of the source's steps that distillation takes by default."""
+GOOD_ENOUGH = 0.95
+"""Share of the source's gain from which on nothing is distilled."""
+
+
+def judge_by_target(example: Example, text: str) -> float:
+    """1 for the example's own target, after the VQA challenge's normalisation."""
+    return float(exact_match(text, [example.target]))
+
+
+@dataclass(frozen=True)
+class TransferData:
+    """What a transfer may look at."""
+
+    unlabelled: Sequence[Example] = ()
+    """Examples whose targets are not read; the source answers them."""
+    development: Sequence[Example] = ()
+    """Labelled examples to choose with. Without any, agreement with the source on held-out answers is measured."""
+    off_task: Sequence[Example] = ()
+    """Labelled examples of other tasks, to see what is lost."""
+    judge: Judge = judge_by_target
+
+
+def read_transfer_data(
+    unlabelled: str | Path | Sequence[Example] | None, development: str | Path | Sequence[Example] | None
+) -> TransferData | None:
+    """Transfer data from folders or examples; None when none are given.
+
+    Unlabelled images that are also among the development ones are left out.
+
+    Args:
+        unlabelled: Folder of images, see ``read_unlabelled``, or examples.
+        development: What ``read_data`` recognises, of which the validation examples are used, or examples.
+
+    Raises:
+        DataError: They are malformed.
+    """
+    if unlabelled is None and development is None:
+        return None
+    chosen_by = read_data(development).validation if isinstance(development, str | Path) else development or ()
+    images = read_unlabelled(unlabelled) if isinstance(unlabelled, str | Path) else unlabelled or ()
+    return TransferData(unlabelled=without_images_of(images, chosen_by), development=chosen_by)
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """How a transfer is done."""
+
+    config: TrainConfig
+    """For distillation; ``max_steps`` are those asked for."""
+    run_dir: Path
+    """For checkpoints and candidates; emptied afterwards."""
+    allow_partial: bool = False
+    """Leave out what cannot be moved, instead of refusing."""
+    distil: bool = True
+    """False: only take over weights."""
+    progress: bool = True
+    load: Callable[[AdapterLibrary], object] = lambda library: library.base
+    """Called before a base is used; may let another one leave memory."""
+
+
+@dataclass(frozen=True)
+class PreparedTransfer:
+    """A measured result that is not in the store (yet)."""
+
+    report: TransferReport
+    target: AdapterLibrary
+    stored: StoredAdapter
+    """The source."""
+    chosen: "_Candidate"
+    load: Callable[[AdapterLibrary], object]
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is not worth keeping."""
+        return bool(self.report.reasons)
+
+    def keep(self, new_name: str, *, replace: bool = False) -> TransferReport:
+        """Store it on the target, if it is worth keeping; returns the report with the name it has then.
+
+        Args:
+            new_name: For the result.
+            replace: Make a new version when the name exists.
+
+        Raises:
+            AdapterExists: ``new_name`` is taken.
+            TransferRefused: Read back from the store it is not what was measured.
+        """
+        if self.refused:
+            return self.report
+        self.load(self.target)
+        _keep(self, new_name, replace)
+        return dataclasses.replace(self.report, adapter=new_name)
+
+
+def transfer_adapter(
+    source: AdapterLibrary,
+    target: AdapterLibrary,
+    name: str,
+    new_name: str,
+    data: TransferData,
+    options: TransferOptions,
+    *,
+    replace: bool = False,
+) -> TransferReport:
+    """Move an adapter to another base and store it there under a new name, if it is worth anything there.
+
+    Raises:
+        TransferRefused: There is no way, or none with these data; nothing was changed.
+        AdapterExists: ``new_name`` is taken.
+    """
+    target.require_free(new_name, replace)
+    with prepared_transfer(source, target, name, data, options) as prepared:
+        return prepared.keep(new_name, replace=replace)
+
+
+@contextmanager
+def prepared_transfer(
+    source: AdapterLibrary, target: AdapterLibrary, name: str, data: TransferData, options: TransferOptions
+) -> Iterator[PreparedTransfer]:
+    """Move an adapter to another base without storing it; its files last as long as the block.
+
+    The source is asked first and not needed afterwards, so that one base need be in memory at a time.
+
+    Raises:
+        TransferRefused: There is no way, or none with these data.
+    """
+    stored = source.store.get(name)
+    files = read_adapter_files(stored.folder, name, stored.manifest.files)
+    if not options.distil:
+        data = dataclasses.replace(data, unlabelled=())
+    images = len(data.unlabelled)
+    plan = plan_transfer(files, stored.manifest, target.describe(), images=images, allow_partial=options.allow_partial)
+    if plan.refused:
+        raise TransferRefused(name, plan.target, plan.reasons)
+    options.load(source)
+    asked = _ask_source(source, stored, plan, data)
+    options.load(target)
+    judge = data.judge if asked.measured_by == "labels" else judge_by_target
+    try:
+        bench = _Bench(target, stored.manifest, asked.development, judge, options.run_dir)
+        report, chosen = _transfer(bench, asked, plan, read_updates(files), stored, data, options)
+        yield PreparedTransfer(report, target, stored, chosen, options.load)
+    finally:
+        shutil.rmtree(options.run_dir, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """All that is needed of the source's base; it may leave memory then."""
+
+    lesson: Lesson | None
+    development: Sequence[Example]
+    measured_by: str
+    source: Scored | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    scored: Scored
+    folder: Path
+    labels: tuple[str, ...] = ()
+    steps: int = 0
+
+
+def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPlan, data: TransferData) -> _Asked:
+    start, settings = time.monotonic(), settings_of(source, stored.manifest)
+    lesson = None
+    if data.unlabelled and plan.label != "exact":
+        lesson = make_lesson(data.unlabelled, ask_teacher(source, stored.name, data.unlabelled, settings))
+    if data.development:
+        texts = answer(source, stored.name, data.development, settings)
+        scored = Scored("source on its own base", judge_all(data.judge, data.development, texts))
+        return _Asked(lesson, data.development, "labels", scored, time.monotonic() - start)
+    if lesson is None:
+        missing = "no labelled development examples, and no unlabelled ones that the source could answer"
+        raise TransferRefused(stored.name, plan.target, [f"there is nothing to measure the result with: {missing}"])
+    return _Asked(lesson, lesson.splits.validation, "agreement", None, time.monotonic() - start)
+
+
+def judge_all(judge: Judge, examples: Sequence[Example], texts: Sequence[str]) -> tuple[float, ...]:
+    """A score per example."""
+    return tuple(judge(example, text) for example, text in zip(examples, texts, strict=True))
+
+
+class _Bench:
+    """Asks the target base the development questions, with whatever adapter folder it is given."""
+
+    def __init__(
+        self, library: AdapterLibrary, made_for: Manifest, examples: Sequence[Example], judge: Judge, run_dir: Path
+    ) -> None:
+        self.library, self.run_dir, self.template = library, run_dir, template_on(library, made_for)
+        self._settings = settings_of(library, dataclasses.replace(made_for, generation=None))
+        self._examples, self._judge = examples, judge
+        self.seconds = 0.0
+
+    def score(self, name: str, folder: Path | None = None, labels: Sequence[str] = ()) -> Scored:
+        """Of the target alone, or with an adapter."""
+        return Scored(name, self.ask(self._examples, self._judge, folder, labels))
+
+    def ask(
+        self, examples: Sequence[Example], judge: Judge, folder: Path | None, labels: Sequence[str] = ()
+    ) -> tuple[float, ...]:
+        """A score per example."""
+        start = time.monotonic()
+        if folder is None:
+            texts = answer(self.library, None, examples, self._settings)
+        else:
+            with self.library.trial(folder, labels) as trial:
+                texts = answer(self.library, trial, examples, self._settings, self.template)
+        self.seconds += time.monotonic() - start
+        return judge_all(judge, examples, texts)
+
+    def write(self, name: str, updates: Updates) -> Path:
+        """A folder with some updates."""
+        return write_updates(self.run_dir / name.replace(" ", "-"), updates, self.library.entry.identity)
+
+
+def _transfer(
+    bench: _Bench,
+    asked: _Asked,
+    plan: TransferPlan,
+    updates: Updates,
+    stored: StoredAdapter,
+    data: TransferData,
+    options: TransferOptions,
+) -> tuple[TransferReport, _Candidate]:
+    alone = bench.score("target alone")
+    candidates, controls = _take_over(bench, plan, updates)
+    trained_s = 0.0
+    if asked.lesson is not None and (plan.needs_images or not _is_good(candidates, alone, asked)):
+        start = time.monotonic()
+        candidates.append(_distil(bench, plan, asked.lesson, _best(candidates), options))
+        trained_s = time.monotonic() - start
+    chosen = _best(candidates)
+    assert chosen is not None  # a plan that is not refused has something to try
+    reasons = _objections(chosen.scored, alone, controls)
+    label = plan.label
+    if chosen.scored.name == "distilled" and label in ("component-copy", "approximate"):
+        label = "distilled"
+    off_task = None
+    if data.off_task:
+        before, after = (
+            mean_interval(bench.ask(data.off_task, judge_by_target, folder, chosen.labels))
+            for folder in (None, chosen.folder)
+        )
+        off_task = (before, after)
+    cost = Cost(
+        teacher_s=asked.seconds,
+        search_s=bench.seconds,
+        training_s=trained_s,
+        steps=chosen.steps,
+        source_steps=stored.manifest.training.get("steps"),
+        images=asked.lesson.asked if asked.lesson else 0,
+        labels=len(data.development),
+    )
+    report = TransferReport(
+        plan=plan,
+        label="refused" if reasons else label,
+        adapter=None,
+        chosen=chosen.scored.name,
+        measured_by=asked.measured_by,
+        alone=alone,
+        candidates=tuple(candidate.scored for candidate in candidates),
+        controls=tuple(controls),
+        source=asked.source,
+        off_task=off_task,
+        cost=cost,
+        reasons=tuple(reasons),
+    )
+    return report, chosen
+
+
+def _take_over(bench: _Bench, plan: TransferPlan, updates: Updates) -> tuple[list[_Candidate], list[Scored]]:
+    """What needs no training, and random updates of the same size."""
+    if not plan.copied_sites:
+        return [], []
+    moved = [part for part in plan.parts if part.strategy in ("load", "copy")]
+    same = all(part.level in (Level.IDENTICAL, Level.SAME_COMPONENT) for part in moved)
+    candidates = []
+    for name, some in copies(updates, plan.copied_sites, same_weights=same).items():
+        folder = bench.write(name, some)
+        candidates.append(_Candidate(bench.score(name, folder), folder))
+    like = random_like({site: updates[site] for site in plan.copied_sites})
+    return candidates, [bench.score("random, same spectrum", bench.write("random", like))]
+
+
+def _best(candidates: Sequence[_Candidate]) -> _Candidate | None:
+    return max(candidates, key=lambda candidate: candidate.scored.mean.value, default=None)
+
+
+def _is_good(candidates: Sequence[_Candidate], alone: Scored, asked: _Asked) -> bool:
+    """Whether the best candidate has nearly all of what the source gains."""
+    best = _best(candidates)
+    if best is None or asked.source is None:
+        return False
+    gain = asked.source.mean.value - alone.mean.value
+    return best.scored.mean.value - alone.mean.value >= GOOD_ENOUGH * gain
+
+
+def _distil(
+    bench: _Bench, plan: TransferPlan, lesson: Lesson, start: _Candidate | None, options: TransferOptions
+) -> _Candidate:
+    """Train the target on the source's answers, beginning with the best candidate."""
+    begin = read_updates(read_adapter_files(start.folder, start.scored.name)) if start is not None else {}
+    recipe = Recipe(
+        "transferred",
+        rank=max([plan.rank, *(update.rank for update in begin.values())]),
+        groups=plan.student_groups,
+        modules=tuple(sorted(begin)),
+    )
+    library, splits = bench.library, lesson.splits
+    labels: tuple[str, ...] = ()
+    splits = splits.with_prompt(bench.template)
+    if isinstance(library.base.family, ViltFamily):
+        splits, label_plan = fit_to_labels(library.base.family, splits)
+        labels = tuple(label_plan.labels) if label_plan.added else ()
+    run_dir = bench.run_dir / "distilled"
+    result = AdapterWorkshop(library).train_folder(
+        recipe, splits, options.config, run_dir, labels=labels, start=begin, progress=options.progress
+    )
+    return _Candidate(bench.score("distilled", result.folder, labels), result.folder, labels, result.steps)
+
+
+def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> list[str]:
+    """Why the best candidate is not worth keeping: it must beat the target alone and every control beyond the noise."""
+    reasons = []
+    for other in (alone, *controls):
+        gain = paired_difference(other.scores, chosen.scores)
+        if gain.low <= 0:
+            low, high = 100 * gain.low, 100 * gain.high
+            reasons.append(f"not better than {other.name}: {100 * gain.value:+.1f} points ({low:+.1f} to {high:+.1f})")
+    return reasons
+
+
+def _keep(prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> None:
+    """Store the result with where it came from and what it scored; the checks of every stored adapter apply."""
+    library, chosen, report, source = prepared.target, prepared.chosen, prepared.report, prepared.stored.manifest
+    interval: Interval = chosen.scored.mean
+    manifest = library.manifest(
+        new_name,
+        task=source.task,
+        style=source.style,
+        recipe="transferred",
+        prompt=template_on(library, source),
+        trained=True,
+        generation=settings_of(library, dataclasses.replace(source, generation=None)),
+        training={"transfer": report.label, "steps": chosen.steps, "data": f"transferred from {source.name}"},
+        labels=chosen.labels,
+        lineage=[
+            Parent(
+                name=source.name,
+                manifest=source.digest,
+                method=report.label,
+                parameters={"chosen": report.chosen, "source_base": report.plan.source, "steps": chosen.steps},
+            ),
+            *source.lineage,
+        ],
+        licence="; ".join(dict.fromkeys(filter(None, (source.licence, library.entry.licence)))),
+    )
+    figure = Measurement(
+        metric=report.measured_by,
+        data=f"{len(report.alone.scores)} development examples",
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        count=len(report.alone.scores),
+    )
+    kept = library.keep(chosen.folder, dataclasses.replace(manifest, metrics=(figure,)), replace=replace_existing)
+    _require_effect(library, kept, report.plan, chosen)
+
+
+def _require_effect(library: AdapterLibrary, kept: StoredAdapter, plan: TransferPlan, chosen: _Candidate) -> None:
+    """Read the stored adapter again: it has the planned sites, none without an effect, and changes what is answered.
+
+    Raises:
+        TransferRefused: It is not what was measured; it is removed again.
+    """
+    updates = read_updates(library.store.files(kept.name))
+    problems = [f"{site} is missing" for site in plan.copied_sites if site not in updates]
+    if chosen.scored.name != "distilled":
+        problems += [f"{site} has no effect" for site, update in updates.items() if not update.norm]
+    if kept.manifest.canary is None or not kept.manifest.canary.largest_change:
+        problems.append("no logit changes with it")
+    if problems:
+        library.store.drop_version(kept.name, kept.version)
+        raise TransferRefused(kept.name, plan.target, problems)

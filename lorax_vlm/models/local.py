@@ -1,0 +1,35 @@
+"""Where a checkpoint is on this machine, without loading or downloading anything. No torch."""
+
+from pathlib import Path
+
+from lorax_vlm.errors import CheckpointError
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+from lorax_vlm.models.description import BaseDescription, describe_checkpoint
+
+
+def describe_local(name: str) -> BaseDescription:
+    """Describe a base that is on this machine: a miniature, a folder, or what the hub's cache holds.
+
+    Raises:
+        UnknownModel: The name is nothing known.
+        CheckpointError: It is not here, or no supported checkpoint.
+    """
+    entry = get_model_entry(name)
+    folder = find_checkpoint(entry)
+    if folder is None:
+        raise CheckpointError(
+            entry.name,
+            [f"{entry.source} is not on this machine"],
+            f"Fetch it and read its weights once: lorax-vlm models fingerprint {entry.name}",
+        )
+    return describe_checkpoint(folder, entry.name)
+
+
+def find_checkpoint(entry: CatalogEntry) -> Path | None:
+    """The folder of a checkpoint, None when it is on the hub only."""
+    if Path(entry.source).is_dir():
+        return Path(entry.source)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(entry.source, "config.json")
+    return Path(found).parent if isinstance(found, str) else None

@@ -1,0 +1,229 @@
+"""Moving adapters: what is copied is the source's own, what is kept beats its controls, and nothing else is stored."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorax_vlm.adapters.factors import read_updates
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.data.examples import Example, scene_captions, scene_questions
+from lorax_vlm.data.scene_tasks import without_targets
+from lorax_vlm.errors import AdapterExists, TransferRefused
+from lorax_vlm.exchange import transfer as transfer_module
+from lorax_vlm.exchange.candidates import copies, random_like, shuffled_layers
+from lorax_vlm.exchange.swap import Direction, exchange_adapters
+from lorax_vlm.exchange.teacher import TeacherAnswer, make_lesson
+from lorax_vlm.exchange.transfer import TransferData, TransferOptions, transfer_adapter
+from lorax_vlm.models.loading import LoadedModel, load_model
+from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
+from tests.adapters_for_tests import write_manifest, write_random_adapter
+
+Load = Callable[[str], LoadedModel]
+QUICK = TrainConfig(max_steps=25, batch_size=16, learning_rate=8e-3, eval_every=25, patience=None)
+
+
+@pytest.fixture
+def libraries(load_shared: Load, store: AdapterStore) -> Iterator[Callable[[str], AdapterLibrary]]:
+    made: dict[str, AdapterLibrary] = {}
+
+    def make(name: str) -> AdapterLibrary:
+        if name not in made:
+            base = load_shared(name)
+            made[name] = AdapterLibrary(base.entry, lambda: base, store)
+        return made[name]
+
+    yield make
+    for library in made.values():
+        library.restore_base()
+
+
+def options(tmp_path: Path, **changes: object) -> TransferOptions:
+    return TransferOptions(config=QUICK, run_dir=tmp_path / "transfer", progress=False, **changes)  # type: ignore[arg-type]
+
+
+def add(library: AdapterLibrary, name: str, tmp_path: Path, recipe: str | Recipe, **changes: object) -> None:
+    folder = write_random_adapter(library.base, tmp_path / name, recipe, scale=changes.pop("scale", 1.0))  # type: ignore[arg-type]
+    write_manifest(library.base, folder, **changes)
+    library.load(folder)
+
+
+def agreeing(library: AdapterLibrary, name: str) -> list[Example]:
+    """Development examples whose right answer is, by construction, what the adapter says on its own base."""
+    examples = scene_captions("plain", "validation", 24)
+    from lorax_vlm.exchange.teacher import answer
+
+    said = answer(library, name, examples, library.entry.caption_settings.replace(max_new_tokens=6))
+    return [dataclasses.replace(e, target=text) for e, text in zip(examples, said, strict=True)]
+
+
+def test_what_both_bases_share_is_copied_bit_for_bit(libraries, tmp_path: Path, store: AdapterStore) -> None:
+    """Between two bases that are equal but in name: the copy must win, and be the source's update."""
+    source = libraries("blip2-opt-mini")
+    add(source, "eyes", tmp_path, "portable")
+    folder = shutil.copytree(source.base.folder, tmp_path / "twin")
+    twin_base = load_model(str(folder), dtype="float32")
+    twin = AdapterLibrary(twin_base.entry, lambda: twin_base, store)
+    data = TransferData(
+        development=agreeing(source, "eyes"), judge=lambda e, text: float(text.startswith(e.target[:12]))
+    )
+    report = transfer_adapter(source, twin, "eyes", "twin.eyes", data, options(tmp_path))
+    assert report.accepted, report.lines()
+    assert report.chosen == "copy"
+    assert report.adapter == "twin.eyes"
+    mine, theirs = read_updates(store.files("eyes")), read_updates(store.files("twin.eyes"))
+    assert set(mine) == set(theirs)
+    for site, update in mine.items():
+        assert np.allclose(update.b @ update.a, theirs[site].b @ theirs[site].a, atol=1e-6)
+    (parent,) = store.get("twin.eyes").manifest.lineage
+    assert (parent.name, parent.manifest) == ("eyes", store.get("eyes").manifest.digest)
+    (figure,) = store.get("twin.eyes").manifest.metrics
+    assert figure.value == report.final.mean.value
+    twin.restore_base()
+    assert not (tmp_path / "transfer").exists()
+
+
+def test_without_an_effect_beyond_chance_nothing_is_stored(libraries, tmp_path: Path, store: AdapterStore) -> None:
+    source, target = libraries("blip2-opt-mini"), libraries("blip2-flan-mini")
+    add(source, "eyes", tmp_path, "portable", scale=0.05)  # too small to change any answer
+    data = TransferData(development=scene_captions("plain", "validation", 24))
+    report = transfer_adapter(source, target, "eyes", "flan.eyes", data, options(tmp_path))
+    assert not report.accepted
+    assert report.label == "refused"
+    assert any("not better than target alone" in reason for reason in report.reasons)
+    assert store.names() == ["eyes"]
+
+
+def test_refusals_come_before_anything_is_loaded(libraries, tmp_path: Path, store: AdapterStore) -> None:
+    source, target = libraries("blip2-opt-mini"), libraries("blip2-flan-mini")
+    add(source, "words", tmp_path, "light")
+    never = options(tmp_path, load=lambda library: pytest.fail("a base was asked for"))
+    with pytest.raises(TransferRefused, match="without unlabelled images"):
+        transfer_adapter(source, target, "words", "flan.words", TransferData(), never)
+    with pytest.raises(AdapterExists):
+        transfer_adapter(source, target, "words", "words", TransferData(), never)
+    assert store.names() == ["words"]
+
+
+@pytest.fixture
+def counting(libraries, store: AdapterStore) -> AdapterLibrary:
+    """An OPT adapter that was taught, quickly, to answer one question its base cannot: always with the same word."""
+    library = libraries("blip2-opt-mini")
+    kind = AdapterKind("vqa", "kind", library.entry.question_template)
+    from lorax_vlm.data.examples import DataSplits
+
+    splits = DataSplits(kinds("train", 96), kinds("validation", 16), "kinds").with_prompt(kind.prompt)
+    recipe = Recipe("small", 4, ("lm-attention",))
+    AdapterWorkshop(library).train(AdapterOrder("kind", kind, recipe, splits, QUICK), progress=False)
+    return library
+
+
+def kinds(split: str, count: int, start: int = 0) -> list[Example]:
+    """A question that every base answers wrongly."""
+    rows = scene_questions("classification", split, count, start=start)
+    return [
+        dataclasses.replace(e, question="What kind of picture is this?", target="scene", answers=("scene",))
+        for e in rows
+    ]
+
+
+@pytest.mark.parametrize("target", ["blip2-flan-mini", "instructblip-mini", "vilt-mini"])
+def test_distillation_between_families_needs_no_label(
+    counting: AdapterLibrary, libraries, target: str, tmp_path: Path
+) -> None:
+    """Development is agreement with the source: no target of any example is read."""
+    library = libraries(target)
+    data = TransferData(unlabelled=without_targets(kinds("train", 96, start=5000)))
+    report = transfer_adapter(counting, library, "kind", f"{target}.kind", data, options(tmp_path))
+    assert report.accepted, report.lines()
+    assert report.measured_by == "agreement"
+    assert report.chosen == "distilled"
+    assert report.final.mean.value > 0.9
+    assert report.cost.labels == 0
+    kept = library.store.get(f"{target}.kind").manifest
+    assert kept.lineage[0].method == report.label
+    from lorax_vlm.exchange.teacher import answer
+
+    said = answer(library, f"{target}.kind", kinds("test", 8), library.entry.answer_settings)
+    assert said == ["scene"] * 8
+
+
+def test_exchanging_is_all_or_nothing(counting: AdapterLibrary, libraries, tmp_path: Path, store: AdapterStore) -> None:
+    flan = libraries("blip2-flan-mini")
+    add(flan, "noise", tmp_path, "light", scale=0.05, task="vqa", prompt=flan.entry.question_template)
+    unlabelled = without_targets(kinds("train", 64, start=5000))
+    there = Direction(counting, flan, "kind", "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
+    back = Direction(
+        flan,
+        counting,
+        "noise",
+        "opt.noise",
+        TransferData(unlabelled, kinds("validation", 16)),
+        options(tmp_path / "back"),
+    )
+    report = exchange_adapters(there, back)
+    assert not report.accepted
+    assert report.adapters == {}
+    assert report.there.reasons == ("the other adapter of the exchange was refused",)
+    assert report.back.reasons
+    assert store.names() == ["kind", "noise"]
+
+
+def test_a_failure_while_storing_takes_the_first_back(
+    counting: AdapterLibrary, libraries, tmp_path: Path, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flan, unlabelled = libraries("blip2-flan-mini"), without_targets(kinds("train", 64, start=5000))
+    there = Direction(counting, flan, "kind", "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
+    kept: list[str] = []
+    keep = transfer_module._keep
+
+    def failing(prepared, new_name: str, replace: bool) -> None:
+        if kept:
+            raise OSError("disk full")
+        kept.append(new_name)
+        keep(prepared, new_name, replace)
+
+    monkeypatch.setattr(transfer_module, "_keep", failing)
+    back = dataclasses.replace(there, new_name="flan.other", options=options(tmp_path / "back"))
+    with pytest.raises(OSError, match="disk full"):
+        exchange_adapters(there, back)
+    assert kept == ["flan.kind"]
+    assert store.names() == ["kind"]
+
+
+# --- candidates and lessons -------------------------------------------------------------------------------------------
+
+
+def test_controls_keep_the_spectrum_and_lose_the_rest(mini: LoadedModel, tmp_path: Path) -> None:
+    from lorax_vlm.adapters.files import read_adapter_files
+
+    updates = read_updates(read_adapter_files(write_random_adapter(mini, tmp_path / "a"), "a"))
+    alike = random_like(updates, seed=1)
+    for site, update in updates.items():
+        count = update.rank
+        assert np.allclose(alike[site].singular_values[:count], update.singular_values[:count])
+        assert abs(update.cosine(alike[site])) < 0.2
+    moved = shuffled_layers(updates, seed=1)
+    assert set(moved) == set(updates)
+    assert all(moved[site] is not update for site, update in updates.items())
+    assert {id(update) for update in moved.values()} == {id(update) for update in updates.values()}
+    sized = copies(updates, list(updates)[:2], same_weights=False)
+    assert list(sized) == ["copy x 0.25", "copy x 0.5", "copy x 0.75", "copy", "copy x 1.5"]
+    assert list(copies(updates, list(updates), same_weights=True)) == ["copy"]
+
+
+def test_a_lesson_drops_what_the_teacher_is_least_sure_of() -> None:
+    examples = scene_captions("plain", "train", 40)
+    answers = [TeacherAnswer(f"text {i}", i / 40) for i in range(39)] + [TeacherAnswer("  ", 1.0)]
+    lesson = make_lesson(examples, answers)
+    assert (lesson.asked, lesson.kept) == (40, 35), "nine tenths of the 39 that say something"
+    targets = [e.target for e in (*lesson.splits.train, *lesson.splits.validation)]
+    assert targets == [f"text {i}" for i in range(4, 39)]
+    with pytest.raises(ValueError, match="nothing"):
+        make_lesson(examples[:1], [TeacherAnswer("", 0.0)])

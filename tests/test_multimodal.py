@@ -1,0 +1,141 @@
+"""The exchange system: the calls of the specification, on the miniatures."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lorax_vlm import MultiModalLoRAExchange, make_scene
+from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.data.examples import DataSplits
+from lorax_vlm.data.scene_tasks import TASKS, task_examples
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.errors import (
+    AdapterExists,
+    AdapterNotFound,
+    DamagedAdapter,
+    ExampleError,
+    IncompatibleAdapter,
+    LoraxError,
+)
+from lorax_vlm.models.catalog import MINIATURE_KEYS
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.config import TrainConfig
+from tests.adapters_for_tests import write_random_adapter
+
+FEW = TrainConfig(max_steps=3, batch_size=4, eval_every=3, learning_rate=1e-3, patience=None)
+
+
+@pytest.fixture
+def system(load_shared: Callable[[str], LoadedModel], tmp_path: Path) -> Iterator[MultiModalLoRAExchange]:
+    system = MultiModalLoRAExchange("mini", store=tmp_path / "store")
+    for key, name in MINIATURE_KEYS.items():
+        system._shelf.library(key).__dict__["base"] = load_shared(name)
+    yield system
+    for library in system._shelf._libraries.values():
+        library.restore_base()
+
+
+def few(task: str) -> DataSplits:
+    return DataSplits(task_examples(task, "train", 12), task_examples(task, "validation", 4), f"a few of {task}")
+
+
+def make(
+    system: MultiModalLoRAExchange, model: str, name: str, task: str = "captioning", complexity: str | Recipe = "light"
+) -> str:
+    return system.create_adapter(model, name, task, complexity, data=few(task), config=FEW, progress=False)
+
+
+def test_the_calls_of_the_specification(system: MultiModalLoRAExchange, tmp_path: Path, scenes: list[Scene]) -> None:
+    key = make(system, "blip2_opt", "image_caption")
+    assert key == "blip2-opt-mini.image_caption"
+    assert [a.name for a in system.list_adapters()] == [key]
+    text = system.generate_with_adapter(key, scenes[0].image)
+    assert text.adapter == key
+    both = system.generate_with_adapter(key, scenes[0].image, compare=True)
+    assert list(both) == ["base", key]
+    assert both[key] == text
+    report = system.evaluate_adapter(key, count=4)
+    assert (report.count, report.task) == (4, "captioning")
+    folder = system.save_adapter(key, tmp_path / "saved")
+    bundle = system.save_adapter(key, tmp_path / "saved.lorax")
+    system.remove_adapter(key)
+    with pytest.raises(AdapterNotFound):
+        system.generate_with_adapter(key, scenes[0].image)
+    assert system.load_adapter(folder) == key
+    assert system.load_adapter(bundle, "again") == "again"
+    assert system.generate_with_adapter("again", scenes[0].image) == text
+    assert system.check_adapter(key, "blip2_opt").verdict == "exact"
+    assert system.check_adapter(key, "blip2_flan").verdict == "refused"
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("model", list(MINIATURE_KEYS))
+def test_every_task_on_every_model(system: MultiModalLoRAExchange, model: str, task: str, scenes: list[Scene]) -> None:
+    if model == "vilt" and task in ("captioning", "instruction_following"):
+        with pytest.raises(ValueError, match=r"cannot do .* It can do: vqa, complex_reasoning, general"):
+            make(system, model, "it", task)
+        return
+    key = make(system, model, "it", task)
+    stored = system.store.get(key)
+    assert stored.manifest.task == task
+    question = "" if task == "captioning" else task_examples(task, "test", 1)[0].question
+    assert isinstance(system.generate_with_adapter(key, scenes[0].image, question), str)
+    if question:
+        with pytest.raises(ExampleError, match="pass one"):
+            system.generate_with_adapter(key, scenes[0].image)
+
+
+@pytest.mark.parametrize("complexity", ["light", "medium", "heavy"])
+def test_complexities(system: MultiModalLoRAExchange, complexity: str) -> None:
+    stored = system.store.get(make(system, "blip2_opt", "it", "vqa", complexity))
+    assert stored.manifest.rank == {"light": 4, "medium": 8, "heavy": 16}[complexity]
+    assert system.store.get("blip2-opt-mini.it").manifest.recipe == complexity
+
+
+def test_wrong_words_are_errors_and_store_nothing(system: MultiModalLoRAExchange) -> None:
+    for wrong in (
+        ("blip2_opt", "a", "singing", "light"),
+        ("blip2_opt", "a", "vqa", "enormous"),
+        ("gpt", "a", "vqa", "light"),
+    ):
+        with pytest.raises((ValueError, LoraxError)):
+            system.create_adapter(*wrong)
+    make(system, "blip2_opt", "a", "vqa")
+    with pytest.raises(AdapterExists):
+        make(system, "blip2_opt", "a", "general")
+    assert len(system.list_adapters()) == 1
+
+
+def test_the_matrix_and_the_page(system: MultiModalLoRAExchange, tmp_path: Path) -> None:
+    words = make(system, "blip2_opt", "words")
+    eyes = make(system, "blip2_opt", "eyes", complexity="portable")
+    matrix = system.compatibility_matrix()
+    assert matrix.bases == ("blip2-opt-mini", "blip2-flan-mini", "instructblip-mini", "vilt-mini")
+    assert {name: row for name, *row in matrix.rows()} == {
+        words: ["exact", "L3", "L3", "L4"],
+        eyes: ["exact", "L1", "L1", "L4"],
+    }
+    path = system.store.root / "names" / f"{words}.json"
+    path.write_text("nonsense")
+    broken = system.compatibility_matrix()
+    assert (list(broken.broken), broken.adapters) == ([words], (eyes,))
+    page = system.write_report(tmp_path / "page.html", []).read_text(encoding="utf-8")
+    assert "data:image/png" in page
+    assert "None." in page
+
+
+def test_a_plain_peft_directory_is_taken_in_as_unverified(
+    system: MultiModalLoRAExchange, mini: LoadedModel, tmp_path: Path
+) -> None:
+    folder = write_random_adapter(mini, tmp_path / "users", "light")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(DamagedAdapter, match=r"exchange\.json does not exist"):
+        system.load_adapter(folder)
+    key = system.load_adapter(folder, model="blip2_opt")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "untouched"
+    assert system.check_adapter(key, "blip2_opt").verdict == "unverified"
+    with pytest.raises(IncompatibleAdapter):
+        system.load_adapter(folder, "flan", model="blip2_flan")
+    with pytest.raises(LoraxError, match="does not say which base"):
+        system.generate_with_adapter(key, make_scene(1).image)
