@@ -1,0 +1,429 @@
+"""What is left of an adapter on another base, against every control that could explain it away.
+
+    python -m benchmarks.retention                        # all pairs, three seeds, about an hour on two cores
+    python -m benchmarks.retention --pairs relative --seeds 1
+    python -m benchmarks.retention --table docs/transfer.md     # only write the table of what was measured
+
+Retention is ``(transferred - target alone) / (native - target alone)`` on test scenes that no training, choice or
+transfer has seen; native is trained on the target itself with labels, the same sites, rank and settings. Every pair
+and seed is one JSON file in ``--out`` and is not measured again. All of it is about the miniatures.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from lorax_vlm.adapters.factors import read_updates
+from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.data.examples import DataSplits, Example, draw_scene_image, scene_captions, scene_questions
+from lorax_vlm.data.scene_tasks import without_targets
+from lorax_vlm.errors import TransferRefused
+from lorax_vlm.evaluation.bootstrap import mean_interval, retention
+from lorax_vlm.exchange.candidates import random_like, shuffled_layers
+from lorax_vlm.exchange.files import write_updates
+from lorax_vlm.exchange.teacher import answer, template_on
+from lorax_vlm.exchange.transfer import TransferData, TransferOptions, judge_all, judge_by_target, prepared_transfer
+from lorax_vlm.models.catalog import get_model_entry
+from lorax_vlm.models.families.vilt import ViltFamily
+from lorax_vlm.models.loading import load_model
+from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.training.config import MINI_CONFIG, TrainConfig
+from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, fit_to_labels
+
+RELATIVE = Path("build") / "blip2-opt-mini-coco"
+TEST, DEVELOPMENT, UNLABELLED, UNSEEN_FROM = 400, 200, 2000, 20_000
+QUICK_SHARE = 0.25
+LABEL_SHARES = (0.01, 0.05, 0.25)
+BEGIN, END = "<!-- retention: begin -->", "<!-- retention: end -->"
+
+Examples = Callable[..., list[Example]]
+"""Called with split, count, and perhaps start and all_questions."""
+
+
+def draw_changed_image(seed: int, change: str) -> Image.Image:
+    """A scene in another visual domain: its negative, or with red, green and blue in turn."""
+    image = draw_scene_image(seed)
+    if change == "negative":
+        return ImageOps.invert(image)
+    red, green, blue = image.split()
+    return Image.merge("RGB", (green, blue, red))
+
+
+def captions(split: str, count: int, start: int = 0, all_questions: bool = False, *, style: str) -> list[Example]:
+    """Captions of a style."""
+    return scene_captions(style, split, count, start)
+
+
+def changed_captions(
+    split: str, count: int, start: int = 0, all_questions: bool = False, *, change: str
+) -> list[Example]:
+    """Plain captions of pictures in another domain."""
+    return [
+        replace(example, image=partial(draw_changed_image, int(example.name.split()[1]), change))
+        for example in scene_captions("plain", split, count, start)
+    ]
+
+
+def questions(split: str, count: int, start: int = 0, all_questions: bool = False, *, task: str) -> list[Example]:
+    """Questions of a type."""
+    return scene_questions(task, split, count, per_scene=None if all_questions else 1, start=start)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A source, a target, and what is moved."""
+
+    title: str
+    source: str
+    target: str
+    examples: Examples
+    other: Examples
+    """Of the adapter for another task that is moved in the same way."""
+    recipe: Recipe
+    scenes: int
+    source_config: TrainConfig
+    target_config: TrainConfig
+    free_goal: float | None
+    """None: without images it must be refused."""
+    quick_goal: float
+    prompts: tuple[str, ...]
+    """Tried on the target alone."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether it is about questions."""
+        return bool(self.examples("test", 1)[0].question)
+
+
+_QUESTION_PROMPTS = ("Question: {question} Answer:", "Question: {question} Short answer:", "{question}")
+_CAPTION_PROMPTS = ("", "a photo of", "Describe the image in detail.")
+_COUNTING = TrainConfig(max_steps=200, batch_size=64, learning_rate=3e-3, eval_every=100, patience=None)
+_VISION = replace(MINI_CONFIG, max_steps=300, learning_rate=4e-3, eval_every=75)
+PAIRS = {
+    "relative": Pair(
+        title="close relative, language-model LoRA, detailed captions",
+        source="blip2-opt-mini",
+        target=str(RELATIVE),
+        examples=partial(captions, style="detailed"),
+        other=partial(captions, style="concise"),
+        recipe=get_recipe("medium"),
+        scenes=3200,
+        source_config=MINI_CONFIG,
+        target_config=MINI_CONFIG,
+        free_goal=0.80,
+        quick_goal=0.95,
+        prompts=_CAPTION_PROMPTS,
+    ),
+    "portable": Pair(
+        title="shared vision encoder, portable profile, pictures in negative",
+        source="blip2-opt-mini",
+        target="blip2-flan-mini",
+        examples=partial(changed_captions, change="negative"),
+        other=partial(changed_captions, change="turned colors"),
+        recipe=get_recipe("portable"),
+        scenes=3200,
+        source_config=_VISION,
+        target_config=_VISION,
+        free_goal=0.60,
+        quick_goal=0.90,
+        prompts=_CAPTION_PROMPTS,
+    ),
+    "flan": Pair(
+        title="another language model, language-model LoRA, counting",
+        source="blip2-opt-mini",
+        target="blip2-flan-mini",
+        examples=partial(questions, task="counting"),
+        other=partial(questions, task="classification"),
+        recipe=get_recipe("heavy"),
+        scenes=6400,
+        source_config=_COUNTING,
+        target_config=_COUNTING,
+        free_goal=None,
+        quick_goal=0.50,
+        prompts=_QUESTION_PROMPTS,
+    ),
+    "vilt": Pair(
+        title="BLIP-2 to ViLT, closed answers, counting",
+        source="blip2-opt-mini",
+        target="vilt-mini",
+        examples=partial(questions, task="counting"),
+        other=partial(questions, task="classification"),
+        recipe=get_recipe("heavy"),
+        scenes=6400,
+        source_config=replace(_COUNTING, max_steps=300),
+        target_config=replace(_COUNTING, max_steps=300),
+        free_goal=None,
+        quick_goal=0.50,
+        prompts=_QUESTION_PROMPTS,
+    ),
+}
+
+Scores = tuple[float, ...]
+
+
+class Bench:
+    """One pair and one seed."""
+
+    def __init__(self, pair: Pair, seed: int, scratch: Path) -> None:
+        self.pair, self.seed, self.scratch = pair, seed, scratch
+        store = AdapterStore(scratch / "store")
+        self.source, self.target = (
+            AdapterLibrary(get_model_entry(name), partial(load_model, name), store)
+            for name in (pair.source, pair.target)
+        )
+        self.source.base, self.target.base  # noqa: B018 (loading tells the entry of a checkpoint that is not listed)
+        self.test = pair.examples("test", TEST)
+        self.seconds: dict[str, float] = {}
+
+    def measure(self) -> dict[str, object]:
+        """Every figure of the table."""
+        pair, rows = self.pair, {}
+        self._train_source("source", pair.examples)
+        self._train_source("other", pair.other)
+        rows["source on source"] = self._score(self.source, "source", stored=True)
+        rows["target alone"] = self._score(self.target, None)
+        rows["target alone, best prompt"] = self._best_prompt()
+        rows["native"] = self._native(pair.target_config)
+        rows["native, equal steps"] = self._native(self._quick(pair.target_config))
+        if self.seed == 0:
+            for share in LABEL_SHARES:
+                rows[f"native, {share:.0%} of labels"] = self._native(pair.target_config, share)
+        refused = self._free(rows)
+        rows["distilled"], chosen = self._distilled("source", pair.examples)
+        if pair.free_goal is None:
+            rows["distilled, all the steps"], _ = self._distilled("source", pair.examples, share=1.0)
+        rows["other task, moved the same way"], _ = self._distilled("other", pair.other)
+        return {
+            "pair": pair.title,
+            "seed": self.seed,
+            "refused_without_images": refused,
+            "chosen": chosen,
+            "scores": rows,
+            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+        }
+
+    def _settings(self, library: AdapterLibrary):  # type: ignore[no-untyped-def]
+        kind = self._kind(library)
+        entry = library.entry
+        return entry.answer_settings if "{question}" in kind.prompt else entry.caption_settings
+
+    def _kind(self, library: AdapterLibrary) -> AdapterKind:
+        entry = library.entry
+        prompt = entry.question_template if self.pair.asks else entry.caption_prompt
+        return AdapterKind("vqa" if self.pair.asks else "captioning", "retention", prompt)
+
+    def _splits(self, library: AdapterLibrary, examples: Examples, share: float = 1.0) -> DataSplits:
+        train = examples("train", max(8, round(share * self.pair.scenes)), all_questions=True)
+        splits = DataSplits(train, examples("validation", 100), f"{self.pair.title}, {share:.0%} of the labels")
+        return splits.with_prompt(self._kind(library).prompt)
+
+    def _train_source(self, name: str, examples: Examples) -> None:
+        config = replace(self.pair.source_config, seed=self.seed)
+        order = AdapterOrder(
+            name, self._kind(self.source), self.pair.recipe, self._splits(self.source, examples), config
+        )
+        start = time.monotonic()
+        AdapterWorkshop(self.source).train(order, progress=False)
+        self.seconds[f"training {name}"] = time.monotonic() - start
+
+    def _native(self, config: TrainConfig, share: float = 1.0) -> Scores:
+        splits, labels = self._splits(self.target, self.pair.examples, share), ()
+        if isinstance(self.target.base.family, ViltFamily):
+            splits, plan = fit_to_labels(self.target.base.family, splits)
+            labels = tuple(plan.labels) if plan.added else ()
+        start = time.monotonic()
+        result = AdapterWorkshop(self.target).train_folder(
+            self.pair.recipe,
+            splits,
+            replace(config, seed=self.seed),
+            self._fresh("native"),
+            labels=labels,
+            progress=False,
+        )
+        if share == 1:
+            self.seconds[f"native, {config.max_steps} steps"] = time.monotonic() - start
+        return self._score(self.target, result.folder, labels)
+
+    def _score(
+        self,
+        library: AdapterLibrary,
+        adapter: str | Path | None,
+        labels: Sequence[str] = (),
+        stored: bool = False,
+        template: str | None = None,
+    ) -> Scores:
+        settings = self._settings(library)
+        if adapter is None or stored:
+            texts = answer(library, adapter if stored else None, self.test, settings)  # type: ignore[arg-type]
+        else:
+            with library.trial(Path(adapter), labels) as trial:
+                texts = answer(library, trial, self.test, settings, template)
+        return judge_all(judge_by_target, self.test, texts)
+
+    def _fresh(self, name: str) -> Path:
+        shutil.rmtree(self.scratch / name, ignore_errors=True)
+        return self.scratch / name
+
+    def _best_prompt(self) -> Scores:
+        """The target alone with the best of a few prompts; the choice is made on development scenes."""
+        development = self.pair.examples("validation", DEVELOPMENT, UNSEEN_FROM)
+
+        def score(template: str, examples: Sequence[Example]) -> Scores:
+            prompts = [template.replace("{question}", example.question) for example in examples]
+            pictures = [example.open_image() for example in examples]
+            said = self.target.generate([None] * len(prompts), pictures, prompts, self._settings(self.target))
+            return judge_all(judge_by_target, examples, [text.text for text in said])
+
+        return score(max(self.pair.prompts, key=lambda p: statistics.mean(score(p, development))), self.test)
+
+    def _quick(self, config: TrainConfig, share: float = QUICK_SHARE) -> TrainConfig:
+        steps = round(share * config.max_steps)
+        return replace(config, max_steps=steps, eval_every=steps)
+
+    def _options(self, distil: bool, share: float = QUICK_SHARE) -> TransferOptions:
+        config = replace(self._quick(self.pair.target_config, share), seed=self.seed)
+        return TransferOptions(config=config, run_dir=self.scratch / "transfer", distil=distil, progress=False)
+
+    def _data(self, examples: Examples) -> TransferData:
+        start = UNSEEN_FROM + self.seed * UNLABELLED
+        return TransferData(
+            unlabelled=without_targets(examples("train", UNLABELLED, start)),
+            development=examples("validation", DEVELOPMENT, UNSEEN_FROM),
+        )
+
+    def _free(self, rows: dict[str, Scores]) -> bool:
+        """What needs no images, with its controls; True when it is refused."""
+        options = self._options(distil=False)
+        try:
+            with prepared_transfer(
+                self.source, self.target, "source", self._data(self.pair.examples), options
+            ) as prepared:
+                template = template_on(self.target, prepared.stored.manifest)
+                rows["training-free"] = self._score(self.target, prepared.chosen.folder, template=template)
+                sites = prepared.report.plan.copied_sites
+        except TransferRefused:
+            return True
+        updates = read_updates(self.source.store.files("source"))
+        updates = {site: updates[site] for site in sites}
+        for name, changed in (
+            ("raw copy", updates),
+            ("random, same spectrum", random_like(updates, self.seed)),
+            ("shuffled layers", shuffled_layers(updates, self.seed)),
+        ):
+            folder = write_updates(self.scratch / "control", changed, self.target.entry.identity)
+            rows[name] = self._score(self.target, folder, template=template)
+        with prepared_transfer(self.source, self.target, "other", self._data(self.pair.other), options) as prepared:
+            rows["other task, training-free"] = self._score(self.target, prepared.chosen.folder, template=template)
+        return False
+
+    def _distilled(self, name: str, examples: Examples, share: float = QUICK_SHARE) -> tuple[Scores, str]:
+        start = time.monotonic()
+        with prepared_transfer(
+            self.source, self.target, name, self._data(examples), self._options(distil=True, share=share)
+        ) as prepared:
+            chosen = prepared.chosen
+            if name == "source" and share == QUICK_SHARE:
+                self.seconds["transfer, all of it"] = time.monotonic() - start
+            template = template_on(self.target, prepared.stored.manifest)
+            return self._score(self.target, chosen.folder, chosen.labels, template=template), chosen.scored.name
+
+
+def table(results: Sequence[dict], pairs: dict[str, Pair]) -> str:  # type: ignore[type-arg]
+    """Markdown of what was measured."""
+    lines = []
+    for key, pair in pairs.items():
+        own = sorted((r for r in results if r["pair"] == pair.title), key=lambda r: r["seed"])
+        if not own:
+            continue
+        lines += [
+            f"### {pair.title}",
+            "",
+            f"`{Path(pair.source).name}` to `{Path(pair.target).name}` (`--pairs {key}`).",
+        ]
+        lines += ["", "| | accuracy by seed | retention by seed | mean |", "|---|---|---|---|"]
+        names = dict.fromkeys(name for result in own for name in result["scores"])
+        for name in names:
+            measured = [r for r in own if name in r["scores"]]
+            accuracy = ", ".join(f"{100 * statistics.mean(r['scores'][name]):.1f} %" for r in measured)
+            shares = [
+                retention(r["scores"][name], r["scores"]["target alone"], r["scores"]["native"]) for r in measured
+            ]
+            known = [share for share in shares if share is not None]
+            if name in ("target alone", "native", "source on source"):
+                lines.append(f"| {name} | {accuracy} | | |")
+                continue
+            each = ", ".join(f"{s.value:.2f} ({s.low:.2f} to {s.high:.2f})" if s else "not measurable" for s in shares)
+            mean = f"{statistics.mean(s.value for s in known):.2f}" if len(known) == len(shares) else "not measurable"
+            lines.append(f"| {_goal(name, pair)} | {accuracy} | {each} | {mean} |")
+        if all(r["refused_without_images"] for r in own):
+            lines += ["", "Without images: refused."]
+        lines += ["", "Chosen: " + ", ".join(r["chosen"] for r in own) + ". " + _cost(own), ""]
+    return "\n".join(lines)
+
+
+def _goal(name: str, pair: Pair) -> str:
+    if name == "training-free" and pair.free_goal is not None:
+        return f"**training-free** (target {pair.free_goal:.2f})"
+    if name == "distilled":
+        return f"**distilled, 25 % of the steps** (target {pair.quick_goal:.2f})"
+    return name
+
+
+def _cost(own: Sequence[dict]) -> str:  # type: ignore[type-arg]
+    seconds = own[0]["seconds"]
+    return "Seconds of the first seed: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + "."
+
+
+def main() -> None:
+    """Measure what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("build") / "retention")
+    parser.add_argument("--table", type=Path, help="write the table into this page instead of measuring")
+    arguments = parser.parse_args()
+    if arguments.table is None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for seed in range(arguments.seeds):
+            for key in arguments.pairs:
+                path = arguments.out / f"{key}-{seed}.json"
+                if not path.exists():
+                    measure(PAIRS[key], seed, path)
+    results = [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
+    text = table(results, PAIRS)
+    print(text)
+    if arguments.table is not None:
+        page = arguments.table.read_text(encoding="utf-8")
+        before, _, rest = page.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        arguments.table.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def measure(pair: Pair, seed: int, path: Path) -> None:
+    """One pair and seed, into a file."""
+    if pair.target == str(RELATIVE) and not RELATIVE.is_dir():
+        raise SystemExit(f"{RELATIVE} does not exist. Make it: python -m recipes.blip2_opt_mini_coco --out {RELATIVE}")
+    scratch = Path(tempfile.mkdtemp(prefix="retention-"))
+    start = time.monotonic()
+    try:
+        result = Bench(pair, seed, scratch).measure()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    path.write_text(json.dumps(result))
+    print(f"{pair.title}, seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
+    for name, scores in result["scores"].items():  # type: ignore[attr-defined]
+        print(f"  {name:<32} {mean_interval(scores).value:.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
