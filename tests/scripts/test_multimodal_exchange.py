@@ -1,0 +1,33 @@
+"""The third front door, run as a person runs it."""
+
+from functools import partial
+from pathlib import Path
+
+from tests.scripts_for_tests import run_script
+
+run = partial(run_script, "multimodal_exchange.py")
+
+
+def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
+    done = run("--steps", 2, "--complexity", "light", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "blip2-opt-mini.image_caption: captioning, 200 examples",
+        "loaded as blip2-opt-mini.image_caption.copy",
+        "blip2-opt-mini.image_caption: blip2-opt-mini -> blip2-flan-mini",
+        "blip2-flan-mini.answers: blip2-flan-mini -> blip2-opt-mini",
+        "blip2-flan-mini.answers: blip2-flan-mini -> vilt-mini: distilled-mapped",
+        "Which adapter belongs to which model?",
+        "Wrote runs/exchange.html",
+    ):
+        assert expected in done.stdout
+    page = (tmp_path / "runs" / "exchange.html").read_text(encoding="utf-8")
+    assert "Transfers" in page
+    assert "http" not in page.replace("http-equiv", ""), "it needs nothing else"
+
+
+def test_errors_are_one_message(tmp_path: Path) -> None:
+    done = run("--image", "missing.png", "--steps", 1, "--complexity", "light", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImageError")
+    assert "Traceback" not in done.stderr
