@@ -9,7 +9,7 @@ from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
-from lorax_vlm.data.scene_tasks import WRITING_TASKS, require_exchange_task, task_examples, task_splits, without_targets
+from lorax_vlm.data.scene_tasks import WRITING_TASKS, require_exchange_task, task_examples, task_splits
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import ExampleError, LoraxError
 from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
@@ -19,6 +19,7 @@ from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters
 from lorax_vlm.exchange.page import write_exchange_page
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import TransferReport
+from lorax_vlm.exchange.scene_data import MOST_UNLABELLED, scene_transfer_data
 from lorax_vlm.exchange.swap import Direction, ExchangeReport, exchange_adapters
 from lorax_vlm.exchange.teacher import answer, prompt_for, settings_of
 from lorax_vlm.exchange.transfer import (
@@ -43,9 +44,6 @@ from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
 
 TRAINING_SCENES = {"captioning": 3200, "instruction_following": 6400}
 QUESTION_SCENES = 6400
-UNSEEN_FROM = 20_000
-"""First training scene that no adapter is trained on; transfers look at those, without their labels."""
-UNLABELLED_SCENES, DEVELOPMENT_SCENES, OFF_TASK_SCENES = 2000, 200, 100
 
 
 class MultiModalLoRAExchange:
@@ -338,7 +336,7 @@ class MultiModalLoRAExchange:
 
     def plan_transfer(self, key: str, model: str, *, allow_partial: bool = False) -> TransferPlan:
         """What moving an adapter to a model would take; nothing is loaded or changed."""
-        images = UNLABELLED_SCENES if self.entry(model).miniature else 0
+        images = MOST_UNLABELLED if self.entry(model).miniature else 0
         target = self._describe(model)
         manifest = self.store.get(key).manifest
         return plan_transfer(self.store.files(key), manifest, target, images=images, allow_partial=allow_partial)
@@ -462,15 +460,15 @@ class MultiModalLoRAExchange:
     ) -> Direction:
         stored, target = self.store.get(key), self._shelf.library(model)
         source = self._owner(stored)
-        if data is None:
-            data = self._scene_data(stored, source, target, config)
+        if data is None and source.entry.miniature and target.entry.miniature:
+            data = scene_transfer_data(stored.manifest.task, captions=target.entry.captions, config=config)
         short = key.removeprefix(f"{source.entry.name}.")
         return Direction(
             source=source,
             target=target,
             name=key,
             new_name=f"{target.entry.name}.{name or short}",
-            data=data,
+            data=data or TransferData(),
             options=TransferOptions(
                 config=config,
                 run_dir=runs_dir() / target.entry.name / f"transfer-{name or short}",
@@ -486,19 +484,3 @@ class MultiModalLoRAExchange:
         usual = config or self.default_config(model, self.store.get(key).manifest.task)
         steps = steps or max(1, round(QUICK_SHARE * usual.max_steps))
         return replaced(usual, max_steps=steps, eval_every=min(usual.eval_every, steps))
-
-    def _scene_data(
-        self, stored: StoredAdapter, source: AdapterLibrary, target: AdapterLibrary, config: TrainConfig
-    ) -> TransferData:
-        """Scenes for the miniatures, as many as can be learnt from; nothing for other bases."""
-        if not (source.entry.miniature and target.entry.miniature):
-            return TransferData()
-        task = stored.manifest.task
-        seen = round(1.25 * config.max_steps * config.batch_size * config.gradient_accumulation)
-        unlabelled = task_examples(task, "train", min(UNLABELLED_SCENES, seen), start=UNSEEN_FROM)
-        other = "captioning" if task != "captioning" and target.entry.captions else "vqa"
-        return TransferData(
-            unlabelled=without_targets(unlabelled),
-            development=task_examples(task, "validation", DEVELOPMENT_SCENES, start=UNSEEN_FROM),
-            off_task=task_examples(other, "validation", OFF_TASK_SCENES, start=UNSEEN_FROM),
-        )

@@ -1,0 +1,26 @@
+"""Scenes for moving adapters between the miniatures: none that adapters are trained on, and none they are tested on."""
+
+from lorax_vlm.data.scene_tasks import task_examples, without_targets
+from lorax_vlm.exchange.transfer import TransferData
+from lorax_vlm.training.config import TrainConfig
+
+UNSEEN_FROM = 20_000
+"""First scene of its split that a transfer looks at; adapters are trained on those before it."""
+MOST_UNLABELLED, DEVELOPMENT, OFF_TASK = 2000, 200, 100
+
+
+def scene_transfer_data(task: str, *, captions: bool, config: TrainConfig) -> TransferData:
+    """Unlabelled, development and off-task scenes for an adapter of a task.
+
+    Args:
+        task: One of ``TASKS``.
+        captions: Whether the target can write captions.
+        config: Of the distillation; no more scenes are taken than it can look at.
+    """
+    seen = round(1.25 * config.max_steps * config.batch_size * config.gradient_accumulation)
+    other = "captioning" if task != "captioning" and captions else "vqa"
+    return TransferData(
+        unlabelled=without_targets(task_examples(task, "train", min(MOST_UNLABELLED, seen), start=UNSEEN_FROM)),
+        development=task_examples(task, "validation", DEVELOPMENT, start=UNSEEN_FROM),
+        off_task=task_examples(other, "validation", OFF_TASK, start=UNSEEN_FROM),
+    )
