@@ -10,7 +10,7 @@ text column is ``caption`` or ``text``; a list of strings gives one example each
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,20 @@ def read_image_folder(folder: str | Path, *, validation_share: float = 0.1, skip
 
 
 def _read_split(folder: Path, problems: list[str]) -> Iterator[Example]:
+    for place, row in read_rows(folder, problems, _text_problem):
+        yield from _examples(row, folder / row["file_name"], place)
+
+
+def read_rows(
+    folder: Path, problems: list[str], text_problem: Callable[[dict[str, Any]], str | None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sound rows of a folder's ``metadata.jsonl``, each with its place: of images that are there, in the folder.
+
+    Args:
+        folder: With ``metadata.jsonl``.
+        problems: What is wrong with the other rows is added to it.
+        text_problem: What is wrong with a row's texts, None for nothing.
+    """
     path = folder / METADATA
     inside = folder.resolve()
     with path.open("rb") as lines:
@@ -65,12 +79,12 @@ def _read_split(folder: Path, problems: list[str]) -> Iterator[Example]:
                 continue
             place = f"{path}:{number}"
             row = _parse_row(line)
-            reason = row if isinstance(row, str) else _row_problem(row, folder, inside)
+            reason = row if isinstance(row, str) else _row_problem(row, folder, inside, text_problem(row))
             if reason is not None:
                 problems.append(f"{place}: {reason}")
                 continue
             assert isinstance(row, dict)
-            yield from _examples(row, folder / row["file_name"], place)
+            yield place, row
 
 
 def _examples(row: dict[str, Any], image: Path, place: str) -> Iterator[Example]:
@@ -101,11 +115,10 @@ def _captions(row: dict[str, Any]) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _row_problem(row: dict[str, Any], folder: Path, inside: Path) -> str | None:
+def _row_problem(row: dict[str, Any], folder: Path, inside: Path, text_problem: str | None) -> str | None:
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
         return f"no 'file_name' (columns: {', '.join(map(str, row))})"
-    text_problem = _text_problem(row)
     if text_problem is not None:
         return text_problem
     path = folder / name

@@ -1,11 +1,10 @@
 """Images nobody labelled, for a model to learn from another one's answers."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.folder import METADATA
-from lorax_vlm.data.splitting import image_file_problem
+from lorax_vlm.data.folder import METADATA, read_rows
 from lorax_vlm.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -25,26 +24,16 @@ def read_unlabelled(folder: str | Path) -> list[Example]:
         if not found:
             raise DataError(str(root), [f"it holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {METADATA}"])
         return [Example(path, "", str(path.relative_to(root))) for path in found]
-    examples, problems = [], []
-    for number, line in enumerate((root / METADATA).read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            examples.append(_read_row(root, json.loads(line), f"{METADATA}:{number}"))
-        except ValueError as error:
-            problems.append(f"{METADATA}:{number}: {error}")
+    problems: list[str] = []
+    examples = [
+        Example(root / row["file_name"], "", place, question=row.get("question", ""))
+        for place, row in read_rows(root, problems, _question_problem)
+    ]
     if problems or not examples:
         raise DataError(str(root), problems or [f"{METADATA} has no rows"])
     return examples
 
 
-def _read_row(root: Path, row: object, name: str) -> Example:
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        raise ValueError("expected an object with file_name")
+def _question_problem(row: dict[str, Any]) -> str | None:
     question = row.get("question", "")
-    if not isinstance(question, str):
-        raise ValueError(f"question is {question!r}, expected text")
-    problem = image_file_problem(root / row["file_name"], row["file_name"])
-    if problem:
-        raise ValueError(problem)
-    return Example(root / row["file_name"], "", name, question=question)
+    return None if isinstance(question, str) else f"question is {question!r}, expected text"

@@ -1,0 +1,69 @@
+"""Images without labels: a folder of them, or rows with questions; answers are not read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.unlabelled import read_unlabelled
+from lorax_vlm.errors import DataError
+
+
+@pytest.fixture
+def folder(scenes: list[Scene], tmp_path: Path) -> Path:
+    target = tmp_path / "photos"
+    target.mkdir()
+    for index in range(3):
+        scenes[index].image.save(target / f"{index}.png")
+    return target
+
+
+def write_rows(folder: Path, *rows: object) -> Path:
+    (folder / "metadata.jsonl").write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return folder
+
+
+def test_without_rows_every_image_is_taken(folder: Path, scenes: list[Scene]) -> None:
+    (folder / "notes.txt").write_text("no image")
+    found = read_unlabelled(folder)
+    assert [(example.name, example.target, example.question) for example in found] == [
+        ("0.png", "", ""),
+        ("1.png", "", ""),
+        ("2.png", "", ""),
+    ]
+    assert found[0].open_image().tobytes() == scenes[0].image.tobytes()
+
+
+def test_questions_are_read_and_answers_are_not(folder: Path) -> None:
+    write_rows(
+        folder, {"file_name": "1.png", "question": "How many?", "answer": "3"}, {"file_name": "0.png", "caption": "x"}
+    )
+    found = read_unlabelled(folder)
+    assert [(example.question, example.target, example.answers) for example in found] == [
+        ("How many?", "", ()),
+        ("", "", ()),
+    ]
+
+
+def test_every_bad_row_is_listed(folder: Path, scenes: list[Scene]) -> None:
+    scenes[0].image.save(folder.parent / "outside.png")
+    write_rows(
+        folder, "{", [], {"file_name": "9.png"}, {"file_name": "0.png", "question": 5}, {"file_name": "../outside.png"}
+    )
+    with pytest.raises(DataError) as caught:
+        read_unlabelled(folder)
+    reasons = ("not JSON", "expected an object", "does not exist", "question is 5", "leads out of the folder")
+    assert len(caught.value.problems) == len(reasons)
+    for number, (problem, reason) in enumerate(zip(caught.value.problems, reasons, strict=True), 1):
+        assert f"metadata.jsonl:{number}: " in problem
+        assert reason in problem
+
+
+def test_nothing_to_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for wrong, reason in ((tmp_path / "missing", "no such folder"), (tmp_path / "empty", "no images")):
+        with pytest.raises(DataError, match=reason):
+            read_unlabelled(wrong)
+    with pytest.raises(DataError, match="has no rows"):
+        read_unlabelled(write_rows(folder, ""))
