@@ -28,7 +28,6 @@ from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, Referenc
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 
 BASE = "base"
-MINI_TRAINING_SCENES = 3200
 # Longest captions by style on real checkpoints, whose own preset is for one short sentence of at least eight tokens.
 _STYLE_TOKENS = {"detailed": 120, "concise": 20, "creative": 60}
 
@@ -239,7 +238,7 @@ class BLIP2CaptioningSystem:
             splits = read_data(data, skip_bad_rows=skip_bad_rows)
         elif self.entry.miniature:
             require_style(style)
-            splits = scene_caption_splits(style, MINI_TRAINING_SCENES)
+            splits = scene_caption_splits(style)
         else:
             raise ValueError(f"{self.entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
         return splits.with_prompt(self.entry.caption_prompt)
@@ -346,8 +345,8 @@ class BLIP2CaptioningSystem:
         return own or self.entry.caption_settings
 
     def _prompt(self, attachment: Attachment | None) -> str:
-        known = attachment is not None and attachment.manifest.base is not None
-        return attachment.manifest.prompt if attachment and known else self.entry.caption_prompt
+        own = attachment.prompt if attachment is not None else None
+        return self.entry.caption_prompt if own is None else own
 
     # --- figures ----------------------------------------------------------------------------------------------------
 

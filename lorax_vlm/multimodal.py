@@ -1,7 +1,6 @@
 """Adapters across models: create, save, load, check, exchange, transfer, merge. Composition only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace as replaced
 from pathlib import Path
 
 from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
@@ -41,9 +40,6 @@ from lorax_vlm.settings import runs_dir
 from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, MINI_VQA_CONFIGS, TrainConfig
 from lorax_vlm.types import ModelText, TaskReport
 from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
-
-TRAINING_SCENES = {"captioning": 3200, "instruction_following": 6400}
-QUESTION_SCENES = 6400
 
 
 class MultiModalLoRAExchange:
@@ -118,7 +114,7 @@ class MultiModalLoRAExchange:
         entry, config = self.entry(model), TrainConfig()
         if entry.miniature:
             config = (MINI_CAPTION_CONFIGS if task == "captioning" else MINI_VQA_CONFIGS)[entry.family]
-        return replaced(config, max_steps=steps, eval_every=min(config.eval_every, steps)) if steps else config
+        return config.with_steps(steps) if steps else config
 
     def _owner(self, stored: StoredAdapter) -> AdapterLibrary:
         """The library of the base that an adapter was made for."""
@@ -185,10 +181,10 @@ class MultiModalLoRAExchange:
         )
 
     def _training_data(self, entry: CatalogEntry, task: str, data: str | Path | DataSplits | None) -> DataSplits | None:
-        if data is None and not entry.miniature:
-            return None
         if data is None:
-            splits = task_splits(task, TRAINING_SCENES.get(task, QUESTION_SCENES))
+            if not entry.miniature:
+                return None
+            splits = task_splits(task)
         else:
             splits = data if isinstance(data, DataSplits) else read_data(data)
         return splits.with_prompt(self._kind(entry, task).prompt)
@@ -321,7 +317,8 @@ class MultiModalLoRAExchange:
 
     def check_adapter(self, key: str, model: str) -> CompatibilityReport:
         """Whether an adapter belongs to a base, and how far away it is if not; nothing is loaded."""
-        return check_compatibility(self.store.files(key), self.store.get(key).manifest, self._describe(model))
+        stored, files = self.store.read(key)
+        return check_compatibility(files, stored.manifest, self._describe(model))
 
     def compatibility_matrix(
         self, keys: Sequence[str] | None = None, models: Sequence[str] | None = None
@@ -337,9 +334,9 @@ class MultiModalLoRAExchange:
     def plan_transfer(self, key: str, model: str, *, allow_partial: bool = False) -> TransferPlan:
         """What moving an adapter to a model would take; nothing is loaded or changed."""
         images = MOST_UNLABELLED if self.entry(model).miniature else 0
+        stored, files = self.store.read(key)
         target = self._describe(model)
-        manifest = self.store.get(key).manifest
-        return plan_transfer(self.store.files(key), manifest, target, images=images, allow_partial=allow_partial)
+        return plan_transfer(files, stored.manifest, target, images=images, allow_partial=allow_partial)
 
     def cross_model_adapter_transfer(
         self,
@@ -482,5 +479,4 @@ class MultiModalLoRAExchange:
         self, key: str, model: str, steps: int | None = None, config: TrainConfig | None = None
     ) -> TrainConfig:
         usual = config or self.default_config(model, self.store.get(key).manifest.task)
-        steps = steps or max(1, round(QUICK_SHARE * usual.max_steps))
-        return replaced(usual, max_steps=steps, eval_every=min(usual.eval_every, steps))
+        return usual.with_steps(steps or max(1, round(QUICK_SHARE * usual.max_steps)))

@@ -151,6 +151,14 @@ class Interval:
     low: float
     high: float
 
+    def percent(self, width: int = 0) -> str:
+        """A share as text, its value aligned right in ``width``."""
+        return f"{f'{self.value:.1%}':>{width}} ({self.low:.1%} to {self.high:.1%})"
+
+    def points(self, unit: str = " points") -> str:
+        """A difference of shares as text."""
+        return f"{100 * self.value:+.1f}{unit} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+
 
 @dataclass(frozen=True)
 class VQAReport:

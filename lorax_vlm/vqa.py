@@ -31,8 +31,6 @@ from lorax_vlm.training.config import MINI_VQA_CONFIGS, TrainConfig
 from lorax_vlm.types import Answer, BenchmarkRow, VQAReport
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 
-MINI_TRAINING_SCENES = 6400
-
 
 class VQASystem:
     """Questions about images, answered by several bases and their task adapters.
@@ -282,7 +280,7 @@ class VQASystem:
         elif data is not None:
             splits = read_data(data)
         elif entry.miniature:
-            splits = scene_question_splits(task, MINI_TRAINING_SCENES)
+            splits = scene_question_splits(task)
         else:
             raise ValueError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
         return splits.with_prompt(entry.question_template)
@@ -390,8 +388,8 @@ class VQASystem:
 
     def _template(self, library: AdapterLibrary, name: str | None) -> str:
         attachment = library.find(name)
-        own = attachment.manifest.prompt if attachment and attachment.manifest.base else ""
-        return own if "{question}" in own else library.base.entry.question_template
+        own = attachment.prompt if attachment is not None else None
+        return own if own and "{question}" in own else library.base.entry.question_template
 
     def _checked_prompt(self, base: LoadedModel, template: str, question: str) -> str:
         if not isinstance(question, str) or not question.strip():

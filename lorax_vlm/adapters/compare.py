@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lorax_vlm.adapters.factors import read_updates, total_norm
+from lorax_vlm.adapters.factors import read_updates, total_cosine, total_distance, total_norm
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.store import AdapterStore
 
@@ -45,19 +45,14 @@ def compare_adapters(store: AdapterStore, first: str, second: str) -> AdapterDif
     mine, theirs = read_updates(store.files(first)), read_updates(store.files(second))
     shared = [site for site in mine if site in theirs and mine[site].shape == theirs[site].shape]
     rows = [(site, mine[site].cosine(theirs[site]), mine[site].distance(theirs[site])) for site in shared]
-    norms = total_norm(mine), total_norm(theirs)
-    dots = sum(mine[site].dot(theirs[site]) for site in shared)
-    sides = total_norm(mine, shared) * total_norm(theirs, shared) if shared else 0.0
-    alone = [total_norm(u, sorted(set(u) - set(shared))) for u in (mine, theirs)]
-    apart = sum((mine[site].norm * away) ** 2 for site, _, away in rows) + alone[0] ** 2 + alone[1] ** 2
     return AdapterDiff(
         facts=_facts(store.get(first).manifest, store.get(second).manifest),
         shared=len(shared),
         only_first=sorted(set(mine) - set(shared)),
         only_second=sorted(set(theirs) - set(shared)),
-        norms=norms,
-        cosine=dots / sides if sides else 0.0,
-        distance=apart**0.5 / norms[0] if norms[0] else 0.0,
+        norms=(total_norm(mine), total_norm(theirs)),
+        cosine=total_cosine(mine, theirs, shared),
+        distance=total_distance(mine, theirs),
         farthest=sorted((row for row in rows if row[2] > _EQUAL), key=lambda row: -row[2])[:_SHOWN],
     )
 

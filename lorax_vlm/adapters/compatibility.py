@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from lorax_vlm.adapters.files import HEAD, AdapterFiles
 from lorax_vlm.adapters.manifest import BaseIdentity, Manifest
-from lorax_vlm.models.components import component_of
+from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
 
 Verdict = Literal["exact", "unverified", "refused"]
@@ -117,9 +117,7 @@ _Finding = tuple[Level | None, float | None, str]
 def _compare_components(
     files: AdapterFiles, made_for: BaseIdentity | None, base: BaseDescription
 ) -> Iterator[ComponentReport]:
-    sites: dict[str, list[str]] = {}
-    for site in files.sites:
-        sites.setdefault(component_of(site) or "other", []).append(site)
+    sites = group_by_component(files.sites)
     if files.head:
         sites["head"] = []
     for component, own in sites.items():
@@ -137,7 +135,7 @@ def _compare_structure(
     missing = [site for site in sites if site not in base.linear_shapes]
     if missing:
         return Level.SAME_INTERFACE, None, f"{len(missing)} of {len(sites)} sites do not exist there"
-    other = [site for site in sites if base.linear_shapes[site] != _shape(files, site)]
+    other = [site for site in sites if base.linear_shapes[site] != files.shape(site)]
     if other:
         return Level.SAME_INTERFACE, None, f"{len(other)} of {len(sites)} sites have other shapes there"
     return None
@@ -190,11 +188,6 @@ def _configuration_mismatches(made_for: BaseIdentity, base: BaseDescription) -> 
     ]
 
 
-def _shape(files: AdapterFiles, site: str) -> tuple[int, int]:
-    a, b = files.factors[site]
-    return b.shape[0], a.shape[1]
-
-
 def _site_mismatches(files: AdapterFiles, base: BaseDescription) -> list[str]:
     expected = {name for name in base.linear_shapes if targets_module(files.config, name)}
     mismatches = [
@@ -217,7 +210,7 @@ def _shape_mismatches(files: AdapterFiles, base: BaseDescription) -> list[str]:
         if site not in base.linear_shapes:
             continue
         width_out, width_in = base.linear_shapes[site]
-        if (b.shape[0], a.shape[1]) != (width_out, width_in):
+        if files.shape(site) != (width_out, width_in):
             turned = " (its factors look transposed)" if (b.shape[1], a.shape[0]) == (width_out, width_in) else ""
             mismatches.append(f"{site}: adapter {a.shape[1]} -> {b.shape[0]}, base {width_in} -> {width_out}{turned}")
     return mismatches

@@ -4,15 +4,14 @@ Everything that is asked of ``B A`` (its norm, its spectrum, how it agrees with 
 as the rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from lorax_vlm.adapters.files import WEIGHTS_FILE, AdapterFiles
-from lorax_vlm.models.tensor_files import read_header
+from lorax_vlm.models.tensor_files import StoredTensor, read_header
 
 ENERGY_SHARE = 0.95
 
@@ -78,14 +77,25 @@ class Update:
         """A multiple."""
         return Update(self.a, self.b * factor)
 
+    @classmethod
+    def of_singular(cls, left: np.ndarray, values: np.ndarray, right: np.ndarray) -> "Update":
+        """``left diag(values) right`` with two factors of equal size.
+
+        Args:
+            left: Singular vectors, ``(D_out, R)``.
+            values: Singular values, ``(R,)``.
+            right: Singular vectors, ``(R, D_in)``.
+        """
+        root = np.sqrt(values)
+        return cls(root[:, None] * right, left * root)
+
     def truncated(self, rank: int) -> "Update":
         """The closest update of at most this rank (Eckart and Young, 1936), its two factors of equal size."""
         q_b, r_b = np.linalg.qr(self.b)
         q_a, r_a = np.linalg.qr(self.a.T)
         u, s, vt = np.linalg.svd(r_b @ r_a.T)
         kept = min(rank, len(s))
-        root = np.sqrt(s[:kept])
-        return Update(root[:, None] * (vt[:kept] @ q_a.T), (q_b @ u[:, :kept]) * root)
+        return Update.of_singular(q_b @ u[:, :kept], s[:kept], vt[:kept] @ q_a.T)
 
     def distance(self, other: "Update") -> float:
         """Norm of the difference, relative to this one's; 0 between two that do nothing."""
@@ -93,28 +103,46 @@ class Update:
         return difference / self.norm if self.norm else difference
 
 
-def read_updates(files: AdapterFiles) -> dict[str, Update]:
-    """Every site's update, by module name."""
-    tensors = {tensor.name: tensor for tensor in read_header(files.folder / WEIGHTS_FILE)[0]}
-
-    def read(site: str, factor: str) -> np.ndarray:
-        return tensors[f"base_model.model.{site}.lora_{factor}.weight"].read().astype(np.float64)
-
-    return {site: Update(read(site, "A"), read(site, "B") * files.scaling(site)) for site in files.sites}
+Updates = Mapping[str, Update]
+"""An adapter's, by site."""
 
 
-def total_norm(updates: Mapping[str, Update], sites: Sequence[str] | None = None) -> float:
-    """Norm of all updates together, or of those at some sites."""
-    chosen = updates.values() if sites is None else [updates[site] for site in sites]
-    return float(np.linalg.norm([update.norm for update in chosen]))
-
-
-def folder_updates(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Every pair of factors in a file as it is, whatever else the file holds; the scaling is not folded in."""
+def read_factors(tensors: Iterable[StoredTensor]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Every pair of factors ``A`` and ``B`` of a file, whatever else it holds; the scaling is not folded in."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    for tensor in read_header(folder / WEIGHTS_FILE)[0]:
+    for tensor in tensors:
         for factor in "AB":
             if tensor.name.endswith(f".lora_{factor}.weight") and len(tensor.shape) == 2:
                 site = tensor.name.removesuffix(f".lora_{factor}.weight").removeprefix("base_model.model.")
                 found.setdefault(site, {})[factor] = tensor.read().astype(np.float64)
     return {site: (pair["A"], pair["B"]) for site, pair in sorted(found.items()) if len(pair) == 2}
+
+
+def read_updates(files: AdapterFiles) -> dict[str, Update]:
+    """Every site's update, by module name."""
+    pairs = read_factors(read_header(files.folder / WEIGHTS_FILE)[0])
+    return {site: Update(a, b * files.scaling(site)) for site, (a, b) in pairs.items()}
+
+
+def total_norm(updates: Updates, sites: Sequence[str] | None = None) -> float:
+    """Norm of all updates together, or of those at some sites."""
+    chosen = updates.values() if sites is None else [updates[site] for site in sites]
+    return float(np.linalg.norm([update.norm for update in chosen]))
+
+
+def total_cosine(first: Updates, second: Updates, sites: Sequence[str]) -> float:
+    """Of the angle between two adapters' updates at some sites together; 0 where one does nothing."""
+    norms = total_norm(first, sites) * total_norm(second, sites)
+    return sum(first[site].dot(second[site]) for site in sites) / norms if norms else 0.0
+
+
+def total_distance(first: Updates, second: Updates) -> float:
+    """Norm of the difference of all updates together, relative to the first's.
+
+    A site that one lacks, or has in another shape, is there for the other alone.
+    """
+    shared = {site for site in first if site in second and first[site].shape == second[site].shape}
+    apart = [(first[site] + second[site] * -1.0).norm for site in shared]
+    apart += [update.norm for site, update in (*first.items(), *second.items()) if site not in shared]
+    norm = total_norm(first)
+    return float(np.linalg.norm(apart) / norm) if norm else 0.0

@@ -77,9 +77,12 @@ class AdapterFiles:
 
     def scaling(self, site: str) -> float:
         """What the product of a site's factors is multiplied by: alpha / rank, rank-stabilised alpha / sqrt(rank)."""
-        alpha = pattern_value(self.config.get("alpha_pattern"), site, self.config["lora_alpha"])
-        rank = self.factors[site][0].shape[0]
-        return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
+        return scaling_of(self.config, site, self.factors[site][0].shape[0])
+
+    def shape(self, site: str) -> tuple[int, int]:
+        """``(D_out, D_in)`` of the matrix that a site's factors change."""
+        a, b = self.factors[site]
+        return b.shape[0], a.shape[1]
 
     @property
     def changes_nothing(self) -> bool:
@@ -277,6 +280,12 @@ def pattern_value(pattern: Mapping[str, float] | None, site: str, default: float
     return next(
         (value for key, value in (pattern or {}).items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", site)), default
     )
+
+
+def scaling_of(config: Mapping[str, Any], site: str, rank: int) -> float:
+    """What a PEFT configuration multiplies a site's product by; without an alpha it is the rank."""
+    alpha = pattern_value(config.get("alpha_pattern"), site, config.get("lora_alpha", rank))
+    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def _rank_problems(config: Mapping[str, Any], factors: Mapping[str, tuple[Factor, Factor]]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from lorax_vlm.adapters.manifest import AdaptedPart
-from lorax_vlm.models.components import component_of
+from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.fingerprint import Fingerprint
 
 
@@ -13,11 +13,8 @@ def describe_adapted(fingerprint: Fingerprint, sites: Iterable[str]) -> dict[str
     Raises:
         KeyError: The base has no weight of a site.
     """
-    names: dict[str, list[str]] = {}
-    for site in sites:
-        names.setdefault(component_of(site) or "other", []).append(f"{site}.weight")
     parts = {}
-    for component, own in sorted(names.items()):
+    for component, own in sorted(group_by_component(f"{site}.weight" for site in sites).items()):
         sketch = fingerprint.sketch_of(own)
         parts[component] = AdaptedPart(fingerprint.digest_of(own), len(own), sketch.norm, sketch.to_text())
     return parts

@@ -9,12 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lorax_vlm.adapters.factors import Update, folder_updates
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, pattern_value, unsupported_features
+from lorax_vlm.adapters.factors import Update, read_factors
+from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, scaling_of, unsupported_features
 from lorax_vlm.adapters.recipe import SITE_GROUPS
 from lorax_vlm.errors import DamagedAdapter
 from lorax_vlm.models.catalog import list_models
@@ -95,12 +94,12 @@ def inspect_adapter(folder: Path) -> Inspection:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors, _ = read_header(weights)
-        pairs = folder_updates(folder)
+        pairs = read_factors(tensors)
         if not isinstance(config, dict) or not pairs:
             raise ValueError("it holds no LoRA factors")
     except (OSError, ValueError) as error:
         raise DamagedAdapter(folder.name, str(folder), [str(error)]) from error
-    updates = {site: Update(a, b * _scaling(config, site, len(a))) for site, (a, b) in pairs.items()}
+    updates = {site: Update(a, b * scaling_of(config, site, len(a))) for site, (a, b) in pairs.items()}
     norms = {site: update.norm for site, update in updates.items()}
     typical = float(np.median(list(norms.values())))
     used = {f"base_model.model.{site}.lora_{factor}.weight" for site in pairs for factor in "AB"}
@@ -129,11 +128,6 @@ def inspect_adapter(folder: Path) -> Inspection:
         claimed_base=str(config.get("base_model_name_or_path") or ""),
         likely_bases=tuple(_likely_bases(shapes)),
     )
-
-
-def _scaling(config: Mapping[str, Any], site: str, rank: int) -> float:
-    alpha = pattern_value(config.get("alpha_pattern"), site, config.get("lora_alpha", rank))
-    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
 
 
 def _likely_bases(shapes: Mapping[str, tuple[int, int]]) -> list[str]:

@@ -21,6 +21,19 @@ def hash_file(path: Path) -> FileRecord:
     return FileRecord(size, digest.hexdigest())
 
 
+def require_intact(folder: Path, name: str, place: str | None = None) -> None:
+    """Raise ``DamagedAdapter`` with all that ``check_object`` finds wrong with a folder.
+
+    Args:
+        folder: Of the adapter.
+        name: Of the adapter, for the error.
+        place: Where it is, for the error. None: the folder.
+    """
+    problems, _ = check_object(folder)
+    if problems:
+        raise DamagedAdapter(name, place or str(folder), problems)
+
+
 def check_object(folder: Path, digest: str | None = None) -> tuple[list[str], int]:
     """What is wrong with a stored or exchanged folder, byte for byte, and its size in bytes.
 

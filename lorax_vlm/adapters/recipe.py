@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of
+from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of, group_by_component
 
 _IMAGE_PATH_GROUPS = {
     "projection": r"language_projection",
@@ -134,11 +134,7 @@ def count_by_component(sites: Iterable[str]) -> dict[str, int]:
     >>> count_by_component(["qformer.encoder.layer.0.attention.attention.query"])
     {'qformer': 1}
     """
-    counts: dict[str, int] = {}
-    for site in sites:
-        component = component_of(site) or "other"
-        counts[component] = counts.get(component, 0) + 1
-    return counts
+    return {component: len(own) for component, own in group_by_component(sites).items()}
 
 
 def touches_image_path(sites: Iterable[str]) -> bool:

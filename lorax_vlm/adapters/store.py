@@ -179,9 +179,13 @@ class AdapterStore:
             and set(tags) <= set(adapter.tags)
         ]
 
+    def read(self, name: str) -> tuple[StoredAdapter, AdapterFiles]:
+        """An adapter and its checked PEFT files, both of one version; see ``get`` and ``read_adapter_files``."""
+        return self._read(name, lambda stored: (stored, read_adapter_files(stored.folder, name, stored.manifest.files)))
+
     def files(self, name: str) -> AdapterFiles:
         """The checked PEFT files of an adapter; see ``read_adapter_files``."""
-        return self._read(name, lambda stored: read_adapter_files(stored.folder, name, stored.manifest.files))
+        return self.read(name)[1]
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -238,8 +242,7 @@ class AdapterStore:
             record = self.record(name)
             earlier = [number for number in record.numbers if number < record.current]
             number = version if version is not None else max(earlier, default=0)
-            if number not in record.numbers:
-                raise AdapterNotFound(f"{name}@{number}", str(self.root), _references(record))
+            self._require_version(record, number)
             self._write_record(replaced(record, current=number))
         return self.get(name)
 
@@ -255,8 +258,7 @@ class AdapterStore:
         with self._locked():
             record = self.record(name)
             number = record.current if version is None else version
-            if number not in record.numbers:
-                raise AdapterNotFound(f"{name}@{number}", str(self.root), _references(record))
+            self._require_version(record, number)
             self._write_record(replaced(record, aliases={**record.aliases, alias: number}))
         return self.get(f"{name}@{alias}")
 
@@ -317,8 +319,7 @@ class AdapterStore:
         """
         with self._locked():
             record = self.record(name)
-            if version not in record.numbers:
-                raise AdapterNotFound(f"{name}@{version}", str(self.root), _references(record))
+            self._require_version(record, version)
             kept = [other for other in record.versions if other.number != version]
             if kept:
                 earlier = [other.number for other in kept if other.number < version]
@@ -349,6 +350,10 @@ class AdapterStore:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return target
+
+    def _require_version(self, record: NameRecord, number: int) -> None:
+        if number not in record.numbers:
+            raise AdapterNotFound(f"{record.name}@{number}", str(self.root), _references(record))
 
     # --- whole store ------------------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def matrix(
     as_json: AsJson = False,
 ) -> None:
     """Compare every adapter with every base, without loading any."""
-    from lorax_vlm.exchange.matrix import LEGEND, build_matrix
+    from lorax_vlm.exchange.matrix import build_matrix
     from lorax_vlm.models.catalog import list_models
 
     names = models or [entry.name for entry in list_models() if entry.miniature]
@@ -77,9 +77,8 @@ def matrix(
         print_json({"bases": found.bases, "adapters": found.rows(), "broken": found.broken})
     else:
         print_table(["adapter", *found.bases], found.rows())
-        used = {word for row in found.rows() for word in row[1:]}
-        for word in [word for word in LEGEND if word in used]:
-            console.print(f"{word:>5}  {LEGEND[word]}", highlight=False)
+        for word, meaning in found.legend.items():
+            console.print(f"{word:>5}  {meaning}", highlight=False)
         for name, reason in found.broken.items():
             console.print(f"[red]broken[/red] {name}: {reason}", highlight=False)
     if png is not None:

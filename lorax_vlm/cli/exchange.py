@@ -37,14 +37,8 @@ def plan(
     from lorax_vlm.exchange.plan import plan_transfer
     from lorax_vlm.models.local import describe_local
 
-    adapters = AdapterStore(store)
-    found = plan_transfer(
-        adapters.files(name),
-        adapters.get(name).manifest,
-        describe_local(to),
-        images=images,
-        allow_partial=allow_partial,
-    )
+    stored, files = AdapterStore(store).read(name)
+    found = plan_transfer(files, stored.manifest, describe_local(to), images=images, allow_partial=allow_partial)
     if as_json:
         print_json(found)
     else:

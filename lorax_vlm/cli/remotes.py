@@ -75,7 +75,7 @@ def sign(
     key: Annotated[Path, typer.Option("--key", help="Private EC key, PEM (P-256, P-384, P-521).")],
     store: Store = None,
 ) -> None:
-    """Sign an adapter with OpenSSF model-signing; an encrypted key is asked for its password."""
+    """Sign an adapter with OpenSSF model-signing; the key must not be encrypted."""
     from lorax_vlm.exchange.signing import sign_adapter
 
     stored = sign_adapter(AdapterStore(store), name, key)

@@ -18,6 +18,8 @@ from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import iterate_scenes, make_scene
 
+CAPTION_SCENES, QUESTION_SCENES = 3200, 6400
+"""Training scenes for a caption style, and for a skill of answering questions."""
 GENERAL = "general"
 """The task that takes questions of every type."""
 
@@ -198,7 +200,7 @@ def scene_captions(style: str, split: str, count: int, start: int = 0) -> list[E
     ]
 
 
-def scene_caption_splits(style: str, train_count: int, validation_count: int = 96) -> DataSplits:
+def scene_caption_splits(style: str, train_count: int = CAPTION_SCENES, validation_count: int = 96) -> DataSplits:
     """Training and validation scenes for a caption style."""
     return DataSplits(
         scene_captions(style, "train", train_count),
@@ -242,7 +244,7 @@ def scene_questions(task: str, split: str, count: int, *, per_scene: int | None 
     return examples
 
 
-def scene_question_splits(task: str, train_count: int, validation_count: int = 150) -> DataSplits:
+def scene_question_splits(task: str, train_count: int = QUESTION_SCENES, validation_count: int = 150) -> DataSplits:
     """Training (all questions of each scene) and validation scenes (one each) for a task."""
     return DataSplits(
         scene_questions(task, "train", train_count, per_scene=None),

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from lorax_vlm.data.examples import DataSplits, Example, answered, draw_scene_image, scene_captions, scene_questions
+from lorax_vlm.data.examples import (
+    CAPTION_SCENES,
+    QUESTION_SCENES,
+    DataSplits,
+    Example,
+    answered,
+    draw_scene_image,
+    scene_captions,
+    scene_questions,
+)
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene, iterate_scenes
 
@@ -70,11 +79,12 @@ def task_examples(task: str, split: str, count: int, *, start: int = 0, all_ques
     return _chosen([example for example in questions if example.kind in kinds], task, all_questions)
 
 
-def task_splits(task: str, train_count: int, validation_count: int = 150) -> DataSplits:
+def task_splits(task: str) -> DataSplits:
     """Training and validation scenes of a task."""
+    count = CAPTION_SCENES if task == "captioning" else QUESTION_SCENES
     return DataSplits(
-        task_examples(task, "train", train_count, all_questions=True),
-        task_examples(task, "validation", validation_count),
+        task_examples(task, "train", count, all_questions=True),
+        task_examples(task, "validation", 150),
         f"miniature scenes, task {task!r}",
     )
 

@@ -55,11 +55,7 @@ def retention(
     if gain.value < SMALLEST_GAIN or gain.low <= 0:
         return None
     over_base = np.stack([np.subtract(transferred, alone), np.subtract(native, alone)])
-    rng = np.random.default_rng(seed)
-    count = over_base.shape[1]
-    moved, own = np.concatenate(
-        [over_base[:, rng.integers(0, count, (_CHUNK, count))].mean(axis=2) for _ in range(RESAMPLES // _CHUNK)], axis=1
-    )
+    moved, own = _resampled_means(over_base, seed)
     measured = own > 0  # of a sample without a gain there is no share
     low, high = np.quantile(moved[measured] / own[measured], (0.025, 0.975))
     value = over_base[0].mean() / over_base[1].mean()
@@ -67,8 +63,7 @@ def retention(
 
 
 def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    chunks = [
-        values[rng.integers(0, values.size, (_CHUNK, values.size))].mean(axis=1) for _ in range(RESAMPLES // _CHUNK)
-    ]
-    return np.concatenate(chunks)
+    """Means ``(..., RESAMPLES)`` of ``values`` ``(..., N)`` over the same resampled questions for all rows."""
+    rng, count = np.random.default_rng(seed), values.shape[-1]
+    chunks = [values[..., rng.integers(0, count, (_CHUNK, count))].mean(axis=-1) for _ in range(RESAMPLES // _CHUNK)]
+    return np.concatenate(chunks, axis=-1)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorax_vlm.adapters.files import CONFIG_FILE, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, WEIGHTS_FILE
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, check_object
+from lorax_vlm.adapters.integrity import SIGNATURE_FILE, require_intact
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, read_manifest
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
@@ -41,9 +41,7 @@ def pack(stored: StoredAdapter, path: Path) -> Path:
     """
     if path.exists():
         raise AdapterExists(stored.name, str(path))
-    problems, _ = check_object(stored.folder)
-    if problems:
-        raise DamagedAdapter(stored.name, str(stored.folder), problems)
+    require_intact(stored.folder, stored.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.writing")
     with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as archive:
@@ -67,9 +65,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix="lorax-bundle-"))
     try:
         _extract(path, scratch)
-        problems, _ = check_object(scratch)
-        if problems:
-            raise DamagedAdapter(path.name, str(path), problems)
+        require_intact(scratch, path.name, str(path))
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -84,9 +80,10 @@ def _extract(path: Path, folder: Path) -> None:
             for entry in archive.infolist():
                 with archive.open(entry) as source, (folder / entry.filename).open("xb") as out:
                     shutil.copyfileobj(source, out, _BLOCK)
+    except DamagedAdapter:
+        raise
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        if isinstance(error, DamagedAdapter):
-            raise
+        # What zipfile raises for a broken, encrypted or unknown kind of archive.
         raise DamagedAdapter(path.name, str(path), [f"it is no bundle: {error}"]) from error
 
 
@@ -127,9 +124,7 @@ def receive(store: AdapterStore, folder: Path, name: str | None = None, *, repla
         DamagedAdapter: It is not sound, or not what its manifest says.
         UnsupportedAdapter: It is not plain LoRA.
     """
-    problems, _ = check_object(folder)
-    if problems:
-        raise DamagedAdapter(name or folder.name, str(folder), problems)
+    require_intact(folder, name or folder.name)
     manifest = read_manifest(folder, name or folder.name)
     if (folder / MANIFEST_FILE).read_text(encoding="utf-8") != manifest.to_json():
         # It would be written anew, and a signature or a digest of it would no longer hold.

@@ -1,15 +1,13 @@
 """Updates to try on a target base without training anything, and the controls they must beat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from lorax_vlm.adapters.factors import Update
+from lorax_vlm.adapters.factors import Update, Updates
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5)
 """Multiples of the source's updates that are tried where weights are close but not the same."""
-
-Updates = Mapping[str, Update]
 
 
 def copies(updates: Updates, sites: Sequence[str], *, same_weights: bool) -> dict[str, Updates]:
@@ -33,10 +31,9 @@ def random_like(updates: Updates, seed: int = 0) -> Updates:
     made = {}
     for site, update in sorted(updates.items()):
         values = update.singular_values
-        left = np.linalg.qr(rng.standard_normal((update.b.shape[0], len(values)))).Q
-        right = np.linalg.qr(rng.standard_normal((update.a.shape[1], len(values)))).Q
-        root = np.sqrt(values)
-        made[site] = Update(root[:, None] * right.T, left * root)
+        left = np.linalg.qr(rng.standard_normal((update.shape[0], len(values)))).Q
+        right = np.linalg.qr(rng.standard_normal((update.shape[1], len(values)))).Q
+        made[site] = Update.of_singular(left, values, right.T)
     return made
 
 
@@ -45,7 +42,7 @@ def shuffled_layers(updates: Updates, seed: int = 0) -> Updates:
     rng = np.random.default_rng(seed)
     by_shape: dict[tuple[int, int], list[str]] = {}
     for site, update in sorted(updates.items()):
-        by_shape.setdefault((update.b.shape[0], update.a.shape[1]), []).append(site)
+        by_shape.setdefault(update.shape, []).append(site)
     moved: dict[str, Update] = {}
     for sites in by_shape.values():
         turn = int(rng.integers(1, len(sites))) if len(sites) > 1 else 0

@@ -1,17 +1,16 @@
 """Writing adapters as plain PEFT directories from nothing but their updates."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from lorax_vlm.adapters.factors import Update
+from lorax_vlm.adapters.factors import Updates
 from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 
 
-def write_updates(folder: Path, updates: Mapping[str, Update], base: str) -> Path:
+def write_updates(folder: Path, updates: Updates, base: str) -> Path:
     """Write a PEFT directory whose scaling is 1 everywhere; returns the folder.
 
     Args:

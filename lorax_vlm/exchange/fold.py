@@ -145,5 +145,4 @@ def _read_update(name: str, layer: Any, rank: int | None, adapter: str) -> tuple
     lost = np.sqrt(np.maximum(total**2 - np.cumsum(s**2), 0)) / total
     enough = int(np.searchsorted(-lost, -_WEIGHT_TOLERANCE) + 1)
     kept = max(1, min(rank or MAX_RANK, enough, len(s)))
-    root = np.sqrt(s[:kept])
-    return Update(root[:, None] * vt[:kept], u[:, :kept] * root), float(lost[kept - 1])
+    return Update.of_singular(u[:, :kept], s[:kept], vt[:kept]), float(lost[kept - 1])

@@ -41,13 +41,18 @@ class CompatibilityMatrix:
         """One row per adapter: its name and a word per base."""
         return [(adapter, *(self.word(adapter, base) for base in self.bases)) for adapter in self.adapters]
 
+    @property
+    def legend(self) -> dict[str, str]:
+        """What the words that occur in it mean."""
+        used = {word for _, *words in self.rows() for word in words}
+        return {word: meaning for word, meaning in LEGEND.items() if word in used}
+
     def lines(self) -> list[str]:
         """For people."""
         width = max([len(name) for name in self.adapters] + [7])
         lines = [" " * width + "".join(f"  {base:>18}" for base in self.bases)]
         lines += [f"{name:<{width}}" + "".join(f"  {word:>18}" for word in words) for name, *words in self.rows()]
-        used = {word for _, *words in self.rows() for word in words}
-        lines += [f"{word:>5}  {meaning}" for word, meaning in LEGEND.items() if word in used]
+        lines += [f"{word:>5}  {meaning}" for word, meaning in self.legend.items()]
         return [*lines, *(f"broken: {name}: {reason}" for name, reason in self.broken.items())]
 
 
@@ -66,11 +71,11 @@ def build_matrix(
     good = []
     for name in names if names is not None else store.names():
         try:
-            manifest, files = store.get(name).manifest, store.files(name)
+            stored, files = store.read(name)
         except LoraxError as error:
             broken[name] = str(error)
             continue
         good.append(name)
         for base in bases:
-            reports[name, base.name] = check_compatibility(files, manifest, base)
+            reports[name, base.name] = check_compatibility(files, stored.manifest, base)
     return CompatibilityMatrix(tuple(good), tuple(base.name for base in bases), reports, broken)

@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from lorax_vlm.adapters.factors import Update, read_updates, total_norm
+from lorax_vlm.adapters.factors import Update, Updates, read_updates, total_cosine, total_distance, total_norm
 from lorax_vlm.adapters.files import MAX_RANK, AdapterFiles
 from lorax_vlm.adapters.manifest import Manifest, Parent
 from lorax_vlm.adapters.store import StoredAdapter
@@ -85,17 +85,14 @@ class MergeReport:
     preview: MergePreview
 
 
-def preview_merge(adapters: Mapping[str, Mapping[str, Update]], weights: Sequence[float]) -> MergePreview:
+def preview_merge(adapters: Mapping[str, Updates], weights: Sequence[float]) -> MergePreview:
     """Look before merging.
 
     Args:
         adapters: Updates by site, by name of the adapter.
         weights: One per adapter.
     """
-    scaled = {
-        name: {site: update * weight for site, update in updates.items()}
-        for (name, updates), weight in zip(adapters.items(), weights, strict=True)
-    }
+    scaled = dict(zip(adapters, weighted(list(adapters.values()), weights), strict=True))
     squares = {name: total_norm(updates) ** 2 for name, updates in scaled.items()}
     total = sum(squares.values()) or 1.0
     summed = exact_sum(list(scaled.values()))
@@ -109,7 +106,12 @@ def preview_merge(adapters: Mapping[str, Mapping[str, Update]], weights: Sequenc
     )
 
 
-def exact_sum(adapters: Sequence[Mapping[str, Update]]) -> dict[str, Update]:
+def weighted(adapters: Sequence[Updates], weights: Sequence[float]) -> list[Updates]:
+    """Each adapter's updates times its weight."""
+    return [{s: u * weight for s, u in own.items()} for own, weight in zip(adapters, weights, strict=True)]
+
+
+def exact_sum(adapters: Sequence[Updates]) -> dict[str, Update]:
     """The sum of some adapters' updates, site by site, without loss."""
     summed: dict[str, Update] = {}
     for updates in adapters:
@@ -118,35 +120,33 @@ def exact_sum(adapters: Sequence[Mapping[str, Update]]) -> dict[str, Update]:
     return summed
 
 
-def _lost(summed: Mapping[str, Update], rank: int) -> float:
+def _lost(summed: Updates, rank: int) -> float:
     """What all sites together lose when each keeps its largest singular values."""
     lost = sum(float((update.singular_values[rank:] ** 2).sum()) for update in summed.values())
     return float(np.sqrt(lost) / total_norm(summed)) if lost else 0.0
 
 
-def _preview_pair(one: tuple[str, Mapping[str, Update]], other: tuple[str, Mapping[str, Update]]) -> PairPreview:
+def _preview_pair(one: tuple[str, Updates], other: tuple[str, Updates]) -> PairPreview:
     (first, mine), (second, theirs) = one, other
     shared = [site for site in mine if site in theirs]
-    dots = sum(mine[site].dot(theirs[site]) for site in shared)
-    norms = total_norm(mine, shared) * total_norm(theirs, shared) if shared else 0.0
     return PairPreview(
         first,
         second,
         len(shared),
-        dots / norms if norms else 0.0,
+        total_cosine(mine, theirs, shared),
         {site: mine[site].cosine(theirs[site]) for site in shared},
         _sign_conflicts(mine, theirs, shared),
     )
 
 
-def _sign_conflicts(mine: Mapping[str, Update], theirs: Mapping[str, Update], sites: Sequence[str]) -> float:
+def _sign_conflicts(mine: Updates, theirs: Updates, sites: Sequence[str]) -> float:
     """Over a sample of places of every site, so that no whole matrix is needed."""
     rng = np.random.default_rng(0)
     opposed = weight = 0.0
     for site in sites:
         a, b = mine[site], theirs[site]
-        count = min(_SAMPLED, a.b.shape[0] * a.a.shape[1])
-        rows, columns = rng.integers(a.b.shape[0], size=count), rng.integers(a.a.shape[1], size=count)
+        count = min(_SAMPLED, a.shape[0] * a.shape[1])
+        rows, columns = rng.integers(a.shape[0], size=count), rng.integers(a.shape[1], size=count)
         values = [np.einsum("nr,rn->n", u.b[rows], u.a[:, columns]) for u in (a, b)]
         size = np.abs(values[0] * values[1])
         opposed += float(size[values[0] * values[1] < 0].sum())
@@ -155,7 +155,7 @@ def _sign_conflicts(mine: Mapping[str, Update], theirs: Mapping[str, Update], si
 
 
 def merge_updates(
-    adapters: Sequence[Mapping[str, Update]],
+    adapters: Sequence[Updates],
     weights: Sequence[float],
     method: Method,
     *,
@@ -182,8 +182,7 @@ def merge_updates(
         raise ValueError(f"One weight per adapter is needed, got {len(weights)} for {len(adapters)}.")
     kept = rank or max(update.rank for updates in adapters for update in updates.values())
     if method in ("cat", "svd"):
-        scaled = [{s: u * w for s, u in updates.items()} for updates, w in zip(adapters, weights, strict=True)]
-        summed = exact_sum(scaled)
+        summed = exact_sum(weighted(adapters, weights))
         return summed if method == "cat" else {site: update.truncated(kept) for site, update in summed.items()}
     sites = sorted({site for updates in adapters for site in updates})
     torch.manual_seed(seed)
@@ -200,14 +199,14 @@ class _OneSite(nn.Module):
 
 def _merge_by_peft(
     site: str,
-    adapters: Sequence[Mapping[str, Update]],
+    adapters: Sequence[Updates],
     weights: Sequence[float],
     method: Method,
     rank: int,
     density: float,
 ) -> Update:
     own = [(updates[site], weight) for updates, weight in zip(adapters, weights, strict=True) if site in updates]
-    width_out, width_in = own[0][0].b.shape[0], own[0][0].a.shape[1]
+    width_out, width_in = own[0][0].shape
     model = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a model without a configuration
@@ -269,34 +268,30 @@ def merge_adapters(
     if len(names) < 2:
         raise ValueError(f"Merging needs at least two adapters, got {list(names)}.")
     library.require_free(new_name, replace)
-    stored = [library.store.get(name) for name in names]
-    files = [library.store.files(name) for name in names]
-    _require_one_base(library, stored, files)
+    found = [library.store.read(name) for name in names]
+    _require_one_base(library, found)
+    stored = [adapter for adapter, _ in found]
     factors = list(weights) if weights is not None else [1.0] * len(names)
-    updates = [read_updates(own) for own in files]
+    updates = [read_updates(files) for _, files in found]
     merged = merge_updates(updates, factors, method, rank=rank, density=density)
     largest = max(update.rank for update in merged.values())
     if largest > MAX_RANK:
         raise ValueError(f"The exact sum has rank {largest}, the limit is {MAX_RANK}. Use method='svd' with a rank.")
     preview = preview_merge(dict(zip(names, updates, strict=True)), factors)
-    scaled = [{s: u * w for s, u in own.items()} for own, w in zip(updates, factors, strict=True)]
-    report = MergeReport(method, largest, relative_distance(exact_sum(scaled), merged), preview)
+    error = total_distance(exact_sum(weighted(updates, factors)), merged)
+    report = MergeReport(method, largest, error, preview)
     folder = write_updates(run_dir / "merged", merged, library.entry.identity)
     manifest = _manifest_of_merge(library, stored, new_name, report, factors)
     return library.keep(folder, manifest, replace=replace), report
 
 
-def relative_distance(wanted: Mapping[str, Update], found: Mapping[str, Update]) -> float:
-    """Norm of the difference of all sites together, relative to the first's."""
-    off = sum((wanted[site] + found[site] * -1.0).norm ** 2 for site in wanted)
-    return float(np.sqrt(off) / total_norm(wanted)) if total_norm(wanted) else 0.0
-
-
-def _require_one_base(library: AdapterLibrary, stored: Sequence[StoredAdapter], files: Sequence[AdapterFiles]) -> None:
-    for adapter, own in zip(stored, files, strict=True):
+def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapter, AdapterFiles]]) -> None:
+    fingerprint = library.describe().fingerprint
+    assert fingerprint is not None  # describing reads it
+    for adapter, own in found:
         base = adapter.manifest.base
         problems = []
-        if base is None or base.components != library.describe().fingerprint.components:  # type: ignore[union-attr]
+        if base is None or base.components != fingerprint.components:
             problems.append("it was trained on another base, or on an unknown one")
         if own.head:
             problems.append("it brings a head of its own; heads cannot be added up")

@@ -9,8 +9,8 @@ from jinja2 import Environment, StrictUndefined
 
 from lorax_vlm.exchange.matrix import LEGEND, CompatibilityMatrix
 from lorax_vlm.exchange.pictures import draw_matrix
-from lorax_vlm.exchange.report import TransferReport
-from lorax_vlm.types import Interval, TaskReport
+from lorax_vlm.exchange.report import TransferReport, share_text
+from lorax_vlm.types import TaskReport
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -29,8 +29,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } d
 {% if tasks %}<h2>Adapters</h2>
 <table><thead><tr><th>adapter</th><th>task</th><th class="n">base</th><th class="n">adapter</th>
 <th class="n">gain, points</th></tr></thead><tbody>
-{% for t in tasks %}<tr><td>{{ t.adapter }}</td><td>{{ t.task }}</td><td class="n">{{ percent(t.before) }}</td>
-<td class="n">{{ percent(t.after) }}</td><td class="n">{{ points(t.gain) }}</td></tr>{% endfor %}
+{% for t in tasks %}<tr><td>{{ t.adapter }}</td><td>{{ t.task }}</td><td class="n">{{ t.before.percent() }}</td>
+<td class="n">{{ t.after.percent() }}</td><td class="n">{{ t.gain.points("") }}</td></tr>{% endfor %}
 </tbody></table><p class="small">Share of exact answers. Ranges are 95 % bootstrap intervals; gains are paired.</p>
 {% endif %}
 <h2>Which adapter belongs to which base?</h2>
@@ -45,7 +45,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } d
 {% for r in reports %}<section><h3>{{ r.plan.adapter }} &rarr; {{ r.plan.target }}</h3>
 <p><strong class="{{ 'good' if r.accepted else 'bad' }}">{{ r.label }}</strong>:
 {{ r.chosen }}; {% if r.accepted %}stored as {{ r.adapter }}{% else %}nothing was stored{% endif %}.
-Gain over the target alone {{ points(r.gain) }} points, by {{ r.measured_by }}.
+Gain over the target alone {{ r.gain.points("") }} points, by {{ r.measured_by }}.
 {% if r.source %}Share of the source's gain: {{ share(r.of_source) }}.{% endif %}</p>
 <table><thead><tr><th>component</th><th>level</th><th>what is done</th><th class="n">share of the update</th>
 <th>why</th></tr></thead><tbody>{% for p in r.plan.parts %}<tr><td>{{ p.component }}</td>
@@ -53,14 +53,11 @@ Gain over the target alone {{ points(r.gain) }} points, by {{ r.measured_by }}.
 <td>{{ p.strategy }}</td><td class="n">{{ '%.1f %%' % (100 * p.share) }}</td><td>{{ p.reason }}</td></tr>
 {% endfor %}</tbody></table>
 <table><thead><tr><th></th><th class="n">score</th></tr></thead><tbody>
-{% for s in rows(r) %}<tr><td>{{ s.name }}</td><td class="n">{{ percent(s.mean) }}</td></tr>{% endfor %}
+{% for s in r.rows %}<tr><td>{{ s.name }}</td><td class="n">{{ s.mean.percent() }}</td></tr>{% endfor %}
 </tbody></table>
-{% if r.off_task %}<p>Other questions: {{ percent(r.off_task[0]) }} alone, {{ percent(r.off_task[1]) }} with it.</p>
+{% if r.off_task %}<p>Other questions: {{ r.off_task[0].percent() }} alone, {{ r.off_task[1].percent() }} with it.</p>
 {% endif %}
-<p class="small">Cost: {{ r.cost.images }} unlabelled answers in {{ '%.0f' % r.cost.teacher_s }} s, search
-{{ '%.0f' % r.cost.search_s }} s, training {{ '%.0f' % r.cost.training_s }} s ({{ r.cost.steps }} steps
-{%- if r.cost.source_steps %}, the source took {{ r.cost.source_steps }}{% endif %}), {{ r.cost.labels }} labels to
-choose with.</p>
+<p class="small">Cost: {{ r.cost.text() }}.</p>
 {% for reason in r.reasons %}<p class="bad">{{ reason }}</p>{% endfor %}</section>{% else %}<p>None.</p>{% endfor %}
 </body></html>
 """
@@ -94,26 +91,7 @@ def write_exchange_page(
         reports=list(reports),
         tasks=list(tasks),
         picture=f"data:image/png;base64,{base64.b64encode(picture).decode()}",
-        rows=_rows,
-        percent=_percent,
-        points=_points,
-        share=_share,
+        share=share_text,
     )
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def _rows(report: TransferReport) -> list[object]:
-    return [report.alone, *report.controls, *report.candidates, *([report.source] if report.source else [])]
-
-
-def _percent(interval: Interval) -> str:
-    return f"{interval.value:.1%} ({interval.low:.1%} to {interval.high:.1%})"
-
-
-def _points(interval: Interval) -> str:
-    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
-
-
-def _share(interval: Interval | None) -> str:
-    return "not measurable" if interval is None else f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"

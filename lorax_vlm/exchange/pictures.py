@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax_vlm.adapters.inspection import Inspection
-from lorax_vlm.exchange.matrix import LEGEND, CompatibilityMatrix
+from lorax_vlm.exchange.matrix import CompatibilityMatrix
 
 _COLORS = {
     "exact": "#1a7f37",
@@ -30,8 +30,7 @@ def draw_matrix(matrix: CompatibilityMatrix, path: Path) -> Path:
     if not matrix.adapters:
         raise ValueError("There are no adapters to draw.")
     rows, columns = len(matrix.adapters), len(matrix.bases)
-    used = [word for word in LEGEND if any(word in row[1:] for row in matrix.rows())]
-    figure = Figure(figsize=(5.5 + 1.5 * columns, 1.6 + 0.42 * rows + 0.28 * len(used)), layout="constrained")
+    figure = Figure(figsize=(5.5 + 1.5 * columns, 1.6 + 0.42 * rows + 0.28 * len(matrix.legend)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for y, row in enumerate(matrix.rows()):
@@ -44,7 +43,8 @@ def draw_matrix(matrix: CompatibilityMatrix, path: Path) -> Path:
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("\n".join(f"{word}: {LEGEND[word]}" for word in used), fontsize=9, loc="left", linespacing=1.5)
+    legend = "\n".join(f"{word}: {meaning}" for word, meaning in matrix.legend.items())
+    axes.set_xlabel(legend, fontsize=9, loc="left", linespacing=1.5)
     return _save(figure, path)
 
 

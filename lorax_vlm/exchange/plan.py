@@ -15,7 +15,7 @@ from lorax_vlm.adapters.factors import read_updates, total_norm
 from lorax_vlm.adapters.files import AdapterFiles
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import SITE_GROUPS
-from lorax_vlm.models.components import component_of
+from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
 
 Strategy = Literal["load", "copy", "distil", "drop"]
@@ -107,9 +107,7 @@ def plan_transfer(
     report = check_compatibility(files, manifest, target)
     updates = read_updates(files)
     whole = total_norm(updates) ** 2
-    sites: dict[str, list[str]] = {}
-    for site in files.sites:
-        sites.setdefault(component_of(site) or "other", []).append(site)
+    sites = group_by_component(files.sites)
     parts = []
     for component in report.components:
         own = tuple(sites.get(component.component, ()))

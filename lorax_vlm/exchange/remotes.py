@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorax_vlm.adapters.files import CONFIG_FILE, MAX_WEIGHTS_BYTES, WEIGHTS_FILE
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, check_object, hash_file
+from lorax_vlm.adapters.integrity import SIGNATURE_FILE, hash_file, require_intact
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import DamagedAdapter, RemoteError
@@ -43,9 +43,6 @@ def push(store: AdapterStore, name: str, url: str, *, private: bool = False) -> 
         DamagedAdapter: Its files are not what its manifest says; nothing is sent.
     """
     stored = store.get(name)
-    problems, _ = check_object(stored.folder)
-    if problems:
-        raise DamagedAdapter(name, str(stored.folder), problems)
     if url.startswith("hf://"):
         return _push_to_hub(stored, url, private)
     if url.startswith(("http://", "https://")):
@@ -123,6 +120,7 @@ def _push_to_hub(stored: StoredAdapter, url: str, private: bool) -> str:
     repository, revision = _parse_hub(url)
     if revision is not None:
         raise RemoteError(url, "a revision is given by the hub; push to hf://owner/name")
+    require_intact(stored.folder, stored.name)
     api = HfApi()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "adapter"
@@ -156,9 +154,9 @@ def _fetched_from_hub(url: str) -> Iterator[Path]:
                     raise RemoteError(url, f"{file} has {there[file]:,} bytes, the limit is {LIMITS[file]:,}")
                 # All of one commit, whatever is pushed meanwhile; kept by the library, which resumes.
                 shutil.copyfile(hf_hub_download(repository, file, revision=info.sha), scratch / file)
+        except RemoteError:
+            raise
         except (HfHubHTTPError, OSError, ValueError) as error:
-            if isinstance(error, RemoteError):
-                raise
             raise RemoteError(url, str(error)) from error
         yield scratch
     finally:

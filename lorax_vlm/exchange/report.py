@@ -1,7 +1,7 @@
 """What a transfer did and what it was measured against. Plain records and their text; no torch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference, retention
 from lorax_vlm.exchange.plan import Label, TransferPlan
@@ -16,9 +16,9 @@ class Scored:
     scores: tuple[float, ...]
     """One per question, 0 to 1, the same questions in the same order for all."""
 
-    @property
+    @cached_property
     def mean(self) -> Interval:
-        """With its 95 % interval."""
+        """With its 95 % interval. Resampled once, however often candidates are compared by it."""
         return mean_interval(self.scores)
 
 
@@ -38,6 +38,14 @@ class Cost:
     """Unlabelled examples the source answered."""
     labels: int = 0
     """Labelled examples used to choose among candidates; none were trained on."""
+
+    def text(self) -> str:
+        """For people."""
+        taken = f", the source took {self.source_steps}" if self.source_steps else ""
+        return (
+            f"{self.images} unlabelled answers in {self.teacher_s:.0f} s, search {self.search_s:.0f} s, "
+            f"training {self.training_s:.0f} s ({self.steps} steps{taken}), {self.labels} labels to choose with"
+        )
 
 
 @dataclass(frozen=True)
@@ -87,43 +95,26 @@ class TransferReport:
             return None
         return retention(self.final.scores, self.alone.scores, self.source.scores)
 
-    def retained(self, native: Sequence[float]) -> Interval | None:
-        """Share of a native adapter's gain; None where that is too small to be measured.
-
-        Args:
-            native: Scores of an adapter that was trained on the target itself, on the same questions.
-        """
-        return retention(self.final.scores, self.alone.scores, native)
+    @property
+    def rows(self) -> list[Scored]:
+        """All that was asked the same questions, in the order to be shown."""
+        return [self.alone, *self.controls, *self.candidates, *([self.source] if self.source else [])]
 
     def lines(self) -> list[str]:
         """For people."""
         stored = f"stored as {self.adapter!r}" if self.accepted else "nothing was stored"
         lines = [*self.plan.lines(), f"  {self.label}: {self.chosen}; {stored}"]
-        rows = [self.alone, *self.controls, *self.candidates, *([self.source] if self.source else [])]
-        lines += [f"    {row.name:<28} {_percent(row.mean)}" for row in rows]
-        lines.append(f"  gain over the target alone {_points(self.gain)}, by {self.measured_by}")
+        lines += [f"    {row.name:<28} {row.mean.percent(6)}" for row in self.rows]
+        lines.append(f"  gain over the target alone {self.gain.points()}, by {self.measured_by}")
         if self.source is not None:
-            lines.append(f"  share of the source's gain: {_share(self.of_source)}")
+            lines.append(f"  share of the source's gain: {share_text(self.of_source)}")
         if self.off_task is not None:
             before, after = self.off_task
-            lines.append(f"  other questions: {_percent(before)} alone, {_percent(after)} with it")
-        cost = self.cost
-        lines.append(
-            f"  cost: {cost.images} unlabelled answers in {cost.teacher_s:.0f} s, search {cost.search_s:.0f} s, "
-            f"training {cost.training_s:.0f} s ({cost.steps} steps"
-            + (f", the source took {cost.source_steps}" if cost.source_steps else "")
-            + f"), {cost.labels} labels to choose with"
-        )
+            lines.append(f"  other questions: {before.percent(6)} alone, {after.percent(6)} with it")
+        lines.append(f"  cost: {self.cost.text()}")
         return [*lines, *(f"  {reason}" for reason in self.reasons)]
 
 
-def _percent(interval: Interval) -> str:
-    return f"{interval.value:6.1%} ({interval.low:.1%} to {interval.high:.1%})"
-
-
-def _points(interval: Interval) -> str:
-    return f"{100 * interval.value:+.1f} points ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
-
-
-def _share(interval: Interval | None) -> str:
-    return "not measurable" if interval is None else f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+def share_text(share: Interval | None) -> str:
+    """A share of another's gain as text."""
+    return "not measurable" if share is None else f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})"

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, check_object
+from lorax_vlm.adapters.integrity import SIGNATURE_FILE, require_intact
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.errors import DamagedAdapter, MissingExtra, SignatureRefused
+from lorax_vlm.errors import MissingExtra, SignatureRefused
 
 
 def sign_adapter(store: AdapterStore, name: str, private_key: Path, *, password: str | None = None) -> StoredAdapter:
@@ -28,9 +28,7 @@ def sign_adapter(store: AdapterStore, name: str, private_key: Path, *, password:
     """
     signing, hashing = _require_library()
     stored = store.get(name)
-    problems, _ = check_object(stored.folder)
-    if problems:
-        raise DamagedAdapter(name, str(stored.folder), problems)
+    require_intact(stored.folder, name)
     with tempfile.TemporaryDirectory() as scratch:
         signature = Path(scratch) / SIGNATURE_FILE
         try:

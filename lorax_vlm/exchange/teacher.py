@@ -3,14 +3,12 @@
 The teacher's words are the interface, so it does not matter which tokenizer, width or kind of model either side has.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from lorax_vlm.adapters.manifest import Manifest
-from lorax_vlm.answers import normalize_answer
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.families.image_tokens import batch_with_features
@@ -39,13 +37,6 @@ class Lesson:
     splits: DataSplits
     kept: int
     asked: int
-    answers: Counter[str]
-    """How often the teacher said what, among the kept ones."""
-
-    def summary(self) -> str:
-        """One line for people."""
-        frequent = ", ".join(f"{text[:24]!r} {count}" for text, count in self.answers.most_common(3))
-        return f"{self.kept} of {self.asked} answers kept; most frequent {frequent}"
 
 
 def prompt_for(library: AdapterLibrary, example: Example, template: str | None = None) -> str:
@@ -104,7 +95,7 @@ def answer(
 
 def _own_template(library: AdapterLibrary, name: str | None) -> str | None:
     attachment = library.find(name)
-    return attachment.manifest.prompt if attachment is not None and attachment.manifest.base is not None else None
+    return attachment.prompt if attachment is not None else None
 
 
 def ask_teacher(
@@ -164,4 +155,4 @@ def make_lesson(
     ]
     held_out = max(1, round(validation_share * len(kept)))
     splits = DataSplits(kept[:-held_out] or kept, kept[-held_out:], f"{len(kept)} answers of the source")
-    return Lesson(splits, len(kept), len(examples), Counter(normalize_answer(example.target) for example in kept))
+    return Lesson(splits, len(kept), len(examples))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorax_vlm.adapters.compatibility import Level
-from lorax_vlm.adapters.factors import read_updates
+from lorax_vlm.adapters.factors import Updates, read_updates
 from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.manifest import Manifest, Measurement, Parent
 from lorax_vlm.adapters.recipe import Recipe
@@ -26,7 +26,7 @@ from lorax_vlm.data.splitting import without_images_of
 from lorax_vlm.data.unlabelled import read_unlabelled
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
-from lorax_vlm.exchange.candidates import Updates, copies, random_like
+from lorax_vlm.exchange.candidates import copies, random_like
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import Cost, Scored, TransferReport
@@ -168,8 +168,7 @@ def prepared_transfer(
     Raises:
         TransferRefused: There is no way, or none with these data.
     """
-    stored = source.store.get(name)
-    files = read_adapter_files(stored.folder, name, stored.manifest.files)
+    stored, files = source.store.read(name)
     if not options.distil:
         data = dataclasses.replace(data, unlabelled=())
     images = len(data.unlabelled)
@@ -372,8 +371,7 @@ def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> li
     for other in (alone, *controls):
         gain = paired_difference(other.scores, chosen.scores)
         if gain.low <= 0:
-            low, high = 100 * gain.low, 100 * gain.high
-            reasons.append(f"not better than {other.name}: {100 * gain.value:+.1f} points ({low:+.1f} to {high:+.1f})")
+            reasons.append(f"not better than {other.name}: {gain.points()}")
     return reasons
 
 

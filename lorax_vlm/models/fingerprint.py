@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 
 from lorax_vlm.errors import CheckpointError
-from lorax_vlm.models.components import component_of
+from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.tensor_files import StoredTensor, read_header
 from lorax_vlm.settings import fingerprints_dir
 
@@ -77,13 +77,10 @@ class Fingerprint:
 
     tensors: Mapping[str, TensorRecord]
 
-    @property
+    @cached_property
     def components(self) -> dict[str, str]:
-        """Digest of each component."""
-        names: dict[str, list[str]] = {}
-        for name in self.tensors:
-            names.setdefault(component_of(name) or "other", []).append(name)
-        return {component: self.digest_of(own) for component, own in sorted(names.items())}
+        """Digest of each component. Computed once: every adapter that comes into memory asks for it."""
+        return {component: self.digest_of(own) for component, own in sorted(group_by_component(self.tensors).items())}
 
     def digest_of(self, names: Iterable[str]) -> str:
         """One digest of some tensors: of their names, shapes and values."""

@@ -45,6 +45,11 @@ class Attachment:
         """Whether the image must be encoded anew for this adapter."""
         return touches_image_path(self.files.sites)
 
+    @property
+    def prompt(self) -> str | None:
+        """The prompt that it was trained on; None where nothing says."""
+        return self.manifest.prompt if self.manifest.base is not None else None
+
 
 class AttachedAdapters:
     """The adapters on one base. The base itself is never changed beyond layers that can be taken off again."""

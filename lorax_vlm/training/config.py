@@ -43,6 +43,10 @@ class TrainConfig:
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 or None, got {self.patience}.")
 
+    def with_steps(self, steps: int) -> "TrainConfig":
+        """With another number of steps, measured at their end at the latest."""
+        return replace(self, max_steps=steps, eval_every=min(self.eval_every, steps))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for records."""
         return asdict(self)
