@@ -25,7 +25,15 @@ from PIL import Image, ImageOps
 from lorax_vlm.adapters.factors import read_updates
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.data.examples import DataSplits, Example, draw_scene_image, scene_captions, scene_questions
+from lorax_vlm.data.examples import (
+    CAPTION_SCENES,
+    QUESTION_SCENES,
+    DataSplits,
+    Example,
+    draw_scene_image,
+    scene_captions,
+    scene_questions,
+)
 from lorax_vlm.data.scene_tasks import without_targets
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.bootstrap import mean_interval, retention
@@ -109,6 +117,20 @@ _QUESTION_PROMPTS = ("Question: {question} Answer:", "Question: {question} Short
 _CAPTION_PROMPTS = ("", "a photo of", "Describe the image in detail.")
 _COUNTING = TrainConfig(max_steps=200, batch_size=64, learning_rate=3e-3, eval_every=100, patience=None)
 _VISION = replace(MINI_CONFIG, max_steps=300, learning_rate=4e-3, eval_every=75)
+_COUNTS = Pair(
+    title="another language model, language-model LoRA, counting",
+    source="blip2-opt-mini",
+    target="blip2-flan-mini",
+    examples=partial(questions, task="counting"),
+    other=partial(questions, task="classification"),
+    recipe=get_recipe("heavy"),
+    scenes=QUESTION_SCENES,
+    source_config=_COUNTING,
+    target_config=_COUNTING,
+    free_goal=None,
+    quick_goal=0.50,
+    prompts=_QUESTION_PROMPTS,
+)
 PAIRS = {
     "relative": Pair(
         title="close relative, language-model LoRA, detailed captions",
@@ -117,7 +139,7 @@ PAIRS = {
         examples=partial(captions, style="detailed"),
         other=partial(captions, style="concise"),
         recipe=get_recipe("medium"),
-        scenes=3200,
+        scenes=CAPTION_SCENES,
         source_config=MINI_CONFIG,
         target_config=MINI_CONFIG,
         free_goal=0.80,
@@ -131,40 +153,20 @@ PAIRS = {
         examples=partial(changed_captions, change="negative"),
         other=partial(changed_captions, change="turned colors"),
         recipe=get_recipe("portable"),
-        scenes=3200,
+        scenes=CAPTION_SCENES,
         source_config=_VISION,
         target_config=_VISION,
         free_goal=0.60,
         quick_goal=0.90,
         prompts=_CAPTION_PROMPTS,
     ),
-    "flan": Pair(
-        title="another language model, language-model LoRA, counting",
-        source="blip2-opt-mini",
-        target="blip2-flan-mini",
-        examples=partial(questions, task="counting"),
-        other=partial(questions, task="classification"),
-        recipe=get_recipe("heavy"),
-        scenes=6400,
-        source_config=_COUNTING,
-        target_config=_COUNTING,
-        free_goal=None,
-        quick_goal=0.50,
-        prompts=_QUESTION_PROMPTS,
-    ),
-    "vilt": Pair(
+    "flan": _COUNTS,
+    "vilt": replace(
+        _COUNTS,
         title="BLIP-2 to ViLT, closed answers, counting",
-        source="blip2-opt-mini",
         target="vilt-mini",
-        examples=partial(questions, task="counting"),
-        other=partial(questions, task="classification"),
-        recipe=get_recipe("heavy"),
-        scenes=6400,
         source_config=replace(_COUNTING, max_steps=300),
         target_config=replace(_COUNTING, max_steps=300),
-        free_goal=None,
-        quick_goal=0.50,
-        prompts=_QUESTION_PROMPTS,
     ),
 }
 

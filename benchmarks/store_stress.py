@@ -6,7 +6,6 @@ Printed: what was done, how many were killed, and what ``verify`` finds.
 """
 
 import argparse
-import atexit
 import dataclasses
 import multiprocessing
 import random
@@ -51,44 +50,69 @@ def work(root: str, source: str, seed: int, done: Any) -> None:
         done.put(action)
 
 
-def main() -> None:
-    """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=60)
-    arguments = parser.parse_args()
+def stress(store: AdapterStore, source: Path, processes: int, seconds: float) -> tuple[Counter[str], int]:
+    """Let processes work in a store, and kill some of them; in the end all of them.
+
+    Args:
+        store: Where.
+        source: PEFT directory that is added, of rank 8.
+        processes: How many work at a time.
+        seconds: For how long.
+
+    Returns:
+        What was done, as far as it was told, and how many were killed meanwhile.
+
+    Raises:
+        RuntimeError: One ended by itself: something failed in it.
+    """
     context, rng, killed, counts = multiprocessing.get_context("fork"), random.Random(0), 0, Counter[str]()
-    with tempfile.TemporaryDirectory() as scratch:
-        source = write_random_adapter(load_model("blip2-opt-mini"), Path(scratch) / "source", "medium")
-        store = AdapterStore(Path(scratch) / "store")
 
-        def start(seed: int) -> tuple[Any, Any]:
-            done = context.SimpleQueue()  # of its own: one that is killed while it writes breaks it
-            worker = context.Process(target=work, args=(str(store.root), str(source), seed, done), daemon=True)
-            worker.start()
-            return worker, done
+    def start(seed: int) -> tuple[Any, Any]:
+        done = context.SimpleQueue()  # of its own: one that is killed while it writes breaks it
+        worker = context.Process(target=work, args=(str(store.root), str(source), seed, done), daemon=True)
+        worker.start()
+        return worker, done
 
-        workers = {seed: start(seed) for seed in range(arguments.processes)}
-        atexit.register(lambda: [worker.kill() for worker, _ in workers.values()])
-        end, seed = time.monotonic() + arguments.seconds, arguments.processes
+    workers = {seed: start(seed) for seed in range(processes)}
+    end, seed = time.monotonic() + seconds, processes
+    try:
         while time.monotonic() < end:
             time.sleep(rng.uniform(0.1, 0.5))
             for worker, done in workers.values():
+                _require_alive(worker)
                 while not done.empty():
                     counts[done.get()] += 1
-                if not worker.is_alive():
-                    raise SystemExit(f"A process ended by itself, with {worker.exitcode}.")
             if rng.random() < 0.3:
                 victim = rng.choice(list(workers))
                 workers.pop(victim)[0].kill()
                 workers[seed] = start(seed)
                 killed, seed = killed + 1, seed + 1
         for worker, _ in workers.values():
+            _require_alive(worker)
+    finally:
+        for worker, _ in workers.values():
             worker.kill()
             worker.join()
-        print(
-            f"{sum(counts.values()):,} operations by {arguments.processes} processes, {killed} killed: {dict(counts)}"
-        )
+    return counts, killed
+
+
+def _require_alive(worker: Any) -> None:
+    if not worker.is_alive():
+        raise RuntimeError(f"A process ended by itself, with {worker.exitcode}.")
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=60)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        source = write_random_adapter(load_model("blip2-opt-mini"), Path(scratch) / "source", "medium")
+        store = AdapterStore(Path(scratch) / "store")
+        counts, killed = stress(store, source, arguments.processes, arguments.seconds)
+        total = sum(counts.values())
+        print(f"{total:,} operations by {arguments.processes} processes, {killed} killed: {dict(counts)}")
         report = store.verify()
         print(
             f"verify: {report.versions} versions, problems {list(report.problems)}, {len(report.leftovers)} leftovers"

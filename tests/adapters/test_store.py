@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.store_stress import stress
 from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest
 from lorax_vlm.adapters.store import AdapterStore
@@ -317,56 +318,12 @@ def test_clean_removes_what_nobody_refers_to(three: AdapterStore) -> None:
     assert three.get("one@1").manifest.style == "v1"
 
 
-def work_in(root: str, source: str, seed: int) -> None:
-    """Add, read, alias and remove at random, until killed."""
-    import random
-
-    rng, store = random.Random(seed), AdapterStore(root)
-    while True:
-        name = f"a{rng.randrange(4)}"
-        manifest = dataclasses.replace(MANIFEST, name=name, style=str(rng.randrange(6)))
-        try:
-            match rng.randrange(6):
-                case 0:
-                    store.remove(name)
-                case 1:
-                    store.set_alias(name, "stable")
-                case 2:
-                    store.rollback(name)
-                case 3 | 4:
-                    store.add(name, Path(source), manifest, replace=True)
-                case _:
-                    assert store.files(name).ranks == [8]
-        except AdapterNotFound:
-            continue
-
-
 @pytest.mark.timeout(120)
 def test_processes_that_write_read_remove_and_are_killed(store: AdapterStore, adapter_folder: Path) -> None:
     """A short run of ``python -m benchmarks.store_stress``, which takes a minute with ten processes."""
-    import random
-
-    context, rng = multiprocessing.get_context("fork"), random.Random(0)
-
-    def start(seed: int):
-        worker = context.Process(target=work_in, args=(str(store.root), str(adapter_folder), seed))
-        worker.start()
-        return worker
-
-    workers = {seed: start(seed) for seed in range(4)}
-    end, seed = time.monotonic() + 6, 4
-    while time.monotonic() < end:
-        time.sleep(rng.uniform(0.1, 0.4))
-        victim = rng.choice(list(workers))
-        assert workers[victim].is_alive(), "a worker only ends when it is killed"
-        workers[victim].kill()
-        workers.pop(victim).join()
-        workers[seed] = start(seed)
-        seed += 1
-    for worker in workers.values():
-        assert worker.is_alive()
-        worker.kill()
-        worker.join()
+    counts, killed = stress(store, adapter_folder, processes=4, seconds=6)
+    assert killed > 0
+    assert counts["add"] > 0
     store.clean()
     assert store.verify().problems == ()
     assert store.list()[1] == []
