@@ -1,18 +1,22 @@
-"""``lorax-vlm adapters``: does it belong to that base? what is in it? No torch."""
+"""``lorax-vlm adapters``: does it belong to that base? what is in it? No torch, unless the base is asked."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lorax_vlm.adapters.compatibility import check_compatibility
 from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.inspection import inspect_adapter
-from lorax_vlm.adapters.manifest import read_manifest
+from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.options import AsJson, Model, Store
 from lorax_vlm.cli.output import console, print_json, print_table
 from lorax_vlm.models.local import describe_local
+
+if TYPE_CHECKING:
+    from lorax_vlm.runtime.canary import CanaryReport
 
 Adapter = Annotated[str, typer.Argument(help="Name in the store, or a PEFT folder.")]
 
@@ -27,10 +31,13 @@ def _find(adapter: str, store: Path | None) -> Path:
 def check(
     adapter: Adapter,
     model: Model = "",
+    canary: Annotated[
+        bool, typer.Option("--canary", help="Load the base, too, and ask what was asked when the adapter was stored.")
+    ] = False,
     store: Store = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare an adapter with a base, without loading either. Exit code 1 when it is refused.
+    """Compare an adapter with a base, without loading either. Exit code 1 when it is refused or answers otherwise.
 
     Without --model the base is the one it says it was made for.
     """
@@ -38,10 +45,15 @@ def check(
     manifest = read_manifest(folder, adapter)
     if not model and manifest.base is None:
         raise ValueError(f"Adapter {adapter!r} does not say which base it was made for. Name one with --model.")
-    base = describe_local(model or manifest.base.name)  # type: ignore[union-attr]
+    asked = model or manifest.base.name  # type: ignore[union-attr]
+    base = describe_local(asked)
     report = check_compatibility(read_adapter_files(folder, adapter, manifest.files), manifest, base)
+    refused, heard = report.verdict == "refused", None
+    if canary and not refused:
+        heard = _ask_canary(asked, folder, manifest, store)
     if as_json:
-        print_json({"adapter": adapter, "base": base.name, "level": report.level, "report": report})
+        facts = {"adapter": adapter, "base": base.name, "level": report.level, "report": report}
+        print_json(facts | {"canary": heard} if canary else facts)
     else:
         said = {
             "exact": "[green]exact[/green]: it was made for this base",
@@ -55,8 +67,22 @@ def check(
         print_table(["component", "sites ", "level", "why"], rows)
         for reason in report.reasons:
             console.print(f"  {reason}", highlight=False)
-    if report.verdict == "refused":
+        if canary and not refused:
+            said_now = (
+                f"answers {'as' if heard.agrees else 'not as'} recorded: {heard.reason}" if heard else "no record"
+            )
+            console.print(f"canary: {said_now}", highlight=False)
+    if refused or (canary and not (heard and heard.agrees)):
         raise typer.Exit(1)
+
+
+def _ask_canary(model: str, folder: Path, manifest: Manifest, store: Path | None) -> "CanaryReport | None":
+    from lorax_vlm.models.catalog import get_model_entry
+    from lorax_vlm.models.loading import load_model
+    from lorax_vlm.runtime.library import AdapterLibrary
+
+    library = AdapterLibrary(get_model_entry(model), partial(load_model, model), AdapterStore(store))
+    return library.check_canary(folder, manifest)
 
 
 def matrix(

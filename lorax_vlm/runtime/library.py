@@ -22,7 +22,7 @@ from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.loading import LoadedModel, describe_model
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
-from lorax_vlm.runtime.canary import take_canary
+from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
 from lorax_vlm.types import Generated, GenerationSettings
 
 logger = logging.getLogger(__name__)
@@ -127,6 +127,14 @@ class AdapterLibrary:
         """
         self.require(name)
         return None if name is None else self._attached.get(name)
+
+    def check_canary(self, folder: Path, manifest: Manifest) -> CanaryReport | None:
+        """Ask an adapter's directory what it was asked when it was stored; None when nothing was recorded.
+
+        Raises:
+            AdapterError: It is damaged or does not fit the base.
+        """
+        return check_canary(self._attached, folder, manifest)
 
     def release(self) -> None:
         """Let the base go; it is loaded again when it is needed."""

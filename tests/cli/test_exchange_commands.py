@@ -12,6 +12,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.main import main
 from lorax_vlm.models.fingerprint import read_fingerprint
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.runtime.library import AdapterLibrary
 from tests.adapters_for_tests import identify, write_manifest, write_random_adapter
 
 
@@ -29,6 +30,24 @@ def test_check(run, stored: AdapterStore, known: None, tmp_path: Path, mini: Loa
     assert "does not say which base" in run("adapters", "check", plain, code=1)
     assert "No adapter 'missing'" in run("adapters", "check", "missing", code=1)
     assert "lorax-vlm models fingerprint" in run("adapters", "check", "one", "--model", "blip2-opt-2.7b", code=1)
+
+
+def test_the_canary_tells_who_answers_otherwise(run, known: None, tmp_path: Path, mini: LoadedModel) -> None:
+    store = AdapterStore()
+    library = AdapterLibrary(mini.entry, lambda: mini, store)
+    for seed, name in enumerate(("one", "other")):
+        folder = write_random_adapter(mini, tmp_path / name, seed=seed, scale=1.0)
+        write_manifest(mini, folder, prompt=mini.entry.question_template)
+        library.load(folder, name)
+    library.restore_base()
+    one, other = (store.get(name).manifest for name in ("one", "other"))
+    assert "answers as recorded: byte for byte" in run("adapters", "check", "one", "--canary")
+    assert json.loads(run("adapters", "check", "one", "--canary", "--json"))["canary"]["exact"]
+    store.add("liar", store.get("other").folder, dataclasses.replace(other, name="liar", canary=one.canary))
+    run("adapters", "check", "liar")
+    run("adapters", "check", "liar", "--canary", code=1)
+    store.add("silent", store.get("other").folder, dataclasses.replace(other, name="silent", canary=None))
+    run("adapters", "check", "silent", "--canary", code=1)
 
 
 def test_an_opt_adapter_is_refused_on_flan_with_every_reason(
