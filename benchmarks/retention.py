@@ -46,6 +46,7 @@ from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import load_model
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.settings import HOME_VARIABLE
 from lorax_vlm.training.config import MINI_CONFIG, MINI_VQA_CONFIGS, TrainConfig
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, fit_to_labels
 
@@ -420,7 +421,7 @@ def measure(pair: Pair, seed: int, path: Path) -> None:
     if pair.target == str(RELATIVE) and not RELATIVE.is_dir():
         raise SystemExit(f"{RELATIVE} does not exist. Make it: python -m recipes.blip2_opt_mini_coco --out {RELATIVE}")
     scratch = Path(tempfile.mkdtemp(prefix="retention-"))
-    os.environ["LORAX_VLM_HOME"] = str(scratch)  # so that two of them never share a training's folder
+    os.environ[HOME_VARIABLE] = str(scratch)  # so that two of them never share a training's folder
     start = time.monotonic()
     try:
         result = Bench(pair, seed, scratch).measure()

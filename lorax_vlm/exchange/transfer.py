@@ -272,9 +272,9 @@ def _transfer(
     candidates, controls = _take_over(bench, plan, updates)
     trained_s = 0.0
     if asked.lesson is not None and (plan.needs_images or not _is_good(candidates, alone, asked)):
-        start = time.monotonic()
+        start, scored_s = time.monotonic(), bench.seconds
         candidates.append(_distil(bench, plan, asked.lesson, _best(candidates), options))
-        trained_s = time.monotonic() - start
+        trained_s = time.monotonic() - start - (bench.seconds - scored_s)
     chosen = _best(candidates)
     assert chosen is not None  # a plan that is not refused has something to try
     reasons = _objections(chosen.scored, alone, controls)
