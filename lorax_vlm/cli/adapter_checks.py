@@ -69,7 +69,9 @@ def check(
             console.print(f"  {reason}", highlight=False)
         if canary and not refused:
             said_now = (
-                f"answers {'as' if heard.agrees else 'not as'} recorded: {heard.reason}" if heard else "no record"
+                f"answers {'as' if heard.agrees else 'not as'} recorded: {heard.reason}"
+                if heard
+                else "nothing was recorded"
             )
             console.print(f"canary: {said_now}", highlight=False)
     if refused or (canary and not (heard and heard.agrees)):
