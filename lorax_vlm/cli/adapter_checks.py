@@ -1,6 +1,5 @@
 """``lorax-vlm adapters``: does it belong to that base? what is in it? No torch, unless the base is asked."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,23 +67,21 @@ def check(
         for reason in report.reasons:
             console.print(f"  {reason}", highlight=False)
         if canary and not refused:
-            said_now = (
-                f"answers {'as' if heard.agrees else 'not as'} recorded: {heard.reason}"
-                if heard
-                else "nothing was recorded"
-            )
-            console.print(f"canary: {said_now}", highlight=False)
-    if refused or (canary and not (heard and heard.agrees)):
+            console.print(f"canary: {_canary_text(heard)}", highlight=False)
+    if refused or (canary and (heard is None or not heard.agrees)):
         raise typer.Exit(1)
 
 
-def _ask_canary(model: str, folder: Path, manifest: Manifest, store: Path | None) -> "CanaryReport | None":
-    from lorax_vlm.models.catalog import get_model_entry
-    from lorax_vlm.models.loading import load_model
-    from lorax_vlm.runtime.library import AdapterLibrary
+def _canary_text(heard: "CanaryReport | None") -> str:
+    if heard is None:
+        return "nothing was recorded"
+    return f"answers {'as' if heard.agrees else 'not as'} recorded: {heard.reason}"
 
-    library = AdapterLibrary(get_model_entry(model), partial(load_model, model), AdapterStore(store))
-    return library.check_canary(folder, manifest)
+
+def _ask_canary(model: str, folder: Path, manifest: Manifest, store: Path | None) -> "CanaryReport | None":
+    from lorax_vlm.runtime.shelf import BaseShelf
+
+    return BaseShelf({}, AdapterStore(store)).library(model).check_canary(folder, manifest)
 
 
 def matrix(

@@ -204,6 +204,7 @@ class _Candidate:
     folder: Path
     labels: tuple[str, ...] = ()
     steps: int = 0
+    training_s: float = 0.0
 
 
 def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPlan, data: TransferData) -> _Asked:
@@ -270,11 +271,8 @@ def _transfer(
 ) -> tuple[TransferReport, _Candidate]:
     alone = bench.score("target alone")
     candidates, controls = _take_over(bench, plan, updates)
-    trained_s = 0.0
     if asked.lesson is not None and (plan.needs_images or not _is_good(candidates, alone, asked)):
-        start, scored_s = time.monotonic(), bench.seconds
         candidates.append(_distil(bench, plan, asked.lesson, _best(candidates), options))
-        trained_s = time.monotonic() - start - (bench.seconds - scored_s)
     chosen = _best(candidates)
     assert chosen is not None  # a plan that is not refused has something to try
     reasons = _objections(chosen.scored, alone, controls)
@@ -291,7 +289,7 @@ def _transfer(
     cost = Cost(
         teacher_s=asked.seconds,
         search_s=bench.seconds,
-        training_s=trained_s,
+        training_s=sum(candidate.training_s for candidate in candidates),
         steps=chosen.steps,
         source_steps=stored.manifest.training.get("steps"),
         images=asked.lesson.asked if asked.lesson else 0,
@@ -358,11 +356,13 @@ def _distil(
     if isinstance(library.base.family, ViltFamily):
         splits, label_plan = fit_to_labels(library.base.family, splits)
         labels = tuple(label_plan.labels) if label_plan.added else ()
-    run_dir = bench.run_dir / "distilled"
+    run_dir, began = bench.run_dir / "distilled", time.monotonic()
     result = AdapterWorkshop(library).train_folder(
         recipe, splits, options.config, run_dir, labels=labels, start=begin, progress=options.progress
     )
-    return _Candidate(bench.score("distilled", result.folder, labels), result.folder, labels, result.steps)
+    trained_s = time.monotonic() - began
+    scored = bench.score("distilled", result.folder, labels)
+    return _Candidate(scored, result.folder, labels, result.steps, trained_s)
 
 
 def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> list[str]:
