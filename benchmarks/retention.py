@@ -2,7 +2,7 @@
 
     python -m benchmarks.retention                        # all pairs, three seeds, about two hours on two cores
     python -m benchmarks.retention --pairs relative --seeds 1
-    python -m benchmarks.retention --table docs/transfer.md     # only write the table of what was measured
+    python -m benchmarks.retention --table docs/transfer.md     # only write the tables of the pairs in --out
 
 Retention is ``(transferred - target alone) / (native - target alone)`` on test scenes that no training, choice or
 transfer has seen; native is trained on the target itself with labels, the same sites, rank and settings. Every pair
@@ -54,6 +54,7 @@ RELATIVE = Path("build") / "blip2-opt-mini-coco"
 TEST, DEVELOPMENT, UNLABELLED, UNSEEN_FROM = 400, 200, 2000, 20_000
 QUICK_SHARE = 0.25
 LABEL_SHARES = (0.01, 0.05, 0.25)
+HEADING = "### "
 BEGIN, END = "<!-- retention: begin -->", "<!-- retention: end -->"
 
 Examples = Callable[..., list[Example]]
@@ -244,7 +245,7 @@ class Bench:
         self.seconds[f"training {name}"] = time.monotonic() - start
 
     def _native(self, config: TrainConfig, share: float = 1.0) -> Scores:
-        splits, labels = self._splits(self.target, self.pair.examples, share), ()
+        splits, labels = self._splits(self.target, self.pair.examples, share), tuple[str, ...]()
         if isinstance(self.target.base.family, ViltFamily):
             splits, plan = fit_to_labels(self.target.base.family, splits)
             labels = tuple(plan.labels) if plan.added else ()
@@ -345,37 +346,37 @@ class Bench:
             return self._score(self.target, chosen.folder, chosen.labels, template=template), chosen.scored.name
 
 
-def table(results: Sequence[dict], pairs: dict[str, Pair]) -> str:  # type: ignore[type-arg]
-    """Markdown of what was measured."""
-    lines = []
-    for key, pair in pairs.items():
+def tables(results: Sequence[dict], published: str = "") -> str:  # type: ignore[type-arg]
+    """Markdown of every pair: of what was measured, or what is published where nothing was."""
+    sections = dict.fromkeys((pair.title for pair in PAIRS.values()), "")
+    for section in published.split(HEADING)[1:]:
+        sections[section.partition("\n")[0]] = HEADING + section.strip()
+    for key, pair in PAIRS.items():
         own = sorted((r for r in results if r["pair"] == pair.title), key=lambda r: r["seed"])
-        if not own:
+        if own:
+            sections[pair.title] = table(key, pair, own)
+    return "\n\n".join(section for section in sections.values() if section)
+
+
+def table(key: str, pair: Pair, own: Sequence[dict]) -> str:  # type: ignore[type-arg]
+    """Markdown of one pair."""
+    lines = [f"{HEADING}{pair.title}", ""]
+    lines += [f"`{Path(pair.source).name}` to `{Path(pair.target).name}` (`--pairs {key}`).", ""]
+    lines += ["| | accuracy by seed | retention by seed | mean |", "|---|---|---|---|"]
+    for name in dict.fromkeys(name for result in own for name in result["scores"]):
+        measured = [r for r in own if name in r["scores"]]
+        accuracy = ", ".join(f"{100 * statistics.mean(r['scores'][name]):.1f} %" for r in measured)
+        shares = [retention(r["scores"][name], r["scores"]["target alone"], r["scores"]["native"]) for r in measured]
+        known = [share for share in shares if share is not None]
+        if name in ("target alone", "native", "source on source"):
+            lines.append(f"| {name} | {accuracy} | | |")
             continue
-        lines += [
-            f"### {pair.title}",
-            "",
-            f"`{Path(pair.source).name}` to `{Path(pair.target).name}` (`--pairs {key}`).",
-        ]
-        lines += ["", "| | accuracy by seed | retention by seed | mean |", "|---|---|---|---|"]
-        names = dict.fromkeys(name for result in own for name in result["scores"])
-        for name in names:
-            measured = [r for r in own if name in r["scores"]]
-            accuracy = ", ".join(f"{100 * statistics.mean(r['scores'][name]):.1f} %" for r in measured)
-            shares = [
-                retention(r["scores"][name], r["scores"]["target alone"], r["scores"]["native"]) for r in measured
-            ]
-            known = [share for share in shares if share is not None]
-            if name in ("target alone", "native", "source on source"):
-                lines.append(f"| {name} | {accuracy} | | |")
-                continue
-            each = ", ".join(f"{s.value:.2f} ({s.low:.2f} to {s.high:.2f})" if s else "not measurable" for s in shares)
-            mean = f"{statistics.mean(s.value for s in known):.2f}" if len(known) == len(shares) else "not measurable"
-            lines.append(f"| {_goal(name, pair)} | {accuracy} | {each} | {mean} |")
-        if all(r["refused_without_images"] for r in own):
-            lines += ["", "Without images: refused."]
-        lines += ["", "Chosen: " + ", ".join(r["chosen"] for r in own) + ". " + _cost(own), ""]
-    return "\n".join(lines)
+        each = ", ".join(f"{s.value:.2f} ({s.low:.2f} to {s.high:.2f})" if s else "not measurable" for s in shares)
+        mean = f"{statistics.mean(s.value for s in known):.2f}" if len(known) == len(shares) else "not measurable"
+        lines.append(f"| {_goal(name, pair)} | {accuracy} | {each} | {mean} |")
+    if all(r["refused_without_images"] for r in own):
+        lines += ["", "Without images: refused."]
+    return "\n".join([*lines, "", "Chosen: " + ", ".join(r["chosen"] for r in own) + ". " + _cost(own)])
 
 
 def _goal(name: str, pair: Pair) -> str:
@@ -392,12 +393,12 @@ def _cost(own: Sequence[dict]) -> str:  # type: ignore[type-arg]
 
 
 def main() -> None:
-    """Measure what is missing, and print the table."""
+    """Measure what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("build") / "retention")
-    parser.add_argument("--table", type=Path, help="write the table into this page instead of measuring")
+    parser.add_argument("--table", type=Path, help="write the tables into this page instead of measuring")
     arguments = parser.parse_args()
     if arguments.table is None:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -407,13 +408,13 @@ def main() -> None:
                 if not path.exists():
                     measure(PAIRS[key], seed, path)
     results = [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
-    text = table(results, PAIRS)
-    print(text)
-    if arguments.table is not None:
-        page = arguments.table.read_text(encoding="utf-8")
-        before, _, rest = page.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        arguments.table.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    if arguments.table is None:
+        print(tables(results))
+        return
+    before, _, rest = arguments.table.read_text(encoding="utf-8").partition(BEGIN)
+    published, _, after = rest.partition(END)
+    text = tables(results, published)
+    arguments.table.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def measure(pair: Pair, seed: int, path: Path) -> None:
