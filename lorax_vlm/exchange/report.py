@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from lorax_vlm.answers import exact_match
 from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference, retention
 from lorax_vlm.exchange.plan import Label, TransferPlan
 from lorax_vlm.types import Interval
@@ -15,11 +16,18 @@ class Scored:
     name: str
     scores: tuple[float, ...]
     """One per question, 0 to 1, the same questions in the same order for all."""
+    texts: tuple[str, ...]
+    """What was said to each."""
 
     @cached_property
     def mean(self) -> Interval:
         """With its 95 % interval. Resampled once, however often candidates are compared by it."""
         return mean_interval(self.scores)
+
+    @property
+    def silence(self) -> float:
+        """Share of empty answers, 0 to 1."""
+        return sum(not text.strip() for text in self.texts) / len(self.texts)
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,27 @@ class TransferReport:
         return retention(self.final.scores, self.alone.scores, self.source.scores)
 
     @property
+    def agreement(self) -> Interval | None:
+        """How often the chosen candidate says what the source says; None where the source was not asked the same."""
+        if self.source is None:
+            return None
+        said = zip(self.final.texts, self.source.texts, strict=True)
+        return mean_interval([float(exact_match(mine, [its])) for mine, its in said])
+
+    @property
     def rows(self) -> list[Scored]:
         """All that was asked the same questions, in the order to be shown."""
         return [self.alone, *self.controls, *self.candidates, *([self.source] if self.source else [])]
+
+    def side_effects(self) -> list[str]:
+        """What else is different with it, for people."""
+        lines = []
+        if self.agreement is not None:
+            lines.append(f"says what the source says: {self.agreement.percent()}")
+        if self.off_task is not None:
+            before, after = self.off_task
+            lines.append(f"other questions: {before.percent()} alone, {after.percent()} with it")
+        return [*lines, f"empty answers: {self.alone.silence:.1%} alone, {self.final.silence:.1%} with it"]
 
     def lines(self) -> list[str]:
         """For people."""
@@ -108,9 +134,7 @@ class TransferReport:
         lines.append(f"  gain over the target alone {self.gain.points()}, by {self.measured_by}")
         if self.source is not None:
             lines.append(f"  share of the source's gain: {share_text(self.of_source)}")
-        if self.off_task is not None:
-            before, after = self.off_task
-            lines.append(f"  other questions: {before.percent(6)} alone, {after.percent(6)} with it")
+        lines += [f"  {line}" for line in self.side_effects()]
         lines.append(f"  cost: {self.cost.text()}")
         return [*lines, *(f"  {reason}" for reason in self.reasons)]
 

@@ -214,7 +214,7 @@ def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPla
         lesson = make_lesson(data.unlabelled, ask_teacher(source, stored.name, data.unlabelled, settings))
     if data.development:
         texts = answer(source, stored.name, data.development, settings)
-        scored = Scored("source on its own base", judge_all(data.judge, data.development, texts))
+        scored = Scored("source on its own base", judge_all(data.judge, data.development, texts), tuple(texts))
         return _Asked(lesson, data.development, "labels", scored, time.monotonic() - start)
     if lesson is None:
         missing = "no labelled development examples, and no unlabelled ones that the source could answer"
@@ -240,12 +240,11 @@ class _Bench:
 
     def score(self, name: str, folder: Path | None = None, labels: Sequence[str] = ()) -> Scored:
         """Of the target alone, or with an adapter."""
-        return Scored(name, self.ask(self._examples, self._judge, folder, labels))
+        texts = self.ask(self._examples, folder, labels)
+        return Scored(name, judge_all(self._judge, self._examples, texts), tuple(texts))
 
-    def ask(
-        self, examples: Sequence[Example], judge: Judge, folder: Path | None, labels: Sequence[str] = ()
-    ) -> tuple[float, ...]:
-        """A score per example."""
+    def ask(self, examples: Sequence[Example], folder: Path | None, labels: Sequence[str] = ()) -> list[str]:
+        """What it answers."""
         start = time.monotonic()
         if folder is None:
             texts = answer(self.library, None, examples, self._settings)
@@ -253,7 +252,7 @@ class _Bench:
             with self.library.trial(folder, labels) as trial:
                 texts = answer(self.library, trial, examples, self._settings, self.template)
         self.seconds += time.monotonic() - start
-        return judge_all(judge, examples, texts)
+        return texts
 
     def write(self, name: str, updates: Updates) -> Path:
         """A folder with some updates."""
@@ -281,10 +280,8 @@ def _transfer(
         label = "distilled"
     off_task = None
     if data.off_task:
-        before, after = (
-            mean_interval(bench.ask(data.off_task, judge_by_target, folder, chosen.labels))
-            for folder in (None, chosen.folder)
-        )
+        said = (bench.ask(data.off_task, folder, chosen.labels) for folder in (None, chosen.folder))
+        before, after = (mean_interval(judge_all(judge_by_target, data.off_task, texts)) for texts in said)
         off_task = (before, after)
     cost = Cost(
         teacher_s=asked.seconds,

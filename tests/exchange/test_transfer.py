@@ -17,7 +17,7 @@ from lorax_vlm.errors import AdapterExists, TransferRefused
 from lorax_vlm.exchange import transfer as transfer_module
 from lorax_vlm.exchange.candidates import copies, random_like, shuffled_layers
 from lorax_vlm.exchange.swap import Direction, exchange_adapters
-from lorax_vlm.exchange.teacher import TeacherAnswer, make_lesson
+from lorax_vlm.exchange.teacher import TeacherAnswer, answer, make_lesson
 from lorax_vlm.exchange.transfer import TransferData, TransferOptions, transfer_adapter
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -57,8 +57,6 @@ def add(library: AdapterLibrary, name: str, tmp_path: Path, recipe: str | Recipe
 def agreeing(library: AdapterLibrary, name: str) -> list[Example]:
     """Development examples whose right answer is, by construction, what the adapter says on its own base."""
     examples = scene_captions("plain", "validation", 24)
-    from lorax_vlm.exchange.teacher import answer
-
     said = answer(library, name, examples, library.entry.caption_settings.replace(max_new_tokens=6))
     return [dataclasses.replace(e, target=text) for e, text in zip(examples, said, strict=True)]
 
@@ -85,6 +83,9 @@ def test_what_both_bases_share_is_copied_bit_for_bit(libraries, tmp_path: Path, 
     assert (parent.name, parent.manifest) == ("eyes", store.get("eyes").manifest.digest)
     (figure,) = store.get("twin.eyes").manifest.metrics
     assert figure.value == report.final.mean.value
+    assert report.agreement is not None
+    assert report.agreement.value > 0.5, "long captions of a random adapter: rounding changes some"
+    assert all(text.startswith(e.target[:12]) for text, e in zip(report.source.texts, data.development, strict=True))
     twin.restore_base()
     assert not (tmp_path / "transfer").exists()
 
@@ -148,8 +149,6 @@ def test_distillation_between_families_needs_no_label(
     assert report.cost.labels == 0
     kept = library.store.get(f"{target}.kind").manifest
     assert kept.lineage[0].method == report.label
-    from lorax_vlm.exchange.teacher import answer
-
     said = answer(library, f"{target}.kind", kinds("test", 8), library.entry.answer_settings)
     assert said == ["scene"] * 8
 
