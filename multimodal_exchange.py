@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lorax_vlm import LoraxError, MultiModalLoRAExchange, load_image, make_scene
 
-WANTED = {"captioning": ("blip2_opt", "image_caption"), "vqa": ("blip2_flan", "answers")}
+WANTED = {"captioning": ("blip2_flan", "image_caption"), "vqa": ("blip2_opt", "answers")}
 
 
 def main() -> None:
@@ -61,8 +61,8 @@ def main() -> None:
     moved = system.cross_model_adapter_transfer(answerer, "vilt", **moving)
     show("One moved to a model that only chooses among answers", moved.lines())
     if exchange.accepted:
-        answers = exchange.adapters[system.entry("blip2_opt").name]
-        merged, merge = system.merge_adapters([captioner, answers], "both", replace=True)
+        captions = exchange.adapters[system.entry("blip2_opt").name]
+        merged, merge = system.merge_adapters([answerer, captions], "both", replace=True)
         show("Merged: two skills on one model", [*merge.preview.lines(), f"{merged}: error {merge.error:.1e}"])
     show("Which adapter belongs to which model?", system.compatibility_matrix().lines())
     page = system.write_report(arguments.out, [exchange.there, exchange.back, moved], measured)
