@@ -48,6 +48,7 @@ from lorax_vlm.models.loading import load_model
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import HOME_VARIABLE
 from lorax_vlm.training.config import MINI_CONFIG, MINI_VQA_CONFIGS, TrainConfig
+from lorax_vlm.types import GenerationSettings
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, fit_to_labels
 
 RELATIVE = Path("build") / "blip2-opt-mini-coco"
@@ -226,10 +227,10 @@ class Bench:
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
 
-    def _settings(self, library: AdapterLibrary):  # type: ignore[no-untyped-def]
-        kind = self._kind(library)
-        entry = library.entry
-        return entry.answer_settings if "{question}" in kind.prompt else entry.caption_settings
+    def _settings(self, library: AdapterLibrary) -> GenerationSettings:
+        """Decoding on a base: the source's wherever both are of one family, as for every adapter that is moved."""
+        entry = self.source.entry if self.source.entry.family == library.entry.family else library.entry
+        return entry.answer_settings if self.pair.asks else entry.caption_settings
 
     def _kind(self, library: AdapterLibrary) -> AdapterKind:
         entry = library.entry

@@ -21,6 +21,10 @@ Unlabelled = Annotated[
     typer.Option(help="Folder of images, perhaps with questions in metadata.jsonl.", show_default=False),
 ]
 AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Leave out what cannot be moved.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Of distillation; by default a quarter of the target's usual ones.", show_default=False),
+]
 Replace = Annotated[bool, typer.Option("--replace", help="Make a new version when the name exists.")]
 
 
@@ -58,7 +62,7 @@ def transfer(
     development: Annotated[
         str | None, typer.Option(help="Labelled data to choose with; see train --data.", show_default=False)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Of distillation.", show_default=False)] = None,
+    steps: Steps = None,
     allow_partial: AllowPartial = False,
     replace: Replace = False,
     store: Store = None,
@@ -83,7 +87,7 @@ def transfer(
         progress=not as_json,
     )
     if as_json:
-        print_json(report)
+        print_json(report.record())
     else:
         _print_lines(report.lines())
     if not report.accepted:
@@ -94,19 +98,30 @@ def transfer(
 def swap(
     first: Annotated[str, typer.Argument(help="Adapter of one base.")],
     second: Annotated[str, typer.Argument(help="Adapter of another base.")],
+    unlabelled: Unlabelled = None,
+    steps: Steps = None,
     allow_partial: AllowPartial = False,
     replace: Replace = False,
-    unlabelled: Unlabelled = None,
     store: Store = None,
+    as_json: AsJson = False,
 ) -> None:
     """Move two adapters to each other's base: both, or neither."""
     from lorax_vlm.multimodal import MultiModalLoRAExchange
 
     system = MultiModalLoRAExchange(store=store)
     report = system.exchange_adapters(
-        first, second, unlabelled=unlabelled, allow_partial=allow_partial, replace=replace
+        first,
+        second,
+        unlabelled=unlabelled,
+        steps=steps,
+        allow_partial=allow_partial,
+        replace=replace,
+        progress=not as_json,
     )
-    _print_lines(report.lines())
+    if as_json:
+        print_json(report.record())
+    else:
+        _print_lines(report.lines())
     if not report.accepted:
         raise typer.Exit(1)
 

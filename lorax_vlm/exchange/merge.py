@@ -315,7 +315,7 @@ def _manifest_of_merge(
         generation=first.generation,
         training={"data": "merged from " + ", ".join(a.name for a in stored), **facts},
         lineage=[
-            Parent(a.manifest.name, a.manifest.digest, f"merge-{report.method}", {"weight": weight})
+            Parent(a.name, a.manifest.digest, f"merge-{report.method}", {"weight": weight})
             for a, weight in zip(stored, weights, strict=True)
         ],
         licence="; ".join(dict.fromkeys(a.manifest.licence for a in stored if a.manifest.licence)),

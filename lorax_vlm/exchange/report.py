@@ -1,6 +1,6 @@
 """What a transfer did and what it was measured against. Plain records and their text; no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from lorax_vlm.answers import exact_match
@@ -115,6 +115,16 @@ class TransferReport:
     def rows(self) -> list[Scored]:
         """All that was asked the same questions, in the order to be shown."""
         return [self.alone, *self.controls, *self.candidates, *([self.source] if self.source else [])]
+
+    def record(self) -> dict[str, object]:
+        """All of it for JSON: the fields, and the figures that follow from them."""
+        return {
+            **asdict(self),
+            "means": {row.name: row.mean for row in self.rows},
+            "gain": self.gain,
+            "of_source": self.of_source,
+            "agreement": self.agreement,
+        }
 
     def side_effects(self) -> list[str]:
         """What else is different with it, for people."""

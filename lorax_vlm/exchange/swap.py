@@ -39,6 +39,10 @@ class ExchangeReport:
         reports = (self.there, self.back) if self.accepted else ()
         return {report.plan.target: str(report.adapter) for report in reports}
 
+    def record(self) -> dict[str, object]:
+        """All of it for JSON."""
+        return {"accepted": self.accepted, "there": self.there.record(), "back": self.back.record()}
+
     def lines(self) -> list[str]:
         """For people."""
         return [*self.there.lines(), *self.back.lines()]

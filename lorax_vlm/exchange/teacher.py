@@ -45,17 +45,22 @@ def prompt_for(library: AdapterLibrary, example: Example, template: str | None =
     Args:
         library: Of the base.
         example: What is asked.
-        template: Such as an adapter's prompt. None: the base's own.
+        template: Such as an adapter's prompt. None, or one of the other kind: the base's own.
     """
+    for_questions = template is not None and "{question}" in template
     if example.question:
-        own = template if template and "{question}" in template else library.entry.question_template
+        own = template if template is not None and for_questions else library.entry.question_template
         return own.replace("{question}", example.question)
-    return library.entry.caption_prompt if template is None else template
+    return library.entry.caption_prompt if template is None or for_questions else template
+
+
+def _of_its_family(library: AdapterLibrary, manifest: Manifest) -> bool:
+    return manifest.base is not None and manifest.base.family == library.base.family.name
 
 
 def template_on(library: AdapterLibrary, manifest: Manifest) -> str:
     """The prompt of an adapter that is moved to a base: its own on a base of its family, else the base's."""
-    if manifest.base is not None and manifest.base.family == library.base.family.name:
+    if _of_its_family(library, manifest):
         return manifest.prompt
     return library.entry.question_template if "{question}" in manifest.prompt else library.entry.caption_prompt
 
@@ -65,6 +70,19 @@ def settings_of(library: AdapterLibrary, manifest: Manifest) -> GenerationSettin
     entry = library.entry
     usual = entry.answer_settings if "{question}" in manifest.prompt or not entry.captions else entry.caption_settings
     return manifest.generation or usual
+
+
+def settings_on(library: AdapterLibrary, source: AdapterLibrary, manifest: Manifest) -> GenerationSettings:
+    """Decoding of an adapter that is moved to a base: as at its source within one family, else as usual there.
+
+    Args:
+        library: Where it goes.
+        source: Where it is from.
+        manifest: Of the adapter.
+    """
+    if _of_its_family(library, manifest):
+        return settings_of(source, manifest)
+    return settings_of(library, replace(manifest, generation=None))
 
 
 def answer(

@@ -30,18 +30,18 @@ from lorax_vlm.exchange.candidates import copies, random_like
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import Cost, Scored, TransferReport
-from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson, settings_of, template_on
+from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson, settings_of, settings_on, template_on
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.types import Interval
+from lorax_vlm.types import GenerationSettings, Interval
 from lorax_vlm.workshop import AdapterWorkshop, fit_to_labels
 
 Judge = Callable[[Example, str], float]
 """How right an answer is, 0 to 1."""
 
 QUICK_SHARE = 0.25
-"""Share of the source's steps that distillation takes by default."""
+"""Share of the target's usual steps that distillation takes by default."""
 GOOD_ENOUGH = 0.95
 """Share of the source's gain from which on nothing is distilled."""
 
@@ -111,6 +111,8 @@ class PreparedTransfer:
     stored: StoredAdapter
     """The source."""
     chosen: "_Candidate"
+    settings: GenerationSettings
+    """How its text was decoded on the target."""
     load: Callable[[AdapterLibrary], object]
 
     @property
@@ -180,9 +182,10 @@ def prepared_transfer(
     options.load(target)
     judge = data.judge if asked.measured_by == "labels" else judge_by_target
     try:
-        bench = _Bench(target, stored.manifest, asked.development, judge, options.run_dir)
+        settings = settings_on(target, source, stored.manifest)
+        bench = _Bench(target, stored.manifest, settings, asked.development, judge, options.run_dir)
         report, chosen = _transfer(bench, asked, plan, read_updates(files), stored, data, options)
-        yield PreparedTransfer(report, target, stored, chosen, options.load)
+        yield PreparedTransfer(report, target, stored, chosen, settings, options.load)
     finally:
         shutil.rmtree(options.run_dir, ignore_errors=True)
 
@@ -231,26 +234,39 @@ class _Bench:
     """Asks the target base the development questions, with whatever adapter folder it is given."""
 
     def __init__(
-        self, library: AdapterLibrary, made_for: Manifest, examples: Sequence[Example], judge: Judge, run_dir: Path
+        self,
+        library: AdapterLibrary,
+        made_for: Manifest,
+        settings: GenerationSettings,
+        examples: Sequence[Example],
+        judge: Judge,
+        run_dir: Path,
     ) -> None:
         self.library, self.run_dir, self.template = library, run_dir, template_on(library, made_for)
-        self._settings = settings_of(library, dataclasses.replace(made_for, generation=None))
+        self._settings = settings
         self._examples, self._judge = examples, judge
         self.seconds = 0.0
 
     def score(self, name: str, folder: Path | None = None, labels: Sequence[str] = ()) -> Scored:
         """Of the target alone, or with an adapter."""
-        texts = self.ask(self._examples, folder, labels)
+        texts = self._ask(self._examples, self._settings, folder, labels)
         return Scored(name, judge_all(self._judge, self._examples, texts), tuple(texts))
 
-    def ask(self, examples: Sequence[Example], folder: Path | None, labels: Sequence[str] = ()) -> list[str]:
-        """What it answers."""
+    def score_others(self, examples: Sequence[Example], folder: Path | None, labels: Sequence[str] = ()) -> Interval:
+        """How right it is about other tasks, asked and decoded as usual for the base."""
+        entry = self.library.entry
+        settings = entry.answer_settings if examples[0].question else entry.caption_settings
+        return mean_interval(judge_all(judge_by_target, examples, self._ask(examples, settings, folder, labels)))
+
+    def _ask(
+        self, examples: Sequence[Example], settings: GenerationSettings, folder: Path | None, labels: Sequence[str]
+    ) -> list[str]:
         start = time.monotonic()
         if folder is None:
-            texts = answer(self.library, None, examples, self._settings)
+            texts = answer(self.library, None, examples, settings)
         else:
             with self.library.trial(folder, labels) as trial:
-                texts = answer(self.library, trial, examples, self._settings, self.template)
+                texts = answer(self.library, trial, examples, settings, self.template)
         self.seconds += time.monotonic() - start
         return texts
 
@@ -280,8 +296,7 @@ def _transfer(
         label = "distilled"
     off_task = None
     if data.off_task:
-        said = (bench.ask(data.off_task, folder, chosen.labels) for folder in (None, chosen.folder))
-        before, after = (mean_interval(judge_all(judge_by_target, data.off_task, texts)) for texts in said)
+        before, after = (bench.score_others(data.off_task, folder, chosen.labels) for folder in (None, chosen.folder))
         off_task = (before, after)
     cost = Cost(
         teacher_s=asked.seconds,
@@ -383,12 +398,12 @@ def _keep(prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> 
         recipe="transferred",
         prompt=template_on(library, source),
         trained=True,
-        generation=settings_of(library, dataclasses.replace(source, generation=None)),
-        training={"transfer": report.label, "steps": chosen.steps, "data": f"transferred from {source.name}"},
+        generation=prepared.settings,
+        training={"transfer": report.label, "steps": chosen.steps, "data": f"transferred from {prepared.stored.name}"},
         labels=chosen.labels,
         lineage=[
             Parent(
-                name=source.name,
+                name=prepared.stored.name,
                 manifest=source.digest,
                 method=report.label,
                 parameters={"chosen": report.chosen, "source_base": report.plan.source, "steps": chosen.steps},

@@ -140,13 +140,17 @@ def test_distillation_between_families_needs_no_label(
 ) -> None:
     """Development is agreement with the source: no target of any example is read."""
     library = libraries(target)
-    data = TransferData(unlabelled=without_targets(kinds("train", 96, start=5000)))
+    captions = scene_captions("plain", "validation", 12) if library.entry.captions else []
+    data = TransferData(unlabelled=without_targets(kinds("train", 96, start=5000)), off_task=captions)
     report = transfer_adapter(counting, library, "kind", f"{target}.kind", data, options(tmp_path))
     assert report.accepted, report.lines()
     assert report.measured_by == "agreement"
     assert report.chosen == "distilled"
     assert report.final.mean.value > 0.9
     assert report.cost.labels == 0
+    if captions:
+        assert report.off_task is not None
+        assert report.off_task[0].value > 0.8, "asked for captions, with room for them, though it answers questions"
     kept = library.store.get(f"{target}.kind").manifest
     assert kept.lineage[0].method == report.label
     said = answer(library, f"{target}.kind", kinds("test", 8), library.entry.answer_settings)
