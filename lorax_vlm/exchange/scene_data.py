@@ -1,6 +1,7 @@
 """Scenes for moving adapters between the miniatures: none that adapters are trained on, and none they are tested on."""
 
-from lorax_vlm.data.scene_tasks import task_examples, without_targets
+from lorax_vlm.data.examples import Example, scene_captions, scene_questions
+from lorax_vlm.data.scene_tasks import WRITING_TASKS, task_examples, without_targets
 from lorax_vlm.exchange.transfer import TransferData
 from lorax_vlm.training.config import TrainConfig
 
@@ -18,9 +19,17 @@ def scene_transfer_data(task: str, *, captions: bool, config: TrainConfig) -> Tr
         config: Of the distillation; no more scenes are taken than it can look at.
     """
     seen = round(1.25 * config.max_steps * config.batch_size * config.gradient_accumulation)
-    other = "captioning" if task != "captioning" and captions else "vqa"
     return TransferData(
         unlabelled=without_targets(task_examples(task, "train", min(MOST_UNLABELLED, seen), start=UNSEEN_FROM)),
         development=task_examples(task, "validation", DEVELOPMENT, start=UNSEEN_FROM),
-        off_task=task_examples(other, "validation", OFF_TASK, start=UNSEEN_FROM),
+        off_task=_other_examples(task, captions=captions),
     )
+
+
+def _other_examples(task: str, *, captions: bool) -> list[Example]:
+    """Of what a miniature can do without an adapter, something that the task is not; none where it is all of it."""
+    if captions and task not in WRITING_TASKS:
+        return scene_captions("plain", "validation", OFF_TASK, UNSEEN_FROM)
+    if task in ("vqa", "general"):
+        return []
+    return scene_questions("color", "validation", OFF_TASK, start=UNSEEN_FROM)
