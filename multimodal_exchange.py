@@ -4,8 +4,8 @@
     python multimodal_exchange.py --models hub --data my_data --unlabelled my_photos
 
 Without arguments everything is the shipped miniatures and their drawn scenes. On real checkpoints ``--data`` holds one
-folder per task (``my_data/captioning/metadata.jsonl``, ``my_data/vqa/...``), and ``--unlabelled`` images for the models
-to learn from each other's answers.
+folder per task (``my_data/captioning/metadata.jsonl``, ``my_data/complex_reasoning/...``), and ``--unlabelled`` images
+for the models to learn from each other's answers.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lorax_vlm import LoraxError, MultiModalLoRAExchange, load_image, make_scene
 
-WANTED = {"captioning": ("blip2_flan", "image_caption"), "vqa": ("blip2_opt", "answers")}
+WANTED = {"captioning": ("blip2_flan", "image_caption"), "complex_reasoning": ("blip2_opt", "reasoning")}
 
 
 def main() -> None:
@@ -43,8 +43,8 @@ def main() -> None:
     for task, (model, name) in WANTED.items():
         data, config = arguments.data and arguments.data / task, system.default_config(model, task, arguments.steps)
         keys += [system.create_adapter(model, name, task, arguments.complexity, data=data, config=config, replace=True)]
-    captioner, answerer = keys
-    measured = [system.evaluate_adapter(key, count=200) for key in (captioner, answerer) if arguments.data is None]
+    captioner, reasoner = keys
+    measured = [system.evaluate_adapter(key, count=200) for key in (captioner, reasoner) if arguments.data is None]
     image = load_image(arguments.image or make_scene(2_000_000_131).image)
     said = system.generate_with_adapter(captioner, image, compare=True)
     show("Two adapters of two models", [*(r.line() for r in measured), *(f"{n}: {text}" for n, text in said.items())])
@@ -56,13 +56,13 @@ def main() -> None:
     show("Saved as one file, and loaded again", [f"{bundle}: {bundle.stat().st_size:,} bytes, loaded as {again}"])
 
     moving = {"unlabelled": arguments.unlabelled, "steps": arguments.steps, "replace": True}
-    exchange = system.exchange_adapters(captioner, answerer, **moving)
+    exchange = system.exchange_adapters(captioner, reasoner, **moving)
     show("Exchanged: each moved to the other's model, or neither", exchange.lines())
-    moved = system.cross_model_adapter_transfer(answerer, "vilt", **moving)
+    moved = system.cross_model_adapter_transfer(reasoner, "vilt", **moving)
     show("One moved to a model that only chooses among answers", moved.lines())
     if exchange.accepted:
         captions = exchange.adapters[system.entry("blip2_opt").name]
-        merged, merge = system.merge_adapters([answerer, captions], "both", replace=True)
+        merged, merge = system.merge_adapters([reasoner, captions], "both", replace=True)
         show("Merged: two skills on one model", [*merge.preview.lines(), f"{merged}: error {merge.error:.1e}"])
     show("Which adapter belongs to which model?", system.compatibility_matrix().lines())
     page = system.write_report(arguments.out, [exchange.there, exchange.back, moved], measured)
