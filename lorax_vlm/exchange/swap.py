@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from lorax_vlm.errors import TransferRefused
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.exchange.transfer import PreparedTransfer, TransferData, TransferOptions, prepared_transfer
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -52,9 +53,14 @@ def exchange_adapters(there: Direction, back: Direction, *, replace: bool = Fals
     """Move both adapters, and store the results only if both are worth it.
 
     Raises:
-        TransferRefused: One of them cannot be moved at all; nothing was changed.
+        TransferRefused: One of them cannot be moved at all, or both are of one base; nothing was changed.
         AdapterExists: A new name is taken.
     """
+    if there.source.entry.identity == there.target.entry.identity:
+        reason = (
+            f"{back.name!r} is of that base, too. One batch may mix them; lorax-vlm exchange merge joins them"
+        )
+        raise TransferRefused(there.name, there.target.entry.name, [reason])
     for way in (there, back):
         way.target.require_free(way.new_name, replace)
     with ExitStack() as stack:

@@ -80,3 +80,10 @@ def test_neither_of_two_is_stored(asked, tmp_path: Path, capsys, monkeypatch) ->
         assert record[way]["cost"]["steps"] == 1
         assert record[way]["measured_by"] == "agreement"
     assert asked.names() == before
+
+
+def test_two_of_one_base_have_nothing_to_exchange(run, stored: AdapterStore) -> None:
+    said = run("exchange", "swap", "one", "two", code=1)
+    assert "TransferRefused: Adapter 'one' cannot be moved to blip2-opt-mini; nothing was changed." in said
+    assert "'two' is of that base, too" in said
+    assert stored.names() == ["one", "two"]
