@@ -57,9 +57,7 @@ def exchange_adapters(there: Direction, back: Direction, *, replace: bool = Fals
         AdapterExists: A new name is taken.
     """
     if there.source.entry.identity == there.target.entry.identity:
-        reason = (
-            f"{back.name!r} is of that base, too. One batch may mix them; lorax-vlm exchange merge joins them"
-        )
+        reason = f"{back.name!r} is of that base, too. One batch may mix them; lorax-vlm exchange merge joins them"
         raise TransferRefused(there.name, there.target.entry.name, [reason])
     for way in (there, back):
         way.target.require_free(way.new_name, replace)
