@@ -55,6 +55,7 @@ Gain over the target alone {{ r.gain.points("") }} points, by {{ r.measured_by }
 <table><thead><tr><th></th><th class="n">score</th></tr></thead><tbody>
 {% for s in r.rows %}<tr><td>{{ s.name }}</td><td class="n">{{ s.mean.percent() }}</td></tr>{% endfor %}
 </tbody></table>
+{% if r.coverage %}<p>{{ r.coverage }}</p>{% endif %}
 <ul>{% for line in r.side_effects() %}<li>{{ line }}</li>{% endfor %}</ul>
 <p class="small">Cost: {{ r.cost.text() }}.</p>
 {% for reason in r.reasons %}<p class="bad">{{ reason }}</p>{% endfor %}</section>{% else %}<p>None.</p>{% endfor %}

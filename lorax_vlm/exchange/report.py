@@ -44,6 +44,8 @@ class Cost:
     """Steps that the source was trained for, where its manifest says."""
     images: int = 0
     """Unlabelled examples the source answered."""
+    kept: int = 0
+    """Of these answers, those to learn from: the source was sure enough of them."""
     labels: int = 0
     """Labelled examples used to choose among candidates; none were trained on."""
 
@@ -51,8 +53,8 @@ class Cost:
         """For people."""
         taken = f", the source took {self.source_steps}" if self.source_steps else ""
         return (
-            f"{self.images} unlabelled answers in {self.teacher_s:.0f} s, search {self.search_s:.0f} s, "
-            f"training {self.training_s:.0f} s ({self.steps} steps{taken}), {self.labels} labels to choose with"
+            f"{self.images} unlabelled answers ({self.kept} kept) in {self.teacher_s:.0f} s, "
+            f"search {self.search_s:.0f} s, training {self.training_s:.0f} s ({self.steps} steps{taken}), {self.labels} labels to choose with"
         )
 
 
@@ -78,6 +80,8 @@ class TransferReport:
     """The source's own adapter on the source's base, where labels are known."""
     off_task: tuple[Interval, Interval] | None = None
     """Score on other questions: the target alone, and with the adapter."""
+    coverage: str = ""
+    """Which of the source's answers a target that chooses among answers can give; empty where it writes its own."""
     cost: Cost = field(default_factory=Cost)
     reasons: tuple[str, ...] = ()
 
@@ -139,7 +143,8 @@ class TransferReport:
     def lines(self) -> list[str]:
         """For people."""
         stored = f"stored as {self.adapter!r}" if self.accepted else "nothing was stored"
-        lines = [*self.plan.lines(), f"  {self.label}: {self.chosen}; {stored}"]
+        lines = [*self.plan.lines(), *([f"  {self.coverage}"] if self.coverage else [])]
+        lines.append(f"  {self.label}: {self.chosen}; {stored}")
         lines += [f"    {row.name:<28} {row.mean.percent(6)}" for row in self.rows]
         lines.append(f"  gain over the target alone {self.gain.points()}, by {self.measured_by}")
         if self.source is not None:

@@ -208,6 +208,7 @@ class _Candidate:
     labels: tuple[str, ...] = ()
     steps: int = 0
     training_s: float = 0.0
+    coverage: str = ""
 
 
 def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPlan, data: TransferData) -> _Asked:
@@ -305,6 +306,7 @@ def _transfer(
         steps=chosen.steps,
         source_steps=stored.manifest.training.get("steps"),
         images=asked.lesson.asked if asked.lesson else 0,
+        kept=asked.lesson.kept if asked.lesson else 0,
         labels=len(data.development),
     )
     report = TransferReport(
@@ -318,6 +320,7 @@ def _transfer(
         controls=tuple(controls),
         source=asked.source,
         off_task=off_task,
+        coverage=chosen.coverage,
         cost=cost,
         reasons=tuple(reasons),
     )
@@ -364,17 +367,19 @@ def _distil(
     )
     library, splits = bench.library, lesson.splits
     labels: tuple[str, ...] = ()
+    coverage = ""
     splits = splits.with_prompt(bench.template)
     if isinstance(library.base.family, ViltFamily):
         splits, label_plan = fit_to_labels(library.base.family, splits)
         labels = tuple(label_plan.labels) if label_plan.added else ()
+        coverage = label_plan.summary()
     run_dir, began = bench.run_dir / "distilled", time.monotonic()
     result = AdapterWorkshop(library).train_folder(
         recipe, splits, options.config, run_dir, labels=labels, start=begin, progress=options.progress
     )
     trained_s = time.monotonic() - began
     scored = bench.score("distilled", result.folder, labels)
-    return _Candidate(scored, result.folder, labels, result.steps, trained_s)
+    return _Candidate(scored, result.folder, labels, result.steps, trained_s, coverage)
 
 
 def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> list[str]:
