@@ -54,7 +54,8 @@ class Cost:
         taken = f", the source took {self.source_steps}" if self.source_steps else ""
         return (
             f"{self.images} unlabelled answers ({self.kept} kept) in {self.teacher_s:.0f} s, "
-            f"search {self.search_s:.0f} s, training {self.training_s:.0f} s ({self.steps} steps{taken}), {self.labels} labels to choose with"
+            f"search {self.search_s:.0f} s, training {self.training_s:.0f} s ({self.steps} steps{taken}), "
+            f"{self.labels} labels to choose with"
         )
 
 
