@@ -40,7 +40,7 @@ from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.bootstrap import mean_interval, retention
 from lorax_vlm.exchange.candidates import random_like, shuffled_layers
 from lorax_vlm.exchange.files import write_updates
-from lorax_vlm.exchange.teacher import answer, template_on
+from lorax_vlm.exchange.teacher import answer, settings_on, template_on
 from lorax_vlm.exchange.transfer import TransferData, TransferOptions, judge_all, judge_by_target, prepared_transfer
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.families.vilt import ViltFamily
@@ -111,7 +111,7 @@ class Pair:
     prompts: tuple[str, ...]
     """Tried on the target alone."""
     unrestricted: Recipe | None = None
-    """Native training with these sites instead, to see what the recipe's few sites cost; retention is not of it."""
+    """Sites of a further native training, which shows what the recipe's fewer sites cost."""
     every_question: bool = False
     """Whether the source is asked every question of its kind about an unlabelled image, instead of one."""
 
@@ -228,9 +228,8 @@ class Bench:
         }
 
     def _settings(self, library: AdapterLibrary) -> GenerationSettings:
-        """Decoding on a base: the source's wherever both are of one family, as for every adapter that is moved."""
-        entry = self.source.entry if self.source.entry.family == library.entry.family else library.entry
-        return entry.answer_settings if self.pair.asks else entry.caption_settings
+        """Decoding on a base, that of the source's adapter wherever it is moved."""
+        return settings_on(library, self.source, self.source.store.get("source").manifest)
 
     def _kind(self, library: AdapterLibrary) -> AdapterKind:
         entry = library.entry

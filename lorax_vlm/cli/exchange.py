@@ -1,13 +1,17 @@
 """``lorax-vlm exchange``: move adapters between bases, merge and fold them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.options import AsJson, Model, Store
 from lorax_vlm.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    from lorax_vlm.exchange.report import TransferReport
+    from lorax_vlm.exchange.swap import ExchangeReport
 
 app = typer.Typer(
     help="Move adapters to other bases, merge them, fold what is not plain LoRA.",
@@ -86,12 +90,7 @@ def transfer(
         replace=replace,
         progress=not as_json,
     )
-    if as_json:
-        print_json(report.record())
-    else:
-        _print_lines(report.lines())
-    if not report.accepted:
-        raise typer.Exit(1)
+    _print_report(report, as_json)
 
 
 @app.command("swap")
@@ -118,12 +117,7 @@ def swap(
         replace=replace,
         progress=not as_json,
     )
-    if as_json:
-        print_json(report.record())
-    else:
-        _print_lines(report.lines())
-    if not report.accepted:
-        raise typer.Exit(1)
+    _print_report(report, as_json)
 
 
 @app.command("merge")
@@ -182,6 +176,16 @@ def fold(
         f"Wrote {report.folder}",
         highlight=False,
     )
+
+
+def _print_report(report: "TransferReport | ExchangeReport", as_json: bool) -> None:
+    """Print what was done; exit code 1 when nothing was stored."""
+    if as_json:
+        print_json(report.record())
+    else:
+        _print_lines(report.lines())
+    if not report.accepted:
+        raise typer.Exit(1)
 
 
 def _print_lines(lines: list[str]) -> None:

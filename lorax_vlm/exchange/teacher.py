@@ -47,11 +47,9 @@ def prompt_for(library: AdapterLibrary, example: Example, template: str | None =
         example: What is asked.
         template: Such as an adapter's prompt. None, or one of the other kind: the base's own.
     """
-    for_questions = template is not None and "{question}" in template
-    if example.question:
-        own = template if template is not None and for_questions else library.entry.question_template
-        return own.replace("{question}", example.question)
-    return library.entry.caption_prompt if template is None or for_questions else template
+    if template is None or ("{question}" in template) != bool(example.question):
+        template = library.entry.question_template if example.question else library.entry.caption_prompt
+    return template.replace("{question}", example.question)
 
 
 def _of_its_family(library: AdapterLibrary, manifest: Manifest) -> bool:
