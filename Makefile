@@ -33,7 +33,7 @@ clean: ## Remove the environment and everything built
 
 .venv/ready: requirements_blip2.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --requirement requirements_blip2.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --config-settings editable_mode=compat --editable .
 	@touch $@
 
 .venv/ready-dev: requirements_dev.txt .venv/ready

@@ -3,7 +3,7 @@
 Imports inside the package point one way only:
 
 scripts, cli > captioning, vqa, multimodal > exchange > workshop > training, runtime, evaluation > adapters >
-models, data > types, settings, answers > errors
+models, data > types, settings, answers, versions, foreign > errors
 
 Names are imported on first use, so ``import lorax_vlm`` does not import torch.
 """
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lorax_vlm.training.config import TrainConfig
     from lorax_vlm.types import Answer, Caption, GenerationSettings
     from lorax_vlm.vqa import VQASystem
+
+__version__ = "0.1.0"
 
 _HOMES = {
     "AdapterStore": "adapters.store",

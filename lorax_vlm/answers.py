@@ -12,6 +12,8 @@ figures agree with published ones:
 import re
 from collections.abc import Sequence
 
+from lorax_vlm.errors import UsageError
+
 _ARTICLES = ("a", "an", "the")
 _DIGITS = {
     word: str(value)
@@ -79,10 +81,10 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
         annotators: What each annotator said, ten in VQAv2.
 
     Raises:
-        ValueError: There are fewer than two annotators: leaving one out leaves none. Use ``exact_match``.
+        UsageError: There are fewer than two annotators: leaving one out leaves none. Use ``exact_match``.
     """
     if len(annotators) < 2:
-        raise ValueError(f"VQA accuracy needs at least 2 annotators, got {len(annotators)}; use exact match.")
+        raise UsageError(f"VQA accuracy needs at least 2 annotators, got {len(annotators)}; use exact match.")
     given = normalize_answer(answer)
     if len(set(annotators)) > 1:
         annotators = [strip_punctuation(text) for text in annotators]

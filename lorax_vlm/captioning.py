@@ -16,6 +16,7 @@ from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.data.sources import read_data
+from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import judge_reference_captions, judge_scene_captions
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.families.base import IGNORED_LABEL
@@ -65,11 +66,11 @@ class BLIP2CaptioningSystem:
 
         Raises:
             UnknownModel: ``model`` is nothing known.
-            ValueError: ``model`` cannot write captions (ViLT).
+            UsageError: ``model`` cannot write captions (ViLT).
         """
         self.entry = get_model_entry(model)
         if not self.entry.captions:
-            raise ValueError(f"{self.entry.name} only chooses among fixed answers; it cannot write captions.")
+            raise UsageError(f"{self.entry.name} only chooses among fixed answers; it cannot write captions.")
         self.store = AdapterStore(store)
         self.batch_size = batch_size or (128 if self.entry.miniature else 32)
         load = partial(load_model, model, device=device, dtype=dtype, quantize=quantize)
@@ -116,7 +117,7 @@ class BLIP2CaptioningSystem:
 
         Raises:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
-            ValueError: The style (without ``data``) or the complexity is unknown.
+            UsageError: The style (without ``data``) or the complexity is unknown.
         """
         splits = self.training_data(style, data) if data is not None or self.entry.miniature else None
         if splits is None:
@@ -230,7 +231,7 @@ class BLIP2CaptioningSystem:
 
         Raises:
             DataError: The folder has malformed rows.
-            ValueError: There is no ``data`` and this base has no scenes, or the style is unknown.
+            UsageError: There is no ``data`` and this base has no scenes, or the style is unknown.
         """
         if isinstance(data, DataSplits):
             splits = data
@@ -240,7 +241,7 @@ class BLIP2CaptioningSystem:
             require_style(style)
             splits = scene_caption_splits(style)
         else:
-            raise ValueError(f"{self.entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
+            raise UsageError(f"{self.entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
         return splits.with_prompt(self.entry.caption_prompt)
 
     def training_curve(self, name: str) -> Path:
@@ -370,7 +371,7 @@ class BLIP2CaptioningSystem:
             count: Number of test scenes.
 
         Raises:
-            ValueError: There is neither ``data`` nor a miniature world for this base, or no style to judge by.
+            UsageError: There is neither ``data`` nor a miniature world for this base, or no style to judge by.
         """
         if data is not None:
             return self._evaluate_on_references(name, self.training_data("", data))
@@ -412,7 +413,7 @@ class BLIP2CaptioningSystem:
 
     def _test_scenes(self, count: int) -> list[Scene]:
         if not self.entry.miniature:
-            raise ValueError(f"{self.entry.name} has no built-in test scenes. Pass data=FOLDER with a metadata.jsonl.")
+            raise UsageError(f"{self.entry.name} has no built-in test scenes. Pass data=FOLDER with a metadata.jsonl.")
         return list(iterate_scenes("test", count))
 
     def _evaluate_on_scenes(

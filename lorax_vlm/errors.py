@@ -1,8 +1,11 @@
 """Every error LoRAX raises on purpose, and its wording.
 
 LoraxError
+├── UsageError                 a call or command cannot be carried out as it was asked (also ValueError)
+├── PathError                  a named file or folder cannot be read or written (also OSError)
 ├── ImageError                 one image could not be read (also ValueError)
 ├── ExampleError               one training example cannot be used (also ValueError)
+│   └── PromptError            a question or prompt cannot be asked
 ├── DataError                  a data folder or file has malformed rows (also ValueError)
 ├── UnknownModel               not in the catalogue, not a path, not a hub id (also LookupError)
 ├── CheckpointError            a checkpoint's parts disagree (also ValueError)
@@ -35,6 +38,23 @@ class LoraxError(Exception):
     """Base of all errors raised on purpose."""
 
 
+class UsageError(LoraxError, ValueError):
+    """A call or a command cannot be carried out as it was asked: an option, a name or a combination is wrong."""
+
+
+class PathError(LoraxError, OSError):
+    """A file or folder that somebody named cannot be read or written. ``path`` is it."""
+
+    def __init__(self, path: str, reason: str, hint: str = "") -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"{path}: {reason}.{f' {hint}' if hint else ''}")
+
+    @classmethod
+    def of(cls, path: object, error: OSError, hint: str = "") -> "PathError":
+        """From the system's own error."""
+        return cls(str(path), error.strerror or str(error) or type(error).__name__, hint)
+
+
 class ImageError(LoraxError, ValueError):
     """An image could not be read. ``source`` names it."""
 
@@ -49,6 +69,14 @@ class ExampleError(LoraxError, ValueError):
     def __init__(self, example: str, reason: str) -> None:
         self.example, self.reason = example, reason
         super().__init__(f"Cannot train on {example}: {reason}")
+
+
+class PromptError(ExampleError):
+    """A question or prompt cannot be asked. ``example`` names it."""
+
+    def __init__(self, prompt: str, reason: str) -> None:
+        super().__init__(prompt, reason)
+        self.args = (f"Cannot ask {prompt}: {reason}",)
 
 
 class DataError(LoraxError, ValueError):

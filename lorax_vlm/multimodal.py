@@ -10,7 +10,7 @@ from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_tasks import WRITING_TASKS, require_exchange_task, task_examples, task_splits
 from lorax_vlm.data.sources import read_data
-from lorax_vlm.errors import ExampleError, LoraxError
+from lorax_vlm.errors import ExampleError, LoraxError, UsageError
 from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
 from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked
 from lorax_vlm.exchange.matrix import CompatibilityMatrix, build_matrix
@@ -77,7 +77,7 @@ class MultiModalLoRAExchange:
             adapter_memory_bytes: Most memory for the adapters of each base. None: no limit.
 
         Raises:
-            ValueError: ``models`` is another word, or has an unknown key.
+            UsageError: ``models`` is another word, or has an unknown key.
         """
         self.models = checkpoints_by_key(models)
         self.store = AdapterStore(store)
@@ -158,7 +158,7 @@ class MultiModalLoRAExchange:
 
         Raises:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
-            ValueError: The task or the complexity is unknown, or the model cannot do the task.
+            UsageError: The task or the complexity is unknown, or the model cannot do the task.
             LoraxError: Training failed.
         """
         entry, recipe = self.entry(model), get_recipe(complexity)
@@ -290,13 +290,13 @@ class MultiModalLoRAExchange:
             count: Number of scenes.
 
         Raises:
-            ValueError: There are neither ``examples`` nor a miniature world for this base.
+            UsageError: There are neither ``examples`` nor a miniature world for this base.
         """
         stored = self.store.get(key)
         library, task = self._owner(stored), task or stored.manifest.task
         if examples is None:
             if not library.entry.miniature:
-                raise ValueError(f"{library.entry.name} has no built-in test examples. Pass examples=.")
+                raise UsageError(f"{library.entry.name} has no built-in test examples. Pass examples=.")
             examples = task_examples(task, "test", count)
         self._shelf.load(library)
         settings = settings_of(library, stored.manifest)

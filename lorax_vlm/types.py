@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from lorax_vlm.errors import UsageError
+
 FinishReason = Literal["eos", "length", "empty"]
 
 
@@ -34,14 +36,14 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.min_new_tokens < 0 or self.min_new_tokens > self.max_new_tokens:
-            raise ValueError(
+            raise UsageError(
                 f"min_new_tokens={self.min_new_tokens} and max_new_tokens={self.max_new_tokens} must satisfy "
                 "0 <= min <= max and max >= 1."
             )
         if self.num_beams < 1:
-            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}.")
+            raise UsageError(f"num_beams must be at least 1, got {self.num_beams}.")
         if self.temperature is not None and self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}. For greedy decoding leave it out.")
+            raise UsageError(f"temperature must be above 0, got {self.temperature}. For greedy decoding leave it out.")
 
     def replace(self, **changes: Any) -> "GenerationSettings":
         """A copy with some fields changed."""

@@ -19,7 +19,7 @@ from lorax_vlm.data.examples import (
 )
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.sources import read_data
-from lorax_vlm.errors import LoraxError
+from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
@@ -69,7 +69,7 @@ class VQASystem:
             adapter_memory_bytes: Most memory for the adapters of each base. None: no limit.
 
         Raises:
-            ValueError: ``models`` is another word, or has an unknown key.
+            UsageError: ``models`` is another word, or has an unknown key.
         """
         self.models = checkpoints_by_key(models)
         self.store = AdapterStore(store)
@@ -151,7 +151,7 @@ class VQASystem:
 
         Raises:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
-            ValueError: The task (without ``data``) or the complexity is unknown.
+            UsageError: The task (without ``data``) or the complexity is unknown.
             LoraxError: Training failed.
         """
         recipe, entry = get_recipe(complexity), self.entry(model)
@@ -272,7 +272,7 @@ class VQASystem:
 
         Raises:
             DataError: The data have malformed rows.
-            ValueError: There is no ``data`` and this base has no scenes, or the task is unknown.
+            UsageError: There is no ``data`` and this base has no scenes, or the task is unknown.
         """
         entry = self.entry(model)
         if isinstance(data, DataSplits):
@@ -282,7 +282,7 @@ class VQASystem:
         elif entry.miniature:
             splits = scene_question_splits(task)
         else:
-            raise ValueError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
+            raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
         return splits.with_prompt(entry.question_template)
 
     def training_curve(self, model: str, name: str) -> Path:
@@ -354,14 +354,14 @@ class VQASystem:
             decoding: As for ``answer_question``.
 
         Raises:
-            ValueError: The numbers of images, questions or adapters differ.
+            UsageError: The numbers of images, questions or adapters differ.
             LoraxError: A row is bad, and ``return_errors`` is false; nothing was answered.
         """
         if len(images) != len(questions):
-            raise ValueError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
+            raise UsageError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
         adapters = [adapter] * len(images) if adapter is None or isinstance(adapter, str) else list(adapter)
         if len(adapters) != len(images):
-            raise ValueError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
+            raise UsageError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
         base, library = self.base(model), self._shelf.library(model)
         names = {own: self.stored_name(model, own) if own is not None else None for own in dict.fromkeys(adapters)}
         templates = {own: self._template(library, name) for own, name in names.items()}
@@ -430,11 +430,11 @@ class VQASystem:
             decoding: As for ``answer_question``.
 
         Raises:
-            ValueError: There are neither ``examples`` nor a miniature world for this base.
+            UsageError: There are neither ``examples`` nor a miniature world for this base.
         """
         if examples is None:
             if not self.entry(model).miniature:
-                raise ValueError(f"{self.entry(model).name} has no built-in test questions. Pass examples=.")
+                raise UsageError(f"{self.entry(model).name} has no built-in test questions. Pass examples=.")
             examples, source = self.test_questions(task, count), f"scenes, {task}, {count} held out"
         settings = self.entry(model).answer_settings.replace(**decoding)
         return evaluate_questions(
@@ -470,7 +470,7 @@ class VQASystem:
             alone: Questions that are asked one by one, for the latency.
 
         Raises:
-            ValueError: The numbers of images, questions, answers or kinds differ.
+            UsageError: The numbers of images, questions, answers or kinds differ.
             OutOfMemoryForecast: A model would not fit.
         """
         examples = asked_examples(images, questions, answers, kinds)

@@ -81,4 +81,4 @@ def adapter_folder(mini: LoadedModel, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def two_threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

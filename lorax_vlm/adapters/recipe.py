@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lorax_vlm.errors import UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of, group_by_component
 
 _IMAGE_PATH_GROUPS = {
@@ -64,11 +65,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= 1024:
-            raise ValueError(f"rank must be from 1 to 1024, got {self.rank}.")
+            raise UsageError(f"rank must be from 1 to 1024, got {self.rank}.")
         if self.alpha is not None and self.alpha <= 0:
-            raise ValueError(f"alpha must be above 0, got {self.alpha}.")
+            raise UsageError(f"alpha must be above 0, got {self.alpha}.")
         if not self.groups and not self.modules:
-            raise ValueError("An adapter needs at least one group of sites.")
+            raise UsageError("An adapter needs at least one group of sites.")
 
     @property
     def effective_alpha(self) -> float:
@@ -79,14 +80,14 @@ class Recipe:
         """One pattern over whole module names.
 
         Raises:
-            ValueError: The family or a group is unknown.
+            UsageError: The family or a group is unknown.
         """
         groups = SITE_GROUPS.get(family)
         if groups is None:
-            raise ValueError(f"No sites are defined for family {family!r}. Known: {', '.join(SITE_GROUPS)}.")
+            raise UsageError(f"No sites are defined for family {family!r}. Known: {', '.join(SITE_GROUPS)}.")
         unknown = [group for group in self.groups if group not in groups]
         if unknown:
-            raise ValueError(f"Unknown sites {', '.join(unknown)} for {family}. Known: {', '.join(groups)}.")
+            raise UsageError(f"Unknown sites {', '.join(unknown)} for {family}. Known: {', '.join(groups)}.")
         patterns = [f"(?:{groups[group]})" for group in self.groups]
         return "|".join([*patterns, *map(re.escape, self.modules)])
 
@@ -94,15 +95,15 @@ class Recipe:
         """The modules this recipe adapts.
 
         Raises:
-            ValueError: A group or a name matches nothing: the adapter would be smaller than asked for, or empty.
+            UsageError: A group or a name matches nothing: the adapter would be smaller than asked for, or empty.
         """
         pattern = self.pattern(family)
         names = list(module_names)
         for group in self.groups:
             if not any(re.fullmatch(SITE_GROUPS[family][group], name) for name in names):
-                raise ValueError(f"Sites {group!r} match no module of this model.")
+                raise UsageError(f"Sites {group!r} match no module of this model.")
         if missing := set(self.modules) - set(names):
-            raise ValueError(f"No modules of this model: {', '.join(sorted(missing))}.")
+            raise UsageError(f"No modules of this model: {', '.join(sorted(missing))}.")
         return [name for name in names if re.fullmatch(pattern, name)]
 
 
@@ -119,12 +120,12 @@ def get_recipe(recipe: str | Recipe) -> Recipe:
     """A recipe by name, or the recipe itself.
 
     Raises:
-        ValueError: The name is unknown.
+        UsageError: The name is unknown.
     """
     if isinstance(recipe, Recipe):
         return recipe
     if recipe not in RECIPES:
-        raise ValueError(f"Unknown recipe {recipe!r}. Known: {', '.join(RECIPES)}.")
+        raise UsageError(f"Unknown recipe {recipe!r}. Known: {', '.join(RECIPES)}.")
     return RECIPES[recipe]
 
 

@@ -12,6 +12,7 @@ from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.options import AsJson, Model, Store
 from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.errors import UsageError
 from lorax_vlm.models.local import describe_local
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def check(
     folder = _find(adapter, store)
     manifest = read_manifest(folder, adapter)
     if not model and manifest.base is None:
-        raise ValueError(f"Adapter {adapter!r} does not say which base it was made for. Name one with --model.")
+        raise UsageError(f"Adapter {adapter!r} does not say which base it was made for. Name one with --model.")
     asked = model or manifest.base.name  # type: ignore[union-attr]
     base = describe_local(asked)
     report = check_compatibility(read_adapter_files(folder, adapter, manifest.files), manifest, base)

@@ -11,6 +11,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli import adapter_checks, adapter_versions, remotes
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Model, Store
 from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.errors import UsageError
 
 app = typer.Typer(
     help="List, show, import, export and remove stored adapters.", no_args_is_help=True, rich_markup_mode=None
@@ -108,7 +109,7 @@ def import_adapter(
     system = MultiModalLoRAExchange(store=store)
     remote = is_remote(source)
     if remote and name is None:
-        raise ValueError("What comes from elsewhere needs a --name.")
+        raise UsageError("What comes from elsewhere needs a --name.")
     with fetched(source) if remote else nullcontext(Path(source)) as folder:
         key = system.load_adapter(folder, name, model=model, replace=replace)
     stored = system.store.get(key)

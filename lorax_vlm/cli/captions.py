@@ -7,6 +7,7 @@ import typer
 
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
 from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.errors import UsageError
 
 
 def caption(
@@ -33,7 +34,7 @@ def caption(
     from lorax_vlm.evaluation.sheet import draw_comparison_sheet
 
     if sheet is not None and len(images) != 1:
-        raise ValueError(f"--sheet shows one image, {len(images)} were given.")
+        raise UsageError(f"--sheet shows one image, {len(images)} were given.")
     system = BLIP2CaptioningSystem(model, store=store, device=device, dtype=dtype, quantize=quantize)
     asked = {"num_beams": beams, "max_new_tokens": max_new_tokens}
     changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}

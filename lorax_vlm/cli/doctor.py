@@ -1,6 +1,5 @@
 """``lorax-vlm doctor``: what this machine would do, and what a training batch really teaches."""
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,6 +7,7 @@ from rich.text import Text
 
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Data, Device, Dtype, Model, Quantize, Store, read_asked_data
 from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.versions import package_versions
 
 if TYPE_CHECKING:
     from lorax_vlm.training.inspection import BatchInspection
@@ -62,7 +62,7 @@ def doctor(
         "fits": {True: "yes", False: "no", None: "unknown"}[fits],
         "adapter store": f"{AdapterStore(store).root}: {len(good)} adapters, {len(broken)} broken",
     }
-    versions = {package: _version(package) for package in _PACKAGES}
+    versions = package_versions(_PACKAGES)
     inspection = None
     if data is not None or style or task:
         splits = read_asked_data(data)
@@ -84,13 +84,6 @@ def doctor(
         _print_inspection(inspection)
         if not inspection.image_matters:
             raise typer.Exit(1)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _print_inspection(inspection: "BatchInspection") -> None:

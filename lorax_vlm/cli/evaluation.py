@@ -22,6 +22,7 @@ from lorax_vlm.cli.options import (
     read_asked_data,
 )
 from lorax_vlm.cli.output import console, percent, print_json, print_table
+from lorax_vlm.errors import UsageError
 from lorax_vlm.types import CaptionReport, Interval, ReferenceReport, VQAReport
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def evaluate(
         _evaluate_questions(answering, model, names, task, splits, count, base, ablations, html, as_json)
         return
     if html is not None or ablations:
-        raise ValueError("--html and --ablations belong to questions; these adapters caption.")
+        raise UsageError("--html and --ablations belong to questions; these adapters caption.")
     system = BLIP2CaptioningSystem(model, **options)
     reports = system.evaluate_adapters(names or None, style, data=splits, count=count, with_base=base)
     if as_json:

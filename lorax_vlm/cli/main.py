@@ -2,11 +2,11 @@
 
 import logging
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from lorax_vlm import __version__
 from lorax_vlm.cli import adapters, captions, doctor, evaluation, exchange, models, questions, scenes, training
 from lorax_vlm.errors import LoraxError
 
@@ -14,7 +14,7 @@ from lorax_vlm.errors import LoraxError
 def print_version(asked: bool) -> None:
     """Print the version and exit when ``asked``."""
     if asked:
-        sys.stdout.write(f"lorax-vlm {version('lorax-vlm')}\n")
+        sys.stdout.write(f"lorax-vlm {__version__}\n")
         raise typer.Exit
 
 

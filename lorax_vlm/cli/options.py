@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lorax_vlm.errors import UsageError
 from lorax_vlm.models import placement
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def read_asked_data(
     """The examples that the options name, None without ``--data``.
 
     Raises:
-        ValueError: ``--columns`` is not of the form ``field=column,...``.
+        UsageError: ``--columns`` is not of the form ``field=column,...``.
         DataError: The data are malformed.
     """
     from lorax_vlm.data.sources import read_data
@@ -65,7 +66,7 @@ def read_asked_data(
         return None
     pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair]
     if not all(field and equals and column for field, equals, column in pairs):
-        raise ValueError(f"--columns must look like image=img,question=q,answer=a, got {columns!r}.")
+        raise UsageError(f"--columns must look like image=img,question=q,answer=a, got {columns!r}.")
     return read_data(
         data,
         images=images,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lorax_vlm.cli.output import console
+from lorax_vlm.errors import UsageError
 
 app = typer.Typer(help="The drawn scenes of the miniature world.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -29,7 +30,7 @@ def export_scenes(
 
     require_style(style)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not an empty folder; nothing was written.")
+        raise UsageError(f"{folder} is not an empty folder; nothing was written.")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for scene in iterate_scenes(split, count):

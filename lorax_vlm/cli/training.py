@@ -25,6 +25,7 @@ from lorax_vlm.cli.options import (
 )
 from lorax_vlm.cli.order_file import AskedAdapter, ask, read_order_file
 from lorax_vlm.cli.output import console, print_json
+from lorax_vlm.errors import UsageError
 from lorax_vlm.settings import process_rank
 
 if TYPE_CHECKING:
@@ -115,9 +116,9 @@ def train(
         "gradient_checkpointing": gradient_checkpointing or None,
     }
     if (name is None) == (adapters is None):
-        raise ValueError("Name one adapter to train, or several in a file: --adapters FILE.")
+        raise UsageError("Name one adapter to train, or several in a file: --adapters FILE.")
     if adapters is not None and (style or task):
-        raise ValueError("With --adapters, style and task are those of each entry of the file.")
+        raise UsageError("With --adapters, style and task are those of each entry of the file.")
     asked = read_order_file(adapters, options) if adapters is not None else [ask(str(name), options)]
     system: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     try:

@@ -17,6 +17,7 @@ from lorax_vlm.answers import most_frequent_answer
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import iterate_scenes, make_scene
+from lorax_vlm.errors import UsageError
 
 CAPTION_SCENES, QUESTION_SCENES = 3200, 6400
 """Training scenes for a caption style, and for a skill of answering questions."""
@@ -67,12 +68,12 @@ def asked_examples(
     """Questions given side by side, with what is known of their answers and types.
 
     Raises:
-        ValueError: They are not equally many, or none.
+        UsageError: They are not equally many, or none.
         ImageError: An image cannot be read.
     """
     counts = {len(part) for part in (images, questions, answers, kinds) if part is not None}
     if len(counts) != 1 or not questions:
-        raise ValueError(f"Images, questions, answers and types must be equally many and some, got {counts}.")
+        raise UsageError(f"Images, questions, answers and types must be equally many and some, got {counts}.")
     known = [[given] if isinstance(given, str) else list(given) for given in answers or [""] * len(questions)]
     return [
         Example(load_image(image), given[0], f"question {i}", question=question, answers=tuple(given), kind=kind)
@@ -192,7 +193,7 @@ def scene_captions(style: str, split: str, count: int, start: int = 0) -> list[E
     """Captions of one style over scenes of a split.
 
     Raises:
-        ValueError: The style or the split is unknown.
+        UsageError: The style or the split is unknown.
     """
     return [
         Example(partial(draw_scene_image, scene.seed), scene.caption(style), f"scene {scene.seed}")
@@ -213,10 +214,10 @@ def require_task(task: str) -> str:
     """Return ``task`` when the scene world has questions for it.
 
     Raises:
-        ValueError: It is none of ``QUESTION_TYPES`` and not ``general``.
+        UsageError: It is none of ``QUESTION_TYPES`` and not ``general``.
     """
     if task not in (*QUESTION_TYPES, GENERAL):
-        raise ValueError(f"Unknown task {task!r}. Known: {GENERAL}, {', '.join(QUESTION_TYPES)}.")
+        raise UsageError(f"Unknown task {task!r}. Known: {GENERAL}, {', '.join(QUESTION_TYPES)}.")
     return task
 
 
@@ -231,7 +232,7 @@ def scene_questions(task: str, split: str, count: int, *, per_scene: int | None 
         start: Number of scenes to pass over.
 
     Raises:
-        ValueError: The task or the split is unknown.
+        UsageError: The task or the split is unknown.
     """
     require_task(task)
     examples = []

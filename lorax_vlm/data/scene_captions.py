@@ -22,6 +22,7 @@ from lorax_vlm.data.scene_words import (
     join_phrases,
     place_phrase,
 )
+from lorax_vlm.errors import UsageError
 
 STYLES = ("plain", "detailed", "concise", "creative")
 CONCISE_MAX_WORDS = 5
@@ -52,7 +53,7 @@ def write_caption(objects: Sequence[SceneObject], background: str, style: str) -
     """Compose the reference caption of one style.
 
     Raises:
-        ValueError: ``style`` is not one of ``STYLES``.
+        UsageError: ``style`` is not one of ``STYLES``.
     """
     require_style(style)
     if style == "detailed":
@@ -83,7 +84,7 @@ def _write_concise(objects: Sequence[SceneObject]) -> str:
 def require_style(style: str) -> None:
     """Raise ``ValueError`` naming the known styles unless ``style`` is one of them."""
     if style not in STYLES:
-        raise ValueError(f"Unknown caption style {style!r}. Known styles: {', '.join(STYLES)}.")
+        raise UsageError(f"Unknown caption style {style!r}. Known styles: {', '.join(STYLES)}.")
 
 
 # --- judging -------------------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def score_caption(objects: Sequence[SceneObject], background: str, style: str, t
     size, place or number that belongs to no readable claim makes the text untrue: what cannot be checked is not true.
 
     Raises:
-        ValueError: ``style`` is not one of ``STYLES``.
+        UsageError: ``style`` is not one of ``STYLES``.
     """
     require_style(style)
     words = " ".join(text.lower().split()).rstrip(".! ")

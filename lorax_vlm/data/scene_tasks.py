@@ -20,6 +20,7 @@ from lorax_vlm.data.examples import (
 )
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene, iterate_scenes
+from lorax_vlm.errors import UsageError
 
 CAPTION_STYLE = "detailed"
 """The style that ``captioning`` teaches."""
@@ -44,13 +45,13 @@ def require_exchange_task(task: str, *, writes: bool = True) -> str:
         writes: Whether the model writes text of its own.
 
     Raises:
-        ValueError: It is none, or needs words that the model does not have.
+        UsageError: It is none, or needs words that the model does not have.
     """
     if task not in TASKS:
-        raise ValueError(f"Unknown task {task!r}. Known: {', '.join(TASKS)}.")
+        raise UsageError(f"Unknown task {task!r}. Known: {', '.join(TASKS)}.")
     if task in WRITING_TASKS and not writes:
         possible = ", ".join(other for other in TASKS if other not in WRITING_TASKS)
-        raise ValueError(f"A model that chooses among fixed answers cannot do {task!r}. It can do: {possible}.")
+        raise UsageError(f"A model that chooses among fixed answers cannot do {task!r}. It can do: {possible}.")
     return task
 
 
@@ -65,7 +66,7 @@ def task_examples(task: str, split: str, count: int, *, start: int = 0, all_ques
         all_questions: Every question about a scene that belongs to the task, instead of one.
 
     Raises:
-        ValueError: The task or the split is unknown.
+        UsageError: The task or the split is unknown.
     """
     require_exchange_task(task)
     if task == "captioning":

@@ -20,6 +20,7 @@ from lorax_vlm.data.scene_captions import score_caption as _score_caption
 from lorax_vlm.data.scene_drawing import draw_scene
 from lorax_vlm.data.scene_questions import QUESTION_TYPES, Question, write_questions
 from lorax_vlm.data.scene_words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, SceneObject
+from lorax_vlm.errors import UsageError
 
 __all__ = [
     "QUESTION_TYPES",
@@ -57,7 +58,7 @@ class Scene:
         """The reference caption in one of ``STYLES``.
 
         Raises:
-            ValueError: The style is unknown.
+            UsageError: The style is unknown.
         """
         return write_caption(self.objects, self.background, style)
 
@@ -70,10 +71,10 @@ def make_scene(seed: int) -> Scene:
     """Make the scene of a seed: one to five objects, unique in colour and shape together, each in its own place.
 
     Raises:
-        ValueError: ``seed`` is negative.
+        UsageError: ``seed`` is negative.
     """
     if seed < 0:
-        raise ValueError(f"A scene seed is a non-negative integer, got {seed}.")
+        raise UsageError(f"A scene seed is a non-negative integer, got {seed}.")
     rng = random.Random(f"scene-{seed}")
     places = rng.sample(list(PLACES), k=rng.randint(1, 5))
     names = _draw_names(rng, len(places))
@@ -103,7 +104,7 @@ def score_caption(scene: Scene, style: str, text: str) -> CaptionScore:
     """Judge a caption of a scene as ``(in_style, true)``: its form, and its content against the truth.
 
     Raises:
-        ValueError: The style is unknown.
+        UsageError: The style is unknown.
     """
     return _score_caption(scene.objects, scene.background, style, text)
 
@@ -112,13 +113,13 @@ def split_seeds(split: str, count: int, start: int = 0) -> range:
     """Seeds number ``start`` to ``start + count`` of a split.
 
     Raises:
-        ValueError: The split is unknown, or has fewer seeds than asked for.
+        UsageError: The split is unknown, or has fewer seeds than asked for.
     """
     if split not in SPLITS:
-        raise ValueError(f"Unknown split {split!r}. Known splits: {', '.join(SPLITS)}.")
+        raise UsageError(f"Unknown split {split!r}. Known splits: {', '.join(SPLITS)}.")
     seeds = SPLITS[split]
     if count < 0 or start < 0 or start + count > len(seeds):
-        raise ValueError(f"Seeds {start} to {start + count} are not within the {len(seeds)} seeds of split {split!r}.")
+        raise UsageError(f"Seeds {start} to {start + count} are not within the {len(seeds)} seeds of split {split!r}.")
     return seeds[start : start + count]
 
 

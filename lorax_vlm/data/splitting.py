@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.errors import DataError
+from lorax_vlm.errors import DataError, UsageError
 
 
 def hold_out(
@@ -17,10 +17,10 @@ def hold_out(
     """Split by a hash of the image's name: the same on every run and machine, all rows of an image on one side.
 
     Raises:
-        ValueError: ``share`` is not above 0 and below 1.
+        UsageError: ``share`` is not above 0 and below 1.
     """
     if not 0 < share < 1:
-        raise ValueError(f"validation_share must be above 0 and below 1, got {share}.")
+        raise UsageError(f"validation_share must be above 0 and below 1, got {share}.")
     train = [e for e in examples if not is_held_out(image_key(e), share)]
     validation = [e for e in examples if is_held_out(image_key(e), share)]
     if not validation and examples:  # a small set can hash to one side: hold out its last image

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lorax_vlm.errors import UsageError
 from lorax_vlm.types import Interval
 
 RESAMPLES = 10_000
@@ -16,11 +17,11 @@ def mean_interval(scores: Sequence[float], seed: int = 0) -> Interval:
     """Mean with its 95 % interval over resampled questions.
 
     Raises:
-        ValueError: There are no scores.
+        UsageError: There are no scores.
     """
     values = np.asarray(scores, dtype=np.float64)
     if not values.size:
-        raise ValueError("At least one score is needed.")
+        raise UsageError("At least one score is needed.")
     low, high = np.quantile(_resampled_means(values, seed), (0.025, 0.975))
     return Interval(float(values.mean()), float(low), float(high))
 
@@ -31,10 +32,10 @@ def paired_difference(first: Sequence[float], second: Sequence[float], seed: int
     The pairing is what makes small differences visible: how hard a question is cancels out.
 
     Raises:
-        ValueError: The numbers of scores differ, or there are none.
+        UsageError: The numbers of scores differ, or there are none.
     """
     if len(first) != len(second):
-        raise ValueError(f"Paired scores are needed, got {len(first)} and {len(second)}.")
+        raise UsageError(f"Paired scores are needed, got {len(first)} and {len(second)}.")
     return mean_interval(np.subtract(second, first).tolist(), seed)
 
 
@@ -47,10 +48,10 @@ def retention(
     ``SMALLEST_GAIN``, or its interval includes zero.
 
     Raises:
-        ValueError: The numbers of scores differ, or there are none.
+        UsageError: The numbers of scores differ, or there are none.
     """
     if not len(transferred) == len(alone) == len(native):
-        raise ValueError(f"Scores of the same questions are needed: {len(transferred)}, {len(alone)}, {len(native)}.")
+        raise UsageError(f"Scores of the same questions are needed: {len(transferred)}, {len(alone)}, {len(native)}.")
     gain = paired_difference(alone, native, seed)
     if gain.value < SMALLEST_GAIN or gain.low <= 0:
         return None

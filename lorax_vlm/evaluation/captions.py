@@ -7,6 +7,7 @@ from typing import Any
 
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scenes import Scene, score_caption
+from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
@@ -27,10 +28,10 @@ def judge_scene_captions(
     """Judge form and content of one caption per scene.
 
     Raises:
-        ValueError: The style is unknown, or there are no scenes, or not one caption for each.
+        UsageError: The style is unknown, or there are no scenes, or not one caption for each.
     """
     if not scenes:
-        raise ValueError("At least one scene is needed.")
+        raise UsageError("At least one scene is needed.")
     scores = [score_caption(scene, style, text) for scene, text in zip(scenes, captions, strict=True)]
     failures = [
         {"scene": scene.seed, "caption": str(text), "reference": scene.caption(style), **score._asdict()}
@@ -67,10 +68,10 @@ def judge_reference_captions(
     """Compare one caption per example with its reference, word for word.
 
     Raises:
-        ValueError: There are no examples, or not one caption for each.
+        UsageError: There are no examples, or not one caption for each.
     """
     if not examples:
-        raise ValueError("At least one example is needed.")
+        raise UsageError("At least one example is needed.")
     equal = [_plain(text) == _plain(e.target) for text, e in zip(captions, examples, strict=True)]
     failures = [
         {"example": e.name, "caption": str(text), "reference": e.target}

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from lorax_vlm.errors import UsageError
 from lorax_vlm.types import AnswerRecord, Interval, VQAReport
 
 _THUMBNAIL_PX = 160
@@ -73,10 +74,10 @@ def write_vqa_page(
         differences: Lines that compare the reports.
 
     Raises:
-        ValueError: There are no reports.
+        UsageError: There are no reports.
     """
     if not reports:
-        raise ValueError("At least one report is needed.")
+        raise UsageError("At least one report is needed.")
     named = [{"name": report.adapter or "base", "report": report} for report in reports]
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
     text = page.render(

@@ -1,9 +1,9 @@
 """What was measured how: part of every report, because only figures of one protocol can be compared."""
 
-from importlib.metadata import version
 from typing import Any
 
 from lorax_vlm.types import GenerationSettings
+from lorax_vlm.versions import package_versions
 
 
 def describe_protocol(data: str, settings: GenerationSettings) -> dict[str, Any]:
@@ -11,5 +11,5 @@ def describe_protocol(data: str, settings: GenerationSettings) -> dict[str, Any]
     return {
         "data": data,
         "decoding": {name: getattr(settings, name) for name in GenerationSettings.__dataclass_fields__},
-        "versions": {package: version(package) for package in ("lorax-vlm", "transformers", "torch")},
+        "versions": package_versions(("lorax-vlm", "transformers", "torch")),
     }

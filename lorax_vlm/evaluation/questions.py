@@ -9,7 +9,7 @@ from PIL import Image
 
 from lorax_vlm.answers import exact_match, vqa_accuracy
 from lorax_vlm.data.examples import Example
-from lorax_vlm.errors import LoraxError
+from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
 from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.types import Answer, AnswerRecord, GenerationSettings, Interval, VQAReport
@@ -44,7 +44,7 @@ def evaluate_questions(
         settings: How answers are decoded.
 
     Raises:
-        ValueError: There are no examples.
+        UsageError: There are no examples.
     """
     metric = choose_metric(examples)
     images = [_image_or_error(example) for example in examples]
@@ -98,11 +98,11 @@ def compare_reports(first: VQAReport, second: VQAReport) -> Interval:
     """How much more accurate the second report is, with a paired bootstrap interval.
 
     Raises:
-        ValueError: They were measured on different questions or by different metrics.
+        UsageError: They were measured on different questions or by different metrics.
     """
     asked = [[(r.example, r.question) for r in report.records] for report in (first, second)]
     if first.metric != second.metric or asked[0] != asked[1]:
-        raise ValueError("Only reports on the same questions, by the same metric, can be compared.")
+        raise UsageError("Only reports on the same questions, by the same metric, can be compared.")
     return paired_difference([r.score for r in first.records], [r.score for r in second.records])
 
 
@@ -117,10 +117,10 @@ def score_answers(
     """One record per question; a question that could not be asked scores 0 and keeps its error.
 
     Raises:
-        ValueError: There are no examples, or not one answer for each.
+        UsageError: There are no examples, or not one answer for each.
     """
     if not examples:
-        raise ValueError("At least one question is needed.")
+        raise UsageError("At least one question is needed.")
     records = []
     for answer, example in zip(answers, examples, strict=True):
         annotators = example.answers or (example.target,)

@@ -8,7 +8,7 @@ import importlib.util
 import re
 from collections.abc import Sequence
 
-from lorax_vlm.errors import MissingExtra
+from lorax_vlm.errors import MissingExtra, UsageError
 
 TOKENIZER = "lower case, runs of letters, digits and apostrophes"
 _WORD = re.compile(r"[\w']+")
@@ -24,11 +24,11 @@ def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]
         references: One or more per image.
 
     Raises:
-        ValueError: There are no captions, or not references for each.
+        UsageError: There are no captions, or not references for each.
         MissingExtra: pycocoevalcap is not installed.
     """
     if not captions or len(captions) != len(references) or not all(references):
-        raise ValueError(f"References for each caption are needed, got {len(captions)} and {len(references)}.")
+        raise UsageError(f"References for each caption are needed, got {len(captions)} and {len(references)}.")
     if importlib.util.find_spec("pycocoevalcap") is None:
         raise MissingExtra("pycocoevalcap", "metrics", "CIDEr, BLEU and ROUGE-L")
     from pycocoevalcap.bleu.bleu import Bleu

@@ -21,7 +21,7 @@ from lorax_vlm.adapters.factors import Update, Updates, read_updates, total_cosi
 from lorax_vlm.adapters.files import MAX_RANK, AdapterFiles
 from lorax_vlm.adapters.manifest import Manifest, Parent
 from lorax_vlm.adapters.store import StoredAdapter
-from lorax_vlm.errors import IncompatibleAdapter
+from lorax_vlm.errors import IncompatibleAdapter, UsageError
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.runtime.library import AdapterLibrary
 
@@ -174,12 +174,12 @@ def merge_updates(
         seed: For ``dare``, which drops at random.
 
     Raises:
-        ValueError: The method is unknown, or the weights do not match.
+        UsageError: The method is unknown, or the weights do not match.
     """
     if method not in METHODS:
-        raise ValueError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
+        raise UsageError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
     if len(weights) != len(adapters) or not adapters:
-        raise ValueError(f"One weight per adapter is needed, got {len(weights)} for {len(adapters)}.")
+        raise UsageError(f"One weight per adapter is needed, got {len(weights)} for {len(adapters)}.")
     kept = rank or max(update.rank for updates in adapters for update in updates.values())
     if method in ("cat", "svd"):
         summed = exact_sum(weighted(adapters, weights))
@@ -261,12 +261,12 @@ def merge_adapters(
         replace: Make a new version when ``new_name`` exists.
 
     Raises:
-        ValueError: Fewer than two adapters, an unknown method, or the exact sum's rank is above the limit.
+        UsageError: Fewer than two adapters, an unknown method, or the exact sum's rank is above the limit.
         IncompatibleAdapter: They are not all plain adapters of this very base.
         AdapterExists: ``new_name`` is taken.
     """
     if len(names) < 2:
-        raise ValueError(f"Merging needs at least two adapters, got {list(names)}.")
+        raise UsageError(f"Merging needs at least two adapters, got {list(names)}.")
     library.require_free(new_name, replace)
     found = [library.store.read(name) for name in names]
     _require_one_base(library, found)
@@ -276,7 +276,7 @@ def merge_adapters(
     merged = merge_updates(updates, factors, method, rank=rank, density=density)
     largest = max(update.rank for update in merged.values())
     if largest > MAX_RANK:
-        raise ValueError(f"The exact sum has rank {largest}, the limit is {MAX_RANK}. Use method='svd' with a rank.")
+        raise UsageError(f"The exact sum has rank {largest}, the limit is {MAX_RANK}. Use method='svd' with a rank.")
     preview = preview_merge(dict(zip(names, updates, strict=True)), factors)
     error = total_distance(exact_sum(weighted(updates, factors)), merged)
     report = MergeReport(method, largest, error, preview)

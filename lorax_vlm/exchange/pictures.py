@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax_vlm.adapters.inspection import Inspection
+from lorax_vlm.errors import UsageError
 from lorax_vlm.exchange.matrix import CompatibilityMatrix
 
 _COLORS = {
@@ -22,13 +23,13 @@ def draw_matrix(matrix: CompatibilityMatrix, path: Path) -> Path:
     """Draw the matrix into a PNG, with what its words mean.
 
     Raises:
-        ValueError: There are no adapters.
+        UsageError: There are no adapters.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if not matrix.adapters:
-        raise ValueError("There are no adapters to draw.")
+        raise UsageError("There are no adapters to draw.")
     rows, columns = len(matrix.adapters), len(matrix.bases)
     figure = Figure(figsize=(5.5 + 1.5 * columns, 1.6 + 0.42 * rows + 0.28 * len(matrix.legend)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -10,6 +10,7 @@ import torch
 
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.errors import UsageError
 from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.families.image_tokens import batch_with_features
 from lorax_vlm.models.families.vilt import ViltFamily
@@ -158,11 +159,11 @@ def make_lesson(
     The last ones are held out, so that checkpoints are chosen by agreement with the teacher and no label is needed.
 
     Raises:
-        ValueError: The teacher said nothing.
+        UsageError: The teacher said nothing.
     """
     sure = sorted((a.confidence for a in answers if a.text.strip()), reverse=True)
     if not sure:
-        raise ValueError("The teacher answered nothing to any example.")
+        raise UsageError("The teacher answered nothing to any example.")
     threshold = sure[max(0, round((1 - DROPPED_SHARE) * len(sure)) - 1)]
     kept = [
         replace(example, target=answer.text, answers=(answer.text,), prompt="", name=f"{example.name} (distilled)")

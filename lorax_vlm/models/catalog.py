@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lorax_vlm.errors import UnknownModel
+from lorax_vlm.errors import UnknownModel, UsageError
 from lorax_vlm.types import GenerationSettings
 
 MINIS_DIR = Path(__file__).parent / "minis"
@@ -207,14 +207,14 @@ def checkpoints_by_key(models: str | Mapping[str, str]) -> dict[str, str]:
     """What each model key stands for: ``hub``, ``mini``, or other checkpoints for some keys and the hub's for the rest.
 
     Raises:
-        ValueError: It is another word, or has an unknown key.
+        UsageError: It is another word, or has an unknown key.
     """
     if models == "hub":
         return {key: key for key in MINIATURE_KEYS}
     if models == "mini":
         return dict(MINIATURE_KEYS)
     if isinstance(models, str):
-        raise ValueError(f"models must be 'hub', 'mini' or checkpoints by key, got {models!r}.")
+        raise UsageError(f"models must be 'hub', 'mini' or checkpoints by key, got {models!r}.")
     if unknown := set(models) - set(MINIATURE_KEYS):
-        raise ValueError(f"Unknown model keys {', '.join(sorted(unknown))}. Known: {', '.join(MINIATURE_KEYS)}.")
+        raise UsageError(f"Unknown model keys {', '.join(sorted(unknown))}. Known: {', '.join(MINIATURE_KEYS)}.")
     return {key: models.get(key, key) for key in MINIATURE_KEYS}

@@ -7,7 +7,7 @@ always float32, unquantised.
 from dataclasses import dataclass
 from typing import Literal
 
-from lorax_vlm.errors import OutOfMemoryForecast
+from lorax_vlm.errors import OutOfMemoryForecast, UsageError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -57,13 +57,13 @@ def plan_placement(
     """Decide device, precision and quantisation for a checkpoint.
 
     Raises:
-        ValueError: An option is unknown, CUDA is asked for but absent, or a miniature is to be quantised in 8 bits.
+        UsageError: An option is unknown, CUDA is asked for but absent, or a miniature is to be quantised in 8 bits.
     """
     _require_choice("device", device, ("auto", "cpu", "cuda"))
     _require_choice("dtype", dtype, ("auto", *_BYTES_PER_WEIGHT))
     _require_choice("quantize", quantization, ("auto", "none", "4bit", "8bit"))
     if device == "cuda" and hardware.cuda_device is None:
-        raise ValueError("device='cuda' was asked for, but this machine has no CUDA device. Use device='cpu'.")
+        raise UsageError("device='cuda' was asked for, but this machine has no CUDA device. Use device='cpu'.")
     chosen_device = device if device != "auto" else "cuda" if hardware.cuda_device and not entry.miniature else "cpu"
     bfloat16 = hardware.cuda_bfloat16 if chosen_device == "cuda" else hardware.cpu_bfloat16
     if entry.miniature:
@@ -78,9 +78,9 @@ def plan_placement(
         reason = f"this processor {'computes' if bfloat16 else 'does not compute'} bfloat16"
     chosen_dtype = default_dtype if dtype == "auto" else dtype
     if chosen_device == "cpu" and chosen_dtype == "float16":
-        raise ValueError("float16 overflows and is slow on a CPU. Use dtype='bfloat16' or dtype='float32'.")
+        raise UsageError("float16 overflows and is slow on a CPU. Use dtype='bfloat16' or dtype='float32'.")
     if chosen_dtype == "float16" and entry.family in _NO_FLOAT16:
-        raise ValueError(f"{entry.name} overflows in float16. Use dtype='bfloat16' or dtype='float32'.")
+        raise UsageError(f"{entry.name} overflows in float16. Use dtype='bfloat16' or dtype='float32'.")
     quantized: Literal["none", "4bit", "8bit"] = "none"
     if quantization != "auto":
         quantized = quantization
@@ -117,4 +117,4 @@ def require_memory(entry: CatalogEntry, placement: Placement, hardware: Hardware
 
 def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"Unknown {option} {value!r}. Choices: {', '.join(choices)}.")
+        raise UsageError(f"Unknown {option} {value!r}. Choices: {', '.join(choices)}.")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace as replaced
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lorax_vlm.models.loading import LoadedModel, describe_model
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
 from lorax_vlm.types import Generated, GenerationSettings
+from lorax_vlm.versions import package_versions
 
 logger = logging.getLogger(__name__)
 _RECORDED_PACKAGES = ("lorax-vlm", "transformers", "peft", "torch")
@@ -188,7 +188,7 @@ class AdapterLibrary:
             training=dict(training or {}),
             lineage=tuple(lineage),
             licence=licence or self.entry.licence,
-            versions={package: version(package) for package in _RECORDED_PACKAGES},
+            versions=package_versions(_RECORDED_PACKAGES),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lorax_vlm.errors import UsageError
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -35,13 +37,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.learning_rate <= 0 or self.max_grad_norm <= 0:
-            raise ValueError("learning_rate and max_grad_norm must be above 0.")
+            raise UsageError("learning_rate and max_grad_norm must be above 0.")
         if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"warmup_share must be from 0 up to 1, got {self.warmup_share}.")
+            raise UsageError(f"warmup_share must be from 0 up to 1, got {self.warmup_share}.")
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1 or None, got {self.patience}.")
+            raise UsageError(f"patience must be at least 1 or None, got {self.patience}.")
 
     def with_steps(self, steps: int) -> "TrainConfig":
         """With another number of steps, measured at their end at the latest."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from lorax_vlm.adapters.files import HEAD
-from lorax_vlm.errors import TrainingError
+from lorax_vlm.errors import TrainingError, UsageError
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.packing import packed_attention
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
@@ -67,14 +67,14 @@ def train_adapters(
         What ``train_adapter`` returns, by name.
 
     Raises:
-        ValueError: No plans, a name twice, or different ``eval_every``, ``mixed_precision`` or
+        UsageError: No plans, a name twice, or different ``eval_every``, ``mixed_precision`` or
             ``gradient_checkpointing``.
         TrainingError: The launcher asks for FSDP or DeepSpeed.
         LoraxError: As ``train_adapter``; none of the adapters is written.
     """
     names = [plan.name for plan in plans]
     if not plans or len(set(names)) < len(names):
-        raise ValueError(f"A joint run needs adapters of different names, got {names}.")
+        raise UsageError(f"A joint run needs adapters of different names, got {names}.")
     if sharding_requested():
         raise TrainingError(
             "FSDP and DeepSpeed split the base over processes; here every process holds the whole frozen base, which "
@@ -84,7 +84,7 @@ def train_adapters(
     for setting in ("eval_every", "mixed_precision", "gradient_checkpointing"):
         values = {plan.name: getattr(plan.config, setting) for plan in plans}
         if len(set(values.values())) > 1:
-            raise ValueError(f"{setting} is of the whole run, but differs between its adapters: {values}.")
+            raise UsageError(f"{setting} is of the whole run, but differs between its adapters: {values}.")
     records = {plan.name: run_record(base, plan.recipe, plan.data, plan.config, plan.labels) for plan in plans}
     run = prepare_run(run_dir, records, resume)
     if set(run.results) == set(names):

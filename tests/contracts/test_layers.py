@@ -18,7 +18,7 @@ LEVELS = (
     ("training", "runtime", "evaluation"),
     ("adapters",),
     ("models", "data"),
-    ("types", "settings", "answers"),
+    ("types", "settings", "answers", "versions", "foreign"),
     ("errors",),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -30,6 +30,8 @@ NO_TORCH = (
         "errors.py",
         "types.py",
         "settings.py",
+        "versions.py",
+        "foreign.py",
         "models/catalog.py",
         "models/placement.py",
         "models/components.py",
