@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check docs clean
+.PHONY: help demo test lint check docs fuzz clean
+
+# How long each fuzzer runs.
+SECONDS ?= 60
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -18,6 +21,10 @@ lint: .venv/ready-dev ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fuzz: .venv/ready-dev ## Give every reader damaged and hostile input, SECONDS=60 each
+	@failed=0; for name in $(patsubst fuzz/%.py,%,$(filter-out fuzz/__init__.py fuzz/harness.py,$(wildcard fuzz/*.py))); do \
+		$(BIN)/python -m fuzz.$$name --seconds $(SECONDS) || failed=1; done; exit $$failed
 
 check: lint test ## Everything CI checks
 
