@@ -1,8 +1,8 @@
 """What all fuzzers share: numbered, repeatable cases, a clock for each, and a count of what came of them.
 
-A fuzzer makes a case from a random generator and tries it. Right ends are two: the input is taken, or it is refused with
-an error of our own. Everything else (another exception, a case that takes more than ``SLOW_S``, a broken promise said by
-``AssertionError``) is a finding, printed with the command that repeats it alone.
+A fuzzer makes a case from a random generator and tries it. Right ends are two: the input is taken, or it is refused
+with an error of our own. Everything else (another exception, a case that takes more than ``SLOW_S``, a broken promise
+said by ``AssertionError``) is a finding, printed with the command that repeats it alone.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SLOW_S = 5.0
 _SHOWN = 10
 
 Try = Callable[[random.Random, Path], Any]
-"""One case: make an input with the generator, in the empty folder, and give it to the code. Returns when it is taken."""
+"""One case: make an input with the generator, in the empty folder, and give it to the code; return if it is taken."""
 
 
 class TooSlow(BaseException):
@@ -62,8 +62,8 @@ class Outcome:
         """The last line of a run."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return (
-            f"{self.name}: {self.cases:,} cases in {self.seconds:.0f} s: {self.taken:,} taken, {self.refused:,} refused, "
-            f"{sum(self.findings.values()):,} exceptions that are not ours, {self.slow} over {SLOW_S:g} s, "
+            f"{self.name}: {self.cases:,} cases in {self.seconds:.0f} s: {self.taken:,} taken, "
+            f"{self.refused:,} refused, {sum(self.findings.values()):,} exceptions that are not ours, {self.slow} over {SLOW_S:g} s, "
             f"peak {peak:,.0f} MiB"
         )
 
