@@ -63,8 +63,8 @@ class Outcome:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return (
             f"{self.name}: {self.cases:,} cases in {self.seconds:.0f} s: {self.taken:,} taken, "
-            f"{self.refused:,} refused, {sum(self.findings.values()):,} exceptions that are not ours, {self.slow} over {SLOW_S:g} s, "
-            f"peak {peak:,.0f} MiB"
+            f"{self.refused:,} refused, {sum(self.findings.values()):,} exceptions that are not ours, "
+            f"{self.slow} over {SLOW_S:g} s, peak {peak:,.0f} MiB"
         )
 
 
