@@ -24,7 +24,8 @@ LoraxError
 ├── AdapterMemoryExceeded      the adapters of one call do not fit their memory together (also MemoryError)
 ├── TrainingError
 │   ├── NonFiniteLoss          (also ArithmeticError)
-│   └── NothingToResume        (also LookupError)
+│   ├── NothingToResume        (also LookupError)
+│   └── RunInUse               another process trains under that name (also BlockingIOError)
 └── MissingExtra               an optional dependency is not installed (also ImportError)
 
 Every message says what failed, the facts that disagree, and what to do next. The command line turns any of these
@@ -263,6 +264,17 @@ class NothingToResume(TrainingError, LookupError):
 
     def __init__(self, place: str) -> None:
         super().__init__(f"No complete checkpoint in {place}. Start without --resume.")
+
+
+class RunInUse(TrainingError, BlockingIOError):
+    """Another process, or another thread, trains an adapter of that name into that store. ``holder`` says which."""
+
+    def __init__(self, place: str, holder: str) -> None:
+        self.place, self.holder = place, holder
+        super().__init__(
+            f"The run in {place} is being trained by {holder}; nothing was changed. "
+            "Wait for it, or choose another name or another store."
+        )
 
 
 class MissingExtra(LoraxError, ImportError):

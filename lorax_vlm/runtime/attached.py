@@ -5,7 +5,6 @@ threads that share the base do not see each other's.
 """
 
 import dataclasses
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -70,7 +69,6 @@ class AttachedAdapters:
         self._folders: dict[str, Path] = {}
         self._resident: Residency[Attachment] = Residency(budget_bytes)
         self._seen = FeatureMemory()
-        self._installing = threading.Lock()
 
     @property
     def names(self) -> list[str]:
@@ -269,7 +267,7 @@ class AttachedAdapters:
 
     def _install(self, files: AdapterFiles) -> None:
         """Put routed layers where this adapter has sites and there are none yet; alone they change nothing."""
-        with self._installing:
+        with self.base.changing:
             for site in files.sites:
                 module = self.base.model.get_submodule(site)
                 if not isinstance(module, RoutedLinear):
