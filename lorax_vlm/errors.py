@@ -20,6 +20,7 @@ LoraxError
 │   ├── UntrainedAdapter       it changes nothing (also ValueError)
 │   ├── TransferRefused        it cannot be moved to that base (also ValueError)
 │   └── SignatureRefused       it is not signed by the key that is expected (also ValueError)
+├── RowFailed                  one row of a batch failed for a reason nobody foresaw: a bug (also RuntimeError)
 ├── RemoteError                an address cannot be read or written (also OSError)
 ├── AdapterMemoryExceeded      the adapters of one call do not fit their memory together (also MemoryError)
 ├── TrainingError
@@ -221,6 +222,14 @@ class SignatureRefused(AdapterError, ValueError):
     def __init__(self, adapter: str, reason: str) -> None:
         self.reason = reason
         super().__init__(adapter, f"The signature of adapter {adapter!r} is refused; nothing was changed: {reason}.")
+
+
+class RowFailed(LoraxError, RuntimeError):
+    """One row of a batch failed for a reason nobody foresaw, while the others were answered. ``__cause__`` is it."""
+
+    def __init__(self, row: int, error: Exception) -> None:
+        self.row = row
+        super().__init__(f"Row {row} failed unexpectedly, which is a bug: {type(error).__name__}: {error}")
 
 
 class RemoteError(LoraxError, OSError):

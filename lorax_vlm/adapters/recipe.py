@@ -8,6 +8,7 @@ the vision encoder.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of, group_by_component
@@ -75,6 +76,16 @@ class Recipe:
     def effective_alpha(self) -> float:
         """``alpha``, or its default."""
         return self.alpha if self.alpha is not None else 2.0 * self.rank
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for records; equal for equal recipes."""
+        return {
+            "name": self.name,
+            "rank": self.rank,
+            "alpha": self.effective_alpha,
+            "dropout": self.dropout,
+            "sites": [*self.groups, *self.modules],
+        }
 
     def pattern(self, family: str) -> str:
         """One pattern over whole module names.

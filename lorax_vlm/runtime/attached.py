@@ -90,7 +90,7 @@ class AttachedAdapters:
             UntrainedAdapter: It changes nothing and is not marked untrained.
         """
         files = read_adapter_files(folder, name, manifest.files)
-        if files.changes_nothing and manifest.trained:
+        if files.changes_nothing and manifest.trained and manifest.training.get("best_step") != 0:
             raise UntrainedAdapter(name)
         description = self.base.description
         if manifest.base is not None:  # only then there is something to compare the weights with

@@ -453,12 +453,7 @@ def run_record(
     return {
         "base": base.name,
         "fingerprint": base.fingerprint.components,
-        "recipe": {
-            "rank": recipe.rank,
-            "alpha": recipe.effective_alpha,
-            "groups": [*recipe.groups, *recipe.modules],
-            "dropout": recipe.dropout,
-        },
+        "recipe": recipe.to_dict(),
         "data": data.identity(),
         "config": config.to_dict(),
         "labels": list(labels),

@@ -159,7 +159,7 @@ def test_ask(run, image: Path) -> None:
     asked = ["What color is the star?", "Is there a square?"]
     record = json.loads(run("ask", image, *asked, "--model", "vilt-mini", "--json"))
     assert record == {"model": "vilt-mini", "questions": asked, "answers": {"base": ["red", "no"]}}
-    assert "ExampleError" in run("ask", image, "red " * 400, code=1)
+    assert "PromptError: Cannot ask" in run("ask", image, "red " * 400, code=1)
 
 
 def test_train_and_evaluate_a_task(run, tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ LEVELS = (
     ("blip2_captioning", "vqa_system", "multimodal_exchange", "cli"),
     ("captioning", "vqa", "multimodal"),
     ("exchange",),
-    ("workshop",),
+    ("workshop", "asking"),
     ("training", "runtime", "evaluation"),
     ("adapters",),
     ("models", "data"),
-    ("types", "settings", "answers", "versions", "foreign"),
-    ("errors",),
+    ("types", "settings", "answers", "versions"),
+    ("errors", "foreign"),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
@@ -44,7 +44,14 @@ NO_TORCH = (
     *("exchange/card.py", "exchange/signing.py", "exchange/report.py", "exchange/pictures.py", "exchange/page.py"),
     *("exchange/files.py", "exchange/candidates.py"),
     *("cli/adapter_checks.py", "cli/adapter_versions.py", "cli/remotes.py", "cli/exchange.py"),
-    *("adapters/compatibility.py", "training/config.py", "cli/main.py", "cli/adapters.py", "cli/models.py"),
+    *(
+        "asking.py",
+        "adapters/compatibility.py",
+        "training/config.py",
+        "cli/main.py",
+        "cli/adapters.py",
+        "cli/models.py",
+    ),
     *("cli/scenes.py", "cli/options.py", "cli/output.py", "cli/questions.py", "cli/evaluation.py", "cli/training.py"),
 )
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "matplotlib", "bitsandbytes"}

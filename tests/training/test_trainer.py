@@ -277,18 +277,18 @@ def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(isolated_home
     store = AdapterStore(tmp_path / "store")
     environment = {**os.environ, "LORAX_VLM_HOME": str(isolated_home), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-c", TRAIN, str(store.root)]
-    run_dir = isolated_home / "runs" / "blip2-opt-mini" / "victim"
+    runs = isolated_home / "runs" / "blip2-opt-mini"
     reached = 0
     for extra_steps in (3, 9):
         options = ["--resume"] if reached else []
         process = subprocess.Popen([*command, *options], env=environment, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 90
-        while last_checkpoint(run_dir) < reached + extra_steps and process.poll() is None:
+        while last_checkpoint(runs) < reached + extra_steps and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        before, reached = reached, last_checkpoint(run_dir)
+        before, reached = reached, last_checkpoint(runs)
         assert reached >= before + extra_steps
         assert store.list() == ([], []), "nothing half-trained is ever stored"
     done = subprocess.run([*command, "--resume", "--json"], env=environment, capture_output=True, text=True, check=True)
@@ -297,5 +297,6 @@ def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(isolated_home
     assert store.files("victim").ranks == [4]
 
 
-def last_checkpoint(run_dir: Path) -> int:
-    return max((int(path.name.split("-")[1]) for path in run_dir.glob("checkpoint-*") if is_complete(path)), default=0)
+def last_checkpoint(runs: Path) -> int:
+    found = runs.glob("victim-*/checkpoint-*")
+    return max((int(path.name.removeprefix("checkpoint-")) for path in found if is_complete(path)), default=0)
