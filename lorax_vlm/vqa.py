@@ -22,6 +22,7 @@ from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
+from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.placement import Device, Precision, Quantization
@@ -286,6 +287,11 @@ class VQASystem:
         else:
             raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
         return splits.with_prompt(entry.question_template)
+
+    def side_effects(self, model: str, name: str) -> SideEffects | None:
+        """What an adapter does to skills that it was not trained for; see ``AdapterWorkshop.side_effects``."""
+        self.base(model)
+        return self._workshop(model).side_effects(self.store.get(self.stored_name(model, name)))
 
     def training_curve(self, model: str, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""

@@ -17,20 +17,33 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import StoredAdapter
+from lorax_vlm.asking import answers_questions, question_prompt, question_settings
 from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.scene_questions import QUESTION_TYPES
+from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import DataError, ExampleError, LoraxError, PathError
+from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.settings import features_dir, process_count, process_rank, runs_dir
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan
 from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_run, held_run
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
-from lorax_vlm.types import GenerationSettings
+from lorax_vlm.types import Generated, GenerationSettings
 
 logger = logging.getLogger(__name__)
+
+_ASKED_TOGETHER = 64
+# Types of question that the exchange's tasks teach.
+_PARTS_OF = {
+    "vqa": tuple(kind for kind in QUESTION_TYPES if kind != "reasoning"),
+    "general": ("general",),
+    "complex_reasoning": ("reasoning",),
+}
 
 
 @dataclass(frozen=True)
@@ -217,6 +230,33 @@ class AdapterWorkshop:
                 failures.append(PathError.of(self.training_curve(order.name), error))
         if failures:
             raise failures[0]
+
+    def side_effects(self, stored: StoredAdapter) -> SideEffects | None:
+        """What an adapter does to skills that it was not trained for, beside the base.
+
+        Only on the miniatures, whose skills are known; None for any other base.
+        """
+        library, entry, manifest = self._library, self._library.entry, stored.manifest
+        if not entry.miniature:
+            return None
+        captions = not answers_questions(manifest)
+
+        def say(rows: Sequence[Row]) -> list[str]:
+            said = answer_rows(library, rows, batch_size=_ASKED_TOGETHER)
+            return [text.text for text in said if isinstance(text, Generated)]
+
+        def ask(adapter: str | None, examples: Sequence[Example]) -> list[str]:
+            own = manifest if adapter is not None else None
+            settings = question_settings(entry, own)
+            return say(
+                [Row(e.open_image(), adapter, question_prompt(entry, own, e.question), settings) for e in examples]
+            )
+
+        def write(adapter: str | None, scenes: Sequence[Scene]) -> list[str]:
+            return say([Row(s.image, adapter, entry.caption_prompt, entry.caption_settings) for s in scenes])
+
+        kinds = () if captions else (manifest.style, *_PARTS_OF.get(manifest.task, ()))
+        return measure_side_effects(stored.name, kinds, ask, write if entry.captions and not captions else None)
 
     def train_folder(
         self,

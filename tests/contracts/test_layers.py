@@ -11,14 +11,15 @@ PACKAGE = ROOT / "lorax_vlm"
 
 # Highest first; rooms on one level never import each other.
 LEVELS = (
-    ("blip2_captioning", "vqa_system", "multimodal_exchange", "cli"),
+    ("blip2_captioning", "vqa_system", "multimodal_exchange", "__main__"),
+    ("cli",),
     ("captioning", "vqa", "multimodal"),
     ("exchange",),
-    ("workshop", "asking"),
-    ("training", "runtime", "evaluation"),
+    ("workshop",),
+    ("training", "runtime", "evaluation", "asking"),
     ("adapters",),
     ("models", "data"),
-    ("types", "settings", "answers", "versions"),
+    ("types", "settings", "answers", "versions", "paths"),
     ("errors", "foreign"),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -32,6 +33,7 @@ NO_TORCH = (
         "settings.py",
         "versions.py",
         "foreign.py",
+        "paths.py",
         "models/catalog.py",
         "models/placement.py",
         "models/components.py",
