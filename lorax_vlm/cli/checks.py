@@ -69,8 +69,10 @@ def require_kind(entry: CatalogEntry, style: str | None, task: str | None, recip
         raise UsageError(f"{entry.name} has no built-in examples. Give it yours: --data FOLDER.")
     if task is not None:
         require_task(task)
-    elif style is not None:
+    elif style:
         require_style(style)
+    else:
+        raise UsageError("Nothing says what to train: give --style or --task, or your own examples with --data.")
 
 
 def first_error(problems: Sequence[LoraxError | None]) -> LoraxError | None:

@@ -62,6 +62,7 @@ app.add_typer(scenes.app, name="scenes")
 def main() -> None:
     """Run the command line: an error of ours is a message and exit code 1; anything else is a bug and shows as one."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises a package that nothing here uses
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # no letter of a caption ends a command
