@@ -109,7 +109,8 @@ class AdapterTrainer(Trainer):
         """
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         try:
-            super()._save_checkpoint(model, trial)
+            with _quiet("transformers.trainer_utils"):  # says how it orders checkpoints
+                super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 seal_checkpoint(folder)
@@ -121,6 +122,18 @@ class AdapterTrainer(Trainer):
                 f"the checkpoint cannot be written: {reason}",
                 "Make room and run again with --resume: what was trained until the checkpoint before is kept.",
             ) from error
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a library's logger say errors only."""
+    chatty = logging.getLogger(name)
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        chatty.setLevel(level)
 
 
 def keep_base_in_evaluation(model: nn.Module) -> None:
