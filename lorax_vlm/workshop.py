@@ -161,6 +161,8 @@ class AdapterWorkshop:
             return self.train_together([order], replace=replace, resume=resume, progress=progress)[0]
         run_dir = self.run_dir(order.name)
         with held_run(run_dir):
+            if resume and (stored := self._finished(order)) is not None:
+                return stored
             self._require_free(order, replace)
             plan, facts = self._plan(order)
             result = train_adapter(
@@ -197,18 +199,29 @@ class AdapterWorkshop:
         names = "\n".join(order.name for order in orders)
         run_dir = self._run_dir(f"joint-{hashlib.sha256(names.encode()).hexdigest()[:12]}")
         with held_run(run_dir):
+            finished = {order.name for order in orders if resume and self._finished(order) is not None}
             for order in orders:
-                self._require_free(order, replace)
+                if order.name not in finished:
+                    self._require_free(order, replace)
             planned = [self._plan(order) for order in orders]
             plans = [plan for plan, _ in planned]
             options: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}
             results = train_adapters(self._library.base, plans, run_dir, **options)
             if process_rank() == 0:
-                self._keep_all(orders, planned, results)
+                missing = [(o, p) for o, p in zip(orders, planned, strict=True) if o.name not in finished]
+                self._keep_all([o for o, _ in missing], [p for _, p in missing], results)
                 discard_run(run_dir)
         if process_count() > 1:
             PartialState().wait_for_everyone()
         return [self._library.store.get(order.name) for order in orders]
+
+    def _finished(self, order: AdapterOrder) -> StoredAdapter | None:
+        """The stored adapter that continuing this order would make, if it is there: nothing is left to be done."""
+        stored = self._library.store.get(order.name) if order.name in self._library.store else None
+        if stored is None or not self._is_made_of(stored.manifest, order.kind, order.recipe, order):
+            return None
+        logger.warning("Adapter %r is finished and stored; there is nothing to continue.", order.name)
+        return stored
 
     def _keep_all(
         self,
