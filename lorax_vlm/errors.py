@@ -31,7 +31,22 @@ Every message says what failed, the facts that disagree, and what to do next. Th
 into one message and exit code 1.
 """
 
+import re
 from collections.abc import Sequence
+
+
+def shown_address(address: str) -> str:
+    """An address without what may be secret in it: user, password, and the query, where signatures stand.
+
+    >>> shown_address("https://me:word@host/a.lorax?X-Amz-Signature=5f")
+    'https://host/a.lorax?...'
+    """
+    scheme, slashes, rest = address.partition("://")
+    if not slashes or len(scheme) > 100:
+        return address
+    rest = re.sub(r"^[^/?#]*@", "", rest)
+    found = re.search(r"[?#]", rest)
+    return f"{scheme}://{rest}" if found is None else f"{scheme}://{rest[: found.start()]}?..."
 
 
 class LoraxError(Exception):

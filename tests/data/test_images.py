@@ -154,8 +154,7 @@ def test_truncated_files(format_: str, tmp_path: Path) -> None:
         load_image(path)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [9_000, 30_000, 60_000])
+@pytest.mark.parametrize("side", [17_000, 30_000, 60_000])
 def test_decompression_bombs_are_refused_before_decoding(side: int) -> None:
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
