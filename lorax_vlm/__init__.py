@@ -3,7 +3,7 @@
 Imports inside the package point one way only:
 
 scripts, cli > captioning, vqa, multimodal > exchange > workshop > training, runtime, evaluation > adapters >
-models, data > types, settings, answers, versions, foreign > errors
+models, data > types, settings, answers, versions, foreign, fetching > errors
 
 Names are imported on first use, so ``import lorax_vlm`` does not import torch.
 """

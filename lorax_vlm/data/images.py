@@ -8,9 +8,6 @@ ordinary files are read, and only public addresses are fetched from.
 import hashlib
 import re
 import struct
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +20,8 @@ from lorax_vlm.data.image_files import read_image_bytes
 from lorax_vlm.data.image_formats import open_picture
 from lorax_vlm.data.image_limits import DEFAULT_LIMITS, ImageLimits, ImageSource, describe_source
 from lorax_vlm.data.image_pixels import Decoded, Deep, Picture, bytes_of, to_rgb, whole
-from lorax_vlm.errors import ImageError
+from lorax_vlm.errors import ImageError, RemoteError
+from lorax_vlm.fetching import Private, Rules, fetch_bytes
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -36,7 +34,6 @@ __all__ = [
     "read_image_bytes",
 ]
 
-_CHUNK_BYTES = 1 << 16
 _ORIENTATION = 0x0112
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
@@ -127,37 +124,15 @@ def _encoded(source: object, name: str, limits: ImageLimits) -> bytes:
 
 
 def _download(url: str, name: str, limits: ImageLimits) -> bytes:
-    deadline = time.monotonic() + limits.timeout_s
-    request = urllib.request.Request(url, headers={"User-Agent": "lorax-vlm", "Accept": "image/*"})
-    too_slow = f"the download took longer than {limits.timeout_s:g} s."
+    rules = Rules(
+        limits.timeout_s,
+        private=Private.ALLOWED if limits.allow_private else Private.REFUSED,
+        private_hint="For a server of your own: load_image(url, ImageLimits(allow_private=True))",
+    )
     try:
-        with urllib.request.urlopen(request, timeout=limits.timeout_s) as response:
-            announced = int(response.headers.get("Content-Length") or 0)
-            if announced > limits.max_bytes:
-                raise ImageError(name, f"the download has {announced:,} bytes, the limit is {limits.max_bytes:,}.")
-            received = bytearray()
-            # read1 returns what has arrived, so a server that drips bytes cannot stretch the time limit.
-            while chunk := response.read1(_CHUNK_BYTES):
-                received += chunk
-                if len(received) > limits.max_bytes:
-                    raise ImageError(name, f"the download exceeds the limit of {limits.max_bytes:,} bytes.")
-                if time.monotonic() > deadline:
-                    raise ImageError(name, too_slow)
-            if len(received) < announced:
-                raise ImageError(name, f"the download broke off after {len(received):,} of {announced:,} bytes.")
-            return bytes(received)
-    except urllib.error.HTTPError as error:
-        error.close()  # it is the response itself
-        raise ImageError(name, f"the server answered {error.code} {error.reason}.") from error
-    except TimeoutError as error:
-        raise ImageError(name, too_slow) from error
-    except urllib.error.URLError as error:
-        reason = too_slow if isinstance(error.reason, TimeoutError) else f"it cannot be reached: {error.reason}."
-        raise ImageError(name, reason) from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(name, f"the download failed: {error}") from error
+        return fetch_bytes(url, rules, limits.max_bytes, accept="image/*")
+    except RemoteError as error:
+        raise ImageError(name, f"{error.reason}.") from None
 
 
 @contextmanager

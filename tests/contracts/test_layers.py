@@ -18,7 +18,7 @@ LEVELS = (
     ("training", "runtime", "evaluation"),
     ("adapters",),
     ("models", "data"),
-    ("types", "settings", "answers", "versions", "foreign"),
+    ("types", "settings", "answers", "versions", "foreign", "fetching"),
     ("errors",),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -32,6 +32,7 @@ NO_TORCH = (
         "settings.py",
         "versions.py",
         "foreign.py",
+        "fetching.py",
         "models/catalog.py",
         "models/placement.py",
         "models/components.py",
@@ -43,6 +44,8 @@ NO_TORCH = (
     *("exchange/plan.py", "exchange/matrix.py", "exchange/bundle.py", "exchange/remotes.py", "exchange/downloads.py"),
     *("exchange/card.py", "exchange/signing.py", "exchange/report.py", "exchange/pictures.py", "exchange/page.py"),
     *("exchange/files.py", "exchange/candidates.py"),
+    *("data/images.py", "data/image_limits.py", "data/image_exif.py", "data/image_files.py", "data/image_formats.py"),
+    *("data/image_jpeg.py", "data/image_png.py", "data/image_tiff.py", "data/image_pixels.py"),
     *("cli/adapter_checks.py", "cli/adapter_versions.py", "cli/remotes.py", "cli/exchange.py"),
     *("adapters/compatibility.py", "training/config.py", "cli/main.py", "cli/adapters.py", "cli/models.py"),
     *("cli/scenes.py", "cli/options.py", "cli/output.py", "cli/questions.py", "cli/evaluation.py", "cli/training.py"),
