@@ -179,7 +179,7 @@ def opened(url: str, rules: Rules, headers: Mapping[str, str] | None = None) -> 
                 yield Answer(url, response, clock)
                 return
         finally:
-            connection.close()
+            connection.hang_up()
         seen_public = seen_public or public
         hop = _next(hop, location)
     raise RemoteError(url, f"it is redirected more than {rules.max_redirects} times")
@@ -269,7 +269,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Socket:
-    """As much of a socket as ``http.client`` uses."""
+    """As much of a socket as ``http.client`` uses, which closes it when there is a body to be read yet."""
 
     def __init__(self, connected: socket.socket, clock: _Clock) -> None:
         self._socket, self._clock = connected, clock
@@ -282,7 +282,7 @@ class _Socket:
         return io.BufferedReader(_Reader(self._socket, self._clock), _BLOCK)
 
     def close(self) -> None:
-        self._socket.close()
+        """``_Connection.hang_up`` does."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -292,6 +292,13 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(host, port)
         self.default_port = _PORTS[parts.scheme]  # which is not said in the request
         self._secure, self._addresses, self._clock = parts.scheme == "https", addresses, clock
+        self._connected: socket.socket | None = None
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        self.close()
+        if self._connected is not None:
+            self._connected.close()
 
     def connect(self) -> None:
         """To the first address that answers."""
@@ -299,20 +306,16 @@ class _Connection(http.client.HTTPConnection):
         for number, address in enumerate(self._addresses):
             share = self._clock.left() / (len(self._addresses) - number)
             try:
-                connected = socket.create_connection((address, self.port), timeout=share)
+                self._connected = socket.create_connection((address, self.port), timeout=share)
                 break
             except OSError as error:
                 last = error
         else:
             raise last
-        try:
-            if self._secure:
-                connected.settimeout(self._clock.left())
-                connected = ssl.create_default_context().wrap_socket(connected, server_hostname=self.host)
-        except BaseException:
-            connected.close()
-            raise
-        self.sock = _Socket(connected, self._clock)
+        if self._secure:
+            self._connected.settimeout(self._clock.left())
+            self._connected = ssl.create_default_context().wrap_socket(self._connected, server_hostname=self.host)
+        self.sock = _Socket(self._connected, self._clock)
 
     def ask(self, parts: SplitResult, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         target = quote(parts.path or "/", _SAFE) + (f"?{quote(parts.query, _SAFE)}" if parts.query else "")

@@ -19,7 +19,8 @@ MAX_PARTS = 100_000
 """Segments, chunks or blocks of one file that are looked at."""
 _MAX_SCANS = 100
 """Encoders write about ten. The decoder goes through all of the picture for each."""
-_MAX_BLOCK_VISITS = 200_000_000
+_MAX_BLOCK_VISITS = 100_000_000
+"""Of all scans together; a photograph of 200 megapixels with the usual ten has 25 to 45 million."""
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _SHRINKABLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}

@@ -22,7 +22,7 @@ class ImageLimits:
     """Size of a file or download. Photographs of 200 megapixels have 40 to 80 MB."""
     timeout_s: float = 20.0
     """For a whole download: finding the host, connecting, every redirect, the last byte."""
-    max_source_pixels: int = 256_000_000
+    max_source_pixels: int = 210_000_000
     """Width times height in the file, looked at before anything is decoded: it decides how long decoding takes."""
     max_memory_bytes: int = 768 * 2**20
     """What decoding may take beside the file itself, computed before it begins."""

@@ -4,6 +4,7 @@
 look. The libraries' own conversions do neither.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -140,10 +141,12 @@ def uses_lower_bits(upper: Image.Image) -> bool:
 
 
 def _factor(size: tuple[int, int], pixels: int) -> int:
-    factor = 1
-    while factor < max(size) and -(-size[0] // factor) * -(-size[1] // factor) > max(pixels, 1):
-        factor += 1
-    return factor
+    """The smallest by which a picture must be shrunk to have no more pixels."""
+
+    def fits(factor: int) -> bool:
+        return -(-size[0] // factor) * -(-size[1] // factor) <= pixels
+
+    return 1 + bisect_left(range(1, max(size)), True, key=fits)
 
 
 def _stacked(picture: Picture, factor: int, name: str, pixels: int) -> Image.Image:
