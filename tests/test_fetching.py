@@ -128,7 +128,7 @@ def test_what_is_asked() -> None:
         (response(b"\x1f\x8b" + b"0" * 100, Content_Encoding="gzip"), "sends it compressed"),
         (redirect("ftp://localhost/x"), "leads to an address of 'ftp'"),
         (redirect("file:///etc/passwd"), "leads to an address of 'file'"),
-        (redirect("http://"), "no host"),
+        (redirect("http://:80/"), "no host"),
         (redirect("http://[::1"), "well-formed"),
     ],
 )

@@ -74,28 +74,36 @@ def to_rgb(picture: Picture, name: str, limits: ImageLimits) -> Image.Image:
     Raises:
         ImageError: It exceeds them.
     """
+    require_size(picture.size, name, limits)
     width, height = picture.size
-    if width <= 0 or height <= 0:
-        raise ImageError(name, f"it has no pixels ({width}x{height}).")
-    if width * height > limits.max_source_pixels:
-        raise ImageError(
-            name,
-            f"{width}x{height} pixels exceed the limit of {limits.max_source_pixels:,} "
-            "(ImageLimits.max_source_pixels).",
-        )
     factor = _factor(picture.size, limits.max_pixels)
     result = _CHANNEL_BYTES * -(-width // factor) * -(-height // factor)
     needed = max(picture.memory(factor), picture.kept(factor) + result, 2 * result if picture.orientation > 1 else 0)
-    if needed > limits.max_memory_bytes:
-        raise ImageError(
-            name,
-            f"decoding its {width}x{height} pixels would take {needed / 2**20:,.0f} MiB of memory, the limit is "
-            f"{limits.max_memory_bytes / 2**20:,.0f} MiB. Save it smaller or as a JPEG that is not progressive, "
-            "or raise ImageLimits.max_memory_bytes.",
-        )
+    require_memory(picture.size, needed, name, limits)
     image = _stacked(picture, factor, name, limits.max_pixels)
     turn = _TURNS.get(picture.orientation)
     return image if turn is None else image.transpose(turn)
+
+
+def require_size(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
+    """Raise ``ImageError`` for a picture without pixels, or with too many."""
+    width, height = size
+    if width <= 0 or height <= 0:
+        raise ImageError(name, f"it has no pixels ({width}x{height}).")
+    if width * height > limits.max_source_pixels:
+        most = f"{limits.max_source_pixels:,} (ImageLimits.max_source_pixels)"
+        raise ImageError(name, f"{width}x{height} pixels exceed the limit of {most}.")
+
+
+def require_memory(size: tuple[int, int], needed: int, name: str, limits: ImageLimits) -> None:
+    """Raise ``ImageError`` when decoding would take more memory than allowed."""
+    if needed > limits.max_memory_bytes:
+        raise ImageError(
+            name,
+            f"decoding its {size[0]}x{size[1]} pixels would take {needed / 2**20:,.0f} MiB of memory, the limit is "
+            f"{limits.max_memory_bytes / 2**20:,.0f} MiB. Save it smaller or as a JPEG that is not progressive, "
+            "or raise ImageLimits.max_memory_bytes.",
+        )
 
 
 def bytes_of(mode: str, pixels: int) -> int:
@@ -254,7 +262,7 @@ def _range(deep: Deep, bounds: list[tuple[int, int]], name: str) -> tuple[float,
         highs.append(float(colours.max()))
         if values.ndim == 3 and values.shape[2] == 4:
             alphas.append(float(values[..., 3].max()))
-        if kind in "iu" and highs[-1] <= _SIXTEEN // 2:
+        if values.dtype.itemsize > 1 and kind in "iu" and highs[-1] <= _SIXTEEN // 2:
             steps = {step for step in steps if not (colours % step).any()}
     low, high, alpha = min(lows), max(highs), max(alphas)
     if not np.isfinite([*lows, *highs, *alphas]).all():

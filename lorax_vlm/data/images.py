@@ -19,7 +19,16 @@ from lorax_vlm.data.image_exif import orientation_of
 from lorax_vlm.data.image_files import read_image_bytes
 from lorax_vlm.data.image_formats import open_picture
 from lorax_vlm.data.image_limits import DEFAULT_LIMITS, ImageLimits, ImageSource, describe_source
-from lorax_vlm.data.image_pixels import Decoded, Deep, Picture, bytes_of, to_rgb, whole
+from lorax_vlm.data.image_pixels import (
+    Decoded,
+    Deep,
+    Picture,
+    bytes_of,
+    require_memory,
+    require_size,
+    to_rgb,
+    whole,
+)
 from lorax_vlm.errors import ImageError, RemoteError
 from lorax_vlm.fetching import Private, Rules, fetch_bytes
 
@@ -53,7 +62,7 @@ def load_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
     name = describe_source(source)
     if isinstance(source, Image.Image):
         with _guarded(name):
-            return to_rgb(_from_pillow(source), name, limits)
+            return to_rgb(_from_pillow(source, name, limits), name, limits)
     if isinstance(source, np.ndarray):
         with _guarded(name):
             return to_rgb(_from_array(source, name), name, limits)
@@ -102,9 +111,7 @@ def content_digest(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) ->
             for row in source:  # an array may repeat a few bytes of memory without end
                 digest.update(np.ascontiguousarray(row).tobytes())
         else:
-            if source.width * source.height > limits.max_source_pixels:
-                raise ImageError(name, f"it has more than {limits.max_source_pixels:,} pixels.")
-            source.load()
+            _from_pillow(source, name, limits)
             palette = source.getpalette("RGB") if source.mode in ("P", "PA") else ""
             digest.update(f"{source.mode} {source.width}x{source.height} {palette}".encode())
             digest.update(source.tobytes())
@@ -148,15 +155,12 @@ def _guarded(name: str) -> Iterator[None]:
         raise ImageError(name, f"its data are damaged or truncated: {error}") from error
 
 
-def _from_pillow(image: Image.Image) -> Picture:
-    kept = bytes_of(image.mode, image.width * image.height)
-    waiting = 2 * kept if getattr(image, "tile", None) else 0  # opened, but not decoded; else it has its memory
-
-    def decode(_: int) -> tuple[Decoded, tuple[int, int]]:
-        image.load()
-        return whole(image)
-
-    return Picture(image.size, decode, lambda _: waiting, lambda _: waiting, _turned(image))
+def _from_pillow(image: Image.Image, name: str, limits: ImageLimits) -> Picture:
+    require_size(image.size, name, limits)
+    if getattr(image, "tile", None):  # opened, but not decoded
+        require_memory(image.size, 2 * bytes_of(image.mode, image.width * image.height), name, limits)
+    image.load()  # before it says how it is turned, because TIFF turns itself
+    return Picture(image.size, lambda _: whole(image), lambda _: 0, lambda _: 0, _turned(image))
 
 
 def _turned(image: Image.Image) -> int:
