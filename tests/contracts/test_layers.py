@@ -19,7 +19,7 @@ LEVELS = (
     ("training", "runtime", "evaluation", "asking"),
     ("adapters",),
     ("models", "data"),
-    ("types", "settings", "answers", "versions", "paths"),
+    ("types", "settings", "answers", "versions", "paths", "fetching"),
     ("errors", "foreign"),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -34,6 +34,7 @@ NO_TORCH = (
         "versions.py",
         "foreign.py",
         "paths.py",
+        "fetching.py",
         "models/catalog.py",
         "models/placement.py",
         "models/components.py",
@@ -45,6 +46,8 @@ NO_TORCH = (
     *("exchange/plan.py", "exchange/matrix.py", "exchange/bundle.py", "exchange/remotes.py", "exchange/downloads.py"),
     *("exchange/card.py", "exchange/signing.py", "exchange/report.py", "exchange/pictures.py", "exchange/page.py"),
     *("exchange/files.py", "exchange/candidates.py"),
+    *("data/images.py", "data/image_limits.py", "data/image_exif.py", "data/image_files.py", "data/image_formats.py"),
+    *("data/image_jpeg.py", "data/image_png.py", "data/image_tiff.py", "data/image_pixels.py"),
     *("cli/adapter_checks.py", "cli/adapter_versions.py", "cli/remotes.py", "cli/exchange.py"),
     *(
         "asking.py",
