@@ -6,7 +6,7 @@ batch has several of an image's rows, ``ImagesTogether`` deals them out next to 
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -64,9 +64,9 @@ class ImagesTogether(Sampler[int]):
 
     def __init__(self, examples: Sequence[Example], together: int, seed: int) -> None:
         """Group examples by image; equal seeds give equal orders."""
-        self._by_image: dict[str, list[int]] = defaultdict(list)
+        self._by_image: dict[Hashable, list[int]] = defaultdict(list)
         for number, example in enumerate(examples):
-            self._by_image[str(example.image_key)].append(number)
+            self._by_image[example.image_key].append(number)
         self._count, self._together, self._seed, self._epoch = len(examples), together, seed, 0
 
     def __len__(self) -> int:
