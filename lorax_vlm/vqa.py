@@ -9,15 +9,9 @@ from PIL import Image
 
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.data.examples import (
-    DataSplits,
-    Example,
-    asked_examples,
-    require_task,
-    scene_question_splits,
-    scene_questions,
-)
+from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.images import ImageSource, load_image
+from lorax_vlm.data.scene_examples import require_task, scene_question_splits, scene_questions
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.cost import benchmark_questions
