@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lorax_vlm.cli.output import console
-from lorax_vlm.errors import UsageError
+from lorax_vlm.errors import PathError, UsageError
 
 app = typer.Typer(help="The drawn scenes of the miniature world.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -29,13 +29,23 @@ def export_scenes(
     from lorax_vlm.data.scenes import iterate_scenes
 
     require_style(style)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
         raise UsageError(f"{folder} is not an empty folder; nothing was written.")
-    folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for scene in iterate_scenes(split, count):
-        name = f"scene-{scene.seed}.png"
-        scene.image.save(folder / name)
-        rows.append(json.dumps({"file_name": name, "caption": scene.caption(style)}))
-    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for scene in iterate_scenes(split, count):
+            name = f"scene-{scene.seed}.png"
+            scene.image.save(folder / name)
+            rows.append(json.dumps({"file_name": name, "caption": scene.caption(style)}))
+        (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PathError.of(error.filename or folder, error) from error
     console.print(f"Wrote {count} scenes with {style} captions to {folder}", highlight=False)
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except OSError as error:
+        raise PathError.of(folder, error) from error

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from lorax_vlm.data.problems import Problem, write_problems
 from lorax_vlm.errors import DataError, UsageError
 
 Kind = Literal["captions", "questions"]
+Choice = Literal["train", "held-out", "all"]
 _SHOWN = 5
 
 
@@ -138,6 +139,13 @@ class DataSplits:
         """All examples by the part they are in; a part may be empty, and the training part a stream."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    def select(self, which: Choice) -> Sequence[Example] | Iterable[Example]:
+        """The examples of some parts: those trained on, those held out (validation and test), or all."""
+        if which == "train":
+            return self.train
+        held_out = [*self.validation, *self.test]
+        return held_out if which == "held-out" else list(chain(self.train, held_out))
+
     @property
     def kind(self) -> Kind:
         """What the examples teach. Of a stream the first row is looked at, where there is no validation part.
@@ -242,7 +250,8 @@ class DataSplits:
         count = "streamed" if self.streamed else self.train_count
         test = f" (and {len(self.test)} test)" if self.test else ""
         skipped = f", {len(self.skipped)} malformed rows left out" if self.skipped else ""
-        same = f", {self.duplicates} of validation or test images left out of training" if self.duplicates else ""
+        theirs = "validation or test" if self.test else "validation"
+        same = f", {self.duplicates} of {theirs} images left out of training" if self.duplicates else ""
         return f"{self.source}: {count} training and {len(self.validation)} validation examples{test}{skipped}{same}"
 
     def describe(self) -> list[str]:

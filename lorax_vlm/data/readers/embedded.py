@@ -3,6 +3,7 @@
 Rows stay on disk; an image is read from its row when it is needed.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from lorax_vlm.data.image_facts import RowImage, Stored
 from lorax_vlm.data.readers.columns import Columns
 from lorax_vlm.data.readers.image_files import ImageFiles
+from lorax_vlm.data.readers.listing import walk
 from lorax_vlm.data.readers.rows import find_image
 from lorax_vlm.errors import DataError, MalformedRow
 from lorax_vlm.foreign import quoted
@@ -29,7 +31,9 @@ def load_splits(shown: str, name: str, *, streaming: bool = False, files: Sequen
     """
     from datasets import load_dataset
 
-    given = {"data_files": {"train": [str(path.absolute()) for path in files]}} if files else {}
+    given: dict[str, Any] = {"cache_dir": _cache_of(files or [Path(name).expanduser()])}
+    if files:
+        given["data_files"] = {"train": [str(path.absolute()) for path in files]}
     try:
         splits = dict(load_dataset(name, streaming=streaming, **given))
         return {split: _undecoded(rows) for split, rows in splits.items()}
@@ -37,6 +41,23 @@ def load_splits(shown: str, name: str, *, streaming: bool = False, files: Sequen
         raise
     except Exception as error:  # the library's own, pyarrow's, those of formats and of the network
         raise DataError(shown, [f"it cannot be loaded: {first_line(error)}"]) from error
+
+
+def _cache_of(paths: Sequence[Path]) -> str | None:
+    """A cache for local files as they are now; None for what is not local.
+
+    The library takes a file for unchanged when its time is, and times are kept by ``rsync -t``, ``cp -p`` and ``tar``.
+    """
+    from datasets import config
+
+    files = [file for path in paths for file in (walk(path) if path.is_dir() else [path]) if file.exists()]
+    if not files:
+        return None
+    states = [
+        (str(file.absolute()), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        for file, state in ((file, file.stat()) for file in files)
+    ]
+    return str(Path(config.HF_DATASETS_CACHE) / f"lorax-{hashlib.sha256(repr(states).encode()).hexdigest()[:16]}")
 
 
 def first_line(error: BaseException) -> str:

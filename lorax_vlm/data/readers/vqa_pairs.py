@@ -34,22 +34,26 @@ def take_pairs(
     if not isinstance(annotations, dict) or not isinstance(annotations.get("annotations"), list):
         raise DataError(str(paths[1]), ["it has no list 'annotations'"], VQA_HINT)
     annotated = _by_question(gathering, annotations["annotations"], f"{paths[1]}: annotations", paths[1].name)
+    numbers = [id_text(row.get("question_id")) if isinstance(row, dict) else None for row in questions["questions"]]
     asked: _ById = defaultdict(list)
-    for index, row in enumerate(questions["questions"]):
+    for number, row in zip(numbers, questions["questions"], strict=True):
+        if number is not None:
+            add_differing(row, asked[number])
+    taken = set()
+    for index, (number, row) in enumerate(zip(numbers, questions["questions"], strict=True)):
         place = f"questions[{index}]"
-        number = id_text(row.get("question_id")) if isinstance(row, dict) else None
         shown = f" (question_id {number})" if number is not None else ""
         spot = Spot(f"{paths[0]}: {place}", f"{paths[0].name}: {place}{shown}")
         try:
+            if number is not None and len(asked[number]) > 1:  # whose answer would it be?
+                raise _twice(number)
             pair, about = _pair(row, number, annotated)
-            first = not asked[pair["question_id"]]
-            if add_differing(row, asked[pair["question_id"]]):
-                raise _twice(pair["question_id"])
         except MalformedRow as wrong:
             gathering.refuse(spot, wrong)
         else:
-            if first:  # and no second time where it says the same
+            if number not in taken:  # and no second time where it says the same
                 gathering.take(spot, pair, partial(_file_of, files=files, about=about))
+            taken.add(number)
 
 
 def _by_question(gathering: Gathering, rows: list[Any], place: str, name: str) -> _ById:
