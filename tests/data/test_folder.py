@@ -238,7 +238,7 @@ def test_what_a_row_says(tmp_path: Path, columns: dict[str, object], expected: s
     write_rows(tmp_path, [{"file_name": name, **columns} for name in names])
     splits = read_data(tmp_path)
     assert set(targets(all_examples(splits))) == {expected}
-    assert splits.kind == ("questions" if "question" in columns and columns["question"] else "captions")
+    assert splits.kind == ("questions" if columns.get("question") else "captions")
 
 
 @pytest.mark.parametrize("column", ["image", "image_path", "img_name", "filename"])

@@ -294,8 +294,8 @@ def test_a_downloaded_set_reads_files_of_its_own_snapshot_only(tmp_path: Path, m
     """Files of the hub's cache are links to blobs beside them; those of another set are none of its business."""
     from huggingface_hub import constants
 
-    from lorax_vlm.data.readers.embedded import embedded_image
     from lorax_vlm.data.readers.columns import Columns
+    from lorax_vlm.data.readers.embedded import embedded_image
     from lorax_vlm.data.readers.hub import _files
     from lorax_vlm.errors import MalformedRow
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lorax_vlm.data.sources import read_data
 from lorax_vlm.data.splitting import (
     group_digest,
     held_out_images,
@@ -19,7 +20,6 @@ from lorax_vlm.data.splitting import (
     part_in_file_name,
     require_share,
 )
-from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import DataError, UsageError
 from tests.data_for_tests import all_examples, captioned, numbered, png, write_json, write_pictures, write_rows
 
