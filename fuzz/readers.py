@@ -20,7 +20,8 @@ from PIL import Image
 
 from fuzz.harness import Fuzzer, main
 from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.data.image_facts import RowImage, content_digest
+from lorax_vlm.data.image_facts import RowImage
+from lorax_vlm.data.images import content_digest
 from lorax_vlm.data.readers.values import written_out
 from lorax_vlm.data.sources import read_parts
 from lorax_vlm.data.unlabelled import read_unlabelled

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from lorax_vlm.answers import most_frequent_answer
-from lorax_vlm.data.image_facts import content_digest
+from lorax_vlm.data.image_facts import example_digest
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.problems import Problem, write_problems
 from lorax_vlm.errors import DataError, UsageError
@@ -63,7 +63,7 @@ class Example:
 
     @cached_property
     def _found_digest(self) -> str:
-        return content_digest(self.image)
+        return example_digest(self.image)
 
     @property
     def image_key(self) -> str:

@@ -8,7 +8,6 @@ nothing twice. Pictures are let go as soon as they have been looked at.
 import functools
 import hashlib
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -17,10 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from lorax_vlm.data.images import DEFAULT_LIMITS, ImageSource, describe_source, load_image
+from lorax_vlm.data.images import ImageSource, content_digest, decode_image, read_image_bytes
 from lorax_vlm.errors import ImageError
 
 Progress = Callable[[int, int], None]
@@ -68,7 +66,7 @@ class RowImage:
         Raises:
             ImageError: It cannot be read.
         """
-        return _decode(self.read(), f"row {self._index}")
+        return decode_image(self.read(), f"row {self._index}")
 
     def __eq__(self, other: object) -> bool:
         """Whether the content is the same, where it is known."""
@@ -120,14 +118,13 @@ def _examine(image: Stored, room: "_Room") -> ImageFacts:
         return ImageFacts(known, _readable[known])
     with room.taken():
         try:
-            data = _read_bytes(image) if isinstance(image, Path) else _bytes_of(image)
+            data = read_image_bytes(image) if isinstance(image, Path) else _bytes_of(image)
         except ImageError as error:
             return ImageFacts("", error.reason)
         digest = hashlib.sha256(data).hexdigest()
         if digest not in _readable:
             _remember(_readable, digest, _decoding_problem(data, room))
-    if state is not None and time.time_ns() - max(state[-2:]) > _SETTLED_NS:
-        _remember(_digests, state, digest)
+    _remember_file(state, digest)
     return ImageFacts(digest, _readable[digest])
 
 
@@ -137,7 +134,7 @@ def _bytes_of(image: bytes | RowImage) -> bytes:
 
 def _decoding_problem(data: bytes, room: "_Room") -> str | None:
     try:
-        picture = _decode(data, "the image")
+        picture = decode_image(data, "the image")
     except ImageError as error:
         return error.reason
     room.saw(picture.width * picture.height)
@@ -184,6 +181,11 @@ def _remember(known: dict[Any, Any], key: Hashable, value: Any) -> None:
     known[key] = value
 
 
+def _remember_file(state: tuple[int, ...] | None, digest: str) -> None:
+    if state is not None and time.time_ns() - max(state[-2:]) > _SETTLED_NS:
+        _remember(_digests, state, digest)
+
+
 def _state(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
@@ -192,31 +194,8 @@ def _state(path: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _decode(data: bytes, name: str) -> Image.Image:
-    del name
-    return load_image(data)
-
-
-def _read_bytes(path: Path) -> bytes:
-    name, limit = describe_source(path), DEFAULT_LIMITS.max_bytes
-    try:
-        # Without O_NONBLOCK opening a pipe waits for whoever writes to it.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ImageError(name, "it is no regular file.")
-            data = file.read(limit + 1)
-    except ImageError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ImageError(name, f"the file cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    if len(data) > limit:
-        raise ImageError(name, f"the file has more than {limit:,} bytes.")
-    return data
-
-
-def content_digest(source: ImageSource | Callable[[], Image.Image]) -> str:
-    """SHA-256 of what an image is made of: of the file's bytes; of pixels where there are no bytes.
+def example_digest(source: ImageSource | Callable[[], Image.Image]) -> str:
+    """SHA-256 of what an example's image is made of; see ``images.content_digest``. What is known is not read again.
 
     A drawing is known by its function and arguments when those say all, else by its pixels.
 
@@ -224,23 +203,18 @@ def content_digest(source: ImageSource | Callable[[], Image.Image]) -> str:
         ImageError: It cannot be read.
     """
     if isinstance(source, RowImage):
-        return source.digest or hashlib.sha256(source.read()).hexdigest()
-    if isinstance(source, bytes | bytearray | memoryview):
-        return hashlib.sha256(source).hexdigest()
-    if isinstance(source, Path) or (isinstance(source, str) and "://" not in source):
-        return _file_digest(Path(source).expanduser())
-    if callable(source):
-        return _drawing_digest(source)
-    return _pixel_digest(source if isinstance(source, Image.Image) else load_image(source))
+        return source.digest or content_digest(source.read())
+    if isinstance(source, Path):
+        return _file_digest(source)
+    return _drawing_digest(source) if callable(source) else content_digest(source)
 
 
 def _file_digest(path: Path) -> str:
     state = _state(path)
     if state is not None and state in _digests:
         return _digests[state]
-    digest = hashlib.sha256(_read_bytes(path)).hexdigest()
-    if state is not None and time.time_ns() - max(state[-2:]) > _SETTLED_NS:
-        _remember(_digests, state, digest)
+    digest = content_digest(path)
+    _remember_file(state, digest)
     return digest
 
 
@@ -250,7 +224,7 @@ def _drawing_digest(draw: Callable[[], Image.Image]) -> str:
         name = f"{getattr(function, '__module__', '<>')}.{getattr(function, '__qualname__', '<>')}"
         if "<" not in name and _says_all(given):
             return hashlib.sha256(f"drawn by {name} {given!r}".encode()).hexdigest()
-    return _pixel_digest(draw())
+    return content_digest(draw())
 
 
 def _says_all(value: Any) -> bool:
@@ -258,10 +232,3 @@ def _says_all(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_says_all(part) for part in value)
     return value is None or type(value) in (str, int, float, bool)
-
-
-def _pixel_digest(image: Image.Image) -> str:
-    pixels = np.asarray(image)
-    header = f"pixels {image.mode} {image.size} {pixels.dtype} {image.info.get('transparency')!r}"
-    palette = image.getpalette() if image.mode in ("P", "PA") else None
-    return hashlib.sha256(f"{header} {palette}".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()

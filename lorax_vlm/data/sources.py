@@ -80,13 +80,12 @@ def read_parts(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSpl
     shared = cast(ReadKeywords, options)
     if str(source).startswith(HUB_PREFIX):
         return read_hub_dataset(str(source).removeprefix(HUB_PREFIX), streaming=streaming, **shared)
-    path = _require_path(source)
     try:
-        return _read_path(path, read_options(**shared), shared, images, annotations)
+        return _read_path(_require_path(source), read_options(**shared), shared, images, annotations)
     except PathError:
         raise
     except OSError as error:
-        raise PathError.of(error.filename or path, error) from error
+        raise PathError.of(error.filename or source, error) from error
 
 
 def _folder(path: str | Path | None) -> Path | None:

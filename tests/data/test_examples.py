@@ -27,7 +27,7 @@ def draw(number: int, *, twice: bool = False) -> Image.Image:
     return picture(number * (2 if twice else 1))
 
 
-# --- who an image is ------------------------------------------------------------------------------------------------------
+# --- who an image is --------------------------------------------------------------------------------------------------
 
 
 def test_equal_images_have_one_identity_and_others_another(tmp_path: Path) -> None:
@@ -70,7 +70,13 @@ def test_functions_that_do_not_say_what_they_draw_are_known_by_the_drawing() -> 
         def __call__(self) -> Image.Image:
             return picture(self.number)
 
-    drawings = [lambda: picture(1), lambda: picture(2), Painter(1), partial(lambda n: picture(n), 2), partial(draw, 1)]
+    drawings = [
+        lambda: picture(1),
+        lambda: picture(2),
+        Painter(1),
+        partial(lambda n: picture(n + 1), 1),
+        partial(draw, 1),
+    ]
     keys = [example(drawing).image_key for drawing in drawings]
     assert keys[0] == keys[2]
     assert keys[1] == keys[3]
@@ -108,7 +114,7 @@ def test_questions_given_side_by_side_open_no_image() -> None:
         asked_examples(["a.png"], ["a?", "b?"])
 
 
-# --- what the data teach --------------------------------------------------------------------------------------------------
+# --- what the data teach ----------------------------------------------------------------------------------------------
 
 CAPTIONS = [Example(png(n), f"caption {n}", f"row {n}") for n in range(4)]
 QUESTIONS = [answered(png(n), f"question {n}?", ["yes"], f"row {n}") for n in range(4)]
@@ -156,7 +162,7 @@ def test_prompts_reach_every_part() -> None:
     assert [e.prompt for part in prompted.parts().values() for e in part] == [f"Q: question {n}? A:" for n in range(4)]
 
 
-# --- parts ---------------------------------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def test_parts_and_what_can_be_chosen_of_them() -> None:
@@ -188,7 +194,7 @@ def test_a_stream_is_not_asked_for_its_length() -> None:
     )
 
 
-# --- what is remembered --------------------------------------------------------------------------------------------------
+# --- what is remembered -----------------------------------------------------------------------------------------------
 
 
 def test_an_identity_is_of_content_and_not_of_names(tmp_path: Path) -> None:

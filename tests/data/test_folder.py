@@ -135,7 +135,7 @@ def test_what_the_run_could_not_read_is_found_before(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:3000])
     for suffix in ("jp2", "tga", "ico", "pcx", "eps", "dds"):
         Image.new("RGB", (16, 16)).save(tmp_path / f"other.{suffix}")
-    Image.new("1", (14_200, 14_200)).save(tmp_path / "202 megapixels.png")
+    Image.new("1", (14_600, 14_600)).save(tmp_path / "213 megapixels.png")
     (tmp_path / "photo.jpg").write_text("<html>not found</html>")
     (tmp_path / "pointer.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     (tmp_path / "empty.png").write_bytes(b"")
@@ -211,7 +211,7 @@ def test_images_of_the_validation_examples_leave_training(tmp_path: Path) -> Non
     assert "1 of validation images left out of training" in splits.summary()
 
 
-# --- columns -------------------------------------------------------------------------------------------------------------
+# --- columns ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_a_row_with_both_texts_is_no_guess(tmp_path: Path) -> None:
     names = numbered(4)
     write_pictures(tmp_path, names)
     write_rows(tmp_path, [{"file_name": n, "caption": "c", "question": "q?", "answer": "a"} for n in names])
-    with pytest.raises(DataError, match="4 rows have both a caption and a question.*\n.*--columns question=question"):
+    with pytest.raises(DataError, match=r"4 rows have both a caption and a question.*\n.*--columns question=question"):
         read_data(tmp_path)
     assert read_data(tmp_path, columns={"caption": "caption"}).kind == "captions"
     assert read_data(tmp_path, columns={"question": "question", "answer": "answer"}).kind == "questions"
@@ -284,7 +284,7 @@ def test_mixed_rows_name_the_way_out(tmp_path: Path) -> None:
     assert (only.kind, len(only.skipped)) == ("captions", 4)
 
 
-# --- parts ---------------------------------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def test_one_table_above_the_parts(tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_tables_that_cannot_be_chosen_between(tmp_path: Path, tables: tuple[str,
     assert reason in str(caught.value)
 
 
-# --- no path of this machine --------------------------------------------------------------------------------------------
+# --- no path of this machine ------------------------------------------------------------------------------------------
 
 
 def test_records_name_the_folder_and_not_the_way_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

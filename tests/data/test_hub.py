@@ -26,6 +26,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.01)  # 5 s after each reading of a stream
 
 
 def write_set(folder: Path, count: int = 12, bad: int | None = None) -> str:
@@ -41,7 +42,7 @@ def write_set(folder: Path, count: int = 12, bad: int | None = None) -> str:
 
 
 def write_parquet(folder: Path, splits: dict[str, list[int]], **columns: Any) -> str:
-    """A set with pictures of these numbers in the rows; columns are functions of the number. Captions are the numbers."""
+    """A set with pictures of these numbers; columns are functions of the number. Captions are the numbers."""
     from datasets import Dataset, Features
     from datasets import Image as ImageFeature
 
@@ -55,7 +56,7 @@ def write_parquet(folder: Path, splits: dict[str, list[int]], **columns: Any) ->
     return str(folder)
 
 
-# --- whole ---------------------------------------------------------------------------------------------------------------
+# --- whole ------------------------------------------------------------------------------------------------------------
 
 
 def test_columns_by_name(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_missing_columns_and_sets(tmp_path: Path) -> None:
         read_hub_dataset(source, columns={"picture": "image"})
 
 
-# --- what is held out ----------------------------------------------------------------------------------------------------
+# --- what is held out -------------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -142,7 +143,7 @@ def test_splits_of_its_own_are_used(tmp_path: Path, streaming: bool) -> None:
 @pytest.mark.parametrize("count", [2, 3, 8, 60, 150])
 def test_streamed_or_not_the_same_images_are_held_out(tmp_path: Path, count: int) -> None:
     numbers = [n // 2 for n in range(2 * count)]  # two rows of each image
-    path = write_parquet(tmp_path / "set", {"train": numbers}, caption=lambda n: str(n))
+    path = write_parquet(tmp_path / "set", {"train": numbers}, caption=str)
     write_pictures(tmp_path / "folder", numbered(count))
     write_rows(tmp_path / "folder", [{"file_name": f"{n}.png", "caption": str(n)} for n in range(count)])
     whole, stream, folder = (
@@ -185,7 +186,7 @@ def test_images_of_the_validation_split_leave_a_stream(tmp_path: Path) -> None:
 @BOTH
 def test_a_single_split_with_a_column_of_parts(tmp_path: Path, streaming: bool) -> None:
     said = ["train", "val", "test", "restval", "train", "train"]
-    path = write_parquet(tmp_path / "set", {"test": list(range(6))}, caption=lambda n: str(n), split=lambda n: said[n])
+    path = write_parquet(tmp_path / "set", {"test": list(range(6))}, caption=str, split=lambda n: said[n])
     splits = read_data(f"hub:{path}", streaming=streaming)
     assert [sorted(targets(part)) for part in splits.parts().values()] == [["0", "3", "4", "5"], ["1"], ["2"]]
 
@@ -208,7 +209,7 @@ def test_groups(tmp_path: Path) -> None:
         read_data(f"hub:{path}", group_by="clip", streaming=True)
 
 
-# --- streams -------------------------------------------------------------------------------------------------------------
+# --- streams ----------------------------------------------------------------------------------------------------------
 
 
 def test_streaming_reads_again_from_the_start(tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_a_bad_row_of_a_stream_stops_when_it_is_met(tmp_path: Path) -> None:
     path = write_parquet(
         tmp_path / "set",
         {"train": [n % 40 for n in range(120)]},
-        caption=lambda n: str(n),
+        caption=str,
     )
     import pyarrow.parquet
 
@@ -238,7 +239,7 @@ def test_a_bad_row_of_a_stream_stops_when_it_is_met(tmp_path: Path) -> None:
     rebuilt = pyarrow.Table.from_pylist(table)
     pyarrow.parquet.write_table(rebuilt, f"{path}/train.parquet")
     stream = read_hub_dataset(path, streaming=True, validation_count=2)
-    with pytest.raises(DataError, match="as streamed\\]: the (image is not a readable image|caption is empty)"):
+    with pytest.raises(DataError, match=r"as streamed\]: the (image is not a readable image|caption is empty)"):
         list(stream.train)
     left_out = read_hub_dataset(path, streaming=True, validation_count=2, skip_bad_rows=True)
     for _ in range(2):
@@ -263,7 +264,7 @@ def test_questions_among_captions_of_a_stream(tmp_path: Path) -> None:
         read_data(f"hub:{path}")
 
 
-# --- where images may come from ------------------------------------------------------------------------------------------
+# --- where images may come from ---------------------------------------------------------------------------------------
 
 
 @BOTH

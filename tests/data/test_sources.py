@@ -26,7 +26,7 @@ def test_the_file_is_as_good_as_its_folder(photos: Path) -> None:
 def test_a_table_with_images_elsewhere(photos: Path, tmp_path: Path) -> None:
     table = tmp_path / "rows.jsonl"
     (photos / "metadata.jsonl").rename(table)
-    with pytest.raises(DataError, match="does not exist[\\s\\S]*--images"):
+    with pytest.raises(DataError, match=r"does not exist[\s\S]*--images"):
         read_data(table)
     assert sorted(image_names(all_examples(read_data(table, images=photos)))) == numbered(6)
     with pytest.raises(DataError, match="no such image folder"):

@@ -31,7 +31,7 @@ def digests(count: int, seed: object = 0) -> list[str]:
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("count", [20, 100, 2000])
 def test_the_share_is_that_of_a_fair_draw(share: float, count: int) -> None:
-    """Over 40 sets the number held out lies within five standard deviations of what is asked, and spreads as it should."""
+    """Over 40 sets the number held out lies within five standard deviations of what is asked, and spreads."""
     found = [len(held_out_images(digests(count, seed), share)) for seed in range(40)]
     deviation = math.sqrt(count * share * (1 - share))
     assert all(
@@ -134,7 +134,7 @@ def test_names_of_files_for_parts(name: str, part: str | None) -> None:
     assert part_in_file_name(name) == part
 
 
-# --- the same images, however they are read -----------------------------------------------------------------------------
+# --- the same images, however they are read ---------------------------------------------------------------------------
 
 COUNT = 60
 
@@ -183,7 +183,7 @@ def test_the_same_images_are_held_out_however_they_are_read(tmp_path: Path, monk
     found["relative"] = held_out_numbers(read_data("plain/"))
     first = found.pop("folder")
     assert 1 <= len(first) <= 15
-    assert {name: numbers ^ first for name, numbers in found.items()} == dict.fromkeys(found, set())
+    assert {name: numbers ^ first for name, numbers in found.items()} == {name: set() for name in found}
 
 
 def test_vqav2_holds_out_the_same(tmp_path: Path) -> None:
@@ -233,7 +233,9 @@ def test_group_by_a_column(tmp_path: Path, table: str) -> None:
         source = write_json(tmp_path / "list.json", rows)
     splits = read_data(source, group_by="patient", held_out=0.3)
     sides = [{int(example.target.split(".")[0]) // 3 for example in part} for part in (splits.train, splits.validation)]
-    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
     assert sides[1] == {n for n in range(20) if is_held_out(group_digest(str(n)), 0.3)}
     with pytest.raises(DataError, match="no column 'clip' \\(columns: file_name, caption, patient\\)"):
         read_data(source, group_by="clip")

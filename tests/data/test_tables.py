@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-# --- JSON lines ----------------------------------------------------------------------------------------------------------
+# --- JSON lines -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -81,7 +81,7 @@ def test_bytes_of_another_encoding_are_named_with_line_and_place(folder: Path) -
         read_data(folder)
 
 
-# --- CSV -----------------------------------------------------------------------------------------------------------------
+# --- CSV --------------------------------------------------------------------------------------------------------------
 
 
 def write_csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -140,11 +140,11 @@ def test_what_is_no_csv(folder: Path, text: str, reason: str) -> None:
 
 
 def test_csv_of_another_encoding(folder: Path) -> None:
-    with pytest.raises(DataError, match="it is not UTF-8 text: .*\\nSave it as UTF-8"):
+    with pytest.raises(DataError, match=r"it is not UTF-8 text: .*\nSave it as UTF-8"):
         read_data(write_csv(folder, "file_name,text\n0.png,caf\u00e9\n", "latin-1"))
 
 
-# --- texts beside images -------------------------------------------------------------------------------------------------
+# --- texts beside images ----------------------------------------------------------------------------------------------
 
 
 def test_texts_beside_images(folder: Path) -> None:
@@ -204,7 +204,7 @@ def test_images_without_any_text(folder: Path) -> None:
         read_data(folder)
 
 
-# --- parquet -------------------------------------------------------------------------------------------------------------
+# --- parquet ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
