@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check docs fuzz clean
+.PHONY: help demo test lint check docs fuzz road clean
 
 # How long each fuzzer runs.
 SECONDS ?= 60
@@ -25,6 +25,12 @@ lint: .venv/ready-dev ## Check style and types
 fuzz: .venv/ready-dev ## Give every reader damaged and hostile input, SECONDS=60 each
 	@failed=0; for name in $(patsubst fuzz/%.py,%,$(filter-out fuzz/__init__.py fuzz/harness.py,$(wildcard fuzz/*.py))); do \
 		$(BIN)/python -m fuzz.$$name --seconds $(SECONDS) || failed=1; done; exit $$failed
+
+road: ## Run the first script as its readers do: a new environment, the requirement file, nothing else
+	rm -rf build/road
+	$(PYTHON) -m venv build/road
+	build/road/bin/python -m pip install --quiet --requirement requirements_blip2.txt
+	LORAX_VLM_HOME=build/road/home build/road/bin/python blip2_captioning.py --out build/road/comparison.png
 
 check: lint test ## Everything CI checks
 

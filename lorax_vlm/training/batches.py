@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
 
 from lorax_vlm.data.examples import Example
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.image_tokens import batch_with_features
+from lorax_vlm.training.distinct_images import ImagesTogether, distinct_batch
 from lorax_vlm.training.feature_cache import FeatureCache, image_key
 
 Encode = Callable[[Tensor, Sequence[str]], Tensor]
@@ -48,6 +49,15 @@ class ExampleStream(IterableDataset[Example]):
         return iter(self._examples)
 
 
+def make_sampler(dataset: Dataset[Example], rows_per_image: int, seed: int) -> Sampler[int] | None:
+    """The order of a data set's examples: by chance, perhaps with an image's together. None for a stream."""
+    if not isinstance(dataset, ExampleDataset):
+        return None
+    if rows_per_image > 1:
+        return ImagesTogether(dataset.examples, rows_per_image, seed)
+    return RandomSampler(dataset)
+
+
 class FamilyCollator:
     """Examples to the tensors of one training step. Images are opened once, as far as memory allows."""
 
@@ -57,6 +67,7 @@ class FamilyCollator:
         encode: Encode | None = None,
         memory_bytes: int = 512 * 1024**2,
         cache: FeatureCache | None = None,
+        distinct: bool = False,
     ) -> None:
         """Start with nothing in memory.
 
@@ -65,8 +76,10 @@ class FamilyCollator:
             encode: The frozen image path, to keep features instead of pixels; None when an adapter changes it.
             memory_bytes: Most memory for what is kept of images.
             cache: Where features are kept on disk.
+            distinct: Without ``encode``, give every distinct image of a batch once; see ``distinct_images.py``.
         """
         self._family, self._encode, self._cache = family, encode, cache
+        self._distinct = distinct and encode is None and family.takes_features
         self._kept: dict[Hashable, Tensor] = {}
         self._room_bytes = memory_bytes
 
@@ -84,6 +97,9 @@ class FamilyCollator:
             "answers": [example.answers for example in examples],
             "names": [example.name for example in examples],
         }
+        if self._distinct:
+            batch = self._family.training_batch(torch.empty(len(rows), 0), **texts)
+            return distinct_batch(batch, rows, [self._look_of(example) for example in examples])
         if self._encode is None:
             return dict(self._family.training_batch(self._family.stack_pixels(rows), **texts))
         batch = self._family.training_batch(torch.empty(len(rows), 0), **texts)
@@ -125,5 +141,9 @@ class FamilyCollator:
         return [known[key].to(device) for key in keys]
 
     def _key(self, example: Example) -> Hashable:
-        image = example.image_key
-        return (image, example.prompt) if self._encode and self._family.image_path_reads_prompt else image
+        """What is kept: features, or pixels, which no prompt changes."""
+        return self._look_of(example) if self._encode else example.image_key
+
+    def _look_of(self, example: Example) -> Hashable:
+        """What makes an image look different: itself, and for some families the prompt."""
+        return (example.image_key, example.prompt) if self._family.image_path_reads_prompt else example.image_key

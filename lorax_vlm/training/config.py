@@ -29,13 +29,16 @@ class TrainConfig:
     """Stop after this many measurements without a better validation loss. None: never."""
     seed: int = 0
     """Order of the examples and initial adapter weights."""
+    rows_per_image: int = 1
+    """Up to so many rows of an image follow each other. More are faster where the image path is trained, because an
+    image is encoded once for all rows of a batch, and make batches less varied."""
     mixed_precision: bool = False
     """Compute in bfloat16 where that is safe, on a base of float32. A base of bfloat16 needs it not."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of layers for the backward pass and compute the rest again: less memory, more time."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every"):
+        for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every", "rows_per_image"):
             require_whole(name, getattr(self, name), 1)
         require_whole("seed", self.seed, 0)
         if self.patience is not None:

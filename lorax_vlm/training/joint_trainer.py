@@ -16,14 +16,14 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.models.families.base import IGNORED_LABEL, Family
 from lorax_vlm.models.families.packing import pack_rows
-from lorax_vlm.training.batches import ExampleDataset, make_dataset
+from lorax_vlm.training.batches import make_dataset, make_sampler
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint_layers import CurrentBlocks, RowBlocks
 from lorax_vlm.training.trainer import AdapterTrainer, put_weights
@@ -386,7 +386,7 @@ def _own_steps(student: Student) -> Iterator[list[list[Example]]]:
     however many processes there are.
     """
     config, dataset = student.plan.config, make_dataset(student.plan.data.train)
-    sampler = RandomSampler(dataset) if isinstance(dataset, ExampleDataset) else None
+    sampler = make_sampler(dataset, config.rows_per_image, config.seed)
     plain = DataLoader(dataset, config.batch_size, sampler=sampler, collate_fn=list)
     loader: Any = prepare_data_loader(
         plain, num_processes=1, process_index=0, use_seedable_sampler=True, data_seed=config.seed

@@ -50,6 +50,13 @@ class TrainingResult:
     trainable_parameters: int
     history: Sequence[Mapping[str, Any]]
 
+    @property
+    def last_training_loss(self) -> float | None:
+        """Mean training loss per target over the last fifth of the run; None where nothing was logged."""
+        losses = [row["loss"] for row in self.history if "loss" in row]
+        last = losses[-max(1, len(losses) // 5) :]
+        return sum(last) / len(last) if last else None
+
     def record(self) -> dict[str, Any]:
         """The figures that belong into the adapter's manifest."""
         return {
@@ -57,6 +64,7 @@ class TrainingResult:
             "best_step": self.best_step,
             "first_validation_loss": self.first_validation_loss,
             "best_validation_loss": self.best_validation_loss,
+            "last_training_loss": self.last_training_loss,
             "time_s": round(self.time_s, 1),
             "trainable_parameters": self.trainable_parameters,
         }

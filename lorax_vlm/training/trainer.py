@@ -46,9 +46,10 @@ from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.settings import process_count
-from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset
+from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset, make_sampler
 from lorax_vlm.training.checkpointing import checkpoint_layers
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.distinct_images import encode_distinct
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
 from lorax_vlm.training.runs import (
@@ -67,9 +68,9 @@ logger = logging.getLogger(__name__)
 class AdapterTrainer(Trainer):
     """``Trainer`` with our loss, the frozen base kept frozen in behaviour too, and a watch on the loss."""
 
-    def __init__(self, family: Family, **options: Any) -> None:
-        """As ``Trainer``, with the family whose loss it is."""
-        self.family = family
+    def __init__(self, family: Family, rows_per_image: int = 1, **options: Any) -> None:
+        """As ``Trainer``, with the family whose loss it is, and how many rows of an image follow each other."""
+        self.family, self._rows_per_image = family, rows_per_image
         super().__init__(compute_loss_func=self.model_loss, **options)
         # The count of target tokens is for our loss function, not for the model's forward.
         self.model_accepts_loss_kwargs = False
@@ -96,6 +97,11 @@ class AdapterTrainer(Trainer):
             plain = self.accelerator.unwrap_model(model)
             raise NonFiniteLoss(self.state.global_step, find_nonfinite_module(plain, probe), dtype)
         return result
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """See ``make_sampler``."""
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        return make_sampler(dataset, self._rows_per_image, self.args.seed)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not estimated: ``Trainer`` counts pixels, which are not there when images are already encoded."""
@@ -272,16 +278,20 @@ def _train(
     with preserved_random_state():
         peft_model = peft_copy(base, recipe, config.seed, labels)
         checkpoint_layers(peft_model, config.gradient_checkpointing)
+        distinct = encode is None and base.family.takes_features
+        if distinct:
+            encode_distinct(peft_model.get_base_model())
         if start:
             start_from(peft_model, start)
         beginning = trained_weights(peft_model)
         trainer = AdapterTrainer(
             family=family,
+            rows_per_image=config.rows_per_image,
             model=peft_model,
             args=make_arguments(base, config, run.folder),
             train_dataset=make_dataset(data.train),
             eval_dataset=ExampleDataset(data.validation),
-            data_collator=FamilyCollator(family, encode, cache=cache),
+            data_collator=FamilyCollator(family, encode, cache=cache, distinct=distinct),
             callbacks=callbacks,
         )
         if bar is not None:

@@ -121,3 +121,31 @@ def encoded(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+SEEING = Recipe("sees", rank=4, groups=("lm-qv", "vision", "qformer"))
+
+
+@pytest.mark.parametrize("name", ["blip2-opt-mini", "blip2-flan-mini", "instructblip-mini"])
+def test_an_image_that_several_rows_look_at_is_encoded_once(
+    name: str, load_shared: Callable[[str], LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients, and so the run, are those of encoding it for every row."""
+    base = load_shared(name)
+    splits = splits_for(base)
+    counts: list[int] = []
+    original = type(base.model).get_image_features
+
+    def spy(self: Any, pixels: torch.Tensor, **inputs: Any) -> Any:
+        counts.append(len(pixels))
+        return original(self, pixels, **inputs)
+
+    monkeypatch.setattr(type(base.model), "get_image_features", spy)
+    once = train_adapter(base, SEEING, splits, FEW, tmp_path / "once", progress=False)
+    distinct, counts[:] = sum(counts), []
+    monkeypatch.setattr(base.family, "takes_features", False)
+    each = train_adapter(base, SEEING, splits, FEW, tmp_path / "each", progress=False)
+    monkeypatch.undo()
+    assert losses(once) == pytest.approx(losses(each), rel=1e-4)
+    assert losses(once)[-1] != losses(once)[0]
+    assert distinct < sum(counts) or base.family.image_path_reads_prompt

@@ -44,7 +44,7 @@ def make_plans(base: LoadedModel) -> list[AdapterPlan]:
             second.with_prompt(prompt),
             dataclasses.replace(
                 QUICK, max_steps=3, batch_size=2, gradient_accumulation=2, learning_rate=3e-3, seed=5,
-                max_grad_norm=0.05, weight_decay=0.1,
+                max_grad_norm=0.05, weight_decay=0.1, rows_per_image=2,
             ),
         ),
     ]  # fmt: skip

@@ -68,5 +68,5 @@ def test_the_command_under_two_processes_prints_and_stores_once(tmp_path: Path) 
         2, "lorax_vlm.cli.main", "train", "one", "--style", "concise", "--steps", 2, "--eval-every", 2,
         "--batch-size", 3, "--store", tmp_path / "store", LORAX_VLM_HOME=str(tmp_path),
     )  # fmt: skip
-    assert printed.count("stored ") == 1
+    assert printed.count("one, version 1") == 1
     assert AdapterStore(tmp_path / "store").names() == ["one"]

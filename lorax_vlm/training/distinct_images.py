@@ -1,0 +1,86 @@
+"""An image that several rows of a batch ask about is encoded once, also where the image path itself is trained.
+
+Gradients are those of encoding it for every row, added up. Data with many questions per image gain most; so that a
+batch has several of an image's rows, ``ImagesTogether`` deals them out next to each other.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from lorax_vlm.data.examples import Example
+from lorax_vlm.models.families.image_tokens import batch_with_features
+
+ROWS, FIRST = "image_rows", "image_first"
+
+
+def encode_distinct(model: Any) -> None:
+    """Let a copy that is trained take the batches of ``distinct_batch``, beside usual ones."""
+    model.forward = partial(_forward, model, model.forward)
+
+
+def _forward(
+    model: Any, forward: Callable[..., Any], *, image_rows: Tensor | None = None, image_first: Tensor | None = None,
+    pixel_values: Tensor | None = None, **inputs: Any,
+) -> Any:  # fmt: skip
+    if image_rows is None or image_first is None:
+        return forward(pixel_values=pixel_values, **inputs)
+    instructions = {key: value[image_first] for key, value in inputs.items() if key.startswith("qformer_")}
+    features = model.get_image_features(pixel_values, **instructions, return_dict=True).pooler_output
+    return forward(**batch_with_features(inputs, features[image_rows]))
+
+
+def distinct_batch(batch: dict[str, Any], pixels: Sequence[Tensor], looks: Sequence[object]) -> dict[str, Any]:
+    """A training batch with every distinct image once.
+
+    Args:
+        batch: Of ``Family.training_batch``, whatever its pixels.
+        pixels: Of each row, ``(C, H, W)``.
+        looks: Equal for rows that see one image alike.
+
+    Returns:
+        The batch with ``pixel_values`` ``(U, C, H, W)``, each row's place among them as ``image_rows`` ``(B,)``, and
+        each image's first row as ``image_first`` ``(U,)``. What has ``B`` rows comes first: the Trainer counts by it.
+    """
+    first = {look: row for row, look in reversed(list(enumerate(looks)))}
+    order = {look: place for place, look in enumerate(first)}
+    rest = {key: value for key, value in batch.items() if key != "pixel_values"}
+    return {
+        **rest,
+        ROWS: torch.tensor([order[look] for look in looks]),
+        FIRST: torch.tensor(list(first.values())),
+        "pixel_values": torch.stack([pixels[row] for row in first.values()]),
+    }
+
+
+class ImagesTogether(Sampler[int]):
+    """Every example once an epoch in random order, up to ``together`` of an image's examples next to each other."""
+
+    def __init__(self, examples: Sequence[Example], together: int, seed: int) -> None:
+        """Group examples by image; equal seeds give equal orders."""
+        self._by_image: dict[Hashable, list[int]] = defaultdict(list)
+        for number, example in enumerate(examples):
+            self._by_image[example.image_key].append(number)
+        self._count, self._together, self._seed, self._epoch = len(examples), together, seed, 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self._seed} {self._epoch}")
+        groups = []
+        for numbers in self._by_image.values():
+            mixed = rng.sample(numbers, len(numbers))
+            groups += [mixed[start : start + self._together] for start in range(0, len(mixed), self._together)]
+        rng.shuffle(groups)
+        return (number for group in groups for number in group)
