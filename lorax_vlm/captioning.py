@@ -234,7 +234,7 @@ class BLIP2CaptioningSystem:
         """The examples that ``train_adapter`` would train on, with the base's caption prompt.
 
         Raises:
-            DataError: The folder has malformed rows.
+            DataError: The data have malformed rows, or are questions.
             UsageError: There is no ``data`` and this base has no scenes, or the style is unknown.
         """
         if isinstance(data, DataSplits):
@@ -246,7 +246,7 @@ class BLIP2CaptioningSystem:
             splits = scene_caption_splits(style)
         else:
             raise UsageError(f"{self.entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
-        return splits.with_prompt(self.entry.caption_prompt)
+        return splits.require_kind("captions").with_prompt(self.entry.caption_prompt)
 
     def training_curve(self, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""

@@ -268,7 +268,7 @@ class VQASystem:
             data: Splits, or what ``read_data`` recognises. None: the scenes of the miniature world.
 
         Raises:
-            DataError: The data have malformed rows.
+            DataError: The data have malformed rows, or are captions.
             UsageError: There is no ``data`` and this base has no scenes, or the task is unknown.
         """
         entry = self.entry(model)
@@ -280,7 +280,7 @@ class VQASystem:
             splits = scene_question_splits(task)
         else:
             raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
-        return splits.with_prompt(entry.question_template)
+        return splits.require_kind("questions").with_prompt(entry.question_template)
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``AdapterWorkshop.side_effects``."""

@@ -8,6 +8,7 @@ import typer
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models import placement
+from lorax_vlm.settings import left_out_dir
 
 if TYPE_CHECKING:
     from lorax_vlm.data.examples import DataSplits
@@ -97,7 +98,8 @@ def read_asked_data(
         group_by: See there.
         purpose: To train there must be something to train on and something to validate on; to evaluate one row is
             enough, in whichever part it is.
-        left_out: File to list the rows in that are left out.
+        left_out: File to list the rows in that are left out. None: to evaluate one in ``settings.left_out_dir``; a run
+            lists them in its own folder, with those that do not fit its base.
         progress: Is told how many images have been looked at, of how many.
 
     Raises:
@@ -125,10 +127,12 @@ def read_asked_data(
     splits = read_parts(data, **options)
     if purpose == "train":
         splits = splits.require_trainable()
-    if left_out is not None and splits.skipped:
-        path = splits.write_left_out(left_out)
-        return replace(splits, notes=(*splits.notes, f"the rows that are left out are listed in {path}"))
-    return splits
+    if left_out is None and purpose == "evaluate":
+        left_out = left_out_dir() / f"{splits.label}.jsonl"
+    if left_out is None or not splits.skipped:
+        return splits
+    path = splits.write_left_out(left_out)
+    return replace(splits, notes=(*splits.notes, f"the rows that are left out are listed in {path}"))
 
 
 def _read_columns(columns: str | None) -> dict[str, str]:

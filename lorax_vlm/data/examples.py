@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -126,6 +127,11 @@ class DataSplits:
     """What was read otherwise than it is written, such as paths with backslashes."""
 
     @property
+    def label(self) -> str:
+        """``source`` as a name of a file."""
+        return re.sub(r"[^\w.-]+", "-", self.source).strip("-.")[:80] or "data"
+
+    @property
     def streamed(self) -> bool:
         """Whether the training examples are read while training."""
         return not isinstance(self.train, Sequence)
@@ -158,11 +164,14 @@ class DataSplits:
         return require_one_kind(self.source, counts)
 
     def require_kind(self, wanted: Kind) -> "DataSplits":
-        """Return the same when it is of this kind.
+        """Return the same when it is of this kind, or when all examples have prompts of their own.
 
         Raises:
             DataError: It is of the other, or of both.
         """
+        sides = [part for part in self.parts().values() if isinstance(part, Sequence)]
+        if all(example.prompt for side in sides for example in side) and any(sides):
+            return self  # each says itself how the model is to be asked
         found = self.kind
         if found == wanted:
             return self
@@ -203,6 +212,15 @@ class DataSplits:
         if self.test:
             counts["test"] = len(self.test)
         return {"source": self.source, **counts, "sha256": None if self.streamed else self._content_digest()}
+
+    def content(self) -> dict[str, Any]:
+        """What is equal for equal data, however they are called; a stream is known by its name only.
+
+        Raises:
+            ImageError: An image cannot be read.
+        """
+        identity = self.identity()
+        return identity if self.streamed else {key: value for key, value in identity.items() if key != "source"}
 
     def _content_digest(self) -> str:
         content = hashlib.sha256()

@@ -8,8 +8,6 @@ from typing import Any
 from lorax_vlm.errors import DataError, MalformedRow, PathError
 from lorax_vlm.foreign import printable
 
-LEFT_OUT_FILE = "left_out.jsonl"
-"""Usual name of the file that lists the rows which were left out."""
 _MOST_COLUMNS, _MOST_LETTERS = 12, 40
 
 
