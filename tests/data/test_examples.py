@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,15 @@ def test_captions_and_questions_are_told_apart() -> None:
         questions.require_kind("captions")
     assert "it holds questions (4 rows), a style needs captions" in str(caught.value)
     assert "--task NAME" in str(caught.value)
+
+
+def test_prompts_of_their_own_say_how_examples_are_asked() -> None:
+    """Examples made in Python may put any text before the answer; nothing is put before theirs."""
+    own = [replace(example, prompt="Question: How many? Answer:") for example in CAPTIONS]
+    asked = splits(own[:3], own[3:])
+    assert asked.require_kind("questions") is asked.require_kind("captions") is asked
+    with pytest.raises(DataError, match="it holds captions"):
+        splits(own[:3], CAPTIONS[3:]).require_kind("questions")
 
 
 def test_mixed_data_are_refused_whoever_asks() -> None:
