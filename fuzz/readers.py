@@ -5,13 +5,15 @@ every image can be opened, no image is on two sides, and the rows that are missi
 """
 
 import copy
+import csv
 import io
 import json
 import logging
 import os
 import random
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -204,7 +206,12 @@ def _write_karpathy(rng: random.Random, root: Path) -> tuple[Path, dict[str, Any
 
 
 def _document(rng: random.Random, root: Path, document: Any) -> tuple[Path, dict[str, Any]]:
-    (root / "d.json").write_bytes(_encoded(rng, json.dumps(_damaged(rng, document))))
+    text = json.dumps(_damaged(rng, document))
+    if rng.random() < 0.1:
+        parts = text.split('"')
+        parts[rng.randrange(len(parts))] = rng.choice(["[" * 3000, "9" * 5000, "NaN", "1e999", '": "'])
+        text = '"'.join(parts)
+    (root / "d.json").write_bytes(_encoded(rng, text))
     return root / "d.json", {"images": root}
 
 
@@ -228,6 +235,7 @@ def attempt(rng: random.Random, folder: Path) -> None:
     _check_texts(examples, root)
     _check_sides(splits)
     _check_listed(splits, source, options)
+    _check_elsewhere(splits, source, root, options)
     for text in (*splits.describe(), splits.summary(), json.dumps(splits.identity())):
         assert folder.name not in text or text.startswith("left out"), "a path of this machine"
         text.encode()
@@ -280,8 +288,6 @@ def _written(root: Path) -> Iterator[str]:
 
 
 def _cells(text: str) -> Iterator[str]:
-    import csv
-
     for row in csv.reader(io.StringIO(text, newline="")):
         yield from row
 
@@ -299,6 +305,19 @@ def _check_sides(splits: DataSplits) -> None:
     assert not sides[0] & (sides[1] | sides[2]), "an image on two sides"
 
 
+def _check_elsewhere(splits: DataSplits, source: Path, root: Path, options: dict[str, Any]) -> None:
+    """The same rows are on the same sides wherever the folder is and whatever it is called."""
+    root.with_name("another name").symlink_to(root)
+    moved = root.with_name("another name") / source.relative_to(root)
+    others = {key: root.with_name("another name") if value == root else value for key, value in options.items()}
+    again = read_parts(moved, skip_bad_rows=True, **others)
+    assert [_told(part) for part in again.parts().values()] == [_told(part) for part in splits.parts().values()]
+
+
+def _told(part: Iterable[Example]) -> list[tuple[Any, ...]]:
+    return [(e.image_digest(), e.question, e.target, e.answers, e.kind) for e in part]
+
+
 def _problems(splits: DataSplits, source: Path, options: dict[str, Any]) -> list[str]:
     """What is listed when no row may be left out."""
     try:
@@ -313,14 +332,55 @@ def _check_listed(splits: DataSplits, source: Path, options: dict[str, Any]) -> 
     """Without leaving rows out the same ones are listed; each row is kept or listed."""
     problems = _problems(splits, source, options)
     assert [str(problem) for problem in splits.skipped] == problems
-    kept = {example.name.rpartition("/")[2] for part in splits.parts().values() for example in part}
-    listed = {problem.place.rpartition("/")[2] for problem in splits.skipped}
+    kept = {_place(example.name) for part in splits.parts().values() for example in part}
+    listed = {_place(problem.place) for problem in splits.skipped}
     assert not kept & listed, "kept and listed"
-    if source.is_dir() and (source / "metadata.jsonl").is_file() and not splits.duplicates:
-        data = (source / "metadata.jsonl").read_bytes()
-        if data[:2] not in (b"\xff\xfe", b"\xfe\xff"):
-            lines = {f"metadata.jsonl:{n}" for n, line in enumerate(data.split(b"\n"), 1) if line.strip()}
-            assert kept | listed == lines, "a row is missing"
+    found = kept | listed
+    expected = set(_expected(source, "annotations" in options))
+    if expected and not splits.duplicates:
+        assert found >= expected, f"missing: {sorted(expected - found)}"
+
+
+def _place(name: str) -> str:
+    """The line of a table, the place in a document, or the name of an image."""
+    in_document = re.search(r"\.json: (\w*\[\d+\]|\[.*\])", name)
+    return in_document[1] if in_document else name.rpartition("/")[2]
+
+
+def _expected(source: Path, annotated: bool) -> Iterator[str]:
+    """The places of all rows; nothing where a file cannot be told apart into rows."""
+    if source.is_dir():
+        tables = [source / name for name in ("metadata.jsonl", "metadata.csv") if (source / name).is_file()]
+        source = tables[0] if tables else source
+    if source.is_dir():
+        found = (path for path in source.rglob("*") if path.suffix in (".png", ".jpg") and not path.is_dir())
+        yield from (path.name for path in found if not path.name.startswith("."))
+        return
+    data = source.read_bytes()
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if source.suffix == ".jsonl" and not wide:
+        yield from (f"{source.name}:{n}" for n, line in enumerate(data.split(b"\n"), 1) if line.strip())
+    elif source.suffix == ".csv":
+        lines = io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline="")
+        reader, line = csv.reader(lines), 0
+        for cells in reader:
+            if cells and line:
+                yield f"{source.name}:{line + 1}"
+            line = reader.line_num
+    elif source.suffix == ".json":
+        yield from _document_places(json.loads(data), annotated)
+
+
+def _document_places(document: Any, annotated: bool) -> Iterator[str]:
+    if isinstance(document, list):
+        yield from (f"[{n}]" for n in range(len(document)))
+        return
+    lists = [key for key, value in document.items() if isinstance(value, list)]
+    key = "annotations" if {"images", "annotations"} <= {*lists} else lists[0] if len(lists) == 1 else ""
+    if annotated:  # a question that stands there twice is taken once
+        key = "questions"
+    rows = document.get(key, [])
+    yield from (f"{key}[{n}]" for n, row in enumerate(rows) if not annotated or rows.index(row) == n)
 
 
 FUZZER = Fuzzer("readers", attempt)
