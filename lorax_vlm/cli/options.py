@@ -1,5 +1,8 @@
 """Options that several commands share."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -100,7 +103,7 @@ def read_asked_data(
             enough, in whichever part it is.
         left_out: File to list the rows in that are left out. None: to evaluate one in ``settings.left_out_dir``; a run
             lists them in its own folder, with those that do not fit its base.
-        progress: Is told how many images have been looked at, of how many.
+        progress: Is told how many images have been looked at, of how many. None: a bar, on a terminal.
 
     Raises:
         UsageError: ``--columns`` is not of the form ``field=column,...``, or an option is given without ``--data``.
@@ -122,9 +125,9 @@ def read_asked_data(
         skip_bad_rows=skip_bad_rows,
         held_out=DEFAULT_HELD_OUT if held_out is None else held_out,
         group_by=group_by,
-        progress=progress,
     )
-    splits = read_parts(data, **options)
+    with _progress_bar() as bar:
+        splits = read_parts(data, **options, progress=progress or bar)
     if purpose == "train":
         splits = splits.require_trainable()
     if left_out is None and purpose == "evaluate":
@@ -133,6 +136,20 @@ def read_asked_data(
         return splits
     path = splits.write_left_out(left_out)
     return replace(splits, notes=(*splits.notes, f"the rows that are left out are listed in {path}"))
+
+
+@contextmanager
+def _progress_bar() -> Iterator["Progress | None"]:
+    """Something that is told how many images have been looked at; None where nobody would see it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Looking at images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _read_columns(columns: str | None) -> dict[str, str]:

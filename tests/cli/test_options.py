@@ -1,6 +1,8 @@
 """The options that name data, as ``train``, ``doctor`` and ``evaluate`` share them."""
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,17 @@ def test_rows_that_are_left_out_are_written_to_a_file(photos: Path, tmp_path: Pa
     assert (row["field"], row["value"]) == ("file_name", "'gone.png'")
     with pytest.raises(PathError, match=r"Not a directory|File exists"):
         read_asked_data(str(photos), skip_bad_rows=True, left_out=photos / "0.png" / "list.jsonl")
+
+
+def test_a_terminal_shows_how_far_it_is(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        read_asked_data(str(photos))
+        assert ("Looking at images" in stream.getvalue()) == shown
 
 
 def test_evaluating_lists_them_at_home(photos: Path) -> None:

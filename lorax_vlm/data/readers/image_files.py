@@ -42,6 +42,8 @@ class ImageFiles:
         self.notes: Counter[str] = Counter()
         """What was read otherwise than it is written, and how often."""
         self._absolute = os.path.abspath(folder)
+        self._roots = tuple(dict.fromkeys((self._absolute, os.path.realpath(folder))))
+        self._found: dict[str, Path] = {}  # by name, as many rows are about one image
         self._sub_folders, self._links_out = sub_folders, links_out
         self._composed: dict[str, dict[str, list[str]]] = {}
         self._index: _Index | None = None
@@ -52,17 +54,19 @@ class ImageFiles:
         Raises:
             MalformedRow: There is none, or two, or it is not one of this folder.
         """
+        if isinstance(name, str) and name in self._found:
+            return self._found[name]
         name = _require_name(name, field)
         spellings = [name, name.replace("\\", "/")] if "\\" in name else [name]
         for spelling in spellings:
             inside = self._inside(spelling, field)
             if (found := self._exact(inside, field)) is not None:
-                return self._counted(found, spelling != name)
+                return self._counted(name, found, spelling != name)
         for spelling in spellings:
             inside = self._inside(spelling, field)
             found = self._composed_otherwise(inside, field) or self._in_sub_folder(inside, field)
             if found is not None:
-                return self._counted(found, spelling != name)
+                return self._counted(name, found, spelling != name)
         raise MalformedRow(
             f"file {quoted(name)} does not exist{self._near(name)}",
             field=field,
@@ -95,15 +99,17 @@ class ImageFiles:
             )
         raise _two(f"{field} {quoted(value)}", found, self.folder, field)
 
-    def _counted(self, found: Path, turned: bool) -> Path:
+    def _counted(self, name: str, found: Path, turned: bool) -> Path:
         if turned:
             self.notes["paths with backslashes, read as /"] += 1
+        else:
+            self._found[name] = found
         return found
 
     def _inside(self, name: str, field: str) -> str:
         """The name relative to the folder, in its shortest form; nothing is looked at."""
         path = os.path.normpath(os.path.join(self._absolute, name))
-        for root in dict.fromkeys((self._absolute, os.path.realpath(self._absolute))):
+        for root in self._roots:
             if path.startswith(_below(root)):
                 return os.path.relpath(path, root)
         raise MalformedRow(
@@ -123,7 +129,7 @@ class ImageFiles:
             raise _unusable(inside, "a link that leads nowhere", field) from None
         except OSError as error:
             raise _unusable(inside, f"not readable: {error.strerror or type(error).__name__}", field) from error
-        if not self._links_out and not os.path.realpath(path).startswith(_below(os.path.realpath(self._absolute))):
+        if not self._links_out and not os.path.realpath(path).startswith(_below(self._roots[-1])):
             raise _unusable(inside, "a link that leads out of the folder", field)
         if stat.S_ISREG(mode):
             return path
