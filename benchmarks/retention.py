@@ -26,11 +26,10 @@ from PIL import Image, ImageOps
 from lorax_vlm.adapters.factors import read_updates
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.data.examples import (
+from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.scene_examples import (
     CAPTION_SCENES,
     QUESTION_SCENES,
-    DataSplits,
-    Example,
     draw_scene_image,
     scene_captions,
     scene_questions,

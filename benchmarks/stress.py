@@ -25,7 +25,7 @@ import torch
 
 from lorax_vlm.adapters.factors import read_updates
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.data.examples import scene_question_splits
+from lorax_vlm.data.scene_examples import scene_question_splits
 from lorax_vlm.data.scenes import iterate_scenes
 from lorax_vlm.errors import AdapterNotFound, LoraxError
 from lorax_vlm.multimodal import MultiModalLoRAExchange

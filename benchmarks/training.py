@@ -26,7 +26,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from benchmarks.random_checkpoints import CHECKPOINTS, write_random_checkpoint
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.data.examples import DataSplits, scene_caption_splits
+from lorax_vlm.data.examples import DataSplits
+from lorax_vlm.data.scene_examples import scene_caption_splits
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.config import TrainConfig

@@ -13,9 +13,10 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.asking import answers_questions, caption_prompt, caption_settings
-from lorax_vlm.data.examples import DataSplits, Example, scene_caption_splits
+from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import require_style
+from lorax_vlm.data.scene_examples import scene_caption_splits
 from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, UsageError
@@ -233,7 +234,7 @@ class BLIP2CaptioningSystem:
         """The examples that ``train_adapter`` would train on, with the base's caption prompt.
 
         Raises:
-            DataError: The folder has malformed rows.
+            DataError: The data have malformed rows, or are questions.
             UsageError: There is no ``data`` and this base has no scenes, or the style is unknown.
         """
         if isinstance(data, DataSplits):
@@ -245,7 +246,7 @@ class BLIP2CaptioningSystem:
             splits = scene_caption_splits(style)
         else:
             raise UsageError(f"{self.entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
-        return splits.with_prompt(self.entry.caption_prompt)
+        return splits.require_kind("captions").with_prompt(self.entry.caption_prompt)
 
     def training_curve(self, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""

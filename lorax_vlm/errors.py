@@ -7,6 +7,7 @@ LoraxError
 ├── ExampleError               one training example cannot be used (also ValueError)
 │   └── PromptError            a question or prompt cannot be asked
 ├── DataError                  a data folder or file has malformed rows (also ValueError)
+├── MalformedRow               one of them; readers collect these for a DataError (also ValueError)
 ├── UnknownModel               not in the catalogue, not a path, not a hub id (also LookupError)
 ├── CheckpointError            a checkpoint's parts disagree (also ValueError)
 ├── OutOfMemoryForecast        it would not fit, said before it is tried (also MemoryError)
@@ -119,6 +120,14 @@ class DataError(LoraxError, ValueError):
         if len(problems) > self.shown:
             lines.append(f"  ... and {len(problems) - self.shown} more")
         super().__init__("\n".join([*lines, *([hint] if hint else [])]))
+
+
+class MalformedRow(LoraxError, ValueError):
+    """One row of data cannot be used. Readers collect these; nobody outside them sees one."""
+
+    def __init__(self, reason: str, *, field: str = "", value: str = "", wanted: str = "") -> None:
+        self.reason, self.field, self.value, self.wanted = reason, field, value, wanted
+        super().__init__(reason)
 
 
 class UnknownModel(LoraxError, LookupError):

@@ -187,6 +187,7 @@ class MultiModalLoRAExchange:
             splits = task_splits(task)
         else:
             splits = data if isinstance(data, DataSplits) else read_data(data)
+        splits = splits.require_kind("captions" if task == "captioning" else "questions")
         return splits.with_prompt(self._kind(entry, task).prompt)
 
     def _kind(self, entry: CatalogEntry, task: str) -> AdapterKind:

@@ -34,6 +34,11 @@ def downloads_dir() -> Path:
     return home_dir() / "downloads"
 
 
+def left_out_dir() -> Path:
+    """Lists of the rows of data that were left out, because they were malformed; may be removed at any time."""
+    return home_dir() / "left_out"
+
+
 def process_count() -> int:
     """Processes of this run, as ``torchrun`` and ``accelerate launch`` say."""
     return int(os.environ.get("WORLD_SIZE", "1"))

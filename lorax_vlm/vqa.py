@@ -9,15 +9,9 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.asking import question_prompt, question_settings, require_question
-from lorax_vlm.data.examples import (
-    DataSplits,
-    Example,
-    asked_examples,
-    require_task,
-    scene_question_splits,
-    scene_questions,
-)
+from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.images import ImageSource
+from lorax_vlm.data.scene_examples import require_task, scene_question_splits, scene_questions
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.cost import benchmark_questions
@@ -274,7 +268,7 @@ class VQASystem:
             data: Splits, or what ``read_data`` recognises. None: the scenes of the miniature world.
 
         Raises:
-            DataError: The data have malformed rows.
+            DataError: The data have malformed rows, or are captions.
             UsageError: There is no ``data`` and this base has no scenes, or the task is unknown.
         """
         entry = self.entry(model)
@@ -286,7 +280,7 @@ class VQASystem:
             splits = scene_question_splits(task)
         else:
             raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
-        return splits.with_prompt(entry.question_template)
+        return splits.require_kind("questions").with_prompt(entry.question_template)
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``AdapterWorkshop.side_effects``."""

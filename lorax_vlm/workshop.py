@@ -19,6 +19,7 @@ from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.asking import answers_questions, question_prompt, question_settings
 from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.problems import Problem, write_problems
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import DataError, ExampleError, LoraxError, PathError
@@ -37,6 +38,8 @@ from lorax_vlm.types import Generated, GenerationSettings
 
 logger = logging.getLogger(__name__)
 
+LEFT_OUT_FILE = "left_out.jsonl"
+"""In the folder of a run: the rows that were left out, and why."""
 _ASKED_TOGETHER = 64
 # Types of question that the exchange's tasks teach.
 _PARTS_OF = {
@@ -142,8 +145,8 @@ class AdapterWorkshop:
             return False
         if order is None:
             return True
-        asked, recorded = order.splits.identity(), manifest.training.get("asked_data")
-        if asked["sha256"] is None or asked != recorded:  # a stream is not known before it is read
+        asked, recorded = order.splits.content(), manifest.training.get("asked_data")
+        if order.splits.streamed or asked != recorded:  # a stream is not known before it is read
             return False
         return {**TrainConfig().to_dict(), **manifest.training.get("config", {})} == order.config.to_dict()
 
@@ -308,10 +311,13 @@ class AdapterWorkshop:
         """
         family = self._library.base.family
         splits = require_fitting(family, order.splits, skip_bad_rows=order.skip_bad_rows)
+        if splits.skipped and process_rank() == 0:  # before the run, and with those that do not fit this base
+            path = splits.write_left_out(self.run_dir(order.name) / LEFT_OUT_FILE)
+            logger.warning("%d malformed rows of %s are left out; see %s", len(splits.skipped), splits.source, path)
         facts: dict[str, Any] = {
             "recipe": order.recipe.to_dict(),
             "config": order.config.to_dict(),
-            "asked_data": order.splits.identity(),
+            "asked_data": order.splits.content(),
         }
         labels: Sequence[str] = ()
         if isinstance(family, ViltFamily):
@@ -326,6 +332,9 @@ class AdapterWorkshop:
     def _keep_trained(
         self, order: AdapterOrder, plan: AdapterPlan, facts: Mapping[str, Any], result: TrainingResult
     ) -> StoredAdapter:
+        streamed = tuple(getattr(plan.data.train, "problems", ()))
+        if streamed and process_rank() == 0:  # found while it was read
+            write_problems([*plan.data.skipped, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
         training = {**facts, **result.record()}
         manifest = self._manifest(
             order.name, order.kind, order.recipe, trained=True, training=training, labels=plan.labels
@@ -350,13 +359,13 @@ def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) 
     Raises:
         DataError: Some do not, and none may be left out; all are listed.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
 
     def fits(example: Example) -> bool:
         try:
             family.check_example(example.prompt, example.target, example.answers, example.name)
         except ExampleError as error:
-            problems.append(f"{error.example}: {error.reason}")
+            problems.append(Problem(error.example, error.reason))
             return False
         return True
 

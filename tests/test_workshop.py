@@ -9,7 +9,8 @@ import pytest
 
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
 from lorax_vlm.captioning import BLIP2CaptioningSystem
-from lorax_vlm.data.examples import DataSplits, Example, scene_question_splits
+from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.scene_examples import scene_question_splits
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import AdapterExists, DataError, PathError, PromptError, RunInUse
 from lorax_vlm.training.config import TrainConfig
@@ -17,6 +18,7 @@ from lorax_vlm.training.joint_trainer import JointTrainer
 from lorax_vlm.training.runs import held_run
 from lorax_vlm.types import GenerationSettings
 from lorax_vlm.vqa import VQASystem
+from lorax_vlm.workshop import LEFT_OUT_FILE
 
 QUICK = TrainConfig(max_steps=2, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
 OPTIONS: dict[str, Any] = {"config": QUICK, "progress": False}
@@ -83,6 +85,8 @@ def test_a_text_that_does_not_fit_is_found_before_the_run(model: str, scenes: li
     (kept,) = system.train_orders(model, [skipping], progress=False)
     assert kept.manifest.training["data_identity"]["train"] == 8
     assert "2 malformed rows left out" in kept.manifest.training["data"]
+    listed = system.training_curve(model, "x").with_name(LEFT_OUT_FILE).read_text().splitlines()
+    assert [json.loads(line)["place"] for line in listed] == ["long target", "long question"]
 
 
 def test_an_adapter_is_asked_and_decoded_as_it_says(tmp_path: Path, scenes: list[Scene]) -> None:

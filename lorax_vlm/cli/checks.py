@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.data.examples import require_task
 from lorax_vlm.data.scene_captions import require_style
+from lorax_vlm.data.scene_examples import require_task
 from lorax_vlm.errors import AdapterExists, AdapterNotFound, ImageError, LoraxError, UsageError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 

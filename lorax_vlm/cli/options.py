@@ -1,16 +1,24 @@
 """Options that several commands share."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models import placement
+from lorax_vlm.settings import left_out_dir
 
 if TYPE_CHECKING:
     from lorax_vlm.data.examples import DataSplits
+    from lorax_vlm.data.image_facts import Progress
 
+Purpose = Literal["train", "evaluate"]
+SplitChoice = Literal["train", "held-out", "all"]
 DEFAULT_MODEL = "blip2-opt-mini"
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, hub id or folder of the base.")]
@@ -26,12 +34,13 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Folder with metadata.jsonl, VQAv2 or COCO JSON, or hub:owner/name; by default the miniature scenes.",
+        help="Folder of images with metadata.jsonl, metadata.csv or texts beside them; a .jsonl, .csv, .parquet or "
+        ".json file (COCO, VQAv2, a list of rows); or hub:owner/name. By default the miniature scenes.",
         show_default=False,
     ),
 ]
 Images = Annotated[
-    Path | None, typer.Option("--images", help="With a JSON file: the folder of its images.", show_default=False)
+    Path | None, typer.Option("--images", help="With a file: the folder of its images.", show_default=False)
 ]
 Annotations = Annotated[
     Path | None, typer.Option("--annotations", help="With VQAv2 questions: the file of answers.", show_default=False)
@@ -39,11 +48,30 @@ Annotations = Annotated[
 Columns = Annotated[
     str | None,
     typer.Option(
-        "--columns", help="With hub data: our fields by column, image=img,question=q,answer=a.", show_default=False
+        "--columns", help="Our fields by column where names differ: image=img,question=q,answer=a.", show_default=False
     ),
 ]
 Streaming = Annotated[bool, typer.Option("--streaming", help="With hub data: read rows while training.")]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out.")]
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out, and list them in a file.")
+]
+HeldOut = Annotated[
+    float | None,
+    typer.Option(
+        "--held-out",
+        help="Share of the images that is held out where the data have no validation part; by default 0.1.",
+        show_default=False,
+    ),
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        "--group-by", help="Column whose equal values (clip, patient, product) stay on one side.", show_default=False
+    ),
+]
+Split = Annotated[
+    SplitChoice, typer.Option("--split", help="With --data: which of its examples, as training divides them.")
+]
 
 
 def read_asked_data(
@@ -53,25 +81,85 @@ def read_asked_data(
     columns: str | None = None,
     streaming: bool = False,
     skip_bad_rows: bool = False,
+    held_out: float | None = None,
+    group_by: str | None = None,
+    *,
+    purpose: Purpose = "train",
+    left_out: Path | None = None,
+    progress: "Progress | None" = None,
 ) -> "DataSplits | None":
     """The examples that the options name, None without ``--data``.
 
+    Args:
+        data: As all up to ``group_by``, the option of that name.
+        images: See there.
+        annotations: See there.
+        columns: See there.
+        streaming: See there.
+        skip_bad_rows: See there.
+        held_out: See there.
+        group_by: See there.
+        purpose: To train there must be something to train on and something to validate on; to evaluate one row is
+            enough, in whichever part it is.
+        left_out: File to list the rows in that are left out. None: to evaluate one in ``settings.left_out_dir``; a run
+            lists them in its own folder, with those that do not fit its base.
+        progress: Is told how many images have been looked at, of how many. None: a bar, on a terminal.
+
     Raises:
-        UsageError: ``--columns`` is not of the form ``field=column,...``.
+        UsageError: ``--columns`` is not of the form ``field=column,...``, or an option is given without ``--data``.
         DataError: The data are malformed.
+        PathError: A file or folder cannot be read, or the list cannot be written.
     """
-    from lorax_vlm.data.sources import read_data
+    from lorax_vlm.data.readers.gathering import SourceKeywords
+    from lorax_vlm.data.sources import read_parts
+    from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
 
     if data is None:
+        _require_no_data_options(images=images, annotations=annotations, columns=columns, group_by=group_by)
         return None
-    pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair]
-    if not all(field and equals and column for field, equals, column in pairs):
-        raise UsageError(f"--columns must look like image=img,question=q,answer=a, got {columns!r}.")
-    return read_data(
-        data,
+    options = SourceKeywords(
         images=images,
         annotations=annotations,
-        columns={field.strip(): column.strip() for field, _, column in pairs},
+        columns=_read_columns(columns),
         streaming=streaming,
         skip_bad_rows=skip_bad_rows,
+        held_out=DEFAULT_HELD_OUT if held_out is None else held_out,
+        group_by=group_by,
     )
+    with _progress_bar() as bar:
+        splits = read_parts(data, **options, progress=progress or bar)
+    if purpose == "train":
+        splits = splits.require_trainable()
+    if left_out is None and purpose == "evaluate":
+        left_out = left_out_dir() / f"{splits.label}.jsonl"
+    if left_out is None or not splits.skipped:
+        return splits
+    path = splits.write_left_out(left_out)
+    return replace(splits, notes=(*splits.notes, f"the rows that are left out are listed in {path}"))
+
+
+@contextmanager
+def _progress_bar() -> Iterator["Progress | None"]:
+    """Something that is told how many images have been looked at; None where nobody would see it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Looking at images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _read_columns(columns: str | None) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair]
+    if not all(field.strip() and equals and column.strip() for field, equals, column in pairs):
+        raise UsageError(f"--columns must look like image=img,question=q,answer=a, got {columns!r}.")
+    return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def _require_no_data_options(**options: object) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)} says something about --data, which is not given.")

@@ -2,40 +2,26 @@
 
 import hashlib
 import json
-import random
+import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from lorax_vlm.answers import most_frequent_answer
+from lorax_vlm.data.image_facts import example_digest
 from lorax_vlm.data.images import ImageSource, load_image
-from lorax_vlm.data.scene_questions import QUESTION_TYPES
-from lorax_vlm.data.scenes import iterate_scenes, make_scene
-from lorax_vlm.errors import UsageError
+from lorax_vlm.data.problems import Problem, write_problems
+from lorax_vlm.errors import DataError, UsageError
 
-CAPTION_SCENES, QUESTION_SCENES = 3200, 6400
-"""Training scenes for a caption style, and for a skill of answering questions."""
-GENERAL = "general"
-"""The task that takes questions of every type."""
-
-
-class _SameObject:
-    """An object as a key, by what it is, not by what it equals; kept, so that no other one can get its address."""
-
-    def __init__(self, kept: object) -> None:
-        self.kept = kept
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SameObject) and self.kept is other.kept
-
-    def __hash__(self) -> int:
-        return id(self.kept)
+Kind = Literal["captions", "questions"]
+Choice = Literal["train", "held-out", "all"]
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -43,10 +29,10 @@ class Example:
     """One image with the text to learn from it."""
 
     image: ImageSource | Callable[[], Image.Image]
-    """Anything ``load_image`` reads, or a function that draws it."""
+    """Anything ``load_image`` reads, or a function that gives it."""
     target: str
     name: str
-    """How errors and listings call it, such as ``metadata.jsonl:12``."""
+    """How errors and listings call it, such as ``photos/metadata.jsonl:12``; the same on every machine."""
     prompt: str = ""
     question: str = ""
     """The question alone; the prompt is made of it by the base's template."""
@@ -54,17 +40,8 @@ class Example:
     """What all annotators said, where that is known; ``target`` is the most frequent of them."""
     kind: str = ""
     """Type of the question, such as ``counting``; results are given by it."""
-
-    @property
-    def image_key(self) -> Hashable:
-        """Equal for two examples only if they show one image; it holds what it compares, so it never goes stale."""
-        if isinstance(self.image, str | Path):
-            return str(self.image)
-        if isinstance(self.image, bytes):
-            return hashlib.sha256(self.image).digest()
-        if isinstance(self.image, partial):
-            return (self.image.func, self.image.args)
-        return _SameObject(self.image)
+    digest: str = field(default="", compare=False, repr=False)
+    """SHA-256 of the image's content, where whoever made the example knows it; see ``image_digest``."""
 
     def open_image(self) -> Image.Image:
         """The image, RGB.
@@ -74,13 +51,38 @@ class Example:
         """
         return self.image() if callable(self.image) else load_image(self.image)
 
+    def image_digest(self) -> str:
+        """SHA-256 of the image's content, in hexadecimal: of the file's bytes, or of pixels where there are none.
+
+        It is the same for the same image under other names and in other files, and stays the image's own when objects
+        come and go. A drawing is known by its function and arguments.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        return self.digest or self._found_digest
+
+    @cached_property
+    def _found_digest(self) -> str:
+        return example_digest(self.image)
+
+    @property
+    def image_key(self) -> str:
+        """What to remember the image by: equal for equal images, for ever. See ``image_digest``."""
+        return self.image_digest()
+
 
 def answered(
-    image: ImageSource | Callable[[], Image.Image], question: str, answers: Sequence[str], name: str, kind: str = ""
+    image: ImageSource | Callable[[], Image.Image],
+    question: str,
+    answers: Sequence[str],
+    name: str,
+    kind: str = "",
+    digest: str = "",
 ) -> Example:
     """An example of visual question answering; it is trained on the most frequent answer."""
     target = most_frequent_answer(answers)
-    return Example(image, target, name, question=question, answers=tuple(answers), kind=kind)
+    return Example(image, target, name, question=question, answers=tuple(answers), kind=kind, digest=digest)
 
 
 def asked_examples(
@@ -89,18 +91,17 @@ def asked_examples(
     answers: Sequence[str | Sequence[str]] | None = None,
     kinds: Sequence[str] | None = None,
 ) -> list[Example]:
-    """Questions given side by side, with what is known of their answers and types.
+    """Questions given side by side, with what is known of their answers and types. Images are opened when asked about.
 
     Raises:
         UsageError: They are not equally many, or none.
-        ImageError: An image cannot be read.
     """
     counts = {len(part) for part in (images, questions, answers, kinds) if part is not None}
     if len(counts) != 1 or not questions:
         raise UsageError(f"Images, questions, answers and types must be equally many and some, got {counts}.")
     known = [[given] if isinstance(given, str) else list(given) for given in answers or [""] * len(questions)]
     return [
-        Example(load_image(image), given[0], f"question {i}", question=question, answers=tuple(given), kind=kind)
+        Example(image, given[0], f"question {i}", question=question, answers=tuple(given), kind=kind)
         for i, (image, question, given, kind) in enumerate(
             zip(images, questions, known, kinds or [""] * len(questions), strict=True)
         )
@@ -109,16 +110,26 @@ def asked_examples(
 
 @dataclass(frozen=True)
 class DataSplits:
-    """Training and validation examples with a name for both."""
+    """Training, validation and test examples with a name for all."""
 
     train: Sequence[Example] | Iterable[Example]
     """A stream (without a length) when the set is read as it is trained on."""
     validation: Sequence[Example]
     source: str
-    skipped: Sequence[str] = ()
-    """Malformed rows that were left out on request, as ``file:line: reason``."""
+    """What the data are called, for people and records: no path of this machine."""
+    skipped: Sequence[Problem] = ()
+    """Malformed rows that were left out on request."""
     duplicates: int = 0
-    """Training examples left out because their image is also in the validation examples."""
+    """Training examples left out because their image (or group) is also in the validation or test examples."""
+    test: Sequence[Example] = ()
+    """Examples that the data set apart for measuring; never trained on, never validated on."""
+    notes: Sequence[str] = ()
+    """What was read otherwise than it is written, such as paths with backslashes."""
+
+    @property
+    def label(self) -> str:
+        """``source`` as a name of a file."""
+        return re.sub(r"[^\w.-]+", "-", self.source).strip("-.")[:80] or "data"
 
     @property
     def streamed(self) -> bool:
@@ -130,24 +141,100 @@ class DataSplits:
         """Number of training examples, None for a stream."""
         return len(self.train) if isinstance(self.train, Sequence) else None
 
-    def identity(self) -> dict[str, Any]:
-        """What adapters remember of their data: where from, how many, and a digest of all names and texts.
+    def parts(self) -> dict[str, Sequence[Example] | Iterable[Example]]:
+        """All examples by the part they are in; a part may be empty, and the training part a stream."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
-        Images are named, not read; a stream has no digest.
+    def select(self, which: Choice) -> Sequence[Example] | Iterable[Example]:
+        """The examples of some parts: those trained on, those held out (validation and test), or all."""
+        if which == "train":
+            return self.train
+        held_out = [*self.validation, *self.test]
+        return held_out if which == "held-out" else list(chain(self.train, held_out))
+
+    @property
+    def kind(self) -> Kind:
+        """What the examples teach. Of a stream the first row is looked at, where there is no validation part.
+
+        Raises:
+            DataError: Both, or there are no examples.
         """
-        digest = None
-        if isinstance(self.train, Sequence):
-            rows = [(e.name, e.prompt, e.question, e.target, e.answers) for e in (*self.train, *self.validation)]
-            digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-        counts = {"train": self.train_count, "validation": len(self.validation)}
-        return {"source": self.source, **counts, "sha256": digest}
+        known = [e for part in self.parts().values() if isinstance(part, Sequence) for e in part]
+        counts = Counter(kind_of(example) for example in known or islice(self.train, 1))
+        return require_one_kind(self.source, counts)
+
+    def require_kind(self, wanted: Kind) -> "DataSplits":
+        """Return the same when it is of this kind, or when all examples have prompts of their own.
+
+        Raises:
+            DataError: It is of the other, or of both.
+        """
+        sides = [part for part in self.parts().values() if isinstance(part, Sequence)]
+        if all(example.prompt for side in sides for example in side) and any(sides):
+            return self  # each says itself how the model is to be asked
+        found = self.kind
+        if found == wanted:
+            return self
+        rows = f" ({self.row_count} rows)" if self.row_count else ""
+        raise DataError(self.source, [f"it holds {found}{rows}, {_NEEDS[wanted]}"], _WAY_OUT[wanted])
+
+    @property
+    def row_count(self) -> int | None:
+        """Number of all examples, None for a stream."""
+        return None if self.train_count is None else self.train_count + len(self.validation) + len(self.test)
+
+    def require_trainable(self) -> "DataSplits":
+        """Return the same when there is something to train on and something to validate on.
+
+        Raises:
+            DataError: One side is empty.
+        """
+        if self.train_count != 0 and self.validation:
+            return self
+        facts = f"{self.train_count} training and {len(self.validation)} validation examples"
+        facts += f" ({len(self.test)} test)" if self.test else ""
+        facts += "; both need at least one"
+        if self.duplicates:
+            facts += f". {self.duplicates} training examples show images of the validation or test examples"
+        problems = [*self.skipped[:_SHOWN], facts]
+        raise DataError(self.source, problems, "Training needs two different images at least, evaluating needs one.")
+
+    def identity(self) -> dict[str, Any]:
+        """What adapters remember of their data: what it is called, how many, and a digest of all that is in it.
+
+        The digest is over the content of images and all texts, part by part, so it is the same however and from
+        wherever the data were read. A stream has none.
+
+        Raises:
+            ImageError: An image cannot be read.
+        """
+        counts: dict[str, Any] = {"train": self.train_count, "validation": len(self.validation)}
+        if self.test:
+            counts["test"] = len(self.test)
+        return {"source": self.source, **counts, "sha256": None if self.streamed else self._content_digest()}
+
+    def content(self) -> dict[str, Any]:
+        """What is equal for equal data, however they are called; a stream is known by its name only.
+
+        Raises:
+            ImageError: An image cannot be read.
+        """
+        identity = self.identity()
+        return identity if self.streamed else {key: value for key, value in identity.items() if key != "source"}
+
+    def _content_digest(self) -> str:
+        content = hashlib.sha256()
+        for part, examples in self.parts().items():
+            for e in examples:
+                row = [part, e.image_digest(), e.prompt, e.question, e.target, *e.answers]
+                content.update(json.dumps(row).encode() + b"\n")
+        return content.hexdigest()
 
     def first(self, count: int) -> list[Example]:
         """The first training examples with different images."""
         found: dict[str, Example] = {}
         for example in islice(self.train, 100 * count):
-            key = str(example.image) if isinstance(example.image, str | Path) else example.name
-            found.setdefault(key, example)
+            found.setdefault(example.image_key, example)
             if len(found) == count:
                 break
         return list(found.values())
@@ -157,28 +244,42 @@ class DataSplits:
 
         Args:
             template: ``{question}`` in it stands for the example's question.
+
+        Raises:
+            DataError: The template asks a question, and an example has none.
         """
         if not template:
             return self
-        validation = [_prompted(example, template) for example in self.validation]
-        if isinstance(self.train, Sequence):
-            return replace(self, train=[_prompted(e, template) for e in self.train], validation=validation)
-        return replace(
-            self, train=MappedStream(self.train, partial(_prompted, template=template)), validation=validation
-        )
+        prompted = partial(_prompted, template=template, source=self.source)
+        validation, test = [*map(prompted, self.validation)], [*map(prompted, self.test)]
+        sides = [*map(prompted, self.train)] if isinstance(self.train, Sequence) else MappedStream(self.train, prompted)
+        return replace(self, train=sides, validation=validation, test=test)
+
+    def write_left_out(self, path: str | Path) -> Path:
+        """Write the rows that were left out, one JSON object a line: place, field, value, reason, what would be right.
+
+        Raises:
+            PathError: The file cannot be written.
+        """
+        return write_problems(self.skipped, path)
 
     def summary(self) -> str:
         """One line for people and records."""
         count = "streamed" if self.streamed else self.train_count
+        test = f" (and {len(self.test)} test)" if self.test else ""
         skipped = f", {len(self.skipped)} malformed rows left out" if self.skipped else ""
-        same = f", {self.duplicates} of validation images left out of training" if self.duplicates else ""
-        return f"{self.source}: {count} training and {len(self.validation)} validation examples{skipped}{same}"
+        theirs = "validation or test" if self.test else "validation"
+        same = f", {self.duplicates} of {theirs} images left out of training" if self.duplicates else ""
+        return f"{self.source}: {count} training and {len(self.validation)} validation examples{test}{skipped}{same}"
 
     def describe(self) -> list[str]:
         """A few lines to look at before training starts."""
-        lines = [self.summary()]
-        for label, part in (("training", self.train), ("validation", self.validation)):
-            if not isinstance(part, Sequence):
+        lines = [self.summary(), *self.notes]
+        lines += [f"left out: {problem}" for problem in self.skipped[:_SHOWN]]
+        if len(self.skipped) > _SHOWN:
+            lines.append(f"left out: {len(self.skipped) - _SHOWN} more rows")
+        for label, part in (("training", self.train), ("validation", self.validation), ("test", self.test)):
+            if not isinstance(part, Sequence) or not part:
                 continue
             kinds = Counter(example.kind for example in part if example.kind)
             if kinds:
@@ -188,13 +289,50 @@ class DataSplits:
             lines.append(
                 f"{label} targets: {len(targets)} different" + (f"; most frequent {frequent}" if frequent else "")
             )
-        first = next(iter(self.train))
-        lines.append(f"first: {first.name}: {first.prompt!r} -> {first.target!r}")
+        first = next((example for part in self.parts().values() for example in part), None)
+        if first is not None:
+            lines.append(f"first: {first.name}: {first.prompt!r} -> {first.target!r}")
         return lines
 
 
-def _prompted(example: Example, template: str) -> Example:
-    return example if example.prompt else replace(example, prompt=template.replace("{question}", example.question))
+def kind_of(example: Example) -> Kind:
+    """Whether it teaches an answer to a question, or a caption."""
+    return "questions" if example.question else "captions"
+
+
+def require_one_kind(source: str, counts: Mapping[Kind, int]) -> Kind:
+    """The kind of all examples.
+
+    Raises:
+        DataError: There are both, or none.
+    """
+    present = [kind for kind, count in counts.items() if count]
+    if len(present) == 1:
+        return present[0]
+    if not present:
+        raise DataError(source, ["it has no examples"])
+    mixed = " and ".join(f"{kind} ({counts[kind]} rows)" for kind in ("captions", "questions"))
+    raise DataError(source, [f"it holds {mixed}; an adapter learns one of them"], _SEPARATE)
+
+
+_NEEDS = {"questions": "--task needs questions", "captions": "a style needs captions"}
+_WAY_OUT = {
+    "questions": "Leave --task out to train a style.",
+    "captions": "Train them as a skill: give --task NAME instead of a style.",
+}
+_SEPARATE = (
+    "Put them into two folders or files: questions are trained with --task NAME, captions without --task. Or read one "
+    "of them and leave the other rows out: --columns caption=caption, or --columns question=question,answer=answer, "
+    "with --skip-bad-rows."
+)
+
+
+def _prompted(example: Example, template: str, source: str) -> Example:
+    if example.prompt:
+        return example
+    if "{question}" in template and not example.question:
+        raise DataError(source, [f"{example.name} has no question, and the prompt {template!r} asks one"], _SEPARATE)
+    return replace(example, prompt=template.replace("{question}", example.question))
 
 
 @dataclass(frozen=True)
@@ -207,72 +345,12 @@ class MappedStream(Iterable[Example]):
     def __iter__(self) -> Iterator[Example]:
         return map(self.change, self.source)
 
+    @property
+    def left_out(self) -> int:
+        """Examples of the last reading that were passed over because their image is held out."""
+        return int(getattr(self.source, "left_out", 0))
 
-def draw_scene_image(seed: int) -> Image.Image:
-    """The image of a scene, not kept in memory."""
-    return make_scene(seed).image
-
-
-def scene_captions(style: str, split: str, count: int, start: int = 0) -> list[Example]:
-    """Captions of one style over scenes of a split.
-
-    Raises:
-        UsageError: The style or the split is unknown.
-    """
-    return [
-        Example(partial(draw_scene_image, scene.seed), scene.caption(style), f"scene {scene.seed}")
-        for scene in iterate_scenes(split, count, start)
-    ]
-
-
-def scene_caption_splits(style: str, train_count: int = CAPTION_SCENES, validation_count: int = 96) -> DataSplits:
-    """Training and validation scenes for a caption style."""
-    return DataSplits(
-        scene_captions(style, "train", train_count),
-        scene_captions(style, "validation", validation_count),
-        f"miniature scenes, style {style!r}",
-    )
-
-
-def require_task(task: str) -> str:
-    """Return ``task`` when the scene world has questions for it.
-
-    Raises:
-        UsageError: It is none of ``QUESTION_TYPES`` and not ``general``.
-    """
-    if task not in (*QUESTION_TYPES, GENERAL):
-        raise UsageError(f"Unknown task {task!r}. Known: {GENERAL}, {', '.join(QUESTION_TYPES)}.")
-    return task
-
-
-def scene_questions(task: str, split: str, count: int, *, per_scene: int | None = 1, start: int = 0) -> list[Example]:
-    """Questions of one type over scenes of a split; of every type for ``general``.
-
-    Args:
-        task: One of ``QUESTION_TYPES``, or ``general``.
-        split: ``train``, ``validation`` or ``test``.
-        count: Number of scenes.
-        per_scene: Questions drawn for each scene; None takes all. A scene without such a question has none.
-        start: Number of scenes to pass over.
-
-    Raises:
-        UsageError: The task or the split is unknown.
-    """
-    require_task(task)
-    examples = []
-    for scene in iterate_scenes(split, count, start):
-        asked = [row for row in scene.questions() if task in (row[0], GENERAL)]
-        if per_scene is not None and len(asked) > per_scene:
-            asked = random.Random(f"asked-{task}-{scene.seed}").sample(asked, per_scene)
-        image = partial(draw_scene_image, scene.seed)
-        examples += [answered(image, q, [a], f"scene {scene.seed}", kind) for kind, q, a in asked]
-    return examples
-
-
-def scene_question_splits(task: str, train_count: int = QUESTION_SCENES, validation_count: int = 150) -> DataSplits:
-    """Training (all questions of each scene) and validation scenes (one each) for a task."""
-    return DataSplits(
-        scene_questions(task, "train", train_count, per_scene=None),
-        scene_questions(task, "validation", validation_count),
-        f"miniature scenes, task {task!r}",
-    )
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """Malformed rows of the last reading that were left out on request."""
+        return tuple(getattr(self.source, "problems", ()))

@@ -92,7 +92,8 @@ def decode_image(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMI
 def content_digest(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> str:
     """SHA-256, in hexadecimal, by which an image is the same wherever it lies and whatever it is called.
 
-    Of a path, an address and bytes: of the encoded bytes. Of a PIL image and an array: of mode, size and pixels.
+    Of a path, an address and bytes: of the encoded bytes. Of a PIL image and an array: of mode, size and pixels,
+    and how they are to be shown.
 
     Raises:
         ImageError: It cannot be read.
@@ -111,9 +112,11 @@ def content_digest(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) ->
             for row in source:  # an array may repeat a few bytes of memory without end
                 digest.update(np.ascontiguousarray(row).tobytes())
         else:
-            _from_pillow(source, name, limits)
+            orientation = _from_pillow(source, name, limits).orientation
             palette = source.getpalette("RGB") if source.mode in ("P", "PA") else ""
-            digest.update(f"{source.mode} {source.width}x{source.height} {palette}".encode())
+            shown = (orientation, source.info.get("transparency"))  # the same pixels may be turned, or partly hidden
+            looks = "" if shown == (1, None) else repr(shown)
+            digest.update(f"{source.mode} {source.width}x{source.height} {palette}{looks}".encode())
             digest.update(source.tobytes())
         return digest.hexdigest()
 

@@ -81,10 +81,15 @@ def _write_concise(objects: Sequence[SceneObject]) -> str:
     return f"{count} mixed shapes"
 
 
-def require_style(style: str) -> None:
-    """Raise ``ValueError`` naming the known styles unless ``style`` is one of them."""
+def require_style(style: str) -> str:
+    """Return ``style`` when it is one of ``STYLES``.
+
+    Raises:
+        UsageError: It is none of them.
+    """
     if style not in STYLES:
         raise UsageError(f"Unknown caption style {style!r}. Known styles: {', '.join(STYLES)}.")
+    return style
 
 
 # --- judging -------------------------------------------------------------------------------------------------------

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from lorax_vlm.data.examples import (
+from lorax_vlm.data.examples import DataSplits, Example, answered
+from lorax_vlm.data.scene_examples import (
     CAPTION_SCENES,
     QUESTION_SCENES,
-    DataSplits,
-    Example,
-    answered,
     draw_scene_image,
     scene_captions,
     scene_questions,

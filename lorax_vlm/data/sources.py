@@ -1,15 +1,25 @@
 """One door to all sources of examples: what is asked for is recognised by what it is."""
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack, cast
 
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.folder import read_image_folder
-from lorax_vlm.data.hub import read_hub_dataset
-from lorax_vlm.data.json_sets import read_coco_captions, read_vqav2
-from lorax_vlm.errors import DataError
+from lorax_vlm.data.image_facts import Progress
+from lorax_vlm.data.readers.documents import NO_IMAGES_HINT, read_document
+from lorax_vlm.data.readers.folder import ROW_HINT, read_image_folder
+from lorax_vlm.data.readers.gathering import Gathering, ReadKeywords, ReadOptions, SourceKeywords, read_options
+from lorax_vlm.data.readers.hub import HUB_PREFIX, read_hub_dataset
+from lorax_vlm.data.readers.image_files import ImageFiles
+from lorax_vlm.data.readers.rows import no_part
+from lorax_vlm.data.readers.table_files import part_by_folder, take_table
+from lorax_vlm.data.readers.tables import TABLE_SUFFIXES
+from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
+from lorax_vlm.errors import DataError, PathError
+from lorax_vlm.foreign import text_problem
 
-HUB_PREFIX = "hub:"
+_KINDS = "a folder, a .json, .jsonl, .csv or .parquet file, or hub:owner/name for a data set of the hub"
 
 
 def read_data(
@@ -20,29 +30,120 @@ def read_data(
     columns: Mapping[str, str] | None = None,
     streaming: bool = False,
     skip_bad_rows: bool = False,
+    held_out: float = DEFAULT_HELD_OUT,
+    group_by: str | None = None,
+    progress: Progress | None = None,
 ) -> DataSplits:
-    """Read training and validation examples.
+    """Read examples to train on: there are some to train on and some to validate on, all of one kind.
 
     Args:
-        source: A folder with ``metadata.jsonl``; VQAv2's questions (with ``annotations`` and ``images``) or COCO's
-            captions (with ``images``) as a JSON file; or ``hub:owner/name`` for a data set of the hub.
-        images: Folder of the images of a JSON file.
+        source: A folder (see ``readers.folder``); a table of rows as ``.jsonl``, ``.csv`` or ``.parquet``; a JSON file
+            (see ``readers.documents``); or ``hub:owner/name`` for a data set of the hub.
+        images: Folder of the images of a JSON file or table.
         annotations: VQAv2's annotations.
-        columns: Our fields by column of a hub data set; see ``read_hub_dataset``.
+        columns: Our fields (``image``, ``question`` and ``answer``, or ``caption``; ``type``, ``split``) by column,
+            where they are called otherwise than usual.
         streaming: Read a hub data set while training.
         skip_bad_rows: Leave malformed rows out; they stay listed in the result.
+        held_out: Share of the images that is held out, where the data bring no validation part along.
+        group_by: Column whose equal values (a clip, a patient, a product) stay on one side.
+        progress: Is told how many images have been looked at, of how many.
 
     Raises:
-        DataError: The source is none of these, or has malformed rows; every row is listed.
+        UsageError: ``held_out`` is no share.
+        DataError: The source is none of these, or has malformed rows; every row is listed. Or a side would be empty.
+        PathError: A file or folder cannot be read.
     """
+    return read_parts(
+        source,
+        images=images,
+        annotations=annotations,
+        columns=columns,
+        streaming=streaming,
+        skip_bad_rows=skip_bad_rows,
+        held_out=held_out,
+        group_by=group_by,
+        progress=progress,
+    ).require_trainable()
+
+
+def read_parts(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSplits:
+    """Read examples to measure with: as ``read_data``, but any part may be empty, and one row is enough.
+
+    Raises:
+        UsageError: As ``read_data``.
+        DataError: As ``read_data``.
+        PathError: A file or folder cannot be read.
+    """
+    images, annotations = _folder(options.pop("images", None)), _folder(options.pop("annotations", None))
+    streaming = options.pop("streaming", False)
+    shared = cast(ReadKeywords, options)
     if str(source).startswith(HUB_PREFIX):
-        name = str(source).removeprefix(HUB_PREFIX)
-        return read_hub_dataset(name, columns=columns, streaming=streaming, skip_bad_rows=skip_bad_rows)
-    path = Path(source).expanduser()
-    if path.suffix.lower() != ".json" or path.is_dir():
-        return read_image_folder(path, skip_bad_rows=skip_bad_rows)
-    if images is None:
-        raise DataError(str(path), ["a JSON file does not say where its images are"], "Pass their folder: --images.")
-    if annotations is not None:
-        return read_vqav2(path, annotations, images, skip_bad_rows=skip_bad_rows)
-    return read_coco_captions(path, images, skip_bad_rows=skip_bad_rows)
+        return read_hub_dataset(str(source).removeprefix(HUB_PREFIX), streaming=streaming, **shared)
+    try:
+        return _read_path(_require_path(source), read_options(**shared), shared, images, annotations)
+    except PathError:
+        raise
+    except OSError as error:
+        raise PathError.of(error.filename or source, error) from error
+
+
+def _folder(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()
+
+
+def _read_path(
+    path: Path, options: ReadOptions, given: ReadKeywords, images: Path | None, annotations: Path | None
+) -> DataSplits:
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return read_image_folder(path, **given)
+    if suffix == ".json":
+        return read_document(path, options, images=images, annotations=annotations)
+    if suffix in TABLE_SUFFIXES:
+        return _read_table(path, options, images)
+    raise DataError(str(path), [f"it is a file of another kind; what is read: {_KINDS}"])
+
+
+def _read_table(path: Path, options: ReadOptions, images: Path | None) -> DataSplits:
+    if images is not None and not images.is_dir():
+        raise DataError(str(images), ["there is no such image folder"], NO_IMAGES_HINT)
+    folder = path.parent if images is None else images
+    files = ImageFiles(folder, sub_folders=images is not None)
+    hint = (
+        ROW_HINT if images is not None else f"{ROW_HINT} Where images are not beside it, give their folder: --images."
+    )
+    gathering = Gathering(str(path), path.name, options, hint)
+    take_table(gathering, path, path.name, files, part_by_folder(folder) if images is None else no_part)
+    return gathering.splits(files.notes)
+
+
+def _require_path(source: str | Path) -> Path:
+    """The path of data that are there.
+
+    Raises:
+        DataError: There is nothing; what is near is named.
+    """
+    wrong = text_problem(str(source))
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:  # a home folder of nobody
+        raise DataError(str(source), [str(error)]) from None
+    if wrong is None and path.exists():
+        return path
+    raise DataError(str(source), [f"the path has {wrong}" if wrong else f"no such {_kind(path)}{_near(path)}"])
+
+
+def _kind(path: Path) -> str:
+    return "file" if path.suffix.lower() in (*TABLE_SUFFIXES, ".json") else "folder"
+
+
+def _near(path: Path) -> str:
+    """What may have been meant, for the message."""
+    if path.parent.is_dir():
+        names = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
+        if names:
+            return f"; did you mean {path.parent / names[0]}?"
+    if len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists():
+        return f" here; a data set of the hub is {HUB_PREFIX}{path.as_posix()}"
+    return ""

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lorax_vlm.answers import exact_match
-from lorax_vlm.data.examples import Example, scene_questions
+from lorax_vlm.data.examples import Example
+from lorax_vlm.data.scene_examples import scene_questions
 from lorax_vlm.data.scenes import Scene, iterate_scenes, score_caption
 from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
 from lorax_vlm.types import Interval

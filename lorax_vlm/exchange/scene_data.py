@@ -1,6 +1,7 @@
 """Scenes for moving adapters between the miniatures: none that adapters are trained on, and none they are tested on."""
 
-from lorax_vlm.data.examples import Example, scene_captions, scene_questions
+from lorax_vlm.data.examples import Example
+from lorax_vlm.data.scene_examples import scene_captions, scene_questions
 from lorax_vlm.data.scene_tasks import WRITING_TASKS, task_examples, without_targets
 from lorax_vlm.exchange.transfer import TransferData
 from lorax_vlm.training.config import TrainConfig

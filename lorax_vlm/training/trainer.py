@@ -477,7 +477,7 @@ def run_record(
         "base": base.name,
         "fingerprint": base.fingerprint.components,
         "recipe": recipe.to_dict(),
-        "data": data.identity(),
+        "data": data.content(),
         "config": config.to_dict(),
         "labels": list(labels),
     }

@@ -89,7 +89,7 @@ def test_scenes_as_a_data_set(run, tmp_path: Path) -> None:
     run("train", "mine", "--data", tmp_path / "drawn", "--steps", 2, "--batch-size", 4, "--eval-every", 2)
     printed = run("evaluate", "mine", "--data", tmp_path / "drawn")
     assert "exact match" in printed
-    assert "is not an empty folder" in run("scenes", "export", tmp_path / "drawn", code=1)
+    assert "it is not empty" in run("scenes", "export", tmp_path / "drawn", code=1)
 
 
 def test_doctor(run) -> None:
@@ -124,7 +124,7 @@ ERRORS = [
     (("train", "mine"), "Unknown caption style ''"),
     (("train", "mine", "--style", "plain", "--recipe", "huge"), "Known: light, medium, heavy"),
     (("train", "mine", "--style", "plain", "--resume"), "NothingToResume"),
-    (("train", "mine", "--data", "no/such/folder"), "neither metadata.jsonl"),
+    (("train", "mine", "--data", "no/such/folder"), "no such folder"),
     (("train", "a/b", "--style", "plain"), "AdapterNameError"),
     (("evaluate", "nobody"), "AdapterNotFound"),
     (("doctor", "--device", "cuda"), "no CUDA device"),

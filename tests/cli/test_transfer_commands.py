@@ -9,7 +9,8 @@ import pytest
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.main import main
-from lorax_vlm.data.examples import Example, draw_scene_image
+from lorax_vlm.data.examples import Example
+from lorax_vlm.data.scene_examples import draw_scene_image
 from lorax_vlm.exchange.teacher import answer
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.library import AdapterLibrary

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from lorax_vlm.data.folder import read_image_folder
-from lorax_vlm.errors import DataError, ImageError
+from lorax_vlm.data.sources import read_data, read_parts
+from lorax_vlm.errors import DataError, UsageError
+from tests.data_for_tests import all_examples, captioned, numbered, png, targets, write_pictures
 
 
 def write_rows(folder: Path, rows: list[object]) -> None:
@@ -111,24 +113,49 @@ def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
 
 
 def test_no_metadata_and_no_rows(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"neither metadata\.jsonl"):
+    with pytest.raises(DataError, match="no such folder"):
         read_image_folder(tmp_path / "nothing")
-    write_rows(tmp_path, write_images(tmp_path, 1))
-    with pytest.raises(DataError, match="both need at least one"):
+    with pytest.raises(DataError, match=r"neither metadata\.jsonl.* nor texts beside images; there are no images"):
         read_image_folder(tmp_path)
-    with pytest.raises(ValueError, match="validation_share"):
-        read_image_folder(tmp_path, validation_share=0)
+    write_rows(tmp_path, [])
+    with pytest.raises(DataError, match="it has no rows"):
+        read_image_folder(tmp_path)
+    write_rows(tmp_path, write_images(tmp_path, 1))
+    assert len(read_image_folder(tmp_path).validation) == 1
+    with pytest.raises(DataError, match="both need at least one"):
+        read_data(tmp_path)
+    with pytest.raises(UsageError, match="--held-out"):
+        read_image_folder(tmp_path, held_out=0)
 
 
-def test_an_image_damaged_inside_is_named_when_it_is_read(tmp_path: Path) -> None:
+def test_what_the_run_could_not_read_is_found_before(tmp_path: Path) -> None:
+    """Whole by its header and damaged inside, of formats that are not read, too large: listed, and left out."""
     rows = write_images(tmp_path, 3)
-    noise = Image.effect_noise((200, 200), 90)
-    noise.save(tmp_path / "0.jpg")
-    (tmp_path / "0.jpg").write_bytes((tmp_path / "0.jpg").read_bytes()[:3000])
-    write_rows(tmp_path, [{"file_name": "0.jpg", "caption": "x"}, *rows])
-    examples = [*read_image_folder(tmp_path).train, *read_image_folder(tmp_path).validation]
-    with pytest.raises(ImageError, match=r"0\.jpg.*truncated"):
-        next(e for e in examples if str(e.image).endswith("0.jpg")).open_image()
+    Image.effect_noise((200, 200), 90).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:3000])
+    for suffix in ("jp2", "tga", "ico", "pcx", "eps", "dds"):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"other.{suffix}")
+    Image.new("1", (14_600, 14_600)).save(tmp_path / "213 megapixels.png")
+    (tmp_path / "photo.jpg").write_text("<html>not found</html>")
+    (tmp_path / "pointer.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "empty.png").write_bytes(b"")
+    bad = sorted(p.name for p in tmp_path.iterdir() if p.name not in ("0.png", "1.png", "2.png", "whole.jpg"))
+    assert len(bad) == 11
+    write_rows(tmp_path, [*rows, *({"file_name": name, "caption": "x"} for name in bad)])
+    with pytest.raises(DataError) as caught:
+        read_image_folder(tmp_path)
+    for name, problem in zip(bad, caught.value.problems, strict=True):
+        assert f"file {name!r} is not a readable image: " in problem
+    splits = read_image_folder(tmp_path, skip_bad_rows=True)
+    assert [str(problem) for problem in splits.skipped] == [str(problem) for problem in caught.value.problems]
+    assert sorted(targets(all_examples(splits))) == ["number 0", "number 1", "number 2"]
+
+
+def test_a_row_of_an_image_that_many_share_is_listed_each_time(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(png(1)[:30])
+    write_rows(tmp_path, [*write_images(tmp_path, 2), *({"file_name": "cut.png", "caption": "x"} for _ in range(3))])
+    splits = read_image_folder(tmp_path, skip_bad_rows=True)
+    assert [problem.place.rpartition(":")[2] for problem in splits.skipped] == ["3", "4", "5"]
 
 
 def test_questions_with_one_or_several_answers(tmp_path: Path) -> None:
@@ -157,7 +184,10 @@ def test_questions_with_one_or_several_answers(tmp_path: Path) -> None:
     [
         ({"question": ""}, "the question is empty"),
         ({"question": "what?"}, "a question without 'answer' or 'answers'"),
-        ({"question": "what?", "answer": 3}, "an answer is empty or not text"),
+        ({"question": "what?", "answer": {"text": "it"}}, "an answer is an object of 1 without 'answer'"),
+        ({"question": "what?", "answer": None}, "an answer is empty or not text: None"),
+        ({"question": 7, "answer": "it"}, "the question is empty or not text: 7"),
+        ({"question": "what?", "answer": "it", "type": ["a"]}, "type is a list of 1, expected text"),
         ({"question": "what?", "answers": []}, "an answer is empty or not text"),
         ({"question": ["what?"], "answer": "it"}, "the question is empty or not text"),
     ],
@@ -179,3 +209,207 @@ def test_images_of_the_validation_examples_leave_training(tmp_path: Path) -> Non
     assert [e.target for e in splits.train] == ["number 0", "number 1", "number 2"]
     assert splits.duplicates == 1
     assert "1 of validation images left out of training" in splits.summary()
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"caption": "c", "question": None, "answer": None}, "c"),
+        ({"caption": None, "text": "c"}, "c"),
+        ({"caption": [], "text": "c"}, "c"),
+        ({"question": "q?", "answer": "x", "answers": None}, "x"),
+        ({"question": "q?", "answer": "x", "answers": []}, "x"),
+        ({"question": "q?", "answer": None, "multiple_choice_answer": "x"}, "x"),
+        ({"question": "q?", "answer": "x", "caption": None, "type": None, "split": None}, "x"),
+        ({"question": "q?", "answer": 2}, "2"),
+        ({"question": "q?", "answer": 2.5}, "2.5"),
+        ({"question": "q?", "answer": True}, "yes"),
+        ({"question": "q?", "answers": [{"answer": "x"}, {"answer": "x"}, {"answer": ""}]}, "x"),
+        ({"question": "q?", "answer": "x", "text": "what a sign says"}, "x"),
+        ({"captions": ["c"]}, "c"),
+    ],
+)
+def test_what_a_row_says(tmp_path: Path, columns: dict[str, object], expected: str) -> None:
+    names = numbered(4)
+    write_pictures(tmp_path, names)
+    write_rows(tmp_path, [{"file_name": name, **columns} for name in names])
+    splits = read_data(tmp_path)
+    assert set(targets(all_examples(splits))) == {expected}
+    assert splits.kind == ("questions" if columns.get("question") else "captions")
+
+
+@pytest.mark.parametrize("column", ["image", "image_path", "img_name", "filename"])
+def test_other_names_of_the_image_s_column(tmp_path: Path, column: str) -> None:
+    names = numbered(4)
+    write_pictures(tmp_path, names)
+    write_rows(tmp_path, [{column: name, "text": name} for name in names])
+    assert len(all_examples(read_data(tmp_path))) == 4
+
+
+def test_columns_by_name(tmp_path: Path) -> None:
+    names = numbered(4)
+    write_pictures(tmp_path, names)
+    write_rows(tmp_path, [{"photo": n, "caption": "no", "alt": f"alt of {n}", "file_name": "gone.png"} for n in names])
+    splits = read_data(tmp_path, columns={"image": "photo", "caption": "alt"})
+    assert sorted(targets(all_examples(splits))) == [f"alt of {n}" for n in names]
+    with pytest.raises(DataError, match="no column 'picture' \\(columns: photo, caption, alt, file_name\\)"):
+        read_data(tmp_path, columns={"image": "picture"})
+    with pytest.raises(DataError, match="unknown fields picture; known: image, question"):
+        read_data(tmp_path, columns={"picture": "photo"})
+
+
+def test_a_row_with_both_texts_is_no_guess(tmp_path: Path) -> None:
+    names = numbered(4)
+    write_pictures(tmp_path, names)
+    write_rows(tmp_path, [{"file_name": n, "caption": "c", "question": "q?", "answer": "a"} for n in names])
+    with pytest.raises(DataError, match=r"4 rows have both a caption and a question.*\n.*--columns question=question"):
+        read_data(tmp_path)
+    assert read_data(tmp_path, columns={"caption": "caption"}).kind == "captions"
+    assert read_data(tmp_path, columns={"question": "question", "answer": "answer"}).kind == "questions"
+
+
+def test_mixed_rows_name_the_way_out(tmp_path: Path) -> None:
+    names = numbered(4)
+    write_pictures(tmp_path, names)
+    questions = [{"file_name": name, "question": "q?", "answer": "a"} for name in names]
+    write_rows(tmp_path, [*captioned(names[:3]), *questions])
+    with pytest.raises(DataError) as caught:
+        read_data(tmp_path)
+    assert "it holds captions (3 rows) and questions (4 rows)" in str(caught.value)
+    assert "--task" in str(caught.value)
+    only = read_data(tmp_path, columns={"caption": "caption"}, skip_bad_rows=True)
+    assert (only.kind, len(only.skipped)) == ("captions", 4)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_table_above_the_parts(tmp_path: Path) -> None:
+    names = [*(f"train/{n}.png" for n in range(6)), "validation/6.png", "validation/7.png", "test/8.png"]
+    write_pictures(tmp_path, names)
+    write_rows(tmp_path, captioned(names))
+    splits = read_data(tmp_path)
+    assert [len(part) for part in splits.parts().values()] == [6, 2, 1]
+    assert targets(splits.test) == ["caption of test/8.png"]
+    assert "6 training and 2 validation examples (and 1 test)" in splits.summary()
+
+
+@pytest.mark.parametrize("validation", ["validation", "valid", "val", "dev", "Val"])
+@pytest.mark.parametrize("above", [True, False])
+def test_names_of_the_folders_of_parts(tmp_path: Path, validation: str, above: bool) -> None:
+    parts = {"train": numbered(6), validation: ["6.png", "7.png"], "test": ["8.png"]}
+    first = 0
+    rows = []
+    for part, names in parts.items():
+        write_pictures(tmp_path / part, names, first)
+        first += len(names)
+        rows += captioned(f"{part}/{name}" for name in names)
+        if not above:
+            write_rows(tmp_path / part, captioned(names))
+    if above:
+        write_rows(tmp_path, rows)
+    assert [len(part) for part in read_data(tmp_path).parts().values()] == [6, 2, 1]
+
+
+def test_without_a_validation_part_some_are_held_out_and_test_stays_test(tmp_path: Path) -> None:
+    names = [*(f"train/{n}.png" for n in range(30)), *(f"test/{n}.png" for n in range(30, 40))]
+    write_pictures(tmp_path, names)
+    (tmp_path / "train/7.png").write_bytes(png(33))
+    write_rows(tmp_path, captioned(names))
+    splits = read_data(tmp_path, held_out=0.2)
+    assert len(splits.train) + len(splits.validation) == 29
+    assert len(splits.test) == 10
+    assert all("train/" in target for target in targets([*splits.train, *splits.validation]))
+    assert (splits.duplicates, len(splits.validation) > 0) == (1, True)
+
+
+def test_a_column_that_says_the_part(tmp_path: Path) -> None:
+    names = numbered(7)
+    write_pictures(tmp_path, names)
+    said = ["train", "restval", "TRAIN", "val", "test", "train", "dev"]
+    write_rows(tmp_path, [row | {"split": part} for row, part in zip(captioned(names), said, strict=True)])
+    assert [len(part) for part in read_data(tmp_path).parts().values()] == [4, 2, 1]
+    rows = [row | {"fold": part, "split": "left"} for row, part in zip(captioned(names), said, strict=True)]
+    write_rows(tmp_path, rows)
+    assert [len(part) for part in read_data(tmp_path, columns={"split": "fold"}).parts().values()] == [4, 2, 1]
+    assert len(read_data(tmp_path).test) == 0  # a column of another meaning is none of ours
+
+
+def test_a_part_that_is_none(tmp_path: Path) -> None:
+    names = numbered(5)
+    write_pictures(tmp_path, names)
+    said = ["train", "train", "val", "left", None]
+    write_rows(tmp_path, [row | {"split": part} for row, part in zip(captioned(names), said, strict=True)])
+    with pytest.raises(DataError) as caught:
+        read_data(tmp_path)
+    assert "jsonl:4: the split is 'left', expected one of train, " in caught.value.problems[0]
+    assert "jsonl:5: no split, as others have" in caught.value.problems[1]
+    assert len(read_data(tmp_path, skip_bad_rows=True).skipped) == 2
+
+
+def test_rows_outside_of_the_parts_are_listed(tmp_path: Path) -> None:
+    names = ["cats/0.png", "dogs/1.png", "test/2.png"]
+    write_pictures(tmp_path, names)
+    write_rows(tmp_path, captioned(names))
+    with pytest.raises(DataError) as caught:
+        read_data(tmp_path)
+    assert len(caught.value.problems) == 2
+    assert "in no folder of a part, as others are" in caught.value.problems[0]
+
+
+@pytest.mark.parametrize("part", ["validation", "test", "train"])
+def test_a_single_part_can_be_measured_on(tmp_path: Path, part: str) -> None:
+    write_rows(tmp_path / part, write_images(tmp_path / part, 5))
+    assert len(all_examples(read_parts(tmp_path))) == 5
+    if part != "train":
+        with pytest.raises(DataError, match="0 training and"):
+            read_data(tmp_path)
+
+
+def test_tables_that_are_called_after_the_parts(tmp_path: Path) -> None:
+    names = numbered(7)
+    write_pictures(tmp_path, names)
+    lines = [f"{name},{name}" for name in names]
+    for file, some in {"train.csv": lines[:4], "val.csv": lines[4:6], "test.csv": lines[6:]}.items():
+        (tmp_path / file).write_text("\n".join(["file_name,caption", *some]))
+    assert [len(part) for part in read_data(tmp_path).parts().values()] == [4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("tables", "reason"),
+    [
+        (("metadata.jsonl", "metadata.csv"), "metadata.jsonl and metadata.csv: which is meant?"),
+        (("metadata.jsonl", "train/metadata.jsonl"), "tables above the parts and in them"),
+        (("train/metadata.jsonl", "train/metadata.csv"), "which is meant?"),
+        (("captions.csv",), "there is captions.csv: name the file, --data "),
+        (("rows.json",), "there is rows.json: name the file, --data "),
+        (("mine/metadata.jsonl",), "mine has one: --data "),
+    ],
+)
+def test_tables_that_cannot_be_chosen_between(tmp_path: Path, tables: tuple[str, ...], reason: str) -> None:
+    for table in tables:
+        (tmp_path / table).parent.mkdir(exist_ok=True)
+        (tmp_path / table).write_text("")
+    with pytest.raises(DataError) as caught:
+        read_image_folder(tmp_path)
+    assert reason in str(caught.value)
+
+
+# --- no path of this machine ------------------------------------------------------------------------------------------
+
+
+def test_records_name_the_folder_and_not_the_way_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "home of alice" / "patients"
+    write_rows(folder, write_images(folder, 4))
+    monkeypatch.chdir(folder)
+    for spelling in (folder, ".", f"../{folder.name}", folder / "metadata.jsonl"):
+        splits = read_data(spelling)
+        said = f"{splits.summary()} {splits.identity()} {splits.describe()} {[e.name for e in all_examples(splits)]}"
+        assert "alice" not in said
+        assert splits.source in ("patients", "metadata.jsonl")
+    (folder / "0.png").unlink()
+    with pytest.raises(DataError, match="home of alice"):  # whoever typed the path may see it
+        read_data(folder)

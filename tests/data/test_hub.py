@@ -1,16 +1,24 @@
-"""Data sets through ``datasets``, read from a local folder as from the hub."""
+"""Data sets through ``datasets``, read from a local folder as from the hub: whole, and streamed."""
 
 import json
+import os
+import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.hub import read_hub_dataset
-from lorax_vlm.data.sources import read_data
-from lorax_vlm.errors import DataError
+from lorax_vlm.data.image_facts import RowImage
+from lorax_vlm.data.sources import read_data, read_parts
+from lorax_vlm.errors import DataError, UsageError
+from tests.data_for_tests import all_examples, captioned, numbered, png, targets, write_pictures, write_rows
 
 COLUMNS = {"question": "q", "answer": "a"}
+BOTH = pytest.mark.parametrize("streaming", [False, True])
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +26,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.01)  # 5 s after each reading of a stream
 
 
 def write_set(folder: Path, count: int = 12, bad: int | None = None) -> str:
@@ -32,60 +41,307 @@ def write_set(folder: Path, count: int = 12, bad: int | None = None) -> str:
     return str(folder)
 
 
+def write_parquet(folder: Path, splits: dict[str, list[int]], **columns: Any) -> str:
+    """A set with pictures of these numbers; columns are functions of the number. Captions are the numbers."""
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    folder.mkdir(parents=True)
+    for split, numbers in splits.items():
+        made = {name: [value(n) for n in numbers] for name, value in columns.items()}
+        made = made or {"caption": [str(n) for n in numbers]}
+        pictures = [{"bytes": png(n), "path": None} for n in numbers]
+        features = Features({"image": ImageFeature(), **Dataset.from_dict(made).features})
+        Dataset.from_dict({"image": pictures, **made}, features=features).to_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+# --- whole ------------------------------------------------------------------------------------------------------------
+
+
 def test_columns_by_name(tmp_path: Path) -> None:
-    splits = read_hub_dataset(write_set(tmp_path / "set"), columns=COLUMNS, validation_count=4)
-    assert (len(splits.train), len(splits.validation)) == (8, 4)
-    example = splits.train[0]
-    assert (example.question, example.target, example.kind) == ("question 4?", "red", "color")
-    assert example.answers == ("red", "red", "blue")
+    splits = read_hub_dataset(write_set(tmp_path / "set"), columns=COLUMNS, held_out=0.3)
+    assert len(splits.train) + len(splits.validation) == 12
+    example = next(e for e in all_examples(splits) if e.question == "question 4?")
+    assert (example.target, example.kind, example.answers) == ("red", "color", ("red", "red", "blue"))
     assert example.open_image().getpixel((0, 0)) == (36, 0, 0)
+    assert splits.source == "hub:set"
+    assert str(tmp_path) not in splits.summary() + example.name
+
+
+def test_images_stay_in_their_rows_until_they_are_opened(tmp_path: Path) -> None:
+    splits = read_data(f"hub:{write_parquet(tmp_path / 'set', {'train': list(range(30))})}")
+    examples = all_examples(splits)
+    assert all(isinstance(e.image, RowImage) and not hasattr(e.image, "data") for e in examples)
+    assert [e.open_image().getpixel((0, 0)) for e in examples] == [(int(e.target), 0, 7) for e in examples]
+    assert {e.image_digest() for e in examples} == {Example(png(n), "", "").image_digest() for n in range(30)}
+
+
+@BOTH
+def test_rows_of_the_usual_shapes(tmp_path: Path, streaming: bool) -> None:
+    shapes: dict[str, dict[str, Any]] = {
+        "captions": {"caption": lambda n: [f"a {n}", f"b {n}"]},
+        "texts": {"text": lambda n: f"a {n}"},
+        "vqav2": {"question": lambda n: "q?", "answers": lambda n: [{"answer": "yes", "answer_id": 1}] * 3},
+        "numbers": {
+            "question": lambda n: "q?",
+            "answer": lambda n: float(n) if n % 2 else None,
+            "answers": lambda n: None if n % 2 else ["x"],
+        },
+    }
+    for name, columns in shapes.items():
+        path = write_parquet(tmp_path / name, {"train": list(range(20))}, **columns)
+        examples = all_examples(read_data(f"hub:{path}", streaming=streaming))
+        assert len(examples) == (40 if name == "captions" else 20)
+    assert {e.target for e in examples} == {"x", *(str(n) for n in range(1, 20, 2))}
+
+
+def test_questions_that_are_no_text_are_listed(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "set", {"train": [0, 1, 2]}, question=lambda n: n, answer=lambda n: "x")
+    with pytest.raises(DataError) as caught:
+        read_data(f"hub:{path}")
+    assert len(caught.value.problems) == 3
+    assert "train[1]: the question is empty or not text: 1" in caught.value.problems[1]
+
+
+@BOTH
+def test_bad_rows_are_listed(tmp_path: Path, streaming: bool) -> None:
+    source = write_set(tmp_path / "set", bad=7)
+    with pytest.raises(DataError, match=r"train\[7\]: the question is empty or not text: ''"):
+        read_hub_dataset(source, columns=COLUMNS, streaming=streaming)
+    splits = read_hub_dataset(source, columns=COLUMNS, skip_bad_rows=True, streaming=streaming)
+    assert len(all_examples(splits)) == 11
+    assert len(splits.skipped) == 1
+
+
+def test_missing_columns_and_sets(tmp_path: Path) -> None:
+    source = write_set(tmp_path / "set")
+    for streaming in (False, True):
+        with pytest.raises(DataError, match="neither 'caption' nor 'text' nor 'question'"):
+            read_hub_dataset(source, streaming=streaming)
+        with pytest.raises(DataError, match="no column 'picture' \\(columns: image, q, a, type\\)"):
+            read_hub_dataset(source, columns={**COLUMNS, "image": "picture"}, streaming=streaming)
+        with pytest.raises(DataError, match="cannot be loaded"):
+            read_hub_dataset(str(tmp_path / "nothing-here"), streaming=streaming)
+    with pytest.raises(DataError, match="unknown fields picture"):
+        read_hub_dataset(source, columns={"picture": "image"})
+
+
+# --- what is held out -------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_splits_of_its_own_are_used(tmp_path: Path, streaming: bool) -> None:
+    parts = {"train": list(range(30)), "validation": [30, 31, 32, 3], "test": [40, 5]}
+    splits = read_data(f"hub:{write_parquet(tmp_path / 'set', parts)}", streaming=streaming)
+    assert sorted(targets(splits.validation)) == ["3", "30", "31", "32"]
+    assert sorted(targets(splits.test)) == ["40", "5"]
+    assert sorted(map(int, targets(splits.train))) == [n for n in range(30) if n not in (3, 5)]
+    assert (splits.train.left_out if streaming else splits.duplicates) == 2
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 60, 150])
+def test_streamed_or_not_the_same_images_are_held_out(tmp_path: Path, count: int) -> None:
+    numbers = [n // 2 for n in range(2 * count)]  # two rows of each image
+    path = write_parquet(tmp_path / "set", {"train": numbers}, caption=str)
+    write_pictures(tmp_path / "folder", numbered(count))
+    write_rows(tmp_path / "folder", [{"file_name": f"{n}.png", "caption": str(n)} for n in range(count)])
+    whole, stream, folder = (
+        read_data(f"hub:{path}"),
+        read_data(f"hub:{path}", streaming=True),
+        read_data(tmp_path / "folder"),
+    )
+    trained_on = Counter(targets(stream.train))
+    assert set(targets(whole.validation)) == set(targets(stream.validation)) == set(targets(folder.validation))
+    assert set(trained_on) == set(targets(whole.train)) == set(targets(folder.train))
+    assert set(trained_on.values()) == {2}
+    assert stream.train.left_out == 2 * len(folder.validation)
+
+
+def test_a_long_stream_is_validated_on_some_of_what_is_held_out_and_trained_on_none_of_it(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "set", {"train": list(range(300))})
+    whole = read_data(f"hub:{path}")
+    stream = read_hub_dataset(path, streaming=True, validation_count=10)
+    assert len(stream.validation) == 10
+    assert set(targets(stream.validation)) < set(targets(whole.validation))
+    assert set(targets(stream.train)) == set(targets(whole.train))
+    assert stream.train.left_out == len(whole.validation)
+    assert all(e.digest and isinstance(e.image, bytes) for e in stream.train), "known, so that it can be remembered"
+
+
+def test_images_of_the_validation_split_leave_a_stream(tmp_path: Path) -> None:
+    """Two captions for each image, and images that are in both splits under other names."""
+    source = tmp_path / "set"
+    for part, names in (("train", numbered(12)), ("validation", ["a.png", "b.png"])):
+        write_pictures(source / part, names, first=0 if part == "train" else 50)
+        write_rows(source / part, captioned(names))
+    (source / "train" / "9.png").write_bytes((source / "validation" / "a.png").read_bytes())
+    for streaming in (False, True):
+        splits = read_data(f"hub:{source}", streaming=streaming)
+        assert "caption of 9.png" not in targets(splits.train)
+        assert len(splits.validation) == 2
+        assert (splits.train.left_out if streaming else splits.duplicates) == 1
+
+
+@BOTH
+def test_a_single_split_with_a_column_of_parts(tmp_path: Path, streaming: bool) -> None:
+    said = ["train", "val", "test", "restval", "train", "train"]
+    path = write_parquet(tmp_path / "set", {"test": list(range(6))}, caption=str, split=lambda n: said[n])
+    splits = read_data(f"hub:{path}", streaming=streaming)
+    assert [sorted(targets(part)) for part in splits.parts().values()] == [["0", "3", "4", "5"], ["1"], ["2"]]
+
+
+@BOTH
+def test_a_set_with_a_test_split_only(tmp_path: Path, streaming: bool) -> None:
+    path = write_parquet(tmp_path / "set", {"test": list(range(6)), "validation": [7]})
+    splits = read_parts(f"hub:{path}", streaming=streaming)
+    assert [len(list(part)) for part in splits.parts().values()] == [0, 1, 6]
+    with pytest.raises(DataError, match="0 training and 1 validation"):
+        read_data(f"hub:{path}", streaming=streaming)
+
+
+def test_groups(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "set", {"train": list(range(60))}, caption=str, clip=lambda n: n // 3)
+    splits = read_data(f"hub:{path}", group_by="clip", held_out=0.3)
+    sides = [{int(target) // 3 for target in targets(part)} for part in (splits.train, splits.validation)]
+    assert not sides[0] & sides[1]
+    with pytest.raises(UsageError, match="--group-by has to see all rows"):
+        read_data(f"hub:{path}", group_by="clip", streaming=True)
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
 
 
 def test_streaming_reads_again_from_the_start(tmp_path: Path) -> None:
     source = write_set(tmp_path / "set")
     splits = read_data(f"hub:{source}", columns=COLUMNS, streaming=True).with_prompt("Q: {question} A:")
-    # 200 validation rows were asked for, so nothing is left to train on in a set of twelve
-    assert len(splits.validation) == 12
-    splits = read_hub_dataset(source, columns=COLUMNS, validation_count=4, streaming=True).with_prompt("Q: {question}")
     assert splits.streamed
     assert "streamed training" in splits.summary()
+    assert splits.kind == "questions"
     once = [example.prompt for example in splits.train]
-    assert sorted(once) == sorted(f"Q: question {index}?" for index in range(4, 12))
+    assert len(once) + len(splits.validation) == 12
+    assert all(prompt.startswith("Q: question ") for prompt in once)
     assert [example.prompt for example in splits.train] == once
 
 
-def test_bad_rows_are_listed(tmp_path: Path) -> None:
-    source = write_set(tmp_path / "set", bad=7)
-    with pytest.raises(DataError, match=r"\[7\]: question or answer is empty"):
-        read_hub_dataset(source, columns=COLUMNS, validation_count=2)
-    splits = read_hub_dataset(source, columns=COLUMNS, validation_count=2, skip_bad_rows=True)
-    assert len(splits.train) == 9
-    assert len(splits.skipped) == 1
-
-
 def test_a_bad_row_of_a_stream_stops_when_it_is_met(tmp_path: Path) -> None:
-    source = write_set(tmp_path / "set", bad=7)
-    splits = read_hub_dataset(source, columns=COLUMNS, validation_count=2, streaming=True)
-    with pytest.raises(DataError, match="question or answer is empty"):
-        list(splits.train)
-    left_out = read_hub_dataset(source, columns=COLUMNS, validation_count=2, streaming=True, skip_bad_rows=True)
-    assert len(list(left_out.train)) == 9
+    """A row behind the first ones, which are looked at before: damaged, of another kind, or no text."""
+    path = write_parquet(
+        tmp_path / "set",
+        {"train": [n % 40 for n in range(120)]},
+        caption=str,
+    )
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(f"{path}/train.parquet").to_pylist()
+    table[100] = {"image": {"bytes": png(1)[:30], "path": None}, "caption": "cut"}
+    table[110] = {"image": {"bytes": png(1), "path": None}, "caption": ""}
+    rebuilt = pyarrow.Table.from_pylist(table)
+    pyarrow.parquet.write_table(rebuilt, f"{path}/train.parquet")
+    stream = read_hub_dataset(path, streaming=True, validation_count=2)
+    with pytest.raises(DataError, match=r"as streamed\]: the (image is not a readable image|caption is empty)"):
+        list(stream.train)
+    left_out = read_hub_dataset(path, streaming=True, validation_count=2, skip_bad_rows=True)
+    for _ in range(2):
+        rows = targets(left_out.train)
+        assert len(rows) + left_out.train.left_out == 118
+        assert len(left_out.train.problems) == 2
+    assert len(left_out.with_prompt("a photo of").train.problems) == 2
 
 
-def test_missing_columns_and_sets(tmp_path: Path) -> None:
-    source = write_set(tmp_path / "set")
-    with pytest.raises(DataError, match="neither question nor caption"):
-        read_hub_dataset(source, validation_count=2)
-    with pytest.raises(DataError, match="unknown fields picture"):
-        read_hub_dataset(source, columns={"picture": "image"})
-    with pytest.raises(DataError, match="cannot be loaded"):
-        read_hub_dataset(str(tmp_path / "nothing-here"))
+def test_questions_among_captions_of_a_stream(tmp_path: Path) -> None:
+    path = write_parquet(
+        tmp_path / "set",
+        {"train": list(range(90))},
+        caption=lambda n: None if n == 80 else str(n),
+        question=lambda n: "q?" if n == 80 else None,
+        answer=lambda n: "a",
+    )
+    stream = read_hub_dataset(path, streaming=True, validation_count=2)
+    with pytest.raises(DataError, match="questions among captions"):
+        list(stream.train)
+    with pytest.raises(DataError, match=r"captions \(89 rows\) and questions \(1 rows\)"):
+        read_data(f"hub:{path}")
 
 
-def test_images_of_the_validation_rows_leave_training(tmp_path: Path) -> None:
-    source = write_set(tmp_path / "set")
-    folder = tmp_path / "set" / "train"
-    (folder / "9.png").write_bytes((folder / "0.png").read_bytes())
-    splits = read_hub_dataset(source, columns=COLUMNS, validation_count=4)
-    assert splits.duplicates == 1
-    assert "question 9?" not in {example.question for example in splits.train}
+# --- where images may come from ---------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_rows_name_no_address_and_no_file_outside(tmp_path: Path, streaming: bool) -> None:
+    folder = tmp_path / "set"
+    write_pictures(folder, ["images/0.png"])
+    write_pictures(tmp_path, ["private.png"], first=66)
+    os.symlink(tmp_path / "private.png", folder / "images" / "link.png")
+    names = [
+        *("images/0.png", str(folder / "images" / "0.png"), str(tmp_path / "private.png"), "../private.png"),
+        *(
+            "http://127.0.0.1:9/admin?delete=all",
+            "file:///etc/hostname",
+            "/dev/zero",
+            "images/link.png",
+            "images",
+            "gone.png",
+        ),
+    ]
+    write_rows(folder, [{"image": name, "caption": f"{n}"} for n, name in enumerate(names)], "train.jsonl")
+    splits = read_parts(f"hub:{folder}", skip_bad_rows=True, streaming=streaming)
+    assert sorted(targets(all_examples(splits))) == ["0", "1"]
+    assert len(splits.skipped) == 8
+    assert {e.open_image().getpixel((0, 0)) for e in all_examples(splits)} == {(0, 0, 7)}
+
+
+def test_a_downloaded_set_reads_files_of_its_own_snapshot_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the hub's cache are links to blobs beside them; those of another set are none of its business."""
+    from huggingface_hub import constants
+
+    from lorax_vlm.data.readers.columns import Columns
+    from lorax_vlm.data.readers.embedded import embedded_image
+    from lorax_vlm.data.readers.hub import _files
+    from lorax_vlm.errors import MalformedRow
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    images = {}
+    for name in ("datasets--owner--name", "datasets--owner--private"):
+        snapshot = tmp_path / "hub" / name / "snapshots" / "0" / "train"
+        write_pictures(tmp_path / "hub" / name / "blobs", ["abc"])
+        snapshot.mkdir(parents=True)
+        (snapshot / "0.png").symlink_to("../../../blobs/abc")
+        images[name] = str(snapshot / "0.png")
+    own, other = images.values()
+    files = _files("owner/name")
+
+    def read(path: str) -> Any:
+        return embedded_image({"image": {"bytes": None, "path": path}}, Columns(), files)
+
+    assert read(own) == Path(own)
+    for path in (other, "0.png", "/etc/hostname", "/dev/zero", "http://127.0.0.1:9/0.png"):
+        with pytest.raises(MalformedRow):
+            read(path)
+    with pytest.raises(MalformedRow, match="is text"):
+        embedded_image({"image": own}, Columns(), [])
+
+
+def test_a_link_to_a_device_as_an_image(tmp_path: Path) -> None:
+    source = write_set(tmp_path / "set", count=4)
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    (Path(source) / "train" / "1.png").unlink()
+    (Path(source) / "train" / "1.png").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"train\[1\]: .*(no regular file|leads out of the folder)"):
+        read_hub_dataset(source, columns=COLUMNS)
+
+
+def test_splits_are_asked_to_be_known(tmp_path: Path) -> None:
+    from lorax_vlm.data.readers.hub import _known_parts
+
+    assert list(_known_parts("x", {"full": 1})) == ["full"]
+    assert list(_known_parts("x", {"train": 1, "extra": 2})) == ["train"]
+    with pytest.raises(DataError, match="its splits are en, de; expected train"):
+        _known_parts("x", {"en": 1, "de": 2})
+
+
+def check(splits: DataSplits) -> DataSplits:
+    """Nothing on two sides."""
+    sides = [{e.image_digest() for e in part} for part in splits.parts().values()]
+    assert not sides[0] & (sides[1] | sides[2])
+    return splits

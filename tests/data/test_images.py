@@ -69,7 +69,11 @@ def test_content_is_the_same_wherever_it_lies_and_whatever_it_is_called(tmp_path
     brown = red().quantize(4)
     blue = brown.copy()
     blue.putpalette([0, 0, 255])
+    hidden, turned = brown.copy(), picture.copy()
+    hidden.info["transparency"] = 0
+    turned.getexif()[0x0112] = 6
     others = [picture.convert("RGB"), picture.resize((31, 40)), NOISE.astype(np.uint16), NOISE[..., :3], brown, blue]
+    others += [hidden, turned]
     assert len({content_digest(source) for source in (picture, *others)}) == 1 + len(others) - 1, (
         "an array is its image"
     )

@@ -11,7 +11,8 @@ import pytest
 from lorax_vlm.adapters.factors import read_updates
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.data.examples import Example, scene_captions, scene_questions
+from lorax_vlm.data.examples import Example
+from lorax_vlm.data.scene_examples import scene_captions, scene_questions
 from lorax_vlm.data.scene_tasks import without_targets
 from lorax_vlm.errors import AdapterExists, TransferRefused
 from lorax_vlm.exchange import transfer as transfer_module

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.data.examples import scene_caption_splits, scene_question_splits
+from lorax_vlm.data.scene_examples import scene_caption_splits, scene_question_splits
 from lorax_vlm.errors import TrainingError
 from lorax_vlm.models.families.vilt import ViltFamily, plan_labels
 from lorax_vlm.models.loading import LoadedModel, load_model

@@ -17,7 +17,8 @@ from transformers import Trainer
 from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
-from lorax_vlm.data.examples import DataSplits, scene_caption_splits
+from lorax_vlm.data.examples import DataSplits
+from lorax_vlm.data.scene_examples import scene_caption_splits
 from lorax_vlm.errors import ExampleError, NonFiniteLoss, NothingToResume, TrainingError
 from lorax_vlm.models.families.base import target_loss
 from lorax_vlm.models.loading import LoadedModel, load_model

@@ -1,0 +1,222 @@
+"""From the rows that a reader found to the examples of each part; what is wrong comes out together, in order."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from lorax_vlm.data.examples import DataSplits, Example, Kind, kind_of, require_one_kind
+from lorax_vlm.data.image_facts import Progress, examine
+from lorax_vlm.data.problems import Problem, require_no_problems
+from lorax_vlm.data.readers.columns import Columns
+from lorax_vlm.data.readers.rows import FoundRow, ImageOf, PartOf, Spot, no_part, read_row
+from lorax_vlm.data.splitting import (
+    DEFAULT_HELD_OUT,
+    PART_NAMES,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    held_out_images,
+    part_called,
+    require_share,
+)
+from lorax_vlm.errors import DataError, MalformedRow
+from lorax_vlm.foreign import quoted
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What is asked of every reader."""
+
+    columns: Columns = field(default_factory=Columns)
+    held_out: float = DEFAULT_HELD_OUT
+    """Share of the images that is held out where the data bring no validation part along."""
+    skip_bad_rows: bool = False
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Check the share.
+
+        Raises:
+            UsageError: It is none.
+        """
+        require_share(self.held_out)
+
+
+class ReadKeywords(TypedDict, total=False):
+    """The keywords of every reader."""
+
+    columns: Mapping[str, str] | None
+    """Our fields by their column, where names differ."""
+    held_out: float
+    """Share of the images that is held out where the data bring no validation part along, above 0 and below 1."""
+    group_by: str | None
+    """Column whose equal values stay on one side."""
+    skip_bad_rows: bool
+    """Leave malformed rows out (they stay listed in the result) instead of raising."""
+    progress: Progress | None
+    """Is told how many images have been looked at."""
+
+
+class SourceKeywords(ReadKeywords, total=False):
+    """Those and what only some kinds of source know."""
+
+    images: str | Path | None
+    """Folder of the images of a JSON file or table."""
+    annotations: str | Path | None
+    """VQAv2's annotations."""
+    streaming: bool
+    """Read a data set of the hub while training."""
+
+
+def read_options(**keywords: Unpack[ReadKeywords]) -> ReadOptions:
+    """What is asked of a reader.
+
+    Raises:
+        UsageError: ``held_out`` is no share.
+        DataError: ``columns`` has unknown fields.
+    """
+    return ReadOptions(
+        Columns(keywords.get("columns") or {}, keywords.get("group_by")),
+        keywords.get("held_out", DEFAULT_HELD_OUT),
+        keywords.get("skip_bad_rows", False),
+        keywords.get("progress"),
+    )
+
+
+class Gathering:
+    """What has been found so far, in the order of the data."""
+
+    def __init__(self, shown: str, label: str, options: ReadOptions, hint: str = "") -> None:
+        """Start with nothing.
+
+        Args:
+            shown: What the person typed, for messages.
+            label: What records call the data: no path of this machine.
+            options: What is asked for.
+            hint: What rows should look like.
+        """
+        self.shown, self.label, self.options, self._hint = shown, label, options, hint
+        self._found: list[FoundRow | Problem] = []
+        self._columns: dict[str, None] = {}
+
+    def take(self, spot: Spot, row: Any, image_of: ImageOf, part_of: PartOf = no_part) -> None:
+        """Read a row; see ``read_row``. What is wrong with it is kept in its place."""
+        if isinstance(row, Mapping):
+            self._columns.update(dict.fromkeys(row))
+        try:
+            self._found.append(read_row(row, self.options.columns, spot, image_of, part_of))
+        except MalformedRow as wrong:
+            self.refuse(spot, wrong)
+
+    def refuse(self, spot: Spot, wrong: MalformedRow) -> None:
+        """A row that could not even be given to ``take``."""
+        self._found.append(Problem.of(spot.place, wrong))
+
+    def splits(self, notes: Counter[str] | None = None) -> DataSplits:
+        """Look at the images and divide the rows.
+
+        Raises:
+            DataError: There are malformed rows and none may be left out, none is left, a column is in no row, or there
+                are both captions and questions.
+        """
+        self.options.columns.require_in(self.shown, self._columns)
+        self._require_one_text()
+        divided = self._divided(self._looked_at())
+        problems = [row for row in divided if isinstance(row, Problem)]
+        require_no_problems(self.shown, problems, self._hint, skip_bad_rows=self.options.skip_bad_rows)
+        rows = [row for row in divided if isinstance(row, FoundRow)]
+        if not rows:
+            raise DataError(self.shown, [*problems, "no row is left" if problems else "it has no rows"], self._hint)
+        counts: Counter[Kind] = Counter(kind_of(example) for row in rows for example in row.examples)
+        require_one_kind(self.shown, counts)
+        lines = [f"{count:,} {what}" for what, count in (notes or Counter()).items()]
+        return divide(rows, self.options.held_out, self.label, problems, lines)
+
+    def _require_one_text(self) -> None:
+        both = [row for row in self._found if isinstance(row, FoundRow) and row.kind == "both"]
+        if both:
+            problem = f"{len(both)} rows have both a caption and a question, the first: {both[0].spot.place}"
+            way_out = "Say which is to be learnt: --columns question=question,answer=answer, or caption=caption."
+            raise DataError(self.shown, [problem], f"{way_out} --task asks for questions, a style for captions.")
+
+    def _looked_at(self) -> list[FoundRow | Problem]:
+        images = [row.image for row in self._found if isinstance(row, FoundRow)]
+        facts = iter(examine(images, self.options.progress))
+        return [row.seen(next(facts)) if isinstance(row, FoundRow) else row for row in self._found]
+
+    def _divided(self, found: Sequence[FoundRow | Problem]) -> list[FoundRow | Problem]:
+        """Every row with the part it belongs to: by its file or folder, or where those say nothing, by its column."""
+        rows = [row for row in found if isinstance(row, FoundRow)]
+        parts = {row.part for row in rows}
+        if len(parts) == 1 and any(part_called(row.split or "") for row in rows):
+            return [part_by_column(row) if isinstance(row, FoundRow) else row for row in found]
+        if len(parts) > 1 and None in parts:
+            return [_require_part(row) if isinstance(row, FoundRow) else row for row in found]
+        return list(found)
+
+
+def part_by_column(row: FoundRow) -> FoundRow | Problem:
+    """The row in the part that its own column names."""
+    part = part_called(row.split or "")
+    if part is not None:
+        return replace(row, part=part)
+    wanted = ", ".join(PART_NAMES)
+    reason = f"the split is {quoted(row.split)}, expected one of {wanted}" if row.split else "no split, as others have"
+    return Problem(row.spot.place, reason, "split", quoted(row.split), wanted)
+
+
+def _require_part(row: FoundRow) -> FoundRow | Problem:
+    if row.part is not None:
+        return row
+    wanted = "an image in train/, validation/ or test/"
+    reason = f"its image is in no folder of a part, as others are; expected {wanted}, or no folder of such a name"
+    return Problem(row.spot.place, reason, "image", wanted=wanted)
+
+
+def divide(
+    rows: Sequence[FoundRow], held_out: float, label: str, problems: Sequence[Problem], notes: Sequence[str]
+) -> DataSplits:
+    """Rows to the examples of each part.
+
+    Parts that the data bring along are theirs. Without a validation part a share of the training images is held out.
+    Training rows whose image or group is also in another part are left out.
+    """
+    validation = [row for row in rows if row.part == VALIDATION]
+    test = [row for row in rows if row.part == TEST]
+    given = [row for row in rows if row.part in (None, TRAIN)]
+    train = _without(given, [*validation, *test])
+    if not validation:
+        chosen = held_out_images([row.digest for row in train], held_out, [row.group for row in train])
+        validation = [row for row in train if row.digest in chosen]
+        left = [row for row in train if row.digest not in chosen]
+    else:
+        left = train
+    lost = sum(len(row.examples) for row in given) - sum(len(row.examples) for row in train)
+    return DataSplits(
+        train=_examples(left),
+        validation=_examples(validation),
+        source=label,
+        skipped=tuple(problems),
+        duplicates=lost,
+        test=_examples(test),
+        notes=tuple(notes),
+    )
+
+
+def _without(rows: Sequence[FoundRow], others: Sequence[FoundRow]) -> list[FoundRow]:
+    """The rows that share no image and no group with the others, by way of no third row either."""
+    left, shared = list(rows), list(others)
+    while shared:
+        images, groups = {row.digest for row in shared}, {row.group for row in shared if row.group is not None}
+        apart = [row.digest not in images and row.group not in groups for row in left]
+        shared = [row for row, kept in zip(left, apart, strict=True) if not kept]
+        left = [row for row, kept in zip(left, apart, strict=True) if kept]
+        if all(row.group is None for row in shared):
+            break
+    return left
+
+
+def _examples(rows: Sequence[FoundRow]) -> list[Example]:
+    return [example for row in rows for example in row.examples]

@@ -1,0 +1,102 @@
+"""Data sets of the Hugging Face hub, or folders that ``datasets`` reads; streamed when they are large."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+from lorax_vlm.data.examples import DataSplits
+from lorax_vlm.data.image_facts import Stored
+from lorax_vlm.data.readers.columns import COLUMNS_HINT
+from lorax_vlm.data.readers.embedded import embedded_image, iterate, load_splits
+from lorax_vlm.data.readers.gathering import Gathering, ReadKeywords, read_options
+from lorax_vlm.data.readers.image_files import ImageFiles
+from lorax_vlm.data.readers.rows import Spot
+from lorax_vlm.data.readers.streams import StreamSource, stream_splits
+from lorax_vlm.data.splitting import part_called
+from lorax_vlm.errors import DataError, UsageError
+
+HUB_PREFIX = "hub:"
+VALIDATION_ROWS = 200
+"""Most rows that a stream is validated on."""
+
+
+def read_hub_dataset(
+    name: str,
+    *,
+    streaming: bool = False,
+    validation_count: int = VALIDATION_ROWS,
+    shuffle_buffer: int = 1000,
+    **options: Unpack[ReadKeywords],
+) -> DataSplits:
+    """Read a data set by hub id or by folder into the examples of its parts; any of them may be empty.
+
+    Its own splits are the parts. Images are bytes in the rows, or files inside of the folder that the data set is in;
+    addresses and other files are never read.
+
+    Args:
+        name: As for ``datasets.load_dataset``.
+        streaming: Read rows while training instead of downloading all first. Which images are held out is the same;
+            bad rows that are not among the first ones stop the run when they are met.
+        validation_count: Most rows to validate a stream on.
+        shuffle_buffer: Rows of a stream to shuffle among.
+        options: See ``ReadKeywords``.
+
+    Raises:
+        UsageError: ``held_out`` is no share, or groups are asked of a stream.
+        DataError: It cannot be loaded, a column is missing, or rows are malformed.
+    """
+    asked = read_options(**options)
+    if streaming and asked.columns.group is not None:
+        raise UsageError("--group-by has to see all rows before it divides them: leave out --streaming.")
+    splits = _known_parts(name, load_splits(name, name, streaming=streaming))
+    label = _label(name)
+    if streaming:
+        source = StreamSource(name, label, asked, tuple(_files(name)), validation_count, shuffle_buffer)
+        return stream_splits(source, splits)
+    gathering = Gathering(name, label, asked, COLUMNS_HINT)
+    for split, rows in splits.items():
+        part_of = partial(_part_of_split, split)
+        for index, row in iterate(name, rows):
+            spot = Spot(f"{name}:{split}[{index}]", f"{label}:{split}[{index}]")
+            image_of = partial(embedded_image, columns=asked.columns, files=_files(name), rows=rows, index=index)
+            gathering.take(spot, row, image_of, part_of)
+    return gathering.splits()
+
+
+def _known_parts(name: str, splits: dict[str, Any]) -> dict[str, Any]:
+    """The splits that are parts; a single split may be called anything.
+
+    Raises:
+        DataError: There are several, and none is called like a part.
+    """
+    known = {split: rows for split, rows in splits.items() if part_called(split) is not None}
+    if known or len(splits) == 1:
+        return known or splits
+    raise DataError(name, [f"its splits are {', '.join(splits) or 'none'}; expected train, validation, test"])
+
+
+def _part_of_split(split: str, image: Stored) -> str | None:
+    del image
+    return part_called(split)
+
+
+def _label(name: str) -> str:
+    """What records call the data set: no path of this machine."""
+    path = Path(name).expanduser()
+    return HUB_PREFIX + (path.resolve().name if path.exists() else name)
+
+
+def _files(name: str) -> list[ImageFiles]:
+    """The folders that paths in rows may lead to."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return [ImageFiles(path, links_out=False)]
+    from datasets import config
+    from huggingface_hub import constants
+
+    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return [
+        ImageFiles(folder, links_out=False)
+        for folder in (downloaded, Path(config.EXTRACTED_DATASETS_PATH))
+        if folder.is_dir()
+    ]
