@@ -1,7 +1,7 @@
 """Caption-style adapters on one BLIP-2: create, train, caption, compare, evaluate. Composition only."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import UsageError
-from lorax_vlm.evaluation.captions import judge_reference_captions, judge_scene_captions
+from lorax_vlm.evaluation.captions import grouped_by_image, judge_reference_captions, judge_scene_captions
+from lorax_vlm.evaluation.opening import distinct, pictures_in_turn
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.loading import LoadedModel, load_model
@@ -419,21 +420,26 @@ class BLIP2CaptioningSystem:
     def _evaluate_on_scenes(
         self, name: str | None, styles: Sequence[str], scenes: Sequence[Scene]
     ) -> list[CaptionReport]:
-        captions, time_s = self._timed_captions([scene.image for scene in scenes], name)
+        captions, time_s = self._timed_captions([[scene.image for scene in scenes]], name)
         facts = self._report_facts(name, time_s)
         return [judge_scene_captions(captions, scenes, style, **facts) for style in styles]
 
     def _evaluate_on_references(self, name: str | None, splits: DataSplits) -> ReferenceReport:
-        examples = splits.validation
-        captions, time_s = self._timed_captions([example.open_image() for example in examples], name)
-        loss = self._reference_loss(name, examples)
+        images = grouped_by_image(splits.validation)
+        chunks = (pictures for _, pictures in pictures_in_turn([same[0] for same in images], self.batch_size))
+        captions, time_s = self._timed_captions(chunks, name)
+        loss = self._reference_loss(name, [example for same in images for example in same])
         facts = self._report_facts(name, time_s)
-        return judge_reference_captions(captions, loss, examples, source=splits.source, **facts)
+        return judge_reference_captions(captions, loss, images, source=splits.source, **facts)
 
-    def _timed_captions(self, pictures: Sequence[Image.Image], name: str | None) -> tuple[list[Caption], float]:
-        start = time.monotonic()
-        captions = self.caption_images(pictures, name)
-        return captions, time.monotonic() - start
+    def _timed_captions(self, chunks: Iterable[Sequence[Image.Image]], name: str | None) -> tuple[list[Caption], float]:
+        captions: list[Caption] = []
+        seconds = 0.0
+        for pictures in chunks:
+            start = time.monotonic()
+            captions += self.caption_images(pictures, name)
+            seconds += time.monotonic() - start
+        return captions, seconds
 
     def _report_facts(self, name: str | None, time_s: float) -> dict[str, Any]:
         return {"base": self.entry.name, "adapter": name, "settings": self._settings(name), "time_s": time_s}
@@ -441,9 +447,10 @@ class BLIP2CaptioningSystem:
     @torch.no_grad()
     def _reference_loss(self, name: str | None, examples: Sequence[Example]) -> float:
         total, tokens = 0.0, 0
-        for start in range(0, len(examples), self.batch_size):
-            chunk = examples[start : start + self.batch_size]
-            pixels = self.base.family.pixel_values([example.open_image() for example in chunk])
+        for rows, pictures in pictures_in_turn(examples, self.batch_size):
+            chunk = [examples[row] for row in rows]
+            different, places = distinct(pictures)
+            pixels = self.base.family.pixel_values(different)[places]
             batch = self.base.family.training_batch(
                 pixels, [e.prompt for e in chunk], [e.target for e in chunk], names=[e.name for e in chunk]
             )

@@ -12,6 +12,11 @@ from lorax_vlm.versions import package_versions
 if TYPE_CHECKING:
     from lorax_vlm.training.inspection import BatchInspection
 
+_VERDICTS = {
+    "depends": "it depends on the image",
+    "ignored": "the image is ignored",
+    "cannot tell": "cannot tell whether the image matters",
+}
 _PACKAGES = ("lorax-vlm", "torch", "transformers", "peft", "accelerate", "safetensors", "Pillow", "bitsandbytes")
 
 
@@ -41,7 +46,7 @@ def doctor(
     from lorax_vlm.models.catalog import get_model_entry
     from lorax_vlm.models.loading import probe_hardware
     from lorax_vlm.models.placement import plan_placement
-    from lorax_vlm.training.inspection import inspect_batch
+    from lorax_vlm.training.inspection import choose_rows, inspect_batch
     from lorax_vlm.vqa import VQASystem
 
     entry, hardware = get_model_entry(model), probe_hardware()
@@ -73,7 +78,7 @@ def doctor(
         else:
             captioning = BLIP2CaptioningSystem(model, **options)
             base, splits = captioning.base, captioning.training_data(style or "", splits)
-        inspection = inspect_batch(base, splits.first(rows))
+        inspection = inspect_batch(base, choose_rows(splits.train, rows))
     if as_json:
         print_json({"machine": facts, "versions": versions, "batch": inspection})
         return
@@ -82,12 +87,13 @@ def doctor(
         console.print(f"broken adapter {broken_entry.name}: {broken_entry.error}", highlight=False)
     if inspection is not None:
         _print_inspection(inspection)
-        if not inspection.image_matters:
+        if inspection.verdict == "ignored":
             raise typer.Exit(1)
 
 
 def _print_inspection(inspection: "BatchInspection") -> None:
-    console.print("\nOne training batch. [bold green]Green[/] tokens carry loss, grey ones do not.")
+    heading = Text("\nOne training batch. ")
+    console.print(heading.append("Green", style="bold green").append(" tokens carry loss, grey ones do not."))
     for row in inspection.rows:
         line = Text(f"{row.name}: ", style="bold")
         images = sum(token == "<image>" for token, _ in row.tokens)
@@ -97,10 +103,16 @@ def _print_inspection(inspection: "BatchInspection") -> None:
                 line.append(repr(token)[1:-1], style="bold green" if carries else "bright_black")
         console.print(line)
         if not row.ends_with_eos:
-            console.print("  [red]the last token that carries loss is not the end token: it would never stop[/]")
-    verdict = "it depends on the image" if inspection.image_matters else "[red]the image is ignored[/]"
-    console.print(
-        f"loss {inspection.loss:.4f}, with shuffled images {inspection.shuffled_loss:.4f}, "
-        f"with blank images {inspection.blank_loss:.4f}: {verdict}",
-        highlight=False,
+            warning = "  the last token that carries loss is not the end token: it would never stop"
+            console.print(Text(warning, style="red"))
+    losses = Text(
+        f"loss {_loss(inspection.loss)}, with shuffled images {_loss(inspection.shuffled_loss)}, "
+        f"with blank images {_loss(inspection.blank_loss)}: "
     )
+    console.print(losses.append(_VERDICTS[inspection.verdict], style="red" if inspection.verdict == "ignored" else ""))
+    if inspection.verdict != "depends":
+        console.print(Text(f"{inspection.reason}."))
+
+
+def _loss(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4f}"

@@ -1,10 +1,12 @@
 """``lorax-vlm evaluate``."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
@@ -22,7 +24,7 @@ from lorax_vlm.cli.options import (
     read_asked_data,
 )
 from lorax_vlm.cli.output import console, percent, print_json, print_table
-from lorax_vlm.errors import UsageError
+from lorax_vlm.errors import PathError, UsageError
 from lorax_vlm.types import CaptionReport, Interval, ReferenceReport, VQAReport
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ def evaluate(
     from lorax_vlm.captioning import BLIP2CaptioningSystem
     from lorax_vlm.vqa import VQASystem
 
+    if html is not None:
+        _require_writable(html)
     options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     splits = read_asked_data(data, images, annotations, columns, skip_bad_rows=skip_bad_rows)
     answering = VQASystem(**options)
@@ -73,10 +77,11 @@ def evaluate(
         raise UsageError("--html and --ablations belong to questions; these adapters caption.")
     system = BLIP2CaptioningSystem(model, **options)
     reports = system.evaluate_adapters(names or None, style, data=splits, count=count, with_base=base)
+    differences = _against_base(reports)
     if as_json:
-        print_json({"model": system.entry.name, "reports": reports})
+        print_json({"model": system.entry.name, "reports": reports, "differences": differences})
         return
-    _print_caption_reports(reports, title=str(data) if data else f"{system.entry.name}, held-out scenes")
+    _print_caption_reports(reports, differences, title=str(data) if data else f"{system.entry.name}, held-out scenes")
 
 
 def _asks_questions(
@@ -104,6 +109,7 @@ def _evaluate_questions(
     as_json: bool,
 ) -> None:
     from lorax_vlm.evaluation.questions import compare_reports
+    from lorax_vlm.evaluation.summary import difference_lines
 
     stored = [system.store.get(system.stored_name(model, name)) for name in names or []]
     asked = task or (stored[0].manifest.style if stored and splits is None else "general")
@@ -111,93 +117,161 @@ def _evaluate_questions(
     source = splits.source if splits else f"scenes, {asked}, {count} held out"
     adapters: list[str | None] = [*([None] if with_base or not names else []), *(names or [])]
     reports = [system.evaluate(model, name, examples=examples, source=source, ablations=ablations) for name in adapters]
-    differences = [(r, compare_reports(reports[0], r)) for r in reports[1:]] if with_base else []
-    lines = [f"{r.adapter} against base: {_points(difference)}" for r, difference in differences]
+    compared = reports[1:] if with_base else []
+    differences = {r.adapter: {m: compare_reports(reports[0], r, m) for m in r.by_metric} for r in compared}
+    lines = [line for report in compared for line in difference_lines(report, differences[report.adapter])]
+    title = f"{system.entry(model).name}: {source}"
+    # What was measured is on the screen before a page is tried that may not be writable.
+    if as_json:
+        print_json(
+            {
+                "model": system.entry(model).name,
+                "reports": reports,
+                "differences": {name: found[reports[0].metric] for name, found in differences.items()},
+                "differences_by_metric": differences,
+            }
+        )
+    else:
+        _print_vqa_reports(reports, lines, title)
     if html is not None:
         from lorax_vlm.evaluation.html import write_vqa_page
+        from lorax_vlm.evaluation.opening import OpenedOnDemand
 
-        pictures = {example.name: example.open_image() for example in examples[:60]}
-        write_vqa_page(reports, pictures, html, title=f"{system.entry(model).name}: {source}", differences=lines)
-    if as_json:
-        compared = {r.adapter: difference for r, difference in differences}
-        print_json({"model": system.entry(model).name, "reports": reports, "differences": compared})
-        return
-    _print_vqa_reports(reports, lines, title=f"{system.entry(model).name}: {source}")
-    if html is not None:
-        console.print(f"Wrote {html}", highlight=False)
+        write_vqa_page(reports, OpenedOnDemand(examples), html, title=title, differences=lines)
+        if not as_json:
+            _say(f"Wrote {html}")
 
 
-def _points(difference: Interval) -> str:
-    value, low, high = (100 * part for part in (difference.value, difference.low, difference.high))
-    unsure = "; the interval includes no difference" if low <= 0 <= high else ""
-    return f"{value:+.1f} points (95 %: {low:+.1f} to {high:+.1f}{unsure})"
+def _require_writable(path: Path) -> None:
+    """Whether a page could be written, before anything is measured.
+
+    Raises:
+        PathError: It is a folder, or lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise PathError(str(path), "is a folder", "Name a file in it.")
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise PathError(str(path), f"{place} is not a folder")
+    if not os.access(path if path.exists() else place, os.W_OK):
+        raise PathError(str(path), "it cannot be written")
+
+
+def _say(line: str, style: str = "") -> None:
+    console.print(Text(line, style=style))
 
 
 def _print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title: str) -> None:
-    kinds = [kind for kind in reports[0].by_kind if kind != "all"]
-    rows: list[tuple[object, ...]] = [("all", reports[0].count, *(_range(r.accuracy) for r in reports))]
-    for kind in kinds:
-        asked = sum(record.kind == kind for record in reports[0].records)
-        rows.append((kind, asked, *(_range(report.by_kind[kind]) for report in reports)))
+    from lorax_vlm.evaluation.summary import image_line, metrics_line, missing_line, name_of, table_rows
+
+    first = reports[0]
+    rows: list[tuple[object, ...]] = [
+        (name, shares[0].count, *(_range(share) for share in shares)) for name, shares in table_rows(reports)
+    ]
     rows.append(("time", "", *(f"{report.time_s:.1f} s" for report in reports)))
-    print_table([reports[0].metric, "questions ", *(f"{r.adapter or 'base'} " for r in reports)], rows, title)
+    heading = first.metric if len(first.by_metric) < 2 else "accuracy"
+    print_table([heading, "questions ", *(f"{name_of(report)} " for report in reports)], rows, title)
+    if several := metrics_line(first):
+        _say(several)
+    if first.accuracy.few:
+        _say(f"{first.accuracy.caution[0].upper()}{first.accuracy.caution[1:]}.")
     for line in lines:
-        console.print(line, highlight=False)
-    ablated = [report for report in reports if report.blank is not None]
+        _say(line)
+    ablated = [report for report in reports if report.image_effect is not None]
     if ablated:
         print_table(
             ["adapter", "own image ", "another's image ", "grey image "],
-            [
-                (r.adapter or "base", percent(r.accuracy.value), percent(r.shuffled or 0.0), percent(r.blank or 0.0))
-                for r in ablated
-            ],
+            [(name_of(r), percent(r.accuracy.value), _share(r.shuffled), _share(r.blank)) for r in ablated],
             "Does the image matter?",
         )
     for report in ablated:
-        if max(report.shuffled or 0.0, report.blank or 0.0) >= report.accuracy.low:
-            console.print(
-                f"[red]{report.adapter or 'base'} is as accurate without its image: it answers from the question.[/]"
-            )
+        ignored = report.image_effect is not None and report.image_effect.verdict == "ignored"
+        _say(image_line(report), style="red" if ignored else "")
+    if missing := missing_line(ablated):
+        _say(missing)
     failed = [record for record in reports[-1].records if record.error]
     if failed:
-        console.print(f"{len(failed)} questions could not be asked and count as wrong; the first: {failed[0].error}")
+        _say(f"{len(failed)} questions could not be asked and count as wrong; the first: {failed[0].error}")
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else percent(share)
 
 
 def _range(interval: Interval) -> str:
     return f"{percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def _print_caption_reports(reports: Sequence[CaptionReport | ReferenceReport], title: str) -> None:
-    judged = [
-        (
-            report.style,
-            report.adapter or "base",
-            report.count,
-            percent(report.in_style),
-            percent(report.true),
-            percent(report.in_style_and_true),
-            f"{report.time_s:.1f} s",
-        )
+CaptionReports = Sequence[CaptionReport | ReferenceReport]
+
+
+def _against_base(reports: CaptionReports) -> dict[str, Interval]:
+    """How each adapter differs from the base on the same images, judged in the same way; empty without the base."""
+    from lorax_vlm.evaluation.captions import compare_captions
+
+    bases = {getattr(r, "style", None): r for r in reports if r.adapter is None}
+    return {
+        report.adapter: compare_captions(bases[getattr(report, "style", None)], report)
         for report in reports
-        if isinstance(report, CaptionReport)
-    ]
+        if report.adapter is not None and getattr(report, "style", None) in bases
+    }
+
+
+def _print_caption_reports(reports: CaptionReports, differences: Mapping[str, Interval], title: str) -> None:
+    from lorax_vlm.evaluation.summary import difference_text
+
+    judged = [report for report in reports if isinstance(report, CaptionReport)]
+    compared = [report for report in reports if isinstance(report, ReferenceReport)]
     if judged:
-        print_table(["judged as", "adapter", "scenes ", "in style ", "true ", "both ", "time "], judged, title)
-    compared = [
-        (
-            r.adapter or "base",
-            r.count,
-            percent(r.exact_match),
-            f"{r.loss:.4f}",
-            *(f"{value:.3f}" for value in r.text_metrics.values()),
-            f"{r.time_s:.1f} s",
+        print_table(
+            ["judged as", "adapter", "scenes ", "in style ", "true ", "both ", "time "],
+            [
+                (
+                    r.style,
+                    r.adapter or "base",
+                    r.count,
+                    percent(r.in_style),
+                    percent(r.true),
+                    _range(r.intervals["in_style_and_true"]),
+                    f"{r.time_s:.1f} s",
+                )
+                for r in judged
+            ],
+            title,
         )
-        for r in reports
-        if isinstance(r, ReferenceReport)
-    ]
     if compared:
-        metrics = list(dict.fromkeys(m for r in reports if isinstance(r, ReferenceReport) for m in r.text_metrics))
-        columns = ["adapter", "captions ", "exact match ", "loss per token ", *(f"{m} " for m in metrics), "time "]
-        print_table(columns, compared, title)
-        if not metrics:
-            console.print("CIDEr, BLEU-4 and ROUGE-L: pip install 'lorax-vlm[metrics]'", highlight=False)
+        _print_references(compared, title)
+    shares = [r.intervals["in_style_and_true"] for r in judged] + [r.interval for r in compared if r.interval]
+    few = next((share.caution for share in shares if share.few), "")
+    if few:
+        _say(f"{few[0].upper()}{few[1:]}.")
+    for name, difference in differences.items():
+        what = "in style and true" if judged else "exact match"
+        _say(f"{name} against base, {what}: {difference_text(difference)}")
+
+
+def _print_references(reports: Sequence[ReferenceReport], title: str) -> None:
+    metrics = list(dict.fromkeys(metric for report in reports for metric in report.text_metrics))
+    print_table(
+        ["adapter", "captions ", "exact match ", "loss per token ", *(f"{metric} " for metric in metrics), "time "],
+        [
+            (
+                r.adapter or "base",
+                r.count,
+                _range(r.interval) if r.interval else percent(r.exact_match),
+                _figure(r.loss, 4) if r.loss is not None else "not finite",
+                *(_figure(r.text_metrics.get(metric), 3) for metric in metrics),
+                f"{r.time_s:.1f} s",
+            )
+            for r in reports
+        ],
+        title,
+    )
+    if not metrics:
+        _say("CIDEr, BLEU-4 and ROUGE-L: pip install 'lorax-vlm[metrics]'")
+    elif any(r.text_metrics.get("CIDEr") is None for r in reports):
+        _say(f"CIDEr needs several images: of {reports[0].count} it is no figure.")
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -65,18 +65,17 @@ def asked_examples(
     answers: Sequence[str | Sequence[str]] | None = None,
     kinds: Sequence[str] | None = None,
 ) -> list[Example]:
-    """Questions given side by side, with what is known of their answers and types.
+    """Questions given side by side, with what is known of their answers and types. Images are not opened yet.
 
     Raises:
         UsageError: They are not equally many, or none.
-        ImageError: An image cannot be read.
     """
     counts = {len(part) for part in (images, questions, answers, kinds) if part is not None}
     if len(counts) != 1 or not questions:
         raise UsageError(f"Images, questions, answers and types must be equally many and some, got {counts}.")
     known = [[given] if isinstance(given, str) else list(given) for given in answers or [""] * len(questions)]
     return [
-        Example(load_image(image), given[0], f"question {i}", question=question, answers=tuple(given), kind=kind)
+        Example(image, given[0], f"question {i}", question=question, answers=tuple(given), kind=kind)
         for i, (image, question, given, kind) in enumerate(
             zip(images, questions, known, kinds or [""] * len(questions), strict=True)
         )

@@ -14,10 +14,11 @@ TOKENIZER = "lower case, runs of letters, digits and apostrophes"
 _WORD = re.compile(r"[\w']+")
 
 
-def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float | None]:
     """CIDEr (0 to 10), BLEU-4 and ROUGE-L (0 to 1) over a whole set.
 
-    CIDEr weighs words by how many images they belong to, so it needs several images and says nothing about one.
+    CIDEr weighs words by how many images they belong to. One image gives every word no weight, so its CIDEr would be 0
+    whatever is said, and is None.
 
     Args:
         captions: One per image.
@@ -39,16 +40,16 @@ def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]
     known = {index: [tokenize(text) for text in texts] for index, texts in enumerate(references)}
     bleu, _ = Bleu(4).compute_score(known, given, verbose=0)
     return {
-        "CIDEr": float(Cider().compute_score(known, given)[0]),
+        "CIDEr": float(Cider().compute_score(known, given)[0]) if len(captions) > 1 else None,
         "BLEU-4": float(bleu[3]),
         "ROUGE-L": float(Rouge().compute_score(known, given)[0]),
     }
 
 
 def tokenize(text: str) -> str:
-    """Words separated by single spaces.
+    """Words separated by single spaces; a text without words stays as it is, for nothing would equal nothing.
 
     >>> tokenize("A red circle, at the top-left.")
     'a red circle at the top left'
     """
-    return " ".join(_WORD.findall(text.lower()))
+    return " ".join(_WORD.findall(text.lower()) or text.split())
