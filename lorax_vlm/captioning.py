@@ -1,13 +1,12 @@
 """Caption-style adapters on one BLIP-2: create, train, caption, compare, evaluate. Composition only."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
@@ -20,7 +19,7 @@ from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.captions import grouped_by_image, judge_reference_captions, judge_scene_captions
-from lorax_vlm.evaluation.opening import distinct, pictures_in_turn
+from lorax_vlm.evaluation.opening import distinct, pictures_in_turn, readable, sources_in_turn
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.loading import LoadedModel, load_model
@@ -436,26 +435,20 @@ class BLIP2CaptioningSystem:
     def _evaluate_on_scenes(
         self, name: str | None, styles: Sequence[str], scenes: Sequence[Scene]
     ) -> list[CaptionReport]:
-        captions, time_s = self._timed_captions([[scene.image for scene in scenes]], name)
-        facts = self._report_facts(name, time_s)
+        start = time.monotonic()
+        captions = _captions(self.caption_images([scene.image for scene in scenes], name))
+        facts = self._report_facts(name, time.monotonic() - start)
         return [judge_scene_captions(captions, scenes, style, **facts) for style in styles]
 
     def _evaluate_on_references(self, name: str | None, splits: DataSplits) -> ReferenceReport:
         images = grouped_by_image(splits.validation)
-        chunks = (pictures for _, pictures in pictures_in_turn([same[0] for same in images], self.batch_size))
-        captions, time_s = self._timed_captions(chunks, name)
+        firsts = [same[0] for same in images]
+        start, captions = time.monotonic(), []
+        for chunk in sources_in_turn(firsts, range(len(firsts))):
+            captions += _captions(self.caption_images([readable(source) for _, source in chunk], name))
+        facts = self._report_facts(name, time.monotonic() - start)
         loss = self._reference_loss(name, [example for same in images for example in same])
-        facts = self._report_facts(name, time_s)
         return judge_reference_captions(captions, loss, images, source=splits.source, **facts)
-
-    def _timed_captions(self, chunks: Iterable[Sequence[Image.Image]], name: str | None) -> tuple[list[Caption], float]:
-        captions: list[Caption] = []
-        seconds = 0.0
-        for pictures in chunks:
-            start = time.monotonic()
-            captions += _captions(self.caption_images(pictures, name))
-            seconds += time.monotonic() - start
-        return captions, seconds
 
     def _report_facts(self, name: str | None, time_s: float) -> dict[str, Any]:
         return {"base": self.entry.name, "adapter": name, "settings": self._settings(name), "time_s": time_s}

@@ -251,8 +251,8 @@ class AnswerRecord:
     error: str = ""
     metric: str = ""
     """What the question is judged by: ``vqa accuracy``, or ``exact match`` where few or one annotator answered it."""
-    image: str = ""
-    """Equal for questions about equal images."""
+    image: int = 0
+    """Number of the image: equal for questions of a report about equal images."""
 
 
 ImageVerdict = Literal["depends", "ignored", "cannot tell"]
@@ -271,7 +271,7 @@ class ImageEffect:
     over_blank: Interval
     """Accuracy with the own image minus that with a grey one, paired."""
     without_another: int
-    """Questions for which there was no other image: all images are equal, or no other could be read."""
+    """Questions for which there was no other image: all images are equal, or no other one could be read."""
     seed: int
     """Of the draw of the other images."""
 

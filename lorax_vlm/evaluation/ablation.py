@@ -1,7 +1,7 @@
 """Does the image matter? The same questions again, about other images and about grey ones."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,8 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.evaluation.intervals import paired_difference
 from lorax_vlm.types import AnswerRecord, ImageEffect, ImageVerdict, Interval
 
-Again = Callable[[Sequence[int], Sequence[Example], Sequence[str]], Sequence[AnswerRecord]]
-"""Asks the questions of some rows about the images of other examples, whose keys come last."""
+Again = Callable[[Sequence[int], Sequence[Example], Sequence[int]], Sequence[AnswerRecord]]
+"""Asks the questions of some rows about the images of other examples, whose numbers come last."""
 
 _GREY = (127, 127, 127)
 MOST_LOST = 0.1
@@ -23,7 +23,6 @@ def ablate(
     again: Again,
     examples: Sequence[Example],
     records: Sequence[AnswerRecord],
-    sizes: Mapping[int, tuple[int, int]],
     metric: str,
     seed: int,
 ) -> dict[str, Any]:
@@ -32,19 +31,19 @@ def ablate(
     Args:
         again: As for the answers in ``records``.
         examples: All questions.
-        records: Their answers, with the images' keys.
-        sizes: Of the images that could be read, by row.
+        records: Their answers, with the images' numbers. A question that could not be asked is not asked again.
         metric: Only questions that are judged by it are asked again.
         seed: Of the draw of other images.
 
     Returns:
         The fields ``blank``, ``shuffled`` and ``image_effect`` of a report; none where nothing could be asked.
     """
-    rows = [row for row in sizes if records[row].metric == metric]
+    rows = [row for row, record in enumerate(records) if record.metric == metric and not record.error]
     if not rows:
         return {}
     own = [records[row] for row in rows]
-    grey = again(rows, [Example(partial(_grey, sizes[row]), "", "grey") for row in rows], [str(sizes[r]) for r in rows])
+    pictured = [Example(partial(_grey_like, examples[row]), "", examples[row].name) for row in rows]
+    grey = again(rows, pictured, [record.image for record in own])
     others = draw_others([record.image for record in own], seed)
     shown = {row: rows[other] for row, other in zip(rows, others, strict=True) if other is not None}
     over_another = share = None
@@ -58,22 +57,22 @@ def ablate(
     return {"blank": _mean(grey), "shuffled": share, "image_effect": effect}
 
 
-def draw_others(keys: Sequence[str], seed: int) -> list[int | None]:
+def draw_others(images: Sequence[int], seed: int) -> list[int | None]:
     """For each row a row with another image, drawn at random from all other images; None where there is none.
 
     Args:
-        keys: Equal for equal images.
+        images: Their numbers, equal for equal images.
         seed: Same seed, same draw.
     """
-    first: dict[str, int] = {}
-    for row, key in enumerate(keys):
-        first.setdefault(key, row)
-    rows, places = list(first.values()), {key: place for place, key in enumerate(first)}
+    first: dict[int, int] = {}
+    for row, image in enumerate(images):
+        first.setdefault(image, row)
+    rows, places = list(first.values()), {image: place for place, image in enumerate(first)}
     if len(rows) < 2:
-        return [None] * len(keys)
+        return [None] * len(images)
     rng = random.Random(seed)
     # A step of 1 to all but one around the circle of images never ends at the own one.
-    return [rows[(places[key] + rng.randrange(1, len(rows))) % len(rows)] for key in keys]
+    return [rows[(places[image] + rng.randrange(1, len(rows))) % len(rows)] for image in images]
 
 
 def judge(accuracy: float, over_another: Interval | None, over_blank: Interval) -> tuple[ImageVerdict, str]:
@@ -109,5 +108,6 @@ def _mean(records: Sequence[AnswerRecord]) -> float:
     return sum(record.score for record in records) / len(records)
 
 
-def _grey(size: tuple[int, int]) -> Image.Image:
-    return Image.new("RGB", size, _GREY)
+def _grey_like(example: Example) -> Image.Image:
+    """As large as the example's image: some models see more of a larger one."""
+    return Image.new("RGB", example.open_image().size, _GREY)

@@ -2,10 +2,9 @@
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.image_keys import example_keys
 from lorax_vlm.data.scenes import Scene, score_caption
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
@@ -63,10 +62,14 @@ def judge_scene_captions(
 
 
 def grouped_by_image(examples: Sequence[Example]) -> list[list[Example]]:
-    """The examples of each image, which is told by its content, in the order of the first ones."""
-    groups: dict[str, list[Example]] = {}
-    for example, key in zip(examples, example_keys(examples), strict=True):
-        groups.setdefault(key, []).append(example)
+    """The examples of each image, in the order of the first ones.
+
+    Raises:
+        ImageError: An image cannot be read.
+    """
+    groups: dict[Hashable, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.image_key, []).append(example)
     return list(groups.values())
 
 

@@ -1,66 +1,101 @@
 """Images of examples, opened when they are needed and let go.
 
-A photograph of 12 megapixels takes 48 MB when it is decoded, so never more of them are held than one batch needs.
+A photograph of 12 megapixels takes 36 MB when it is decoded, so never more of them are held than a batch needs. What
+names an image is handed on as it is, for whoever answers opens it with its batch; what draws or fetches one is called
+here, a few at a time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from PIL import Image
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.image_keys import example_keys
-from lorax_vlm.errors import LoraxError
+from lorax_vlm.data.images import ImageSource
+from lorax_vlm.errors import LoraxError, RowFailed
 
-MOST_ROWS, MOST_PIXELS = 32, 8_000_000
-"""Of a chunk: nothing is added to one that has so many rows, or images with so many pixels."""
+MOST_PIXELS = 24_000_000
+"""Of opened images: a chunk that has as many gets no further one."""
 
-Opened = Image.Image | LoraxError
-"""An image, or why it could not be read."""
+Source = ImageSource | LoraxError
+"""What an image can be read from, or why it cannot be read."""
 
 
-def open_in_turn(
-    examples: Sequence[Example], keys: Sequence[str], *, most_rows: int = MOST_ROWS, most_pixels: int = MOST_PIXELS
-) -> Iterator[list[tuple[int, Opened]]]:
-    """Rows in chunks, each row with its number and its image; neighbours with one image share the object.
+def sources_in_turn(examples: Sequence[Example], keys: Sequence[Hashable]) -> Iterator[list[tuple[int, Source]]]:
+    """Rows in chunks, each row with its number and its image's source; rows of one image share the object.
 
     Args:
-        examples: Whose images to open.
-        keys: Of ``example_keys``.
-        most_rows: Of a chunk.
-        most_pixels: A chunk whose images have as many gets no further image.
+        examples: Whose images are wanted.
+        keys: One per example, equal for equal images.
 
     Yields:
         A list that is emptied when the next one is asked for, so that its images can leave memory.
     """
-    chunk: list[tuple[int, Opened]] = []
-    opened: dict[str, Opened] = {}
+    chunk: list[tuple[int, Source]] = []
+    named: dict[Hashable, Source] = {}
+    opened: dict[Hashable, Source] = {}
     pixels = 0
     for row, (example, key) in enumerate(zip(examples, keys, strict=True)):
-        if len(chunk) == most_rows or (chunk and key not in opened and pixels >= most_pixels):
-            yield chunk
-            chunk.clear()
-            opened.clear()
-            pixels = 0
+        if not callable(example.image):
+            chunk.append((row, named.setdefault(key, example.image)))
+            continue
         if key not in opened:
-            opened[key] = open_example(example)
-            pixels += _pixels(opened[key])
+            if pixels >= MOST_PIXELS:
+                yield chunk
+                chunk.clear()
+                opened.clear()
+                pixels = 0
+            opened[key] = found = _open(example, row)
+            pixels += found.width * found.height if isinstance(found, Image.Image) else 0
         chunk.append((row, opened[key]))
     if chunk:
         yield chunk
 
 
 def pictures_in_turn(
-    examples: Sequence[Example], most_rows: int = MOST_ROWS
+    examples: Sequence[Example], most_rows: int | None = None
 ) -> Iterator[tuple[list[int], list[Image.Image]]]:
-    """Row numbers and images as of ``open_in_turn``, where every image must be readable.
+    """Row numbers and opened images in chunks; neighbours with one image share the object.
+
+    Args:
+        examples: Whose images to open.
+        most_rows: Of a chunk. None: only pixels are counted.
+
+    Yields:
+        Lists that are emptied when the next ones are asked for.
 
     Raises:
-        ImageError: One is not.
+        ImageError: An image cannot be read.
     """
-    for chunk in open_in_turn(examples, example_keys(examples), most_rows=most_rows):
-        pictures = [_readable(image) for _, image in chunk]
-        yield [row for row, _ in chunk], pictures
-        pictures.clear()
+    rows: list[int] = []
+    pictures: list[Image.Image] = []
+    opened: dict[Hashable, Image.Image] = {}
+    pixels = 0
+    for row, example in enumerate(examples):
+        key = example.image_key
+        if rows and (len(rows) == most_rows or (key not in opened and pixels >= MOST_PIXELS)):
+            yield rows, pictures
+            rows.clear()
+            pictures.clear()
+            opened.clear()
+            pixels = 0
+        if key not in opened:
+            opened[key] = example.open_image()
+            pixels += opened[key].width * opened[key].height
+        rows.append(row)
+        pictures.append(opened[key])
+    if rows:
+        yield rows, pictures
+
+
+def readable(source: Source) -> ImageSource:
+    """What an image can be read from.
+
+    Raises:
+        LoraxError: It cannot.
+    """
+    if isinstance(source, LoraxError):
+        raise source
+    return source
 
 
 def distinct(images: Sequence[Image.Image]) -> tuple[list[Image.Image], list[int]]:
@@ -74,22 +109,15 @@ def distinct(images: Sequence[Image.Image]) -> tuple[list[Image.Image], list[int
     return found, [places[id(image)] for image in images]
 
 
-def open_example(example: Example) -> Opened:
-    """An example's image, or the error that tells why it cannot be read."""
+def _open(example: Example, row: int) -> Source:
     try:
         return example.open_image()
     except LoraxError as error:
         return error
-
-
-def _pixels(image: Opened) -> int:
-    return image.width * image.height if isinstance(image, Image.Image) else 0
-
-
-def _readable(image: Opened) -> Image.Image:
-    if isinstance(image, LoraxError):
-        raise image
-    return image
+    except Exception as error:  # of somebody's function; its row fails alone, as rows do everywhere
+        failed = RowFailed(row, error)
+        failed.__cause__ = error
+        return failed
 
 
 class OpenedOnDemand(Mapping[str, Image.Image]):

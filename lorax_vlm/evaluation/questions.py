@@ -2,22 +2,19 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from PIL import Image
+from collections.abc import Callable, Hashable, Sequence
 
 from lorax_vlm.answers import exact_match, vqa_accuracy
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.image_keys import example_keys
+from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.ablation import ablate
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
-from lorax_vlm.evaluation.opening import Opened, open_in_turn
+from lorax_vlm.evaluation.opening import Source, sources_in_turn
 from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.types import Answer, AnswerRecord, GenerationSettings, Interval, VQAReport
 
-Ask = Callable[[Sequence[Any], Sequence[str]], Sequence[Answer | LoraxError]]
+Ask = Callable[[Sequence[ImageSource], Sequence[str]], Sequence[Answer | LoraxError]]
 """Answers one question per image; the error of a bad row stands in its place."""
 
 VQA_ACCURACY, EXACT_MATCH = "vqa accuracy", "exact match"
@@ -38,10 +35,9 @@ def evaluate_questions(
 ) -> VQAReport:
     """Ask every example's question and score the answers.
 
-    Images are opened a few at a time, so memory does not grow with the number of questions.
-
     Args:
-        ask: The base or an adapter. It is given chunks of the questions.
+        ask: The base or an adapter. It is given what names the images, and opens them with its batches; images that
+            only a function gives are opened here, a few at a time. So memory does not grow with the questions.
         examples: Questions with known answers.
         ablations: Ask again with grey images and with other ones; see ``evaluation/ablation.py``.
         source: What the examples are.
@@ -53,17 +49,17 @@ def evaluate_questions(
     Raises:
         UsageError: There are no examples.
     """
-    keys = example_keys(examples)
-    asked = ask_in_turn(ask, examples, keys, [example.question for example in examples])
-    records = score_answers(asked.answers, examples, keys=keys)
+    images = image_numbers(examples)
+    answers, seconds = ask_in_turn(ask, examples, images, [example.question for example in examples])
+    records = score_answers(answers, examples, images=images)
     shares = shares_by_metric(records)
     metric = next(iter(shares))
 
-    def again(rows: Sequence[int], pictured: Sequence[Example], shown: Sequence[str]) -> Sequence[AnswerRecord]:
-        given = ask_in_turn(ask, pictured, shown, [examples[row].question for row in rows]).answers
-        return score_answers(given, [examples[row] for row in rows], keys=[keys[row] for row in rows])
+    def again(rows: Sequence[int], pictured: Sequence[Example], shown: Sequence[int]) -> Sequence[AnswerRecord]:
+        given, _ = ask_in_turn(ask, pictured, shown, [examples[row].question for row in rows])
+        return score_answers(given, [examples[row] for row in rows], images=[images[row] for row in rows])
 
-    ablated = ablate(again, examples, records, asked.sizes, metric, seed) if ablations else {}
+    ablated = ablate(again, examples, records, metric, seed) if ablations else {}
     counts = {name: share.count for name, share in shares.items()}
     return VQAReport(
         adapter=adapter,
@@ -74,53 +70,59 @@ def evaluate_questions(
         by_kind=_shares_by_kind(records, metric),
         by_metric=shares,
         records=records,
-        time_s=asked.seconds,
+        time_s=seconds,
         protocol=describe_protocol(source, settings)
-        | {"questions": len(records), "images": len(set(keys)), "metric": metric if len(counts) == 1 else counts},
+        | {"questions": len(records), "images": len(set(images)), "metric": metric if len(counts) == 1 else counts},
         **ablated,
     )
 
 
-class Asked:
-    """Answers in the order of the questions, sizes of the images that could be read, and how long asking took."""
-
-    def __init__(self, count: int) -> None:
-        self.answers: list[Answer | LoraxError] = [LoraxError("It was not asked.")] * count
-        self.sizes: dict[int, tuple[int, int]] = {}
-        self.seconds = 0.0
+def image_numbers(examples: Sequence[Example]) -> list[int]:
+    """A number for each example's image, equal for equal images; an image that cannot be read is like no other."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(_image_of(example), len(numbers)) for example in examples]
 
 
-def ask_in_turn(ask: Ask, pictured: Sequence[Example], keys: Sequence[str], questions: Sequence[str]) -> Asked:
-    """Ask each question about the image of the example beside it, a few images at a time.
+def _image_of(example: Example) -> Hashable:
+    try:
+        return example.image_key
+    except LoraxError:  # asking about it will say what is wrong with it
+        return "unreadable", example.name
+
+
+def ask_in_turn(
+    ask: Ask, pictured: Sequence[Example], images: Sequence[int], questions: Sequence[str]
+) -> tuple[list[Answer | LoraxError], float]:
+    """Ask each question about the image of the example beside it; answers in order, and how long it took.
 
     Args:
         ask: The base or an adapter.
         pictured: Examples whose images are shown.
-        keys: Of ``data.image_keys.example_keys``.
+        images: Their numbers, equal for equal images.
         questions: One for each.
     """
-    asked = Asked(len(questions))
-    for chunk in open_in_turn(pictured, keys):
-        _ask_chunk(ask, chunk, questions, asked)
-    return asked
-
-
-def _ask_chunk(ask: Ask, chunk: Sequence[tuple[int, Opened]], questions: Sequence[str], asked: Asked) -> None:
-    rows, images = [], []
-    for row, image in chunk:
-        if isinstance(image, Image.Image):
-            asked.sizes[row] = image.size
-            rows.append(row)
-            images.append(image)
-        else:
-            asked.answers[row] = image
-    if not rows:
-        return
+    answers: dict[int, Answer | LoraxError] = {}
     start = time.monotonic()
-    given = ask(images, [questions[row] for row in rows])
-    asked.seconds += time.monotonic() - start
-    for row, answer in zip(rows, given, strict=True):
-        asked.answers[row] = answer
+    for chunk in sources_in_turn(pictured, images):
+        answers |= _ask_chunk(ask, chunk, questions)
+    return [answers[row] for row in range(len(questions))], time.monotonic() - start
+
+
+def _ask_chunk(
+    ask: Ask, chunk: Sequence[tuple[int, Source]], questions: Sequence[str]
+) -> dict[int, Answer | LoraxError]:
+    answers: dict[int, Answer | LoraxError] = {}
+    rows: list[int] = []
+    sources: list[ImageSource] = []
+    for row, source in chunk:
+        if isinstance(source, LoraxError):
+            answers[row] = source
+        else:
+            rows.append(row)
+            sources.append(source)
+    if rows:
+        answers |= dict(zip(rows, ask(sources, [questions[row] for row in rows]), strict=True))
+    return answers
 
 
 def compare_reports(first: VQAReport, second: VQAReport, metric: str | None = None) -> Interval:
@@ -160,7 +162,7 @@ def score_answers(
     examples: Sequence[Example],
     metric: str | None = None,
     *,
-    keys: Sequence[str] | None = None,
+    images: Sequence[int] | None = None,
 ) -> tuple[AnswerRecord, ...]:
     """One record per question; a question that could not be asked scores 0 and keeps its error.
 
@@ -170,19 +172,19 @@ def score_answers(
         answers: What was said.
         examples: The questions.
         metric: Leave out questions that are judged by another one. None: take all.
-        keys: Of ``data.image_keys.example_keys``. None: they are found.
+        images: Of ``image_numbers``. None: they are found.
 
     Raises:
         UsageError: There are no examples, or not one answer for each.
     """
     if not examples or len(answers) != len(examples):
         raise UsageError(f"At least one question is needed, and an answer to each: {len(examples)}, {len(answers)}.")
-    keys = keys if keys is not None else example_keys(examples)
-    records = [_judged(*row) for row in zip(answers, examples, keys, strict=True)]
+    images = images if images is not None else image_numbers(examples)
+    records = [_judged(*row) for row in zip(answers, examples, images, strict=True)]
     return tuple(records) if metric is None else with_metric(records, metric)
 
 
-def _judged(answer: Answer | Exception, example: Example, key: str) -> AnswerRecord:
+def _judged(answer: Answer | Exception, example: Example, image: int) -> AnswerRecord:
     annotators, metric = example.answers or (example.target,), _metric_of(example)
     said, error, score = "", "", 0.0
     if isinstance(answer, Exception):
@@ -190,7 +192,7 @@ def _judged(answer: Answer | Exception, example: Example, key: str) -> AnswerRec
     else:
         said = str(answer)
         score = vqa_accuracy(said, annotators) if metric == VQA_ACCURACY else float(exact_match(said, annotators))
-    return AnswerRecord(example.name, example.kind, example.question, said, annotators, score, error, metric, key)
+    return AnswerRecord(example.name, example.kind, example.question, said, annotators, score, error, metric, image)
 
 
 def with_metric(records: Sequence[AnswerRecord], metric: str) -> tuple[AnswerRecord, ...]:

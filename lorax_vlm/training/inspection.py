@@ -1,7 +1,7 @@
 """What a training batch really teaches: which tokens carry loss, and whether the image matters."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.image_keys import ImageKeys, example_keys
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.models.families.base import Batch, Family
 from lorax_vlm.models.loading import LoadedModel
@@ -65,13 +64,12 @@ def choose_rows(examples: Iterable[Example], count: int) -> list[Example]:
     same_target: list[Example] = []
     same_image: list[Example] = []
     targets: set[str] = set()
-    images: set[str] = set()
-    key = ImageKeys()
+    images: set[Hashable] = set()
     for example in islice(examples, LOOKED_AT * count):
         new_target = example.target not in targets
         if not new_target and len(same_target) >= count:
             continue  # its image need not be read
-        image = key(example)
+        image = example.image_key
         rows = same_image if image in images else chosen if new_target else same_target
         rows.append(example)
         images.add(image)
@@ -107,7 +105,7 @@ def inspect_batch(base: LoadedModel, examples: Sequence[Example]) -> BatchInspec
     shuffled = _loss(base, _batch(family, examples, [*images[1:], images[0]]))
     blank = _loss(base, _batch(family, examples, grey))
     verdict, reason = judge_losses(
-        loss, shuffled, blank, targets=len({e.target for e in examples}), images=len(set(example_keys(examples)))
+        loss, shuffled, blank, targets=len({e.target for e in examples}), images=len({e.image_key for e in examples})
     )
     return BatchInspection(tuple(rows), _finite(loss), _finite(shuffled), _finite(blank), verdict, reason)
 
