@@ -226,12 +226,14 @@ class ReferenceReport:
     """Cross-entropy per target token over all references, in nats; None where it is not finite."""
     time_s: float
     text_metrics: Mapping[str, float | None] = field(default_factory=dict)
-    """CIDEr, BLEU-4 and ROUGE-L; empty when their library is not installed. None is no figure: CIDEr of few images."""
+    """CIDEr, BLEU-4 and ROUGE-L; empty when their library is not installed. None: see ``reasons``."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     failures: tuple[Mapping[str, Any], ...] = ()
     """The first captions that differ from all of their references."""
     interval: Interval | None = None
     """Of ``exact_match``."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why a text metric has no figure, by its name."""
     scores: tuple[float, ...] = ()
     """Of each image, 1 for a caption that equals a reference."""
 

@@ -5,11 +5,13 @@ import math
 from collections.abc import Hashable, Sequence
 
 from lorax_vlm.data.examples import Example
+from lorax_vlm.data.scene_captions import STYLES
 from lorax_vlm.data.scenes import Scene, score_caption
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
 from lorax_vlm.evaluation.protocol import describe_protocol
-from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics
+from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics, cider_problem
+from lorax_vlm.foreign import quoted
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, Interval, ReferenceReport
 
 _SHOWN_FAILURES = 8
@@ -114,6 +116,7 @@ def judge_reference_captions(
         if not score
     ]
     interval = mean_interval(scores)
+    figures, reasons = _text_metrics(captions, references)
     counts = {"images": len(images), "references": sum(map(len, images))}
     return ReferenceReport(
         adapter=adapter,
@@ -123,7 +126,8 @@ def judge_reference_captions(
         exact_match=interval.value,
         loss=loss if math.isfinite(loss) else None,
         time_s=time_s,
-        text_metrics=_text_metrics(captions, references),
+        text_metrics=figures,
+        reasons=reasons,
         protocol=describe_protocol(source, settings) | {"tokenizer": TOKENIZER} | counts,
         failures=tuple(failures[:_SHOWN_FAILURES]),
         interval=interval,
@@ -146,11 +150,31 @@ def compare_captions(first: CaptionReport | ReferenceReport, second: CaptionRepo
     return paired_difference(first.scores, second.scores)
 
 
-def _text_metrics(captions: Sequence[Caption], references: Sequence[Sequence[str]]) -> dict[str, float | None]:
+def style_on_scenes(adapter: str, style: str) -> str:
+    """The style of an adapter, by which its captions of drawn scenes are judged.
+
+    Raises:
+        UsageError: It has a style of its own, and nothing says whether a caption is in it.
+    """
+    if style in STYLES:
+        return style
+    own = f"a style of its own, {quoted(style)}" if style else "a style of its own"
+    raise UsageError(
+        f"Adapter {adapter!r} has {own}: drawn scenes have no captions in it. Compare with captions that you give "
+        f"(--data FOLDER), or judge by a known style (--style, one of {', '.join(STYLES)})."
+    )
+
+
+def _text_metrics(
+    captions: Sequence[Caption], references: Sequence[Sequence[str]]
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Figures by metric, and why one is None."""
     if importlib.util.find_spec("pycocoevalcap") is None:
-        return {}
-    figures = caption_metrics(captions, references)
-    return figures if len(captions) >= FEWEST_FOR_CIDER else figures | {"CIDEr": None}
+        return {}, {}
+    figures, problem = caption_metrics(captions, references), cider_problem(references)
+    if not problem and len(captions) < FEWEST_FOR_CIDER:
+        problem = f"of {len(captions)} images it is chance which words are rare; {FEWEST_FOR_CIDER} are needed"
+    return (figures | {"CIDEr": None}, {"CIDEr": problem}) if problem else (figures, {})
 
 
 def _plain(text: str) -> str:

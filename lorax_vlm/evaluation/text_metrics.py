@@ -17,8 +17,7 @@ _WORD = re.compile(r"[\w']+")
 def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float | None]:
     """CIDEr (0 to 10), BLEU-4 and ROUGE-L (0 to 1) over a whole set.
 
-    CIDEr weighs words by how many images they belong to. One image gives every word no weight, so its CIDEr would be 0
-    whatever is said, and is None.
+    CIDEr is None where ``cider_problem`` says why.
 
     Args:
         captions: One per image.
@@ -40,10 +39,21 @@ def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]
     known = {index: [tokenize(text) for text in texts] for index, texts in enumerate(references)}
     bleu, _ = Bleu(4).compute_score(known, given, verbose=0)
     return {
-        "CIDEr": float(Cider().compute_score(known, given)[0]) if len(captions) > 1 else None,
+        "CIDEr": None if cider_problem(references) else float(Cider().compute_score(known, given)[0]),
         "BLEU-4": float(bleu[3]),
         "ROUGE-L": float(Rouge().compute_score(known, given)[0]),
     }
+
+
+def cider_problem(references: Sequence[Sequence[str]]) -> str:
+    """Why CIDEr would be 0 whatever is said; empty where it is a figure.
+
+    It weighs words by how few images they belong to, and a word of all images not at all.
+    """
+    if len(references) == 1:
+        return "of one image every word has the weight 0"
+    known = {frozenset(tokenize(text) for text in texts) for texts in references}
+    return "all images have the same references, so every word has the weight 0" if len(known) == 1 else ""
 
 
 def tokenize(text: str) -> str:
