@@ -10,7 +10,7 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.asking import answers_questions, caption_prompt, caption_settings
-from lorax_vlm.data.examples import DataSplits, Example, scene_caption_splits
+from lorax_vlm.data.examples import DataSplits, scene_caption_splits
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import STYLES, require_style
 from lorax_vlm.data.scenes import Scene, iterate_scenes
@@ -410,7 +410,7 @@ class BLIP2CaptioningSystem:
         """Measure several adapters and, beside them, the base judged by each of their styles.
 
         Args:
-            names: Adapters. None: all of ``list_adapters``, without ``data`` and ``style`` less those of ``own_styles``.
+            names: Adapters. None: all of ``list_adapters``, less ``own_styles`` without ``data`` and ``style``.
             style: As for ``evaluate_adapter``.
             data: As for ``evaluate_adapter``.
             count: As for ``evaluate_adapter``.

@@ -3,10 +3,9 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Data, Device, Dtype, Model, Quantize, Store, read_asked_data
-from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.cli.output import print_json, print_table, say, say_parts
 from lorax_vlm.versions import package_versions
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def doctor(
     """Show device, memory, versions and what would be loaded.
 
     With --data, --style or --task, one training batch is decoded: which tokens carry loss, and whether the loss
-    changes when the images are shuffled. It must: otherwise the model does not look at them.
+    changes when the images are shuffled. It must: otherwise the model does not look at them, and the exit code is 1.
     """
     from lorax_vlm.adapters.store import AdapterStore
     from lorax_vlm.captioning import BLIP2CaptioningSystem
@@ -81,37 +80,38 @@ def doctor(
         inspection = inspect_batch(base, choose_rows(splits.train, rows))
     if as_json:
         print_json({"machine": facts, "versions": versions, "batch": inspection})
-        return
-    print_table(["", "lorax-vlm doctor"], [*facts.items(), *versions.items()])
-    for broken_entry in broken:
-        console.print(f"broken adapter {broken_entry.name}: {broken_entry.error}", highlight=False)
-    if inspection is not None:
-        _print_inspection(inspection)
-        if inspection.verdict == "ignored":
-            raise typer.Exit(1)
+    else:
+        print_table(["", "lorax-vlm doctor"], [*facts.items(), *versions.items()])
+        for broken_entry in broken:
+            say(f"broken adapter {broken_entry.name}: {broken_entry.error}")
+        if inspection is not None:
+            _print_inspection(inspection)
+    if inspection is not None and inspection.verdict == "ignored":
+        raise typer.Exit(1)
 
 
 def _print_inspection(inspection: "BatchInspection") -> None:
-    heading = Text("\nOne training batch. ")
-    console.print(heading.append("Green", style="bold green").append(" tokens carry loss, grey ones do not."))
+    say("")
+    heading = [("One training batch. ", ""), ("Green", "bold green"), (" tokens carry loss, grey ones do not.", "")]
+    say_parts(heading)
     for row in inspection.rows:
-        line = Text(f"{row.name}: ", style="bold")
         images = sum(token == "<image>" for token, _ in row.tokens)
-        line.append(f"<image>x{images} ", style="bright_black")
-        for token, carries in row.tokens:
-            if token != "<image>":
-                line.append(repr(token)[1:-1], style="bold green" if carries else "bright_black")
-        console.print(line)
+        parts = [(f"{row.name}: ", "bold"), (f"<image>x{images} ", "bright_black")]
+        parts += [
+            (repr(token)[1:-1], "bold green" if carries else "bright_black")
+            for token, carries in row.tokens
+            if token != "<image>"
+        ]
+        say_parts(parts)
         if not row.ends_with_eos:
-            warning = "  the last token that carries loss is not the end token: it would never stop"
-            console.print(Text(warning, style="red"))
-    losses = Text(
+            say("  the last token that carries loss is not the end token: it would never stop", style="red")
+    losses = (
         f"loss {_loss(inspection.loss)}, with shuffled images {_loss(inspection.shuffled_loss)}, "
         f"with blank images {_loss(inspection.blank_loss)}: "
     )
-    console.print(losses.append(_VERDICTS[inspection.verdict], style="red" if inspection.verdict == "ignored" else ""))
+    say_parts([(losses, ""), (_VERDICTS[inspection.verdict], "red" if inspection.verdict == "ignored" else "")])
     if inspection.verdict != "depends":
-        console.print(Text(f"{inspection.reason}."))
+        say(f"{inspection.reason}.")
 
 
 def _loss(loss: float | None) -> str:
