@@ -13,7 +13,7 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError, RowFailed
 
-MOST_PIXELS = 24_000_000
+MOST_PIXELS = 12_000_000
 """Of opened images: a chunk that has as many gets no further one."""
 
 Source = ImageSource | LoraxError
