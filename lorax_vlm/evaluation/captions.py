@@ -10,7 +10,7 @@ from lorax_vlm.data.scenes import Scene, score_caption
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
 from lorax_vlm.evaluation.protocol import describe_protocol
-from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics, cider_problem
+from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics, metric_problems
 from lorax_vlm.foreign import quoted
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, Interval, ReferenceReport
 
@@ -171,10 +171,11 @@ def _text_metrics(
     """Figures by metric, and why one is None."""
     if importlib.util.find_spec("pycocoevalcap") is None:
         return {}, {}
-    figures, problem = caption_metrics(captions, references), cider_problem(references)
-    if not problem and len(captions) < FEWEST_FOR_CIDER:
-        problem = f"of {len(captions)} images it is chance which words are rare; {FEWEST_FOR_CIDER} are needed"
-    return (figures | {"CIDEr": None}, {"CIDEr": problem}) if problem else (figures, {})
+    problems = metric_problems(references)
+    if len(captions) < FEWEST_FOR_CIDER:
+        chance = f"of {len(captions)} images it is chance which words are rare; {FEWEST_FOR_CIDER} are needed"
+        problems = {"CIDEr": chance} | problems
+    return caption_metrics(captions, references) | dict.fromkeys(problems), problems
 
 
 def _plain(text: str) -> str:

@@ -17,7 +17,7 @@ _WORD = re.compile(r"[\w']+")
 def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float | None]:
     """CIDEr (0 to 10), BLEU-4 and ROUGE-L (0 to 1) over a whole set.
 
-    CIDEr is None where ``cider_problem`` says why.
+    A metric is None where ``metric_problems`` says why.
 
     Args:
         captions: One per image.
@@ -38,22 +38,29 @@ def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]
     given = {index: [tokenize(text)] for index, text in enumerate(captions)}
     known = {index: [tokenize(text) for text in texts] for index, texts in enumerate(references)}
     bleu, _ = Bleu(4).compute_score(known, given, verbose=0)
-    return {
-        "CIDEr": None if cider_problem(references) else float(Cider().compute_score(known, given)[0]),
+    figures: dict[str, float | None] = {
+        "CIDEr": float(Cider().compute_score(known, given)[0]),
         "BLEU-4": float(bleu[3]),
         "ROUGE-L": float(Rouge().compute_score(known, given)[0]),
     }
+    return figures | dict.fromkeys(metric_problems(references))
 
 
-def cider_problem(references: Sequence[Sequence[str]]) -> str:
-    """Why CIDEr would be 0 whatever is said; empty where it is a figure.
+def metric_problems(references: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Why a metric would be about 0 whatever is said, by its name.
 
-    It weighs words by how few images they belong to, and a word of all images not at all.
+    CIDEr weighs words by how few images they belong to, and a word of all images not at all. BLEU-4 counts runs of four
+    words.
     """
-    if len(references) == 1:
-        return "of one image every word has the weight 0"
-    known = {frozenset(tokenize(text) for text in texts) for texts in references}
-    return "all images have the same references, so every word has the weight 0" if len(known) == 1 else ""
+    problems: dict[str, str] = {}
+    known = [frozenset(tokenize(text) for text in texts) for texts in references]
+    if len(known) == 1:
+        problems["CIDEr"] = "of one image every word has the weight 0"
+    elif len(set(known)) == 1:
+        problems["CIDEr"] = "all images have the same references, so every word has the weight 0"
+    if all(len(text.split()) < 4 for texts in known for text in texts):
+        problems["BLEU-4"] = "no reference has four words"
+    return problems
 
 
 def tokenize(text: str) -> str:
