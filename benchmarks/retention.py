@@ -36,7 +36,7 @@ from lorax_vlm.data.scene_examples import (
 )
 from lorax_vlm.data.scene_tasks import without_targets
 from lorax_vlm.errors import TransferRefused
-from lorax_vlm.evaluation.bootstrap import mean_interval, retention
+from lorax_vlm.evaluation.intervals import mean_interval, retention
 from lorax_vlm.exchange.candidates import random_like, shuffled_layers
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.teacher import answer, settings_on, template_on

@@ -1,15 +1,20 @@
 """Short answers to visual questions, compared by the rule of the VQA challenge. No torch.
 
-The rule is that of its published evaluation code (GT-Vision-Lab/VQA, ``vqaEval.py``), peculiarities included, so that
-figures agree with published ones:
+The rule is that of its published evaluation code in its present revision (GT-Vision-Lab/VQA, ``vqaEval.py``, commit
+a013f00 of March 2021), peculiarities included, so that figures agree with published ones:
 
-- The given answer loses punctuation and articles, number words become digits, contractions get their apostrophe.
-- The annotators' answers lose punctuation only, and only when they are not all the same.
+- White space at both ends goes, on both sides; then letter for letter, when all annotators said the same.
+- Only where they disagree, both sides are normalised: punctuation and articles go, number words become digits,
+  contractions get their apostrophe.
 - Accuracy is the mean, over leaving each annotator out, of ``min(1, matches / 3)``; so an answer that all of three
-  annotators gave scores 2/3.
+  annotators gave scores 2/3, and from four on agreement scores 1.
+
+The published normalisation turns "A", "the" and "?" into nothing, and nothing then equals nothing. Here an answer of
+nothing is never right, and outside of the challenge's own figure a text that would become nothing stays what it is.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from lorax_vlm.errors import UsageError
@@ -49,22 +54,36 @@ def _without_one_apostrophe(text: str) -> list[str]:
 
 _CONTRACTIONS = {
     spelling: word for word in f"{_SINGLE} {_SEVERAL}".split() for spelling in _without_one_apostrophe(word)
-} | {"somebody'd": "somebodyd"}
+} | {"somebody'd": "somebodyd"}  # the published table has this one the wrong way round
 
 
 def normalize_answer(text: str) -> str:
-    """An answer as the challenge compares it.
+    """An answer as answers are compared and counted: normalised as by the challenge, but never to nothing.
+
+    A text of articles keeps them, one of punctuation keeps it: both may be the name of an option.
 
     >>> normalize_answer("The two dogs!")
     '2 dogs'
+    >>> normalize_answer("(A)")
+    'a'
     """
-    words = [_DIGITS.get(word, word) for word in strip_punctuation(text).lower().split()]
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+    return _without_articles(text) or " ".join(_spelt_words(strip_punctuation(text)) or text.lower().split())
+
+
+def _without_articles(text: str) -> str:
+    """The challenge's own normalisation, of some texts nothing."""
+    return " ".join(word for word in _spelt_words(strip_punctuation(text)) if word not in _ARTICLES)
+
+
+def _spelt_words(text: str) -> list[str]:
+    """Words in lower case, number words as digits, contractions with their apostrophe."""
+    words = (_DIGITS.get(word, word) for word in text.lower().split())
+    return [_CONTRACTIONS.get(word, word) for word in words]
 
 
 def strip_punctuation(text: str) -> str:
     """Without punctuation: removed beside a space or when a number has a comma, else a space takes its place."""
-    text = text.replace("\n", " ").replace("\t", " ").strip()
+    text = _on_one_line(text)
     number_with_comma = _COMMA_IN_NUMBER.search(text) is not None
     stripped = text
     for mark in _PUNCTUATION:
@@ -73,8 +92,15 @@ def strip_punctuation(text: str) -> str:
     return _FULL_STOP.sub("", stripped, count=_MOST_FULL_STOPS)
 
 
+def _on_one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
 def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
     """Accuracy of an answer against the annotators', from 0 to 1, by the rule at the top of this file.
+
+    It is the challenge's figure to the letter (which its program prints as a percentage with two decimals), but for an
+    answer that is empty or white space: that scores 0, whatever annotators left empty.
 
     Args:
         answer: What the model said.
@@ -85,17 +111,25 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
     """
     if len(annotators) < 2:
         raise UsageError(f"VQA accuracy needs at least 2 annotators, got {len(annotators)}; use exact match.")
-    given = normalize_answer(answer)
-    if len(set(annotators)) > 1:
-        annotators = [strip_punctuation(text) for text in annotators]
-    matches = [text == given for text in annotators]
+    given, known = _on_one_line(answer), [_on_one_line(text) for text in annotators]
+    if not given:
+        return 0.0
+    if len(set(known)) > 1:
+        given, known = _without_articles(given), [_without_articles(text) for text in known]
+    matches = [text == given for text in known]
     total = sum(matches)
     return sum(min(1.0, (total - left_out) / 3) for left_out in matches) / len(matches)
 
 
 def exact_match(answer: str, annotators: Sequence[str]) -> bool:
-    """Whether an answer is that of any annotator, both normalised."""
-    return normalize_answer(answer) in {normalize_answer(text) for text in annotators}
+    """Whether an answer is the annotators' most frequent one, or one of those that are equally frequent.
+
+    Both are normalised first. An empty answer never matches, and annotators who said nothing do not count.
+    """
+    votes = Counter(normalize_answer(text) for text in annotators if text.strip())
+    if not votes or not answer.strip():
+        return False
+    return votes[normalize_answer(answer)] == max(votes.values())
 
 
 def soft_score(annotators: int) -> float:
@@ -104,5 +138,20 @@ def soft_score(annotators: int) -> float:
 
 
 def most_frequent_answer(annotators: Sequence[str]) -> str:
-    """The answer given most often; of several the first."""
-    return max(annotators, key=list(annotators).count)
+    """The answer given most often, however it was spelt, in its most frequent spelling; of several the first.
+
+    Annotators who said nothing do not vote, unless nobody said anything.
+
+    >>> most_frequent_answer(["2", "two", "2.", "3", "3"])
+    '2'
+
+    Raises:
+        UsageError: There are no annotators.
+    """
+    if not annotators:
+        raise UsageError("At least one annotator is needed.")
+    voters = [text for text in annotators if text.strip()] or list(annotators)
+    votes = Counter(normalize_answer(text) for text in voters)
+    winner = max(votes, key=lambda answer: votes[answer])  # of equals the first that was given
+    spellings = Counter(text for text in voters if normalize_answer(text) == winner)
+    return max(spellings, key=lambda text: spellings[text])

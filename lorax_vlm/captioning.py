@@ -6,23 +6,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.asking import answers_questions, caption_prompt, caption_settings
-from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.images import ImageSource, load_image
-from lorax_vlm.data.scene_captions import require_style
+from lorax_vlm.data.scene_captions import STYLES, require_style
 from lorax_vlm.data.scene_examples import scene_caption_splits
 from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, UsageError
-from lorax_vlm.evaluation.captions import judge_reference_captions, judge_scene_captions
+from lorax_vlm.evaluation.captions import (
+    grouped_by_image,
+    judge_reference_captions,
+    judge_scene_captions,
+    style_on_scenes,
+)
+from lorax_vlm.evaluation.opening import readable, sources_in_turn
+from lorax_vlm.evaluation.reference_loss import reference_loss
+from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.models.catalog import get_model_entry
-from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -388,7 +392,8 @@ class BLIP2CaptioningSystem:
             count: Number of test scenes.
 
         Raises:
-            UsageError: There is neither ``data`` nor a miniature world for this base, or no style to judge by.
+            UsageError: There is neither ``data`` nor a miniature world for this base, or the adapter has a style of its
+                own and ``style`` is None.
         """
         if data is not None:
             return self._evaluate_on_references(name, self.training_data("", data))
@@ -406,16 +411,21 @@ class BLIP2CaptioningSystem:
         """Measure several adapters and, beside them, the base judged by each of their styles.
 
         Args:
-            names: Adapters. None: all of ``list_adapters``.
+            names: Adapters. None: all of ``list_adapters``, less ``own_styles`` without ``data`` and ``style``.
             style: As for ``evaluate_adapter``.
             data: As for ``evaluate_adapter``.
             count: As for ``evaluate_adapter``.
             with_base: Measure the plain base too.
+
+        Raises:
+            UsageError: As for ``evaluate_adapter``.
         """
-        names = list(names) if names is not None else [stored.name for stored in self.list_adapters()]
+        if names is None:
+            own = set() if style or data is not None else set(self.own_styles())
+            names = [stored.name for stored in self.list_adapters() if stored.name not in own]
         if data is not None:
-            asked = [None, *names] if with_base else names
-            return [self.evaluate_adapter(name, style, data=data) for name in asked]
+            splits = self.training_data("", data)
+            return [self._evaluate_on_references(name, splits) for name in ([None] if with_base else []) + [*names]]
         scenes = self._test_scenes(count)  # drawn once for all
         styles = {name: style or self._style(name) for name in names}
         reports = [report for name in names for report in self._evaluate_on_scenes(name, [styles[name]], scenes)]
@@ -424,9 +434,17 @@ class BLIP2CaptioningSystem:
         judged = list(dict.fromkeys(["plain", *styles.values()]))
         return [*self._evaluate_on_scenes(None, judged, scenes), *reports]
 
+    def own_styles(self) -> list[str]:
+        """Those of ``list_adapters`` whose style drawn scenes have no captions in, so that they need ``data``."""
+        return [stored.name for stored in self.list_adapters() if stored.manifest.style not in STYLES]
+
+    def side_effects(self, name: str) -> SideEffects | None:
+        """What an adapter does to skills that it was not trained for; see ``AdapterWorkshop.side_effects``."""
+        return self._workshop.side_effects(self.store.get(name))
+
     def _style(self, name: str | None) -> str:
         attachment = self._library.find(name)
-        return attachment.manifest.style if attachment else "plain"
+        return style_on_scenes(name or BASE, attachment.manifest.style) if attachment else "plain"
 
     def _test_scenes(self, count: int) -> list[Scene]:
         if not self.entry.miniature:
@@ -436,40 +454,25 @@ class BLIP2CaptioningSystem:
     def _evaluate_on_scenes(
         self, name: str | None, styles: Sequence[str], scenes: Sequence[Scene]
     ) -> list[CaptionReport]:
-        captions, time_s = self._timed_captions([scene.image for scene in scenes], name)
-        facts = self._report_facts(name, time_s)
+        start = time.monotonic()
+        captions = _captions(self.caption_images([scene.image for scene in scenes], name))
+        facts = self._report_facts(name, time.monotonic() - start)
         return [judge_scene_captions(captions, scenes, style, **facts) for style in styles]
 
     def _evaluate_on_references(self, name: str | None, splits: DataSplits) -> ReferenceReport:
-        examples = splits.validation
-        captions, time_s = self._timed_captions([example.open_image() for example in examples], name)
-        loss = self._reference_loss(name, examples)
-        facts = self._report_facts(name, time_s)
-        return judge_reference_captions(captions, loss, examples, source=splits.source, **facts)
-
-    def _timed_captions(self, pictures: Sequence[Image.Image], name: str | None) -> tuple[list[Caption], float]:
-        start = time.monotonic()
-        captions = _captions(self.caption_images(pictures, name))
-        return captions, time.monotonic() - start
+        images = grouped_by_image(splits.validation)
+        firsts = [same[0] for same in images]
+        start, captions = time.monotonic(), []
+        for chunk in sources_in_turn(firsts, range(len(firsts))):
+            captions += _captions(self.caption_images([readable(source) for _, source in chunk], name))
+        facts = self._report_facts(name, time.monotonic() - start)
+        prompt = caption_prompt(self.entry, self._asked(name))
+        references = [example for same in images for example in same]
+        loss = reference_loss(self.base, lambda: self._library.using(name), prompt, references, self.batch_size)
+        return judge_reference_captions(captions, loss, images, source=splits.source, **facts)
 
     def _report_facts(self, name: str | None, time_s: float) -> dict[str, Any]:
         return {"base": self.entry.name, "adapter": name, "settings": self._settings(name), "time_s": time_s}
-
-    @torch.no_grad()
-    def _reference_loss(self, name: str | None, examples: Sequence[Example]) -> float:
-        total, tokens = 0.0, 0
-        for start in range(0, len(examples), self.batch_size):
-            chunk = examples[start : start + self.batch_size]
-            pixels = self.base.family.pixel_values([example.open_image() for example in chunk])
-            batch = self.base.family.training_batch(
-                pixels, [e.prompt for e in chunk], [e.target for e in chunk], names=[e.name for e in chunk]
-            )
-            batch = {key: value.to(self.base.device) for key, value in batch.items()}
-            labels = batch.pop("labels")
-            with self._library.using(name) as model:
-                total += float(self.base.family.loss(model(**batch).logits, labels, 1))
-            tokens += int((labels != IGNORED_LABEL).sum())
-        return total / tokens
 
 
 def _captions(said: Sequence[Caption | LoraxError]) -> list[Caption]:

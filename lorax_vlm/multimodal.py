@@ -11,7 +11,7 @@ from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_tasks import WRITING_TASKS, require_exchange_task, task_examples, task_splits
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, PromptError, UsageError
-from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
+from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
 from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked
 from lorax_vlm.exchange.matrix import CompatibilityMatrix, build_matrix
 from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters

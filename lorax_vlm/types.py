@@ -9,6 +9,8 @@ from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 
 FinishReason = Literal["eos", "length", "empty"]
+ENOUGH = 30
+"""Independent examples below which nothing is said to be better or worse."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,52 @@ class Answer(ModelText):
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval, and how many examples it is the figure of."""
+
+    value: float
+    low: float
+    high: float
+    count: int = 0
+    """Examples; 0 where that is not known."""
+    groups: int = 0
+    """Independent ones: images, where several examples belong to one image; otherwise as many as examples."""
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few independent examples for any verdict."""
+        return self.groups < ENOUGH
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether a difference is a gain beyond the noise."""
+        return not self.few and self.low > 0
+
+    @property
+    def below_zero(self) -> bool:
+        """Whether a difference is a loss beyond the noise."""
+        return not self.few and self.high < 0
+
+    @property
+    def caution(self) -> str:
+        """What speaks against a verdict, for people; empty when nothing does."""
+        if not self.few:
+            return ""
+        examples = f"{self.count} example{'' if self.count == 1 else 's'}" if self.count else "how many is not known"
+        images = f" of {self.groups} image{'' if self.groups == 1 else 's'}" if self.groups != self.count else ""
+        return f"too few to tell: {examples}{images}"
+
+    def percent(self, width: int = 0) -> str:
+        """A share as text, its value aligned right in ``width``."""
+        return f"{f'{self.value:.1%}':>{width}} ({self.low:.1%} to {self.high:.1%})"
+
+    def points(self, unit: str = " points") -> str:
+        """A difference of shares as text, with the word that it is of too few."""
+        value, low, high = (f"{round(100 * part, 1) + 0.0:+.1f}" for part in (self.value, self.low, self.high))
+        return f"{value}{unit} ({low} to {high}{f', {self.caution}' if self.few else ''})"
+
+
+@dataclass(frozen=True)
 class CaptionReport:
     """Figures of one adapter, or of the base, against scenes whose truth is known. Shares are from 0 to 1."""
 
@@ -157,6 +205,10 @@ class CaptionReport:
     """What was measured how. Only reports with equal protocols can be compared."""
     failures: tuple[Mapping[str, Any], ...] = ()
     """The first captions that are not both in style and true, with the reference."""
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """Of ``in_style``, ``true`` and ``in_style_and_true``."""
+    scores: tuple[float, ...] = ()
+    """Of each scene, 1 for a caption that is both in style and true."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +219,23 @@ class ReferenceReport:
     base: str
     source: str
     count: int
+    """Images; each is captioned once, however many references it has."""
     exact_match: float
-    """Share of captions equal to the reference, case and punctuation at the end aside."""
-    loss: float
-    """Cross-entropy per target token of the references, in nats."""
+    """Share of captions equal to a reference of their image, case and punctuation at the end aside."""
+    loss: float | None
+    """Cross-entropy per target token over all references, in nats; None where it is not finite."""
     time_s: float
-    text_metrics: Mapping[str, float] = field(default_factory=dict)
-    """CIDEr, BLEU-4 and ROUGE-L; empty when their library is not installed."""
+    text_metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """CIDEr, BLEU-4 and ROUGE-L; empty when their library is not installed. None: see ``reasons``."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     failures: tuple[Mapping[str, Any], ...] = ()
-    """The first captions that differ from their reference."""
+    """The first captions that differ from all of their references."""
+    interval: Interval | None = None
+    """Of ``exact_match``."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why a text metric has no figure, by its name."""
+    scores: tuple[float, ...] = ()
+    """Of each image, 1 for a caption that equals a reference."""
 
 
 @dataclass(frozen=True)
@@ -190,47 +249,65 @@ class AnswerRecord:
     """Empty when the question could not be asked; see ``error``."""
     annotators: tuple[str, ...]
     score: float
-    """From 0 to 1 by the report's metric."""
+    """From 0 to 1 by ``metric``."""
     error: str = ""
+    metric: str = ""
+    """What the question is judged by: ``vqa accuracy``, or ``exact match`` where few or one annotator answered it."""
+    image: int = 0
+    """Number of the image: equal for questions of a report about equal images."""
+
+
+ImageVerdict = Literal["depends", "ignored", "cannot tell"]
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A figure with its 95 % bootstrap interval."""
+class ImageEffect:
+    """What answers lose without the question's own image, on the questions judged by the report's metric."""
 
-    value: float
-    low: float
-    high: float
-
-    def percent(self, width: int = 0) -> str:
-        """A share as text, its value aligned right in ``width``."""
-        return f"{f'{self.value:.1%}':>{width}} ({self.low:.1%} to {self.high:.1%})"
-
-    def points(self, unit: str = " points") -> str:
-        """A difference of shares as text."""
-        return f"{100 * self.value:+.1f}{unit} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+    verdict: ImageVerdict
+    """``ignored``: what is right comes from the question alone."""
+    reason: str
+    """For people."""
+    over_another: Interval | None
+    """Accuracy with the own image minus that with another one, paired; None where no question could be given one."""
+    over_blank: Interval
+    """Accuracy with the own image minus that with a grey one, paired."""
+    without_another: int
+    """Questions for which there was no other image: all images are equal, or no other one could be read."""
+    seed: int
+    """Of the draw of the other images."""
 
 
 @dataclass(frozen=True)
 class VQAReport:
-    """Figures of one adapter, or of the base, on questions with known answers. Shares are from 0 to 1."""
+    """Figures of one adapter, or of the base, on questions with known answers. Shares are from 0 to 1.
+
+    Questions with several annotators and those with few or one are judged by different metrics, which are never mixed
+    into one share.
+    """
 
     adapter: str | None
     base: str
     source: str
     metric: str
-    """``vqa accuracy`` where several annotators answered, else ``exact match``."""
+    """The metric of most questions: ``vqa accuracy`` or ``exact match``."""
     accuracy: Interval
+    """Of the questions judged by ``metric``."""
     by_kind: Mapping[str, Interval]
-    """Accuracy by type of question."""
+    """Accuracy by type of question. Those of a type that are judged by the other metric have a row of their own, whose
+    name says so."""
     records: tuple[AnswerRecord, ...]
     time_s: float
     blank: float | None = None
     """Accuracy with every image grey; None when it was not measured."""
     shuffled: float | None = None
-    """Accuracy with each question put to another question's image."""
+    """Accuracy with another image, of the questions that could be given one; None when none could, or not measured."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """What was measured how. Only reports with equal protocols can be compared."""
+    by_metric: Mapping[str, Interval] = field(default_factory=dict)
+    """Accuracy by metric, that of ``metric`` first."""
+    image_effect: ImageEffect | None = None
+    """Whether the image matters; None when it was not asked."""
 
     @property
     def count(self) -> int:
@@ -256,6 +333,10 @@ class BenchmarkRow:
     """Generated tokens, in batches."""
     peak_bytes: int
     """Most memory during the run: of the GPU's allocator, or resident memory of the process on a CPU."""
+    metric: str = ""
+    """What ``accuracy`` is; only questions judged by it count. Empty without known answers."""
+    interval: Interval | None = None
+    """Of ``accuracy``."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +357,6 @@ class TaskReport:
     def line(self) -> str:
         """For people."""
         return (
-            f"{self.adapter}: {self.task}, {self.count} examples: {self.before.value:.1%} -> {self.after.value:.1%} "
-            f"({100 * self.gain.value:+.1f} points, 95 %: {100 * self.gain.low:+.1f} to {100 * self.gain.high:+.1f})"
+            f"{self.adapter}: {self.task}, {self.count} examples: {self.before.value:.1%} -> {self.after.value:.1%}, "
+            f"{self.gain.points()}"
         )

@@ -3,15 +3,19 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Data, Device, Dtype, Model, Quantize, Store, read_asked_data
-from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.cli.output import print_json, print_table, say, say_parts
 from lorax_vlm.versions import package_versions
 
 if TYPE_CHECKING:
     from lorax_vlm.training.inspection import BatchInspection
 
+_VERDICTS = {
+    "depends": "it depends on the image",
+    "ignored": "the image is ignored",
+    "cannot tell": "cannot tell whether the image matters",
+}
 _PACKAGES = ("lorax-vlm", "torch", "transformers", "peft", "accelerate", "safetensors", "Pillow", "bitsandbytes")
 
 
@@ -34,14 +38,14 @@ def doctor(
     """Show device, memory, versions and what would be loaded.
 
     With --data, --style or --task, one training batch is decoded: which tokens carry loss, and whether the loss
-    changes when the images are shuffled. It must: otherwise the model does not look at them.
+    changes when the images are shuffled. It must: otherwise the model does not look at them, and the exit code is 1.
     """
     from lorax_vlm.adapters.store import AdapterStore
     from lorax_vlm.captioning import BLIP2CaptioningSystem
     from lorax_vlm.models.catalog import get_model_entry
     from lorax_vlm.models.loading import probe_hardware
     from lorax_vlm.models.placement import plan_placement
-    from lorax_vlm.training.inspection import inspect_batch
+    from lorax_vlm.training.inspection import choose_rows, inspect_batch
     from lorax_vlm.vqa import VQASystem
 
     entry, hardware = get_model_entry(model), probe_hardware()
@@ -73,34 +77,42 @@ def doctor(
         else:
             captioning = BLIP2CaptioningSystem(model, **options)
             base, splits = captioning.base, captioning.training_data(style or "", splits)
-        inspection = inspect_batch(base, splits.first(rows))
+        inspection = inspect_batch(base, choose_rows(splits.train, rows))
     if as_json:
         print_json({"machine": facts, "versions": versions, "batch": inspection})
-        return
-    print_table(["", "lorax-vlm doctor"], [*facts.items(), *versions.items()])
-    for broken_entry in broken:
-        console.print(f"broken adapter {broken_entry.name}: {broken_entry.error}", highlight=False)
-    if inspection is not None:
-        _print_inspection(inspection)
-        if not inspection.image_matters:
-            raise typer.Exit(1)
+    else:
+        print_table(["", "lorax-vlm doctor"], [*facts.items(), *versions.items()])
+        for broken_entry in broken:
+            say(f"broken adapter {broken_entry.name}: {broken_entry.error}")
+        if inspection is not None:
+            _print_inspection(inspection)
+    if inspection is not None and inspection.verdict == "ignored":
+        raise typer.Exit(1)
 
 
 def _print_inspection(inspection: "BatchInspection") -> None:
-    console.print("\nOne training batch. [bold green]Green[/] tokens carry loss, grey ones do not.")
+    say("")
+    heading = [("One training batch. ", ""), ("Green", "bold green"), (" tokens carry loss, grey ones do not.", "")]
+    say_parts(heading)
     for row in inspection.rows:
-        line = Text(f"{row.name}: ", style="bold")
         images = sum(token == "<image>" for token, _ in row.tokens)
-        line.append(f"<image>x{images} ", style="bright_black")
-        for token, carries in row.tokens:
-            if token != "<image>":
-                line.append(repr(token)[1:-1], style="bold green" if carries else "bright_black")
-        console.print(line)
+        parts = [(f"{row.name}: ", "bold"), (f"<image>x{images} ", "bright_black")]
+        parts += [
+            (repr(token)[1:-1], "bold green" if carries else "bright_black")
+            for token, carries in row.tokens
+            if token != "<image>"
+        ]
+        say_parts(parts)
         if not row.ends_with_eos:
-            console.print("  [red]the last token that carries loss is not the end token: it would never stop[/]")
-    verdict = "it depends on the image" if inspection.image_matters else "[red]the image is ignored[/]"
-    console.print(
-        f"loss {inspection.loss:.4f}, with shuffled images {inspection.shuffled_loss:.4f}, "
-        f"with blank images {inspection.blank_loss:.4f}: {verdict}",
-        highlight=False,
+            say("  the last token that carries loss is not the end token: it would never stop", style="red")
+    losses = (
+        f"loss {_loss(inspection.loss)}, with shuffled images {_loss(inspection.shuffled_loss)}, "
+        f"with blank images {_loss(inspection.blank_loss)}: "
     )
+    say_parts([(losses, ""), (_VERDICTS[inspection.verdict], "red" if inspection.verdict == "ignored" else "")])
+    if inspection.verdict != "depends":
+        say(f"{inspection.reason}.")
+
+
+def _loss(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4f}"

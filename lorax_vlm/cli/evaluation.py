@@ -1,11 +1,15 @@
 """``lorax-vlm evaluate``."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.asking import answers_questions
+from lorax_vlm.cli.checks import require_model, require_stored
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     Annotations,
@@ -21,17 +25,45 @@ from lorax_vlm.cli.options import (
     Store,
     read_asked_data,
 )
-from lorax_vlm.cli.output import console, percent, print_json, print_table
+from lorax_vlm.cli.output import print_json, say
+from lorax_vlm.cli.reports import print_caption_reports, print_vqa_reports
+from lorax_vlm.data.scene_captions import require_style
+from lorax_vlm.data.scene_examples import GENERAL, require_task
+from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.errors import UsageError
-from lorax_vlm.types import CaptionReport, Interval, ReferenceReport, VQAReport
+from lorax_vlm.evaluation.captions import style_on_scenes
+from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.paths import require_new_file
+from lorax_vlm.types import CaptionReport, Interval, ReferenceReport
 
 if TYPE_CHECKING:
     from lorax_vlm.data.examples import DataSplits, Example
-    from lorax_vlm.vqa import VQASystem
+    from lorax_vlm.evaluation.side_effects import SideEffects
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be measured, checked."""
+
+    model: str
+    names: list[str]
+    task: str | None
+    style: str | None
+    count: int
+    with_base: bool
+    ablations: bool
+    as_json: bool
+    html: Path | None
+    system: dict[str, Any]
+    splits: "DataSplits | None" = None
+    stored: list[StoredAdapter] = field(default_factory=list)
 
 
 def evaluate(
-    names: Annotated[list[str] | None, typer.Argument(help="Adapters; by default all of this base.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Adapters; by default all of this base that caption, or for questions the base alone."),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(help="Ask questions of this type: general, counting, reasoning, ...", show_default=False),
@@ -43,9 +75,11 @@ def evaluate(
     columns: Columns = None,
     skip_bad_rows: SkipBadRows = False,
     count: Annotated[int, typer.Option(min=1, help="Number of test scenes.")] = 300,
-    base: Annotated[bool, typer.Option("--base/--no-base", help="Measure the plain base too.")] = True,
+    base: Annotated[
+        bool, typer.Option("--base/--no-base", help="Measure the plain base too, and what adapters do to other skills.")
+    ] = True,
     ablations: Annotated[
-        bool, typer.Option("--ablations", help="Ask again with grey and with shuffled images: does the image matter?")
+        bool, typer.Option("--ablations", help="Ask again with grey and with other images: does the image matter?")
     ] = False,
     html: Annotated[Path | None, typer.Option(help="Write an HTML report of answers.", show_default=False)] = None,
     model: Model = DEFAULT_MODEL,
@@ -59,145 +93,183 @@ def evaluate(
 
     Adapters that answer questions: accuracy by type of question with intervals, and the difference to the base.
     Adapters that caption: form and content on held-out scenes, or with --data agreement with reference captions.
+    On a miniature also what an adapter does to skills that it was not trained for.
     """
-    from lorax_vlm.captioning import BLIP2CaptioningSystem
-    from lorax_vlm.vqa import VQASystem
-
+    entry = require_model(model)
+    require_stored(store, names or [], entry)
+    stored = _stored(AdapterStore(store), names or [], entry)
+    _check_options(entry, stored, task, style, data is not None)
+    page = require_new_file(html)
     options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     splits = read_asked_data(data, images, annotations, columns, skip_bad_rows=skip_bad_rows)
-    answering = VQASystem(**options)
-    if _asks_questions(answering, model, names, task, splits):
-        _evaluate_questions(answering, model, names, task, splits, count, base, ablations, html, as_json)
+    order = _Order(model, names or [], task, style, count, base, ablations, as_json, page, options, splits, stored)
+    if _asks_questions(entry, order):
+        _evaluate_questions(order)
         return
     if html is not None or ablations:
         raise UsageError("--html and --ablations belong to questions; these adapters caption.")
-    system = BLIP2CaptioningSystem(model, **options)
-    reports = system.evaluate_adapters(names or None, style, data=splits, count=count, with_base=base)
-    if as_json:
-        print_json({"model": system.entry.name, "reports": reports})
-        return
-    _print_caption_reports(reports, title=str(data) if data else f"{system.entry.name}, held-out scenes")
+    _evaluate_captions(order, title=str(data) if data else f"{entry.name}, held-out scenes")
 
 
-def _asks_questions(
-    system: "VQASystem", model: str, names: Sequence[str] | None, task: str | None, splits: "DataSplits | None"
-) -> bool:
-    if task is not None or not system.entry(model).captions:
-        return True
-    if splits is not None:
-        return bool(splits.validation[0].question)
-    return bool(names) and all(
-        system.store.get(system.stored_name(model, name)).manifest.task == "vqa" for name in names or []
-    )
+def _stored(store: AdapterStore, names: Sequence[str], entry: CatalogEntry) -> list[StoredAdapter]:
+    return [store.get(full if (full := f"{entry.name}.{name}") in store else name) for name in names]
 
 
-def _evaluate_questions(
-    system: "VQASystem",
-    model: str,
-    names: Sequence[str] | None,
-    task: str | None,
-    splits: "DataSplits | None",
-    count: int,
-    with_base: bool,
-    ablations: bool,
-    html: Path | None,
-    as_json: bool,
+def _check_options(
+    entry: CatalogEntry, stored: Sequence[StoredAdapter], task: str | None, style: str | None, has_data: bool
 ) -> None:
-    from lorax_vlm.evaluation.questions import compare_reports
+    """What can be found out before data are read and torch is imported.
 
-    stored = [system.store.get(system.stored_name(model, name)) for name in names or []]
-    asked = task or (stored[0].manifest.style if stored and splits is None else "general")
-    examples: Sequence[Example] = list(splits.validation) if splits else system.test_questions(asked, count)
-    source = splits.source if splits else f"scenes, {asked}, {count} held out"
-    adapters: list[str | None] = [*([None] if with_base or not names else []), *(names or [])]
-    reports = [system.evaluate(model, name, examples=examples, source=source, ablations=ablations) for name in adapters]
-    differences = [(r, compare_reports(reports[0], r)) for r in reports[1:]] if with_base else []
-    lines = [f"{r.adapter} against base: {_points(difference)}" for r, difference in differences]
-    if html is not None:
-        from lorax_vlm.evaluation.html import write_vqa_page
-
-        pictures = {example.name: example.open_image() for example in examples[:60]}
-        write_vqa_page(reports, pictures, html, title=f"{system.entry(model).name}: {source}", differences=lines)
-    if as_json:
-        compared = {r.adapter: difference for r, difference in differences}
-        print_json({"model": system.entry(model).name, "reports": reports, "differences": compared})
-        return
-    _print_vqa_reports(reports, lines, title=f"{system.entry(model).name}: {source}")
-    if html is not None:
-        console.print(f"Wrote {html}", highlight=False)
-
-
-def _points(difference: Interval) -> str:
-    value, low, high = (100 * part for part in (difference.value, difference.low, difference.high))
-    unsure = "; the interval includes no difference" if low <= 0 <= high else ""
-    return f"{value:+.1f} points (95 %: {low:+.1f} to {high:+.1f}{unsure})"
-
-
-def _print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title: str) -> None:
-    kinds = [kind for kind in reports[0].by_kind if kind != "all"]
-    rows: list[tuple[object, ...]] = [("all", reports[0].count, *(_range(r.accuracy) for r in reports))]
-    for kind in kinds:
-        asked = sum(record.kind == kind for record in reports[0].records)
-        rows.append((kind, asked, *(_range(report.by_kind[kind]) for report in reports)))
-    rows.append(("time", "", *(f"{report.time_s:.1f} s" for report in reports)))
-    print_table([reports[0].metric, "questions ", *(f"{r.adapter or 'base'} " for r in reports)], rows, title)
-    for line in lines:
-        console.print(line, highlight=False)
-    ablated = [report for report in reports if report.blank is not None]
-    if ablated:
-        print_table(
-            ["adapter", "own image ", "another's image ", "grey image "],
-            [
-                (r.adapter or "base", percent(r.accuracy.value), percent(r.shuffled or 0.0), percent(r.blank or 0.0))
-                for r in ablated
-            ],
-            "Does the image matter?",
-        )
-    for report in ablated:
-        if max(report.shuffled or 0.0, report.blank or 0.0) >= report.accuracy.low:
-            console.print(
-                f"[red]{report.adapter or 'base'} is as accurate without its image: it answers from the question.[/]"
+    Raises:
+        UsageError: Options contradict each other or the adapters, or name what there is not.
+    """
+    if task and style:
+        raise UsageError("Give --style to judge captions or --task to ask questions, not both.")
+    if style and not entry.captions:
+        raise UsageError(f"{entry.name} only chooses among fixed answers; it cannot write captions.")
+    if has_data:
+        if style:
+            raise UsageError(
+                "--style judges captions of drawn scenes; with --data they are compared with its captions."
             )
-    failed = [record for record in reports[-1].records if record.error]
-    if failed:
-        console.print(f"{len(failed)} questions could not be asked and count as wrong; the first: {failed[0].error}")
+        return
+    if not entry.miniature:
+        raise UsageError(f"{entry.name} has no built-in test scenes. Give it yours: --data FOLDER.")
+    if task is not None:
+        require_task(task)
+    elif style is not None:
+        require_style(style)
+    elif any(answers_questions(adapter.manifest) for adapter in stored):
+        _require_questions(stored)
+    elif entry.captions:
+        for adapter in stored:
+            style_on_scenes(adapter.name, adapter.manifest.style)
 
 
-def _range(interval: Interval) -> str:
-    return f"{percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
-
-
-def _print_caption_reports(reports: Sequence[CaptionReport | ReferenceReport], title: str) -> None:
-    judged = [
-        (
-            report.style,
-            report.adapter or "base",
-            report.count,
-            percent(report.in_style),
-            percent(report.true),
-            percent(report.in_style_and_true),
-            f"{report.time_s:.1f} s",
+def _require_questions(stored: Sequence[StoredAdapter]) -> None:
+    """Raise ``UsageError`` unless all adapters answer questions, of types that are asked about scenes."""
+    captions = [adapter.name for adapter in stored if not answers_questions(adapter.manifest)]
+    if captions:
+        raise UsageError(
+            f"Of these adapters {', '.join(captions)} caption, the others answer questions: evaluate them apart, or "
+            "ask all of them questions with --task."
         )
+    for adapter in stored:
+        if _task_of(adapter) is None:
+            raise UsageError(
+                f"Adapter {adapter.name!r} was trained for {adapter.manifest.style!r}, which is no type of question "
+                "about drawn scenes. Ask it yours: --data FOLDER; or such a type: --task TYPE."
+            )
+
+
+def _task_of(adapter: StoredAdapter) -> str | None:
+    """The type of question about scenes that an adapter was trained for; None where there is none."""
+    known = {"vqa": GENERAL, "complex_reasoning": "reasoning"} | {kind: kind for kind in (*QUESTION_TYPES, GENERAL)}
+    return known.get(adapter.manifest.style)
+
+
+def _asks_questions(entry: CatalogEntry, order: _Order) -> bool:
+    """Whether questions are asked, or captions wanted.
+
+    Raises:
+        UsageError: The data are of the other kind.
+    """
+    asked = order.task is not None or not entry.captions
+    if order.splits is not None:
+        has_questions = bool(order.splits.validation[0].question)
+        if asked and not has_questions:
+            way = (
+                "Leave --task out." if entry.captions else f"{entry.name} answers questions and cannot write captions."
+            )
+            raise UsageError(f"{order.splits.source} holds captions, not questions. {way}")
+        return has_questions
+    return asked or (bool(order.stored) and answers_questions(order.stored[0].manifest))
+
+
+def _evaluate_questions(order: _Order) -> None:
+    from lorax_vlm.evaluation.questions import compare_reports
+    from lorax_vlm.evaluation.summary import difference_lines
+    from lorax_vlm.vqa import VQASystem
+
+    system, model, splits = VQASystem(**order.system), order.model, order.splits
+    tasks = {_task_of(adapter) for adapter in order.stored}
+    asked = order.task or (tasks.pop() if len(tasks) == 1 else None) or GENERAL
+    examples: Sequence[Example] = list(splits.validation) if splits else system.test_questions(asked, order.count)
+    source = splits.source if splits else f"scenes, {asked}, {order.count} held out"
+    adapters: list[str | None] = [*([None] if order.with_base or not order.names else []), *order.names]
+    reports = [
+        system.evaluate(model, name, examples=examples, source=source, ablations=order.ablations) for name in adapters
+    ]
+    compared = reports[1:] if order.with_base else []
+    differences = {r.adapter: {m: compare_reports(reports[0], r, m) for m in r.by_metric} for r in compared}
+    lines = [line for report in compared for line in difference_lines(report, differences[report.adapter])]
+    title = f"{system.entry(model).name}: {source}"
+    effects = {name: system.side_effects(model, name) for name in (order.names if order.with_base else [])}
+    # What was measured is on the screen before a page is tried that may not be writable.
+    if order.as_json:
+        print_json(
+            {
+                "model": system.entry(model).name,
+                "reports": reports,
+                "differences": {name: found[reports[0].metric] for name, found in differences.items()},
+                "differences_by_metric": differences,
+                "side_effects": effects,
+            }
+        )
+    else:
+        print_vqa_reports(reports, lines, title)
+        _say_side_effects(effects)
+    if order.html is not None:
+        from lorax_vlm.evaluation.html import write_vqa_page
+        from lorax_vlm.evaluation.opening import OpenedOnDemand
+
+        write_vqa_page(reports, OpenedOnDemand(examples), order.html, title=title, differences=lines)
+        if not order.as_json:
+            say(f"Wrote {order.html}")
+
+
+def _evaluate_captions(order: _Order, title: str) -> None:
+    from lorax_vlm.captioning import BLIP2CaptioningSystem
+
+    system = BLIP2CaptioningSystem(order.model, **order.system)
+    names = [adapter.name for adapter in order.stored] or None
+    reports = system.evaluate_adapters(
+        names, order.style, data=order.splits, count=order.count, with_base=order.with_base
+    )
+    differences = _against_base(reports)
+    judged = dict.fromkeys(report.adapter for report in reports if report.adapter is not None)
+    effects = {name: system.side_effects(name) for name in (judged if order.with_base else ())}
+    left_out = [] if names or order.splits or order.style else system.own_styles()
+    if order.as_json:
+        print_json(
+            {
+                "model": system.entry.name,
+                "reports": reports,
+                "differences": differences,
+                "side_effects": effects,
+                "left_out": left_out,
+            }
+        )
+        return
+    print_caption_reports(reports, differences, title)
+    _say_side_effects(effects)
+    for name in left_out:
+        say(f"{name} has an own style: give --data FOLDER")
+
+
+def _say_side_effects(effects: "dict[str, SideEffects | None]") -> None:
+    for name, found in effects.items():
+        for line in found.lines() if found is not None else ():
+            say(f"{name}, {line}", style="red" if found is not None and found.harmful else "")
+
+
+def _against_base(reports: Sequence[CaptionReport | ReferenceReport]) -> dict[str, Interval]:
+    """How each adapter differs from the base on the same images, judged in the same way; empty without the base."""
+    from lorax_vlm.evaluation.captions import compare_captions
+
+    bases = {getattr(r, "style", None): r for r in reports if r.adapter is None}
+    return {
+        report.adapter: compare_captions(bases[getattr(report, "style", None)], report)
         for report in reports
-        if isinstance(report, CaptionReport)
-    ]
-    if judged:
-        print_table(["judged as", "adapter", "scenes ", "in style ", "true ", "both ", "time "], judged, title)
-    compared = [
-        (
-            r.adapter or "base",
-            r.count,
-            percent(r.exact_match),
-            f"{r.loss:.4f}",
-            *(f"{value:.3f}" for value in r.text_metrics.values()),
-            f"{r.time_s:.1f} s",
-        )
-        for r in reports
-        if isinstance(r, ReferenceReport)
-    ]
-    if compared:
-        metrics = list(dict.fromkeys(m for r in reports if isinstance(r, ReferenceReport) for m in r.text_metrics))
-        columns = ["adapter", "captions ", "exact match ", "loss per token ", *(f"{m} " for m in metrics), "time "]
-        print_table(columns, compared, title)
-        if not metrics:
-            console.print("CIDEr, BLEU-4 and ROUGE-L: pip install 'lorax-vlm[metrics]'", highlight=False)
+        if report.adapter is not None and getattr(report, "style", None) in bases
+    }

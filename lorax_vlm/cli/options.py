@@ -117,17 +117,18 @@ def read_asked_data(
     if data is None:
         _require_no_data_options(images=images, annotations=annotations, columns=columns, group_by=group_by)
         return None
-    options = SourceKeywords(
-        images=images,
-        annotations=annotations,
-        columns=_read_columns(columns),
-        streaming=streaming,
-        skip_bad_rows=skip_bad_rows,
-        held_out=DEFAULT_HELD_OUT if held_out is None else held_out,
-        group_by=group_by,
-    )
     with _progress_bar() as bar:
-        splits = read_parts(data, **options, progress=progress or bar)
+        options = SourceKeywords(
+            images=images,
+            annotations=annotations,
+            columns=_read_columns(columns),
+            streaming=streaming,
+            skip_bad_rows=skip_bad_rows,
+            held_out=DEFAULT_HELD_OUT if held_out is None else held_out,
+            group_by=group_by,
+            progress=progress or bar,
+        )
+        splits = read_parts(data, **options)
     if purpose == "train":
         splits = splits.require_trainable()
     if left_out is None and purpose == "evaluate":

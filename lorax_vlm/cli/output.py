@@ -71,6 +71,14 @@ def flag(style: str, word: str, text: str) -> None:
     console.print(line, soft_wrap=True)
 
 
+def say_parts(parts: Sequence[tuple[str, str]]) -> None:
+    """Print a line of texts, each with its style, as they are and never broken to fit a width."""
+    line = Text()
+    for text, style in parts:
+        line.append(printable(text), style=style)
+    console.print(line, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Write one JSON document to standard output: strictly JSON, in letters that every encoding has if it must be."""
     encoding = _output.encoding.lower().replace("-", "").replace("_", "")

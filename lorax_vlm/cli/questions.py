@@ -88,6 +88,13 @@ def benchmark(
     print_benchmark(rows, title=f"{count} questions about held-out scenes")
 
 
+def _accuracy(row: BenchmarkRow) -> str:
+    if row.accuracy is None:
+        return "?"
+    share = row.interval
+    return percent(row.accuracy) + (f" ({100 * share.low:.1f} to {100 * share.high:.1f})" if share else "")
+
+
 def print_benchmark(rows: Sequence[BenchmarkRow], title: str) -> None:
     """Quality and cost, one line per model and adapter."""
     kinds = list(dict.fromkeys(kind for row in rows for kind in row.by_kind))
@@ -97,7 +104,7 @@ def print_benchmark(rows: Sequence[BenchmarkRow], title: str) -> None:
             (
                 row.model,
                 row.adapter or "-",
-                percent(row.accuracy) if row.accuracy is not None else "?",
+                _accuracy(row),
                 *(percent(row.by_kind[kind]) if kind in row.by_kind else "-" for kind in kinds),
             )
             for row in rows

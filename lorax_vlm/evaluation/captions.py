@@ -1,18 +1,22 @@
 """Measuring captions: against scenes whose truth is known, and against reference captions."""
 
 import importlib.util
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Hashable, Sequence
 
 from lorax_vlm.data.examples import Example
+from lorax_vlm.data.scene_captions import STYLES
 from lorax_vlm.data.scenes import Scene, score_caption
 from lorax_vlm.errors import UsageError
+from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
 from lorax_vlm.evaluation.protocol import describe_protocol
-from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics
-from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
+from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics, metric_problems
+from lorax_vlm.foreign import quoted
+from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, Interval, ReferenceReport
 
 _SHOWN_FAILURES = 8
+FEWEST_FOR_CIDER = 10
+"""Images: of fewer, what CIDEr takes for rare words is chance."""
 
 
 def judge_scene_captions(
@@ -30,34 +34,51 @@ def judge_scene_captions(
     Raises:
         UsageError: The style is unknown, or there are no scenes, or not one caption for each.
     """
-    if not scenes:
-        raise UsageError("At least one scene is needed.")
+    if not scenes or len(captions) != len(scenes):
+        raise UsageError(f"At least one scene is needed, and a caption of each: {len(scenes)}, {len(captions)}.")
     scores = [score_caption(scene, style, text) for scene, text in zip(scenes, captions, strict=True)]
     failures = [
         {"scene": scene.seed, "caption": str(text), "reference": scene.caption(style), **score._asdict()}
         for scene, text, score in zip(scenes, captions, scores, strict=True)
         if not (score.in_style and score.true)
     ]
-    count = len(scenes)
+    both = tuple(float(score.in_style and score.true) for score in scores)
+    intervals = {
+        "in_style": mean_interval([float(score.in_style) for score in scores]),
+        "true": mean_interval([float(score.true) for score in scores]),
+        "in_style_and_true": mean_interval(both),
+    }
     return CaptionReport(
         adapter=adapter,
         base=base,
         style=style,
-        count=count,
-        in_style=sum(score.in_style for score in scores) / count,
-        true=sum(score.true for score in scores) / count,
-        in_style_and_true=sum(score.in_style and score.true for score in scores) / count,
-        finished=sum(text.finish != "length" for text in captions) / count,
+        count=len(scenes),
+        **{name: interval.value for name, interval in intervals.items()},
+        finished=sum(text.finish != "length" for text in captions) / len(scenes),
         time_s=time_s,
         protocol=describe_protocol(f"scenes {scenes[0].seed} to {scenes[-1].seed}", settings),
         failures=tuple(failures[:_SHOWN_FAILURES]),
+        intervals=intervals,
+        scores=both,
     )
+
+
+def grouped_by_image(examples: Sequence[Example]) -> list[list[Example]]:
+    """The examples of each image, in the order of the first ones.
+
+    Raises:
+        ImageError: An image cannot be read.
+    """
+    groups: dict[Hashable, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.image_key, []).append(example)
+    return list(groups.values())
 
 
 def judge_reference_captions(
     captions: Sequence[Caption],
     loss: float,
-    examples: Sequence[Example],
+    images: Sequence[Sequence[Example]],
     *,
     source: str,
     base: str,
@@ -65,45 +86,98 @@ def judge_reference_captions(
     settings: GenerationSettings,
     time_s: float,
 ) -> ReferenceReport:
-    """Compare one caption per example with its reference, word for word.
+    """Compare one caption per image, word for word, with each reference of the image.
+
+    Args:
+        captions: One per image.
+        loss: Per target token over all references.
+        images: Of ``grouped_by_image``: examples whose targets are the references.
+        source: What the examples are.
+        base: Name of the base.
+        adapter: Name of the adapter, None for the base.
+        settings: How captions were decoded.
+        time_s: How long captioning took.
 
     Raises:
-        UsageError: There are no examples, or not one caption for each.
+        UsageError: There are no images, or not one caption for each.
     """
-    if not examples:
-        raise UsageError("At least one example is needed.")
-    equal = [_plain(text) == _plain(e.target) for text, e in zip(captions, examples, strict=True)]
+    if not images or len(captions) != len(images):
+        raise UsageError(
+            f"At least one example is needed, and a caption of each image: {len(images)}, {len(captions)}."
+        )
+    references = [[example.target for example in same] for same in images]
+    scores = tuple(
+        float(bool(text.strip()) and _plain(text) in {_plain(target) for target in targets})
+        for text, targets in zip(captions, references, strict=True)
+    )
     failures = [
-        {"example": e.name, "caption": str(text), "reference": e.target}
-        for text, e, same in zip(captions, examples, equal, strict=True)
-        if not same
+        {"example": same[0].name, "caption": str(text), "reference": same[0].target, "references": len(same)}
+        for text, same, score in zip(captions, images, scores, strict=True)
+        if not score
     ]
+    interval = mean_interval(scores)
+    figures, reasons = _text_metrics(captions, references)
+    counts = {"images": len(images), "references": sum(map(len, images))}
     return ReferenceReport(
         adapter=adapter,
         base=base,
         source=source,
-        count=len(examples),
-        exact_match=sum(equal) / len(examples),
-        loss=loss,
+        count=len(images),
+        exact_match=interval.value,
+        loss=loss if math.isfinite(loss) else None,
         time_s=time_s,
-        text_metrics=_text_metrics(captions, examples),
-        protocol=describe_protocol(source, settings) | {"tokenizer": TOKENIZER},
+        text_metrics=figures,
+        reasons=reasons,
+        protocol=describe_protocol(source, settings) | {"tokenizer": TOKENIZER} | counts,
         failures=tuple(failures[:_SHOWN_FAILURES]),
+        interval=interval,
+        scores=scores,
     )
 
 
-def _text_metrics(captions: Sequence[Caption], examples: Sequence[Example]) -> dict[str, float]:
-    """One caption per image against all references of that image."""
+def compare_captions(first: CaptionReport | ReferenceReport, second: CaptionReport | ReferenceReport) -> Interval:
+    """How much better the second report is, with a paired interval: of captions in style and true, or of exact ones.
+
+    Raises:
+        UsageError: They are not of the same images, judged in the same way.
+    """
+    if isinstance(first, CaptionReport) and isinstance(second, CaptionReport):
+        same = (first.style, first.protocol.get("data")) == (second.style, second.protocol.get("data"))
+    else:
+        same = type(first) is type(second) and first.protocol.get("data") == second.protocol.get("data")
+    if not same or len(first.scores) != len(second.scores):
+        raise UsageError("Only reports on the same images, judged in the same way, can be compared.")
+    return paired_difference(first.scores, second.scores)
+
+
+def style_on_scenes(adapter: str, style: str) -> str:
+    """The style of an adapter, by which its captions of drawn scenes are judged.
+
+    Raises:
+        UsageError: It has a style of its own, and nothing says whether a caption is in it.
+    """
+    if style in STYLES:
+        return style
+    own = f"a style of its own, {quoted(style)}" if style else "a style of its own"
+    raise UsageError(
+        f"Adapter {adapter!r} has {own}: drawn scenes have no captions in it. Compare with captions that you give "
+        f"(--data FOLDER), or judge by a known style (--style, one of {', '.join(STYLES)})."
+    )
+
+
+def _text_metrics(
+    captions: Sequence[Caption], references: Sequence[Sequence[str]]
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Figures by metric, and why one is None."""
     if importlib.util.find_spec("pycocoevalcap") is None:
-        return {}
-    references: dict[Any, list[str]] = {}
-    given: dict[Any, str] = {}
-    for caption, example in zip(captions, examples, strict=True):
-        key = str(example.image) if isinstance(example.image, str | Path) else example.name
-        references.setdefault(key, []).append(example.target)
-        given.setdefault(key, caption)
-    return caption_metrics(list(given.values()), list(references.values()))
+        return {}, {}
+    problems = metric_problems(references)
+    if len(captions) < FEWEST_FOR_CIDER:
+        chance = f"of {len(captions)} images it is chance which words are rare; {FEWEST_FOR_CIDER} are needed"
+        problems = {"CIDEr": chance} | problems
+    return caption_metrics(captions, references) | dict.fromkeys(problems), problems
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".! ")
+    words = " ".join(text.lower().split())
+    return words.rstrip(".! ") or words

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ import psutil
 import torch
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.evaluation.questions import Ask, choose_metric, score_answers
+from lorax_vlm.errors import LoraxError, UsageError
+from lorax_vlm.evaluation.opening import pictures_in_turn
+from lorax_vlm.evaluation.questions import Ask, accuracy_of, choose_metric, mean_score, score_answers, with_metric
 from lorax_vlm.types import Answer, BenchmarkRow
 
 _SAMPLE_EVERY_S = 0.01
@@ -66,39 +67,51 @@ def benchmark_questions(
 
     Args:
         ask: The base or an adapter.
-        examples: Questions on loaded images.
+        examples: Questions. Opening their images is not counted.
         device: Where the model is.
         model: Name of the base.
         adapter: Name of the adapter, None for the base.
         judged: Whether the examples' answers are known.
         alone: Questions that are asked one by one, for the latency.
         warm_up: Questions asked before timing starts.
+
+    Raises:
+        UsageError: ``alone`` is below 1.
+        ImageError: An image cannot be read.
     """
-    images, questions = [example.image for example in examples], [example.question for example in examples]
-    ask(images[:warm_up], questions[:warm_up])
+    if alone < 1:
+        raise UsageError(f"At least 1 question must be asked alone, got {alone}.")
+    seconds = 0.0
+    latencies: list[float] = []
+    answers: list[Answer | LoraxError] = []
     with watched_memory(device) as peak:
-        start = time.perf_counter()
-        answers = ask(images, questions)
-        batched_s = time.perf_counter() - start
-        latencies = []
-        for image, question in zip(images[:alone], questions[:alone], strict=True):
+        for rows, images in pictures_in_turn(examples):
+            questions = [examples[row].question for row in rows]
+            if not answers:
+                ask(images[:warm_up], questions[:warm_up])
             start = time.perf_counter()
-            ask([image], [question])
-            latencies.append(time.perf_counter() - start)
+            answers += ask(images, questions)
+            seconds += time.perf_counter() - start
+            for place in range(min(len(rows), alone - len(latencies))):
+                start = time.perf_counter()
+                ask(images[place : place + 1], questions[place : place + 1])
+                latencies.append(time.perf_counter() - start)
     p50, p95 = np.quantile(latencies, (0.5, 0.95))
-    scores: dict[str, list[float]] = defaultdict(list)
-    if judged:
-        for record in score_answers(answers, examples, choose_metric(examples)):
-            scores[record.kind].append(record.score)
-    total = [score for values in scores.values() for score in values]
+    records = score_answers(answers, examples) if judged else ()
+    metric = choose_metric(examples) if judged else ""
+    counted = with_metric(records, metric)
+    kinds = dict.fromkeys(record.kind for record in counted if record.kind)
+    accuracy = accuracy_of(counted) if judged else None
     return BenchmarkRow(
         model=model,
         adapter=adapter,
-        accuracy=sum(total) / len(total) if judged else None,
-        by_kind={kind: sum(values) / len(values) for kind, values in scores.items() if kind},
+        accuracy=accuracy.value if accuracy else None,
+        by_kind={kind: mean_score([record for record in counted if record.kind == kind]) for kind in kinds},
         latency_p50_s=float(p50),
         latency_p95_s=float(p95),
-        questions_per_s=len(examples) / batched_s,
-        tokens_per_s=sum(answer.tokens for answer in answers if isinstance(answer, Answer)) / batched_s,
+        questions_per_s=len(examples) / seconds,
+        tokens_per_s=sum(answer.tokens for answer in answers if isinstance(answer, Answer)) / seconds,
         peak_bytes=peak.bytes,
+        metric=metric,
+        interval=accuracy,
     )

@@ -1,24 +1,25 @@
 """Scoring answers to questions whose answers are known, in total and by type of question."""
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from PIL import Image
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
 
 from lorax_vlm.answers import exact_match, vqa_accuracy
 from lorax_vlm.data.examples import Example
+from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError, UsageError
-from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
+from lorax_vlm.evaluation.ablation import ablate
+from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
+from lorax_vlm.evaluation.opening import Source, sources_in_turn
 from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.types import Answer, AnswerRecord, GenerationSettings, Interval, VQAReport
 
-Ask = Callable[[Sequence[Any], Sequence[str]], Sequence[Answer | LoraxError]]
+Ask = Callable[[Sequence[ImageSource], Sequence[str]], Sequence[Answer | LoraxError]]
 """Answers one question per image; the error of a bad row stands in its place."""
 
-_GREY = (127, 127, 127)
 VQA_ACCURACY, EXACT_MATCH = "vqa accuracy", "exact match"
+FEWEST_ANNOTATORS = 4
+"""Of VQA accuracy: of fewer its rule gives at most 2/3 to an answer on which all agree."""
 
 
 def evaluate_questions(
@@ -30,108 +31,195 @@ def evaluate_questions(
     base: str,
     adapter: str | None,
     settings: GenerationSettings,
+    seed: int = 0,
 ) -> VQAReport:
     """Ask every example's question and score the answers.
 
     Args:
-        ask: The base or an adapter.
+        ask: The base or an adapter. It is given what names the images, and opens them with its batches; images that
+            only a function gives are opened here, a few at a time. So memory does not grow with the questions.
         examples: Questions with known answers.
-        ablations: Ask again with grey images and with each other's: an adapter whose accuracy stays the same answers
-            from the question alone.
+        ablations: Ask again with grey images and with other ones; see ``evaluation/ablation.py``.
         source: What the examples are.
         base: Name of the base.
         adapter: Name of the adapter, None for the base.
         settings: How answers are decoded.
+        seed: Of the draw of the other images.
 
     Raises:
         UsageError: There are no examples.
     """
-    metric = choose_metric(examples)
-    images = [_image_or_error(example) for example in examples]
-    questions = [example.question for example in examples]
-    start = time.monotonic()
-    answers = _ask_readable(ask, images, questions)
-    time_s = time.monotonic() - start
-    ablated: dict[str, float] = {}
-    if ablations:
-        grey = [Image.new("RGB", i.size, _GREY) if isinstance(i, Image.Image) else i for i in images]
-        for label, others in (("blank", grey), ("shuffled", [*images[1:], images[0]])):
-            given = _ask_readable(ask, others, questions)
-            ablated[label] = mean_score(score_answers(given, examples, metric))
-    records = score_answers(answers, examples, metric)
-    by_kind: dict[str, list[float]] = defaultdict(list)
-    for record in records:
-        by_kind[record.kind or "all"].append(record.score)
+    images = image_numbers(examples)
+    answers, seconds = ask_in_turn(ask, examples, images, [example.question for example in examples])
+    records = score_answers(answers, examples, images=images)
+    shares = shares_by_metric(records)
+    metric = next(iter(shares))
+
+    def again(rows: Sequence[int], pictured: Sequence[Example], shown: Sequence[int]) -> Sequence[AnswerRecord]:
+        given, _ = ask_in_turn(ask, pictured, shown, [examples[row].question for row in rows])
+        return score_answers(given, [examples[row] for row in rows], images=[images[row] for row in rows])
+
+    ablated = ablate(again, examples, records, metric, seed) if ablations else {}
+    counts = {name: share.count for name, share in shares.items()}
     return VQAReport(
         adapter=adapter,
         base=base,
         source=source,
         metric=metric,
-        accuracy=mean_interval([record.score for record in records]),
-        by_kind={kind: mean_interval(scores) for kind, scores in sorted(by_kind.items())},
+        accuracy=shares[metric],
+        by_kind=_shares_by_kind(records, metric),
+        by_metric=shares,
         records=records,
-        time_s=time_s,
-        protocol=describe_protocol(source, settings) | {"questions": len(records), "metric": metric},
+        time_s=seconds,
+        protocol=describe_protocol(source, settings)
+        | {"questions": len(records), "images": len(set(images)), "metric": metric if len(counts) == 1 else counts},
         **ablated,
     )
 
 
-def _image_or_error(example: Example) -> Image.Image | LoraxError:
+def image_numbers(examples: Sequence[Example]) -> list[int]:
+    """A number for each example's image, equal for equal images; an image that cannot be read is like no other."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(_image_of(example), len(numbers)) for example in examples]
+
+
+def _image_of(example: Example) -> Hashable:
     try:
-        return example.open_image()
-    except LoraxError as error:
-        return error
+        return example.image_key
+    except LoraxError:  # asking about it will say what is wrong with it
+        return "unreadable", example.name
 
 
-def _ask_readable(
-    ask: Ask, images: Sequence[Image.Image | LoraxError], questions: Sequence[str]
-) -> list[Answer | LoraxError]:
-    readable = {index: image for index, image in enumerate(images) if isinstance(image, Image.Image)}
-    answers = ask(list(readable.values()), [questions[index] for index in readable])
-    results: list[Any] = list(images)
-    for index, answer in zip(readable, answers, strict=True):
-        results[index] = answer
-    return results
+def ask_in_turn(
+    ask: Ask, pictured: Sequence[Example], images: Sequence[int], questions: Sequence[str]
+) -> tuple[list[Answer | LoraxError], float]:
+    """Ask each question about the image of the example beside it; answers in order, and how long it took.
+
+    Args:
+        ask: The base or an adapter.
+        pictured: Examples whose images are shown.
+        images: Their numbers, equal for equal images.
+        questions: One for each.
+    """
+    answers: dict[int, Answer | LoraxError] = {}
+    start = time.monotonic()
+    for chunk in sources_in_turn(pictured, images):
+        answers |= _ask_chunk(ask, chunk, questions)
+    return [answers[row] for row in range(len(questions))], time.monotonic() - start
 
 
-def compare_reports(first: VQAReport, second: VQAReport) -> Interval:
-    """How much more accurate the second report is, with a paired bootstrap interval.
+def _ask_chunk(
+    ask: Ask, chunk: Sequence[tuple[int, Source]], questions: Sequence[str]
+) -> dict[int, Answer | LoraxError]:
+    answers: dict[int, Answer | LoraxError] = {}
+    rows: list[int] = []
+    sources: list[ImageSource] = []
+    for row, source in chunk:
+        if isinstance(source, LoraxError):
+            answers[row] = source
+        else:
+            rows.append(row)
+            sources.append(source)
+    if rows:
+        answers |= dict(zip(rows, ask(sources, [questions[row] for row in rows]), strict=True))
+    return answers
+
+
+def compare_reports(first: VQAReport, second: VQAReport, metric: str | None = None) -> Interval:
+    """How much more accurate the second report is, with a paired interval, on the questions of one metric.
+
+    Args:
+        first: Such as the base's.
+        second: On the same questions.
+        metric: None: that of the reports.
 
     Raises:
-        UsageError: They were measured on different questions or by different metrics.
+        UsageError: They were measured on different questions or by different metrics, or none by ``metric``.
     """
-    asked = [[(r.example, r.question) for r in report.records] for report in (first, second)]
+    metric = metric or first.metric
+    asked = [[(r.example, r.question, r.metric) for r in report.records] for report in (first, second)]
     if first.metric != second.metric or asked[0] != asked[1]:
         raise UsageError("Only reports on the same questions, by the same metric, can be compared.")
-    return paired_difference([r.score for r in first.records], [r.score for r in second.records])
+    before, after = (with_metric(report.records, metric) for report in (first, second))
+    if not before:
+        raise UsageError(f"No question of these reports is judged by {metric!r}.")
+    return paired_difference([r.score for r in before], [r.score for r in after], [r.image for r in before])
 
 
 def choose_metric(examples: Sequence[Example]) -> str:
-    """VQA accuracy when every question has several annotators, else exact match."""
-    return VQA_ACCURACY if all(len(example.answers) > 1 for example in examples) else EXACT_MATCH
+    """The metric of most of the questions."""
+    counts = Counter(_metric_of(example) for example in examples)
+    return VQA_ACCURACY if counts[VQA_ACCURACY] >= counts[EXACT_MATCH] else EXACT_MATCH
+
+
+def _metric_of(example: Example) -> str:
+    """VQA accuracy where several annotators answered, else exact match with their most frequent answer."""
+    return VQA_ACCURACY if len(example.answers) >= FEWEST_ANNOTATORS else EXACT_MATCH
 
 
 def score_answers(
-    answers: Sequence[Answer | Exception], examples: Sequence[Example], metric: str
+    answers: Sequence[Answer | Exception],
+    examples: Sequence[Example],
+    metric: str | None = None,
+    *,
+    images: Sequence[int] | None = None,
 ) -> tuple[AnswerRecord, ...]:
     """One record per question; a question that could not be asked scores 0 and keeps its error.
+
+    Each question is judged by its own metric, whatever the others are judged by.
+
+    Args:
+        answers: What was said.
+        examples: The questions.
+        metric: Leave out questions that are judged by another one. None: take all.
+        images: Of ``image_numbers``. None: they are found.
 
     Raises:
         UsageError: There are no examples, or not one answer for each.
     """
-    if not examples:
-        raise UsageError("At least one question is needed.")
-    records = []
-    for answer, example in zip(answers, examples, strict=True):
-        annotators = example.answers or (example.target,)
-        if isinstance(answer, Exception):
-            records.append(AnswerRecord(example.name, example.kind, example.question, "", annotators, 0.0, str(answer)))
-            continue
-        score = vqa_accuracy(answer, annotators) if metric == VQA_ACCURACY else float(exact_match(answer, annotators))
-        records.append(AnswerRecord(example.name, example.kind, example.question, str(answer), annotators, score))
-    return tuple(records)
+    if not examples or len(answers) != len(examples):
+        raise UsageError(f"At least one question is needed, and an answer to each: {len(examples)}, {len(answers)}.")
+    images = images if images is not None else image_numbers(examples)
+    records = [_judged(*row) for row in zip(answers, examples, images, strict=True)]
+    return tuple(records) if metric is None else with_metric(records, metric)
+
+
+def _judged(answer: Answer | Exception, example: Example, image: int) -> AnswerRecord:
+    annotators, metric = example.answers or (example.target,), _metric_of(example)
+    said, error, score = "", "", 0.0
+    if isinstance(answer, Exception):
+        error = str(answer)
+    else:
+        said = str(answer)
+        score = vqa_accuracy(said, annotators) if metric == VQA_ACCURACY else float(exact_match(said, annotators))
+    return AnswerRecord(example.name, example.kind, example.question, said, annotators, score, error, metric, image)
+
+
+def with_metric(records: Sequence[AnswerRecord], metric: str) -> tuple[AnswerRecord, ...]:
+    """The records of questions that are judged by a metric."""
+    return tuple(record for record in records if record.metric == metric)
 
 
 def mean_score(records: Sequence[AnswerRecord]) -> float:
-    """Accuracy of records."""
+    """Mean score of records; they should be judged by one metric."""
     return sum(record.score for record in records) / len(records)
+
+
+def accuracy_of(records: Sequence[AnswerRecord]) -> Interval:
+    """Mean score of records of one metric, with its interval over images."""
+    return mean_interval([record.score for record in records], [record.image for record in records])
+
+
+def shares_by_metric(records: Sequence[AnswerRecord]) -> dict[str, Interval]:
+    """Accuracy of the questions of each metric, that of most questions first."""
+    counts = Counter(record.metric for record in records)
+    order = sorted(counts, key=lambda metric: (-counts[metric], metric != VQA_ACCURACY))
+    return {metric: accuracy_of(with_metric(records, metric)) for metric in order}
+
+
+def _shares_by_kind(records: Sequence[AnswerRecord], metric: str) -> dict[str, Interval]:
+    found: dict[str, list[AnswerRecord]] = defaultdict(list)
+    for record in records:
+        if record.kind:
+            found[record.kind if record.metric == metric else f"{record.kind} ({record.metric})"].append(record)
+    return {kind: accuracy_of(some) for kind, some in sorted(found.items())}

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 from lorax_vlm.answers import exact_match
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import scene_questions
+from lorax_vlm.data.scene_examples import GENERAL, scene_questions
+from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene, iterate_scenes, score_caption
-from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
+from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
 from lorax_vlm.types import Interval
 
-QUESTIONS, CAPTIONS = 200, 60
-_UNSEEN_FROM = 40_000
-"""First test scene that is looked at; evaluations take those before it."""
+QUESTIONS, CAPTIONS = 32, 60
+"""Questions of each type, and captions: enough of each for a verdict, see ``types.ENOUGH``."""
+_UNSEEN_FROM, _LOOKED_AT = 40_000, 3 * QUESTIONS
+"""First test scene that is looked at, and how many are: evaluations take those before it."""
 PLAIN = "plain captions"
 
 AskQuestions = Callable[[str | None, Sequence[Example]], Sequence[str]]
@@ -41,15 +43,17 @@ class SideEffects:
     @property
     def harmful(self) -> bool:
         """Whether any skill became worse beyond the noise."""
-        return any(skill.difference.high < 0 for skill in self.skills)
+        return any(skill.difference.below_zero for skill in self.skills)
 
     def lines(self) -> list[str]:
         """For people: the skills that became worse, or that none did."""
-        worse = [skill for skill in self.skills if skill.difference.high < 0]
+        worse = [skill for skill in self.skills if skill.difference.below_zero]
+        if not self.skills:
+            return ["other skills: it was trained for all of them"]
         if not worse:
             asked = sum(skill.count for skill in self.skills)
             return [f"other skills: none is worse beyond the noise ({asked} questions and captions about drawn scenes)"]
-        said = ", ".join(f"{s.name} {s.base:.0%} -> {s.adapter.value:.0%}" for s in worse)
+        said = ", ".join(f"{s.name} {s.base:.0%} -> {s.adapter.percent()}" for s in worse)
         return [f"other skills became worse (use it for what it was trained for): {said}"]
 
 
@@ -65,17 +69,24 @@ def measure_side_effects(
         write: Their captions of scenes. None: they are not a skill to look at.
     """
     skills: list[OtherSkill] = []
-    if "general" not in trained_kinds:
-        examples = scene_questions("general", "test", QUESTIONS, start=_UNSEEN_FROM)
-        examples = [example for example in examples if example.kind not in trained_kinds]
+    if GENERAL not in trained_kinds:
+        kinds = [kind for kind in QUESTION_TYPES if kind not in trained_kinds]
+        examples = [example for kind in kinds for example in _some_questions(kind)]
         scores = {name: _by_kind(examples, ask(name, examples)) for name in (None, adapter)}
         skills += [_compared(kind, scores[None][kind], scores[adapter][kind]) for kind in sorted(scores[None])]
     if write is not None:
         scenes = list(iterate_scenes("test", CAPTIONS, _UNSEEN_FROM))
-        own = [[float(_is_true(s, text)) for s, text in zip(scenes, write(name, scenes), strict=True)]
-               for name in (None, adapter)]  # fmt: skip
+        own = [_true_captions(scenes, write(name, scenes)) for name in (None, adapter)]
         skills.append(_compared(PLAIN, *own))
     return SideEffects(tuple(skills))
+
+
+def _some_questions(kind: str) -> list[Example]:
+    return scene_questions(kind, "test", _LOOKED_AT, start=_UNSEEN_FROM)[:QUESTIONS]
+
+
+def _true_captions(scenes: Sequence[Scene], texts: Sequence[str]) -> list[float]:
+    return [float(_is_true(scene, text)) for scene, text in zip(scenes, texts, strict=True)]
 
 
 def _is_true(scene: Scene, text: str) -> bool:

@@ -14,10 +14,10 @@ TOKENIZER = "lower case, runs of letters, digits and apostrophes"
 _WORD = re.compile(r"[\w']+")
 
 
-def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float | None]:
     """CIDEr (0 to 10), BLEU-4 and ROUGE-L (0 to 1) over a whole set.
 
-    CIDEr weighs words by how many images they belong to, so it needs several images and says nothing about one.
+    A metric is None where ``metric_problems`` says why.
 
     Args:
         captions: One per image.
@@ -38,17 +38,35 @@ def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]
     given = {index: [tokenize(text)] for index, text in enumerate(captions)}
     known = {index: [tokenize(text) for text in texts] for index, texts in enumerate(references)}
     bleu, _ = Bleu(4).compute_score(known, given, verbose=0)
-    return {
+    figures: dict[str, float | None] = {
         "CIDEr": float(Cider().compute_score(known, given)[0]),
         "BLEU-4": float(bleu[3]),
         "ROUGE-L": float(Rouge().compute_score(known, given)[0]),
     }
+    return figures | dict.fromkeys(metric_problems(references))
+
+
+def metric_problems(references: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Why a metric would be about 0 whatever is said, by its name.
+
+    CIDEr weighs words by how few images they belong to, and a word of all images not at all. BLEU-4 counts runs of four
+    words.
+    """
+    problems: dict[str, str] = {}
+    known = [frozenset(tokenize(text) for text in texts) for texts in references]
+    if len(known) == 1:
+        problems["CIDEr"] = "of one image every word has the weight 0"
+    elif len(set(known)) == 1:
+        problems["CIDEr"] = "all images have the same references, so every word has the weight 0"
+    if all(len(text.split()) < 4 for texts in known for text in texts):
+        problems["BLEU-4"] = "no reference has four words"
+    return problems
 
 
 def tokenize(text: str) -> str:
-    """Words separated by single spaces.
+    """Words separated by single spaces; a text without words stays as it is, for nothing would equal nothing.
 
     >>> tokenize("A red circle, at the top-left.")
     'a red circle at the top left'
     """
-    return " ".join(_WORD.findall(text.lower()))
+    return " ".join(_WORD.findall(text.lower()) or text.split())

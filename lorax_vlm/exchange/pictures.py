@@ -39,13 +39,13 @@ def draw_matrix(matrix: CompatibilityMatrix, path: Path) -> Path:
             axes.add_patch(_rectangle(x, y, _COLORS[word]))
             axes.text(x, y, word, ha="center", va="center", color="white" if word == "exact" else "#1c2430")
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
-    axes.set_xticks(range(columns), matrix.bases, fontsize=10)
-    axes.set_yticks(range(rows), matrix.adapters, fontsize=10)
+    axes.set_xticks(range(columns), matrix.bases, fontsize=10, parse_math=False)
+    axes.set_yticks(range(rows), matrix.adapters, fontsize=10, parse_math=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     legend = "\n".join(f"{word}: {meaning}" for word, meaning in matrix.legend.items())
-    axes.set_xlabel(legend, fontsize=9, loc="left", linespacing=1.5)
+    axes.set_xlabel(legend, fontsize=9, loc="left", linespacing=1.5, parse_math=False)
     return _save(figure, path)
 
 
@@ -75,7 +75,7 @@ def draw_inspection(inspection: Inspection, path: Path) -> Path:
             axes.grid(alpha=0.3)
             axes.locator_params(axis="x", integer=True)
         norms.legend(fontsize=8)
-    figure.suptitle(f"{inspection.folder.name}: {len(inspection.sites)} sites", fontsize=11)
+    figure.suptitle(f"{inspection.folder.name}: {len(inspection.sites)} sites", fontsize=11, parse_math=False)
     return _save(figure, path)
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from lorax_vlm.answers import exact_match
-from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference, retention
+from lorax_vlm.evaluation.intervals import mean_interval, paired_difference, retention
 from lorax_vlm.exchange.plan import Label, TransferPlan
 from lorax_vlm.types import Interval
 

@@ -25,7 +25,7 @@ from lorax_vlm.data.sources import read_data
 from lorax_vlm.data.splitting import without_images_of
 from lorax_vlm.data.unlabelled import read_unlabelled
 from lorax_vlm.errors import TransferRefused
-from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
+from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
 from lorax_vlm.exchange.candidates import copies, random_like
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
@@ -387,7 +387,7 @@ def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> li
     reasons = []
     for other in (alone, *controls):
         gain = paired_difference(other.scores, chosen.scores)
-        if gain.low <= 0:
+        if not gain.above_zero:
             reasons.append(f"not better than {other.name}: {gain.points()}")
     return reasons
 

@@ -10,8 +10,9 @@ from lorax_vlm.errors import LoraxError, RowFailed
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.types import Generated, GenerationSettings
 
-BATCH_PIXELS = 40_000_000
-"""Most pixels of a batch's images together, three bytes each; a larger image has a batch of its own."""
+BATCH_PIXELS = 20_000_000
+"""A batch whose images have as many pixels together, three bytes each and as much again to prepare them, takes no
+further image."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,18 @@ def _opened_batches(
     for number, row in members:
         # ``row.image`` is held by the row, so that its address cannot become another one's.
         same = next((o.picture for o in reversed(batch) if _is_same(o.row.image, row.image)), None)
+        if len(batch) == batch_size or (batch and same is None and pixels >= BATCH_PIXELS):
+            yield batch
+            batch.clear()  # whoever was given it has it in a variable, and its images would stay until the next
+            pixels = 0
         try:
             picture = same if same is not None else load_image(row.image)
         except LoraxError as error:
             results[number] = error
             continue
-        size = 0 if same is not None else picture.width * picture.height
-        if batch and (len(batch) == batch_size or pixels + size > BATCH_PIXELS):
-            yield batch
-            batch, pixels, size = [], 0, picture.width * picture.height
         batch.append(_Opened(number, row, picture))
-        pixels += size
+        if same is None or len(batch) == 1:
+            pixels += picture.width * picture.height
     if batch:
         yield batch
 

@@ -1,7 +1,9 @@
 """What a training batch really teaches: which tokens carry loss, and whether the image matters."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from PIL import Image
@@ -10,6 +12,11 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.models.families.base import Batch, Family
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.types import ImageVerdict
+
+LOOKED_AT = 100
+"""Examples that are looked at for each row of the batch, until there are enough different ones."""
+_NOISE = 1e-5  # relative: losses of equal logits differ by the order of a sum
 
 
 @dataclass(frozen=True)
@@ -24,19 +31,53 @@ class InspectedRow:
 
 @dataclass(frozen=True)
 class BatchInspection:
-    """A decoded training batch and three losses of the plain base on it."""
+    """A decoded training batch and three losses of the plain base on it. A loss that is not finite is None."""
 
     rows: tuple[InspectedRow, ...]
-    loss: float
-    shuffled_loss: float
+    loss: float | None
+    shuffled_loss: float | None
     """The same texts, each with another row's image."""
-    blank_loss: float
+    blank_loss: float | None
     """The same texts, every image grey."""
+    verdict: ImageVerdict
+    """Whether the loss depends on which image belongs to which text."""
+    reason: str
+    """Why that can be said, or cannot, for people."""
 
     @property
     def image_matters(self) -> bool:
-        """Whether the loss depends on which image belongs to which text."""
-        return self.loss != self.shuffled_loss
+        """Whether the loss is known to depend on which image belongs to which text."""
+        return self.verdict == "depends"
+
+
+def choose_rows(examples: Iterable[Example], count: int) -> list[Example]:
+    """Examples for ``inspect_batch``: with different targets and different images, as far as there are such.
+
+    Args:
+        examples: Looked at in order, no more of them than needed.
+        count: Of rows.
+
+    Returns:
+        The first that differ in both; where these are too few also some that repeat a target, at last an image.
+    """
+    chosen: list[Example] = []
+    same_target: list[Example] = []
+    same_image: list[Example] = []
+    targets: set[str] = set()
+    images: set[Hashable] = set()
+    for example in islice(examples, LOOKED_AT * count):
+        new_target = example.target not in targets
+        if not new_target and len(same_target) >= count:
+            continue  # its image need not be read
+        image = example.image_key
+        rows = same_image if image in images else chosen if new_target else same_target
+        rows.append(example)
+        images.add(image)
+        if rows is not same_image:
+            targets.add(example.target)
+        if len(chosen) == count:
+            break
+    return [*chosen, *same_target, *same_image][:count]
 
 
 @torch.no_grad()
@@ -45,7 +86,7 @@ def inspect_batch(base: LoadedModel, examples: Sequence[Example]) -> BatchInspec
 
     Args:
         base: Base without adapters in effect.
-        examples: At least two, with different images.
+        examples: At least two; of ``choose_rows``, so that the losses can tell something.
 
     Raises:
         LoraxError: There are fewer than two examples, or one cannot be read or trained on.
@@ -60,12 +101,45 @@ def inspect_batch(base: LoadedModel, examples: Sequence[Example]) -> BatchInspec
         for index, example in enumerate(examples)
     ]
     grey = [Image.new("RGB", image.size, (127, 127, 127)) for image in images]
-    return BatchInspection(
-        rows=tuple(rows),
-        loss=_loss(base, batch),
-        shuffled_loss=_loss(base, _batch(family, examples, [*images[1:], images[0]])),
-        blank_loss=_loss(base, _batch(family, examples, grey)),
+    loss = _loss(base, batch)
+    shuffled = _loss(base, _batch(family, examples, [*images[1:], images[0]]))
+    blank = _loss(base, _batch(family, examples, grey))
+    verdict, reason = judge_losses(
+        loss, shuffled, blank, targets=len({e.target for e in examples}), images=len({e.image_key for e in examples})
     )
+    return BatchInspection(tuple(rows), _finite(loss), _finite(shuffled), _finite(blank), verdict, reason)
+
+
+def judge_losses(loss: float, shuffled: float, blank: float, *, targets: int, images: int) -> tuple[ImageVerdict, str]:
+    """Whether the image matters, and why that can be said, or cannot.
+
+    Args:
+        loss: With each text's own image.
+        shuffled: With another text's.
+        blank: With grey ones.
+        targets: How many different ones there are.
+        images: How many different ones there are.
+    """
+    if not all(map(math.isfinite, (loss, shuffled, blank))):
+        return "cannot tell", "a loss is not finite"
+    if not _same(loss, shuffled):
+        return "depends", "the loss changes when the images are exchanged"
+    looked_at = "grey images change the loss" if not _same(loss, blank) else "grey images do not change the loss"
+    if images < 2:
+        return "cannot tell", f"all images are equal, so exchanging them changes nothing; {looked_at}"
+    if targets < 2:
+        return "cannot tell", f"all targets are equal, so exchanging the images cannot change their loss; {looked_at}"
+    if not _same(loss, blank):
+        return "cannot tell", f"exchanging the images changes nothing, but {looked_at}"
+    return "ignored", "neither other images nor grey ones change the loss"
+
+
+def _same(loss: float, other: float) -> bool:
+    return math.isclose(loss, other, rel_tol=_NOISE, abs_tol=_NOISE / 10)
+
+
+def _finite(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
 
 
 def _batch(family: Family, examples: Sequence[Example], images: Sequence[Image.Image]) -> Batch:

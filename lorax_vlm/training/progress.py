@@ -73,7 +73,8 @@ def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: 
         rows = [(row["step"], row[key]) for row in history if key in row]
         if rows:
             axes.plot(*zip(*rows, strict=True), label=label, **style)
-    axes.set(title=title, xlabel="step", ylabel="loss per target token", yscale="log")
+    axes.set_title(title, parse_math=False)
+    axes.set(xlabel="step", ylabel="loss per target token", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from lorax_vlm.data.examples import DataSplits, answered, scene_questions
+from lorax_vlm.data.examples import DataSplits, answered
+from lorax_vlm.data.scene_examples import scene_questions
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.probe import _read, probe_image_path
 

@@ -1,0 +1,143 @@
+"""How evaluations look on the screen. No torch."""
+
+from collections.abc import Mapping, Sequence
+
+from lorax_vlm.cli.output import percent, print_table, say
+from lorax_vlm.evaluation.summary import (
+    difference_text,
+    image_line,
+    metrics_line,
+    missing_line,
+    name_of,
+    table_rows,
+)
+from lorax_vlm.types import CaptionReport, Interval, ReferenceReport, VQAReport
+
+
+def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title: str) -> None:
+    """Accuracy in total and by type, what speaks against a verdict, differences, and whether the image matters.
+
+    Args:
+        reports: On the same questions.
+        lines: Of ``summary.difference_lines``.
+        title: Heading.
+    """
+    first = reports[0]
+    rows: list[tuple[object, ...]] = [
+        (name, shares[0].count, *(share_text(share) for share in shares)) for name, shares in table_rows(reports)
+    ]
+    rows.append(("time", "", *(f"{report.time_s:.1f} s" for report in reports)))
+    heading = first.metric if len(first.by_metric) < 2 else "accuracy"
+    print_table([heading, "questions ", *(f"{name_of(report)} " for report in reports)], rows, title)
+    if several := metrics_line(first):
+        say(several)
+    _say_caution(first.accuracy)
+    for line in lines:
+        say(line)
+    _print_ablations([report for report in reports if report.image_effect is not None])
+    for report in reports:
+        failed = [record for record in report.records if record.error]
+        if failed:
+            say(
+                f"{name_of(report)}: {len(failed)} questions could not be asked and count as wrong; "
+                f"the first: {failed[0].error}"
+            )
+
+
+def _print_ablations(reports: Sequence[VQAReport]) -> None:
+    if not reports:
+        return
+    print_table(
+        ["adapter", "own image ", "another's image ", "grey image "],
+        [(name_of(r), percent(r.accuracy.value), _share(r.shuffled), _share(r.blank)) for r in reports],
+        "Does the image matter?",
+    )
+    for report in reports:
+        ignored = report.image_effect is not None and report.image_effect.verdict == "ignored"
+        say(image_line(report), style="red" if ignored else "")
+    if missing := missing_line(reports):
+        say(missing)
+
+
+def print_caption_reports(
+    reports: Sequence[CaptionReport | ReferenceReport], differences: Mapping[str, Interval], title: str
+) -> None:
+    """Captions judged by scenes or references, and how adapters differ from the base.
+
+    Args:
+        reports: Of the base and of adapters.
+        differences: By name of adapter.
+        title: Heading.
+    """
+    judged = [report for report in reports if isinstance(report, CaptionReport)]
+    compared = [report for report in reports if isinstance(report, ReferenceReport)]
+    if judged:
+        _print_judged(judged, title)
+    if compared:
+        _print_references(compared, title)
+    shares = [r.intervals["in_style_and_true"] for r in judged] + [r.interval for r in compared if r.interval]
+    if shares:
+        _say_caution(min(shares, key=lambda share: share.groups))
+    for name, difference in differences.items():
+        what = "in style and true" if judged else "exact match"
+        say(f"{name} against base, {what}: {difference_text(difference)}")
+
+
+def _print_judged(reports: Sequence[CaptionReport], title: str) -> None:
+    print_table(
+        ["judged as", "adapter", "scenes ", "in style ", "true ", "both ", "time "],
+        [
+            (
+                r.style,
+                r.adapter or "base",
+                r.count,
+                share_text(r.intervals["in_style"]),
+                share_text(r.intervals["true"]),
+                share_text(r.intervals["in_style_and_true"]),
+                f"{r.time_s:.1f} s",
+            )
+            for r in reports
+        ],
+        title,
+    )
+
+
+def _print_references(reports: Sequence[ReferenceReport], title: str) -> None:
+    metrics = list(dict.fromkeys(metric for report in reports for metric in report.text_metrics))
+    print_table(
+        ["adapter", "captions ", "exact match ", "loss per token ", *(f"{metric} " for metric in metrics), "time "],
+        [
+            (
+                r.adapter or "base",
+                r.count,
+                share_text(r.interval) if r.interval else percent(r.exact_match),
+                f"{r.loss:.4f}" if r.loss is not None else "not finite",
+                *(_figure(r.text_metrics.get(metric)) for metric in metrics),
+                f"{r.time_s:.1f} s",
+            )
+            for r in reports
+        ],
+        title,
+    )
+    if not metrics:
+        say("CIDEr, BLEU-4 and ROUGE-L: pip install 'lorax-vlm[metrics]'")
+    for metric, reason in reports[0].reasons.items():
+        say(f"{metric} is no figure here: {reason}.")
+
+
+def share_text(interval: Interval) -> str:
+    """A share with its interval."""
+    return f"{percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def _say_caution(interval: Interval) -> None:
+    if interval.few:
+        say(f"{interval.caution[0].upper()}{interval.caution[1:]}.")
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else percent(share)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,69 @@
+"""What is said of evaluations, on the screen and on the HTML page. No torch."""
+
+from collections.abc import Mapping, Sequence
+
+from lorax_vlm.types import ImageVerdict, Interval, VQAReport
+
+_VERDICTS: Mapping[ImageVerdict, str] = {
+    "depends": "depends on the image",
+    "ignored": "does not depend on the image",
+    "cannot tell": "cannot tell whether it depends on the image",
+}
+
+
+def name_of(report: VQAReport) -> str:
+    """The adapter's name, or base."""
+    return report.adapter or "base"
+
+
+def table_rows(reports: Sequence[VQAReport]) -> list[tuple[str, list[Interval]]]:
+    """Names and shares of reports on the same questions: of all, or of each metric if there are two; of each type."""
+    first = reports[0]
+    if len(first.by_metric) > 1:
+        rows = [(metric, [report.by_metric[metric] for report in reports]) for metric in first.by_metric]
+    else:
+        rows = [("all", [report.accuracy for report in reports])]
+    # A type may be called "all"; its row must not look like that of all.
+    names = {kind: f"type {kind!r}" if kind in dict(rows) else kind for kind in first.by_kind}
+    return rows + [(name, [report.by_kind[kind] for report in reports]) for kind, name in names.items()]
+
+
+def metrics_line(report: VQAReport) -> str:
+    """How many questions are judged by what, where that is more than one metric; else nothing."""
+    if len(report.by_metric) < 2:
+        return ""
+    several, one = ("vqa accuracy", "several annotators"), ("exact match", "few or one")
+    parts = [f"{report.by_metric[metric].count} by {metric} ({who})" for metric, who in (several, one)]
+    return f"Questions are judged {' and '.join(parts)}; the two are not mixed."
+
+
+def difference_text(difference: Interval) -> str:
+    """A paired difference with its interval, and whether it says anything."""
+    if difference.few:
+        return difference.points()
+    value, low, high = (
+        f"{round(100 * part, 1) + 0.0:+.1f}" for part in (difference.value, difference.low, difference.high)
+    )
+    unsure = "" if difference.above_zero or difference.below_zero else "; the interval includes no difference"
+    return f"{value} points (95 %: {low} to {high}{unsure})"
+
+
+def difference_lines(report: VQAReport, differences: Mapping[str, Interval]) -> list[str]:
+    """How a report differs from the base's, by metric where there is more than one."""
+    several = len(differences) > 1
+    return [
+        f"{name_of(report)} against base{f', {metric}' if several else ''}: {difference_text(difference)}"
+        for metric, difference in differences.items()
+    ]
+
+
+def image_line(report: VQAReport) -> str:
+    """Whether the image matters to it, and how that is known; empty where that was not asked."""
+    effect = report.image_effect
+    return f"{name_of(report)} {_VERDICTS[effect.verdict]}: {effect.reason}." if effect is not None else ""
+
+
+def missing_line(reports: Sequence[VQAReport]) -> str:
+    """How many questions could not be asked about another image; empty where all could."""
+    missing = max((r.image_effect.without_another for r in reports if r.image_effect is not None), default=0)
+    return f"{missing} questions had no other image to take and are left out of that column." if missing else ""
