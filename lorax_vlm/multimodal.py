@@ -334,9 +334,9 @@ class MultiModalLoRAExchange:
     def plan_transfer(self, key: str, model: str, *, allow_partial: bool = False) -> TransferPlan:
         """What moving an adapter to a model would take; nothing is loaded or changed."""
         images = MOST_UNLABELLED if self.entry(model).miniature else 0
-        stored, files = self.store.read(key)
+        stored, adapter = self.store.read_bytes(key)
         target = self._describe(model)
-        return plan_transfer(files, stored.manifest, target, images=images, allow_partial=allow_partial)
+        return plan_transfer(adapter, stored.manifest, target, images=images, allow_partial=allow_partial)
 
     def cross_model_adapter_transfer(
         self,

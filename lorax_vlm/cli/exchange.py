@@ -45,8 +45,8 @@ def plan(
     from lorax_vlm.exchange.plan import plan_transfer
     from lorax_vlm.models.local import describe_local
 
-    stored, files = AdapterStore(store).read(name)
-    found = plan_transfer(files, stored.manifest, describe_local(to), images=images, allow_partial=allow_partial)
+    stored, adapter = AdapterStore(store).read_bytes(name)
+    found = plan_transfer(adapter, stored.manifest, describe_local(to), images=images, allow_partial=allow_partial)
     if as_json:
         print_json(found)
     else:
@@ -137,7 +137,7 @@ def merge(
         from lorax_vlm.exchange.merge import preview_merge
 
         adapters = AdapterStore(store)
-        updates = {name: read_updates(adapters.files(name)) for name in names}
+        updates = {name: read_updates(adapters.read_bytes(name)[1]) for name in names}
         _print_lines(preview_merge(updates, weights or [1.0] * len(names)).lines())
         return
     from lorax_vlm.multimodal import MultiModalLoRAExchange

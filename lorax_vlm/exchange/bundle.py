@@ -12,21 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorax_vlm.adapters.files import CONFIG_FILE, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, WEIGHTS_FILE
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, require_intact
-from lorax_vlm.adapters.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, read_manifest
+from lorax_vlm.adapters.integrity import LIMITS, require_intact
+from lorax_vlm.adapters.manifest import MANIFEST_FILE, read_manifest
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import AdapterExists, DamagedAdapter
 
 SUFFIX = ".lorax"
-LIMITS = {
-    MANIFEST_FILE: MAX_MANIFEST_BYTES,
-    CONFIG_FILE: MAX_CONFIG_BYTES,
-    WEIGHTS_FILE: MAX_WEIGHTS_BYTES,
-    SIGNATURE_FILE: MAX_CONFIG_BYTES,
-}
-"""Every file that a bundle may hold, with the most bytes it may have."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 _ENCRYPTED = 0x1
 _BLOCK = 2**20

@@ -7,7 +7,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lorax_vlm.adapters.factors import Updates
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.peft_config import CONFIG_FILE
 
 
 def write_updates(folder: Path, updates: Updates, base: str) -> Path:

@@ -20,7 +20,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from lorax_vlm.adapters.factors import Update
-from lorax_vlm.adapters.files import CONFIG_FILE, MAX_RANK
+from lorax_vlm.adapters.peft_config import CONFIG_FILE, MAX_RANK
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.errors import UnsupportedAdapter
 from lorax_vlm.exchange.files import write_updates

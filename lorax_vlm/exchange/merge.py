@@ -18,8 +18,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from lorax_vlm.adapters.factors import Update, Updates, read_updates, total_cosine, total_distance, total_norm
-from lorax_vlm.adapters.files import MAX_RANK, AdapterFiles
+from lorax_vlm.adapters.files import AdapterBytes
 from lorax_vlm.adapters.manifest import Manifest, Parent
+from lorax_vlm.adapters.peft_config import MAX_RANK
 from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.errors import IncompatibleAdapter, UsageError
 from lorax_vlm.exchange.files import write_updates
@@ -268,11 +269,11 @@ def merge_adapters(
     if len(names) < 2:
         raise UsageError(f"Merging needs at least two adapters, got {list(names)}.")
     library.require_free(new_name, replace)
-    found = [library.store.read(name) for name in names]
+    found = [library.store.read_bytes(name) for name in names]
     _require_one_base(library, found)
     stored = [adapter for adapter, _ in found]
     factors = list(weights) if weights is not None else [1.0] * len(names)
-    updates = [read_updates(files) for _, files in found]
+    updates = [read_updates(adapter) for _, adapter in found]
     merged = merge_updates(updates, factors, method, rank=rank, density=density)
     largest = max(update.rank for update in merged.values())
     if largest > MAX_RANK:
@@ -285,7 +286,7 @@ def merge_adapters(
     return library.keep(folder, manifest, replace=replace), report
 
 
-def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapter, AdapterFiles]]) -> None:
+def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapter, AdapterBytes]]) -> None:
     fingerprint = library.describe().fingerprint
     assert fingerprint is not None  # describing reads it
     for adapter, own in found:
@@ -293,7 +294,7 @@ def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapt
         problems = []
         if base is None or base.components != fingerprint.components:
             problems.append("it was trained on another base, or on an unknown one")
-        if own.head:
+        if own.files.head:
             problems.append("it brings a head of its own; heads cannot be added up")
         if problems:
             raise IncompatibleAdapter(adapter.name, library.entry.name, problems)

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorax_vlm.adapters.files import CONFIG_FILE, MAX_WEIGHTS_BYTES, WEIGHTS_FILE
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, hash_file, require_intact
+from lorax_vlm.adapters.files import MAX_WEIGHTS_BYTES
+from lorax_vlm.adapters.integrity import LIMITS, hash_file, require_intact
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import DamagedAdapter, RemoteError
-from lorax_vlm.exchange.bundle import LIMITS, SUFFIX, pack, receive, unpacked
+from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked
 from lorax_vlm.exchange.card import write_card
 from lorax_vlm.exchange.downloads import downloaded, upload
 from lorax_vlm.exchange.signing import verify_signature
@@ -147,7 +147,7 @@ def _fetched_from_hub(url: str) -> Iterator[Path]:
         try:
             info = HfApi().model_info(repository, revision=revision, files_metadata=True)
             there = {file.rfilename: file.size or 0 for file in info.siblings or []}
-            for file in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, SIGNATURE_FILE):
+            for file in LIMITS:
                 if file not in there:
                     continue
                 if there[file] > LIMITS[file]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lorax_vlm.adapters.compatibility import Level
 from lorax_vlm.adapters.factors import Updates, read_updates
-from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.files import read_adapter
 from lorax_vlm.adapters.manifest import Manifest, Measurement, Parent
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import StoredAdapter
@@ -170,11 +170,13 @@ def prepared_transfer(
     Raises:
         TransferRefused: There is no way, or none with these data.
     """
-    stored, files = source.store.read(name)
+    stored, adapter = source.store.read_bytes(name)
     if not options.distil:
         data = dataclasses.replace(data, unlabelled=())
     images = len(data.unlabelled)
-    plan = plan_transfer(files, stored.manifest, target.describe(), images=images, allow_partial=options.allow_partial)
+    plan = plan_transfer(
+        adapter, stored.manifest, target.describe(), images=images, allow_partial=options.allow_partial
+    )
     if plan.refused:
         raise TransferRefused(name, plan.target, plan.reasons)
     options.load(source)
@@ -184,7 +186,7 @@ def prepared_transfer(
     try:
         settings = settings_on(target, source, stored.manifest)
         bench = _Bench(target, stored.manifest, settings, asked.development, judge, options.run_dir)
-        report, chosen = _transfer(bench, asked, plan, read_updates(files), stored, data, options)
+        report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
         yield PreparedTransfer(report, target, stored, chosen, settings, options.load)
     finally:
         shutil.rmtree(options.run_dir, ignore_errors=True)
@@ -358,7 +360,7 @@ def _distil(
     bench: _Bench, plan: TransferPlan, lesson: Lesson, start: _Candidate | None, options: TransferOptions
 ) -> _Candidate:
     """Train the target on the source's answers, beginning with the best candidate."""
-    begin = read_updates(read_adapter_files(start.folder, start.scored.name)) if start is not None else {}
+    begin = read_updates(read_adapter(start.folder, start.scored.name)) if start is not None else {}
     recipe = Recipe(
         "transferred",
         rank=max([plan.rank, *(update.rank for update in begin.values())]),
@@ -435,7 +437,7 @@ def _require_effect(library: AdapterLibrary, kept: StoredAdapter, plan: Transfer
     Raises:
         TransferRefused: It is not what was measured; it is removed again.
     """
-    updates = read_updates(library.store.files(kept.name))
+    updates = read_updates(library.store.read_bytes(kept.name)[1])
     problems = [f"{site} is missing" for site in plan.copied_sites if site not in updates]
     if chosen.scored.name != "distilled":
         problems += [f"{site} has no effect" for site, update in updates.items() if not update.norm]

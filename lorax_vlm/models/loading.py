@@ -71,7 +71,8 @@ class LoadedModel:
     @cached_property
     def description(self) -> BaseDescription:
         """What adapters must know of it; its fingerprint only where that was made before."""
-        return describe_checkpoint(self.folder, self.name)
+        described = describe_checkpoint(self.folder, self.name)
+        return dataclasses.replace(described, quantization=self.placement.quantization, dtype=self.placement.dtype)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -114,7 +115,7 @@ def load_model(
     folder, revision = _fetch(entry, [*_DESCRIBED_BY, *_WEIGHTS])
     config = _read_config(folder, entry)
     row = find_family(config, entry.name)
-    family = row.make_family(row.load_processor(folder), config, entry.name)
+    family = row.make_family(_load_processor(folder, row, entry), config, entry.name)
     model = _load_weights(folder, config, row, entry, placement)
     row.after_loading(model, entry.name)
     model.eval().requires_grad_(False)
@@ -135,10 +136,20 @@ def describe_model(entry: CatalogEntry) -> BaseDescription:
 
 def _read_config(folder: Path, entry: CatalogEntry) -> Any:
     try:
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # files of anybody
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(entry.name, [f"its configuration cannot be read: {reason}"]) from error
+
+
+def _load_processor(folder: Path, row: FamilyRow, entry: CatalogEntry) -> Any:
+    try:
+        return row.load_processor(folder)
+    except MemoryError:
+        raise
+    except Exception as error:  # files of anybody; one that names Python code of its own is refused here
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(entry.name, [f"its tokenizer or processor cannot be loaded: {reason}"]) from error
 
 
 def _describe(entry: CatalogEntry) -> CatalogEntry:
@@ -152,7 +163,11 @@ def _describe(entry: CatalogEntry) -> CatalogEntry:
 
 
 def _load_weights(folder: Path, config: Any, row: FamilyRow, entry: CatalogEntry, placement: Placement) -> Any:
-    options: dict[str, Any] = {"dtype": getattr(torch, placement.dtype), "use_safetensors": True}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, placement.dtype),
+        "use_safetensors": True,
+        "trust_remote_code": False,
+    }
     if placement.quantization != "none":
         options["quantization_config"] = _quantization_config(placement, row)
     if placement.device == "cuda":

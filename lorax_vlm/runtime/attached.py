@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
-from lorax_vlm.adapters.files import HEAD, AdapterFiles, read_adapter_files
+from lorax_vlm.adapters.files import AdapterFiles, read_adapter_files
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
+from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.adapters.recipe import touches_image_path
 from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, UntrainedAdapter
 from lorax_vlm.models.families.text import require_equal_rows

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from lorax_vlm.adapters.files import HEAD, WEIGHTS_FILE, AdapterFiles
+from lorax_vlm.adapters.files import WEIGHTS_FILE, AdapterFiles
+from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.models.families.vilt import AnswerHead, resize_head
 
 Factors = tuple[Tensor, Tensor]

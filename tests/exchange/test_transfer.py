@@ -75,7 +75,7 @@ def test_what_both_bases_share_is_copied_bit_for_bit(libraries, tmp_path: Path, 
     assert report.accepted, report.lines()
     assert report.chosen == "copy"
     assert report.adapter == "twin.eyes"
-    mine, theirs = read_updates(store.files("eyes")), read_updates(store.files("twin.eyes"))
+    mine, theirs = (read_updates(store.read_bytes(name)[1]) for name in ("eyes", "twin.eyes"))
     assert set(mine) == set(theirs)
     for site, update in mine.items():
         assert np.allclose(update.b @ update.a, theirs[site].b @ theirs[site].a, atol=1e-6)
@@ -205,9 +205,9 @@ def test_a_failure_while_storing_takes_the_first_back(
 
 
 def test_controls_keep_the_spectrum_and_lose_the_rest(mini: LoadedModel, tmp_path: Path) -> None:
-    from lorax_vlm.adapters.files import read_adapter_files
+    from lorax_vlm.adapters.files import read_adapter
 
-    updates = read_updates(read_adapter_files(write_random_adapter(mini, tmp_path / "a"), "a"))
+    updates = read_updates(read_adapter(write_random_adapter(mini, tmp_path / "a"), "a"))
     alike = random_like(updates, seed=1)
     for site, update in updates.items():
         count = update.rank
