@@ -9,23 +9,25 @@ from typing import Any
 import torch
 from PIL import Image
 
+from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.asking import answers_questions, caption_prompt, caption_settings
 from lorax_vlm.data.examples import DataSplits, Example, scene_caption_splits
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.data.sources import read_data
-from lorax_vlm.errors import UsageError
+from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.captions import judge_reference_captions, judge_scene_captions
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
-from lorax_vlm.runtime.attached import Attachment
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, TrainConfig
-from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport
+from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport, require_whole
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 
 BASE = "base"
@@ -72,7 +74,8 @@ class BLIP2CaptioningSystem:
         if not self.entry.captions:
             raise UsageError(f"{self.entry.name} only chooses among fixed answers; it cannot write captions.")
         self.store = AdapterStore(store)
-        self.batch_size = batch_size or (128 if self.entry.miniature else 32)
+        self.batch_size = batch_size if batch_size is not None else 128 if self.entry.miniature else 32
+        require_whole("batch_size", self.batch_size, 1)
         load = partial(load_model, model, device=device, dtype=dtype, quantize=quantize)
         self._library = AdapterLibrary(self.entry, load, self.store, adapter_memory_bytes)
         self._workshop = AdapterWorkshop(self._library)
@@ -262,11 +265,11 @@ class BLIP2CaptioningSystem:
         return self._library.load(Path(folder).expanduser(), name, replace=replace)
 
     def list_adapters(self) -> list[StoredAdapter]:
-        """The store's adapters that were made for this base, and those that do not say for which.
+        """The store's adapters that caption and were made for this base, and those that do not say for which.
 
-        Adapters that answer questions are left out; ``VQASystem`` has them.
+        Adapters that answer questions or instructions are left out.
         """
-        return [stored for stored in self._library.list() if stored.manifest.task != "vqa"]
+        return [stored for stored in self._library.list() if not answers_questions(stored.manifest)]
 
     def remove_adapter(self, name: str) -> None:
         """Remove an adapter from the store.
@@ -290,14 +293,28 @@ class BLIP2CaptioningSystem:
             ImageError: The image cannot be read.
             AdapterNotFound: There is no such adapter; an unknown name never means the base.
         """
-        return self.caption_images([image], adapter, **decoding)[0]
+        return _captions(self.caption_images([image], adapter, **decoding))[0]
 
     def caption_images(
-        self, images: Sequence[ImageSource], adapter: str | None = None, **decoding: Any
-    ) -> list[Caption]:
-        """Caption images in batches; each caption is what the image alone would get. See ``caption_image``."""
+        self,
+        images: Sequence[ImageSource],
+        adapter: str | None = None,
+        *,
+        return_errors: bool = False,
+        **decoding: Any,
+    ) -> list[Caption | LoraxError]:
+        """Caption images in batches; each caption is what the image alone would get. See ``caption_image``.
+
+        Args:
+            images: As for ``caption_image``; they are opened as their batches come.
+            adapter: As for ``caption_image``.
+            return_errors: Put the error of a bad image in its place instead of raising it.
+            decoding: As for ``caption_image``.
+        """
+        if isinstance(images, str | bytes | Path):
+            raise UsageError("A list of images is needed; for one use caption_image.")
         self._library.require(adapter)
-        return self._caption([load_image(image) for image in images], [adapter] * len(images), decoding)
+        return self._caption(images, [adapter] * len(images), decoding, return_errors=return_errors)
 
     def compare_captioning_styles(
         self, image: ImageSource, adapters: Sequence[str] | None = None, **decoding: Any
@@ -316,38 +333,37 @@ class BLIP2CaptioningSystem:
         """
         names = list(adapters) if adapters is not None else [stored.name for stored in self.list_adapters()]
         rows = [None, *names]
-        captions = self._caption([load_image(image)] * len(rows), rows, decoding)
+        captions = _captions(self._caption([load_image(image)] * len(rows), rows, decoding))
         return {name or BASE: caption for name, caption in zip(rows, captions, strict=True)}
 
     def _caption(
-        self, pictures: Sequence[Image.Image], adapters: Sequence[str | None], decoding: Mapping[str, Any]
-    ) -> list[Caption]:
-        """One caption per picture and its adapter; rows of equal settings share batches."""
-        prompts = {name: self._prompt(self._library.find(name)) for name in dict.fromkeys(adapters)}
-        groups: dict[GenerationSettings, list[int]] = {}
-        for row, name in enumerate(adapters):
-            groups.setdefault(self._settings(name).replace(**decoding), []).append(row)
-        captions: dict[int, Caption] = {}
-        for settings, members in groups.items():
-            for start in range(0, len(members), self.batch_size):
-                rows = members[start : start + self.batch_size]
-                names = [adapters[row] for row in rows]
-                generated = self._library.generate(
-                    names, [pictures[row] for row in rows], [prompts[name] for name in names], settings
-                )
-                for row, text in zip(rows, generated, strict=True):
-                    captions[row] = Caption.of(text, self.base.name, adapters[row])
-        return [captions[row] for row in range(len(pictures))]
+        self,
+        images: Sequence[ImageSource],
+        adapters: Sequence[str | None],
+        decoding: Mapping[str, Any],
+        *,
+        return_errors: bool = False,
+    ) -> list[Caption | LoraxError]:
+        """One caption per image and its adapter; rows of equal settings share batches."""
+        base = self.base
+        asked = {name: self._asked(name) for name in dict.fromkeys(adapters)}
+        rows = [
+            Row(image, name, caption_prompt(base.entry, asked[name]), self._settings(name).replace(**decoding))
+            for image, name in zip(images, adapters, strict=True)
+        ]
+        said = answer_rows(self._library, rows, batch_size=self.batch_size, return_errors=return_errors)
+        return [
+            text if isinstance(text, LoraxError) else Caption.of(text, base.name, name)
+            for text, name in zip(said, adapters, strict=True)
+        ]
+
+    def _asked(self, adapter: str | None) -> Manifest | None:
+        attachment = self._library.find(adapter)
+        return attachment.manifest if attachment is not None else None
 
     def _settings(self, adapter: str | None) -> GenerationSettings:
         """As the adapter says; one without a word, and the base, as the catalogue says."""
-        attachment = self._library.find(adapter)
-        own = attachment.manifest.generation if attachment is not None else None
-        return own or self.entry.caption_settings
-
-    def _prompt(self, attachment: Attachment | None) -> str:
-        own = attachment.prompt if attachment is not None else None
-        return self.entry.caption_prompt if own is None else own
+        return caption_settings(self.base.entry, self._asked(adapter))
 
     # --- figures ----------------------------------------------------------------------------------------------------
 
@@ -432,7 +448,7 @@ class BLIP2CaptioningSystem:
 
     def _timed_captions(self, pictures: Sequence[Image.Image], name: str | None) -> tuple[list[Caption], float]:
         start = time.monotonic()
-        captions = self.caption_images(pictures, name)
+        captions = _captions(self.caption_images(pictures, name))
         return captions, time.monotonic() - start
 
     def _report_facts(self, name: str | None, time_s: float) -> dict[str, Any]:
@@ -453,3 +469,8 @@ class BLIP2CaptioningSystem:
                 total += float(self.base.family.loss(model(**batch).logits, labels, 1))
             tokens += int((labels != IGNORED_LABEL).sum())
         return total / tokens
+
+
+def _captions(said: Sequence[Caption | LoraxError]) -> list[Caption]:
+    """Captions of a call that raises its errors."""
+    return [caption for caption in said if isinstance(caption, Caption)]

@@ -20,18 +20,46 @@ LoraxError
 │   ├── UntrainedAdapter       it changes nothing (also ValueError)
 │   ├── TransferRefused        it cannot be moved to that base (also ValueError)
 │   └── SignatureRefused       it is not signed by the key that is expected (also ValueError)
+├── RowFailed                  one row of a batch failed for a reason nobody foresaw: a bug (also RuntimeError)
 ├── RemoteError                an address cannot be read or written (also OSError)
+│   └── InterruptedTransfer    the connection broke; another try may help
 ├── AdapterMemoryExceeded      the adapters of one call do not fit their memory together (also MemoryError)
 ├── TrainingError
 │   ├── NonFiniteLoss          (also ArithmeticError)
-│   └── NothingToResume        (also LookupError)
+│   ├── NothingToResume        (also LookupError)
+│   └── RunInUse               another process trains under that name (also BlockingIOError)
 └── MissingExtra               an optional dependency is not installed (also ImportError)
 
 Every message says what failed, the facts that disagree, and what to do next. The command line turns any of these
 into one message and exit code 1.
 """
 
+import re
 from collections.abc import Sequence
+
+
+def shown_address(address: str) -> str:
+    """An address without what may be secret in it: user, password, and the query, where signatures stand.
+
+    >>> shown_address("https://me:word@host/a.lorax?X-Amz-Signature=5f")
+    'https://host/a.lorax?...'
+    """
+    scheme, slashes, rest = address.partition("://")
+    if not slashes or len(scheme) > 100:
+        return address
+    rest = re.sub(r"^[^/?#]*@", "", rest)
+    found = re.search(r"[?#]", rest)
+    return f"{scheme}://{rest}" if found is None else f"{scheme}://{rest[: found.start()]}?..."
+
+
+def _without_secrets(text: str, address: str) -> str:
+    """What another library says about an address, without what ``shown_address`` leaves out."""
+    rest = address.partition("://")[2]
+    hidden = [re.match(r"[^/?#]*(?=@)", rest), re.search(r"(?<=[?#]).+", rest, re.DOTALL)]
+    for found in hidden:
+        if found is not None and found[0]:
+            text = text.replace(found[0], "...")
+    return text
 
 
 class LoraxError(Exception):
@@ -233,12 +261,24 @@ class SignatureRefused(AdapterError, ValueError):
         super().__init__(adapter, f"The signature of adapter {adapter!r} is refused; nothing was changed: {reason}.")
 
 
+class RowFailed(LoraxError, RuntimeError):
+    """One row of a batch failed for a reason nobody foresaw, while the others were answered. ``__cause__`` is it."""
+
+    def __init__(self, row: int, error: Exception) -> None:
+        self.row = row
+        super().__init__(f"Row {row} failed unexpectedly, which is a bug: {type(error).__name__}: {error}")
+
+
 class RemoteError(LoraxError, OSError):
-    """An adapter cannot be fetched from, or sent to, an address. ``url`` is it."""
+    """Something cannot be fetched from, or sent to, an address. ``url`` is it, without what may be secret in it."""
 
     def __init__(self, url: str, reason: str) -> None:
-        self.url, self.reason = url, reason
-        super().__init__(f"{url}: {reason}.")
+        self.url, self.reason = shown_address(url), _without_secrets(reason, url)
+        super().__init__(f"{self.url}: {self.reason}.")
+
+
+class InterruptedTransfer(RemoteError):
+    """A connection broke off or could not be made; another try may help."""
 
 
 class AdapterMemoryExceeded(LoraxError, MemoryError):
@@ -274,6 +314,17 @@ class NothingToResume(TrainingError, LookupError):
 
     def __init__(self, place: str) -> None:
         super().__init__(f"No complete checkpoint in {place}. Start without --resume.")
+
+
+class RunInUse(TrainingError, BlockingIOError):
+    """Another process, or another thread, trains an adapter of that name into that store. ``holder`` says which."""
+
+    def __init__(self, place: str, holder: str) -> None:
+        self.place, self.holder = place, holder
+        super().__init__(
+            f"The run in {place} is being trained by {holder}; nothing was changed. "
+            "Wait for it, or choose another name or another store."
+        )
 
 
 class MissingExtra(LoraxError, ImportError):

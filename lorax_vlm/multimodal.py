@@ -10,7 +10,7 @@ from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_tasks import WRITING_TASKS, require_exchange_task, task_examples, task_splits
 from lorax_vlm.data.sources import read_data
-from lorax_vlm.errors import ExampleError, LoraxError, UsageError
+from lorax_vlm.errors import LoraxError, PromptError, UsageError
 from lorax_vlm.evaluation.bootstrap import mean_interval, paired_difference
 from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked
 from lorax_vlm.exchange.matrix import CompatibilityMatrix, build_matrix
@@ -261,14 +261,14 @@ class MultiModalLoRAExchange:
 
         Raises:
             ImageError: The image cannot be read.
-            ExampleError: The adapter answers questions and there is none, or the base writes no captions.
+            PromptError: The adapter answers questions and there is none, or the base writes no captions.
             AdapterNotFound: There is no such adapter.
         """
         stored, picture = self.store.get(key), load_image(image)
         library = self._owner(stored)
         template = stored.manifest.prompt
         if not text.strip() and ("{question}" in template or not library.entry.captions):
-            raise ExampleError("an empty question", f"adapter {key!r} answers questions; pass one")
+            raise PromptError("an empty question", f"adapter {key!r} answers questions; pass one.")
         base = self._shelf.load(library)
         settings = settings_of(library, stored.manifest).replace(**decoding)
         rows: list[str | None] = [None, key] if compare else [key]

@@ -1,10 +1,12 @@
 """The small frozen records that travel between the packages. No torch."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from lorax_vlm.errors import UsageError
+from lorax_vlm.foreign import quoted
 
 FinishReason = Literal["eos", "length", "empty"]
 
@@ -28,26 +30,73 @@ class GenerationSettings:
     repetition_penalty: float = 1.0
     """Above 1 discourages tokens already generated."""
     temperature: float | None = None
-    """None decodes deterministically; a value samples."""
+    """None decodes deterministically; a value samples, from one beam."""
     top_p: float = 1.0
     """Only with a temperature: sample from the smallest set of tokens with this probability."""
     seed: int | None = None
-    """Only with a temperature: makes the sample repeatable."""
+    """Only with a temperature: makes the sample repeatable, in any batch."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.min_new_tokens < 0 or self.min_new_tokens > self.max_new_tokens:
+        require_whole("max_new_tokens", self.max_new_tokens, 1)
+        require_whole("min_new_tokens", self.min_new_tokens, 0)
+        if self.min_new_tokens > self.max_new_tokens:
             raise UsageError(
-                f"min_new_tokens={self.min_new_tokens} and max_new_tokens={self.max_new_tokens} must satisfy "
-                "0 <= min <= max and max >= 1."
+                f"min_new_tokens={self.min_new_tokens} is above max_new_tokens={self.max_new_tokens}: "
+                "raise the latter, or lower the former."
             )
-        if self.num_beams < 1:
-            raise UsageError(f"num_beams must be at least 1, got {self.num_beams}.")
-        if self.temperature is not None and self.temperature <= 0:
-            raise UsageError(f"temperature must be above 0, got {self.temperature}. For greedy decoding leave it out.")
+        require_whole("num_beams", self.num_beams, 1)
+        require_number("length_penalty", self.length_penalty, lambda value: True)
+        require_number("repetition_penalty", self.repetition_penalty, lambda value: value > 0, "above 0")
+        if self.temperature is not None:
+            above = "above 0 (leave it out for greedy decoding)"
+            require_number("temperature", self.temperature, lambda value: value > 0, above)
+            if self.num_beams > 1:
+                raise UsageError(
+                    f"temperature samples one text, num_beams={self.num_beams} searches for the likeliest one: "
+                    "use one of them."
+                )
+        require_number("top_p", self.top_p, lambda value: 0 < value <= 1, "above 0 and at most 1")
+        if self.seed is not None:
+            require_whole("seed", self.seed, 0)
 
     def replace(self, **changes: Any) -> "GenerationSettings":
-        """A copy with some fields changed."""
+        """A copy with some fields changed; a temperature without a word about beams takes one beam.
+
+        Raises:
+            UsageError: A field is unknown, or a value cannot be.
+        """
+        unknown = [name for name in changes if name not in self.__dataclass_fields__]
+        if unknown:
+            meant = "".join(f" Instead of {name}: {_OTHER_WORDS[name]}." for name in unknown if name in _OTHER_WORDS)
+            known = ", ".join(self.__dataclass_fields__)
+            raise UsageError(f"Unknown decoding settings: {', '.join(unknown)}.{meant} Known: {known}.")
+        if changes.get("temperature") is not None:
+            changes.setdefault("num_beams", 1)
         return replace(self, **changes)
+
+
+# How other libraries call what is decoded here.
+_OTHER_WORDS = {
+    "max_length": "max_new_tokens, which does not count the prompt",
+    "min_length": "min_new_tokens, which does not count the prompt",
+    "do_sample": "temperature=..., which samples when it is given",
+    "num_return_sequences": "one row for each text that is wanted, each with a seed",
+    "no_repeat_ngram_size": "repetition_penalty",
+    "beams": "num_beams",
+}
+
+
+def require_whole(name: str, value: Any, least: int) -> None:
+    """Raise ``UsageError`` unless a setting is a whole number of at least ``least``, and one that 63 bits hold."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+        raise UsageError(f"{name} must be a whole number of at least {least}, got {quoted(value)}.")
+
+
+def require_number(name: str, value: Any, holds: Callable[[float], bool], said: str = "") -> None:
+    """Raise ``UsageError`` unless a setting is a finite number that holds; ``said`` is the rule in words."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) < math.inf or not holds(value):
+        raise UsageError(f"{name} must be a number{f' {said}' if said else ''}, got {quoted(value)}.")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.asking import question_prompt, question_settings, require_question
 from lorax_vlm.data.examples import (
     DataSplits,
     Example,
@@ -17,18 +17,20 @@ from lorax_vlm.data.examples import (
     scene_question_splits,
     scene_questions,
 )
-from lorax_vlm.data.images import ImageSource, load_image
+from lorax_vlm.data.images import ImageSource
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
+from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.training.config import MINI_VQA_CONFIGS, TrainConfig
-from lorax_vlm.types import Answer, BenchmarkRow, VQAReport
+from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_whole
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 
 
@@ -71,6 +73,7 @@ class VQASystem:
         Raises:
             UsageError: ``models`` is another word, or has an unknown key.
         """
+        require_whole("batch_size", batch_size, 1)
         self.models = checkpoints_by_key(models)
         self.store = AdapterStore(store)
         self.batch_size = batch_size
@@ -285,6 +288,11 @@ class VQASystem:
             raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
         return splits.with_prompt(entry.question_template)
 
+    def side_effects(self, model: str, name: str) -> SideEffects | None:
+        """What an adapter does to skills that it was not trained for; see ``AdapterWorkshop.side_effects``."""
+        self.base(model)
+        return self._workshop(model).side_effects(self.store.get(self.stored_name(model, name)))
+
     def training_curve(self, model: str, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""
         return self._workshop(model).training_curve(self.stored_name(model, name))
@@ -322,7 +330,7 @@ class VQASystem:
 
         Raises:
             ImageError: The image cannot be read.
-            ExampleError: The question is empty or too long.
+            PromptError: The question is empty or too long.
             AdapterNotFound: There is no such adapter; an unknown name never means the base.
         """
         answer = self.answer_questions([image], [question], model, adapter, **decoding)[0]
@@ -355,48 +363,40 @@ class VQASystem:
 
         Raises:
             UsageError: The numbers of images, questions or adapters differ.
-            LoraxError: A row is bad, and ``return_errors`` is false; nothing was answered.
+            LoraxError: A row is bad, and ``return_errors`` is false.
         """
+        if isinstance(images, str | bytes) or isinstance(questions, str):
+            raise UsageError("A list of images and a list of questions are needed; for one use answer_question.")
         if len(images) != len(questions):
             raise UsageError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
         adapters = [adapter] * len(images) if adapter is None or isinstance(adapter, str) else list(adapter)
         if len(adapters) != len(images):
             raise UsageError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
         base, library = self.base(model), self._shelf.library(model)
-        names = {own: self.stored_name(model, own) if own is not None else None for own in dict.fromkeys(adapters)}
-        templates = {own: self._template(library, name) for own, name in names.items()}
-        settings = base.entry.answer_settings.replace(**decoding)
-        results: list[Answer | LoraxError | None] = [None] * len(images)
-        ready: list[tuple[int, Image.Image, str]] = []
-        pictures: dict[int, Image.Image] = {}
-        for index, (image, question, own) in enumerate(zip(images, questions, adapters, strict=True)):
+        asked = {own: self._asked(library, model, own) for own in dict.fromkeys(adapters)}
+        rows: list[Row | LoraxError] = []
+        for image, question, own in zip(images, questions, adapters, strict=True):
+            name, manifest = asked[own]
+            settings = question_settings(base.entry, manifest).replace(**decoding)
             try:
-                prompt = self._checked_prompt(base, templates[own], question)
-                if id(image) not in pictures:
-                    pictures[id(image)] = load_image(image)
-                ready.append((index, pictures[id(image)], prompt))
+                prompt = question_prompt(base.entry, manifest, require_question(question))
+                base.family.check_prompt(prompt)
+                rows.append(Row(image, name, prompt, settings))
             except LoraxError as error:
                 if not return_errors:
                     raise
-                results[index] = error
-        for start in range(0, len(ready), self.batch_size):
-            indices, batch, prompts = zip(*ready[start : start + self.batch_size], strict=True)
-            rows = [names[adapters[index]] for index in indices]
-            for index, generated in zip(indices, library.generate(rows, batch, prompts, settings), strict=True):
-                results[index] = Answer.of(generated, base.name, adapters[index])
-        return [result for result in results if result is not None]
+                rows.append(error)
+        said = answer_rows(library, rows, batch_size=self.batch_size, return_errors=return_errors)
+        return [
+            text if isinstance(text, LoraxError) else Answer.of(text, base.name, own)
+            for text, own in zip(said, adapters, strict=True)
+        ]
 
-    def _template(self, library: AdapterLibrary, name: str | None) -> str:
+    def _asked(self, library: AdapterLibrary, model: str, own: str | None) -> tuple[str | None, Manifest | None]:
+        """The store's name of an adapter, and its record; it is loaded and checked."""
+        name = self.stored_name(model, own) if own is not None else None
         attachment = library.find(name)
-        own = attachment.prompt if attachment is not None else None
-        return own if own and "{question}" in own else library.base.entry.question_template
-
-    def _checked_prompt(self, base: LoadedModel, template: str, question: str) -> str:
-        if not isinstance(question, str) or not question.strip():
-            raise LoraxError(f"The question is empty or not text: {question!r}.")
-        prompt = template.replace("{question}", question.strip())
-        base.family.check_prompt(prompt)
-        return prompt
+        return name, attachment.manifest if attachment is not None else None
 
     # --- figures ----------------------------------------------------------------------------------------------------
 
@@ -436,7 +436,9 @@ class VQASystem:
             if not self.entry(model).miniature:
                 raise UsageError(f"{self.entry(model).name} has no built-in test questions. Pass examples=.")
             examples, source = self.test_questions(task, count), f"scenes, {task}, {count} held out"
-        settings = self.entry(model).answer_settings.replace(**decoding)
+        self.base(model)
+        _, manifest = self._asked(self._shelf.library(model), model, adapter)
+        settings = question_settings(self.entry(model), manifest).replace(**decoding)
         return evaluate_questions(
             partial(self.answer_questions, model=model, adapter=adapter, return_errors=True, **decoding),
             examples,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,19 +17,33 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import StoredAdapter
-from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.errors import DataError
+from lorax_vlm.asking import answers_questions, question_prompt, question_settings
+from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.scene_questions import QUESTION_TYPES
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.errors import DataError, ExampleError, LoraxError, PathError
+from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
+from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.settings import features_dir, process_count, process_rank, runs_dir
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan
-from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_checkpoints
+from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_run, held_run
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
-from lorax_vlm.types import GenerationSettings
+from lorax_vlm.types import Generated, GenerationSettings
 
 logger = logging.getLogger(__name__)
+
+_ASKED_TOGETHER = 64
+# Types of question that the exchange's tasks teach.
+_PARTS_OF = {
+    "vqa": tuple(kind for kind in QUESTION_TYPES if kind != "reasoning"),
+    "general": ("general",),
+    "complex_reasoning": ("reasoning",),
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,8 @@ class AdapterOrder:
     recipe: Recipe
     splits: DataSplits
     config: TrainConfig
+    skip_bad_rows: bool = False
+    """Leave out examples whose texts do not fit the model, instead of refusing all."""
 
 
 class AdapterWorkshop:
@@ -63,8 +80,16 @@ class AdapterWorkshop:
         self._library = library
 
     def run_dir(self, name: str) -> Path:
-        """Where the training of this name keeps checkpoints, log and curve."""
-        return runs_dir() / self._library.entry.name / require_adapter_name(name)
+        """Where the training of this name keeps checkpoints, log and curve.
+
+        Runs of one name for other stores, or on another folder that holds a base, have folders of their own.
+        """
+        return self._run_dir(require_adapter_name(name))
+
+    def _run_dir(self, name: str) -> Path:
+        entry = self._library.entry
+        place = json.dumps([str(self._library.store.root.resolve()), entry.source, name])
+        return runs_dir() / entry.name / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
     def training_curve(self, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""
@@ -83,35 +108,44 @@ class AdapterWorkshop:
     ) -> StoredAdapter:
         """Train an adapter, or store an untrained one when there are no examples.
 
-        One of this name that was made with the same kind, recipe, data and settings is used as it is.
+        One of this name that was made with the same kind, recipe, settings and base on data of the same content is used
+        as it is.
 
         Raises:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
             LoraxError: Training failed.
         """
-        made_of = {"data": splits.summary(), "config": config.to_dict()} if splits else {}
+        order = AdapterOrder(name, kind, recipe, splits, config) if splits is not None else None
         stored = self._library.store.get(name) if name in self._library.store else None
-        if stored is not None and not replace and self._is_made_of(stored.manifest, kind, recipe, made_of):
+        if stored is not None and not replace and self._is_made_of(stored.manifest, kind, recipe, order):
             logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
             return stored
         self._library.require_free(name, replace)
-        if splits is not None:
-            order = AdapterOrder(name, kind, recipe, splits, config)
+        if order is not None:
             return self.train(order, replace=replace, progress=progress)
-        self._library.restore_base()
-        folder = write_untrained_adapter(self._library.base, recipe, self.run_dir(name) / "untrained")
-        logger.warning(
-            "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name
-        )
-        return self._library.keep(folder, self._manifest(name, kind, recipe, trained=False), replace=replace)
+        with held_run(self.run_dir(name)):
+            folder = write_untrained_adapter(self._library.base, recipe, self.run_dir(name) / "untrained")
+            logger.warning(
+                "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name
+            )
+            facts = {"recipe": recipe.to_dict()}
+            manifest = self._manifest(name, kind, recipe, trained=False, training=facts)
+            return self._library.keep(folder, manifest, replace=replace)
 
-    def _is_made_of(self, manifest: Manifest, kind: AdapterKind, recipe: Recipe, made_of: Mapping[str, Any]) -> bool:
-        same_base = manifest.base is not None and manifest.base.name == self._library.entry.identity
-        known = (manifest.task, manifest.style, manifest.recipe, manifest.trained)
-        same_kind = known == (kind.task, kind.style, recipe.name, bool(made_of))
-        config = TrainConfig().to_dict() | manifest.training.get("config", {})  # settings that came later
-        recorded = {**manifest.training, "config": config}
-        return same_base and same_kind and all(recorded.get(key) == value for key, value in made_of.items())
+    def _is_made_of(self, manifest: Manifest, kind: AdapterKind, recipe: Recipe, order: "AdapterOrder | None") -> bool:
+        """Whether an adapter would come out again; what a record does not say is not taken to be equal."""
+        own = (kind.task, kind.style, kind.prompt, kind.generation, order is not None)
+        theirs = (manifest.task, manifest.style, manifest.prompt, manifest.generation, manifest.trained)
+        if own != theirs or manifest.training.get("recipe") != recipe.to_dict():
+            return False
+        if manifest.base is None or manifest.base.components != self._library.base.fingerprint.components:
+            return False
+        if order is None:
+            return True
+        asked, recorded = order.splits.identity(), manifest.training.get("asked_data")
+        if asked["sha256"] is None or asked != recorded:  # a stream is not known before it is read
+            return False
+        return {**TrainConfig().to_dict(), **manifest.training.get("config", {})} == order.config.to_dict()
 
     def train(
         self, order: AdapterOrder, *, replace: bool = False, resume: bool = False, progress: bool = True
@@ -120,28 +154,32 @@ class AdapterWorkshop:
 
         Raises:
             AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
+            RunInUse: Another process or thread trains an adapter of that name for this store.
             LoraxError: Training failed; see ``training.trainer.train_adapter``.
         """
         if process_count() > 1:
             return self.train_together([order], replace=replace, resume=resume, progress=progress)[0]
-        self._require_free(order, replace)
-        run_dir, base = self.run_dir(order.name), self._library.base
-        self._library.restore_base()
-        plan, facts = self._plan(order)
-        result = train_adapter(
-            base,
-            order.recipe,
-            plan.data,
-            order.config,
-            run_dir,
-            label=order.name,
-            resume=resume,
-            progress=progress,
-            labels=plan.labels,
-            features_dir=features_dir(),
-        )
-        kept = self._keep_trained(order, plan, facts, result)
-        discard_checkpoints(run_dir)
+        run_dir = self.run_dir(order.name)
+        with held_run(run_dir):
+            if resume and (stored := self._finished(order)) is not None:
+                return stored
+            self._require_free(order, replace)
+            plan, facts = self._plan(order)
+            result = train_adapter(
+                self._library.base,
+                order.recipe,
+                plan.data,
+                order.config,
+                run_dir,
+                label=order.name,
+                resume=resume,
+                progress=progress,
+                labels=plan.labels,
+                features_dir=features_dir(),
+                purpose=plan.purpose,
+            )
+            kept = self._keep_trained(order, plan, facts, result)
+            discard_run(run_dir)
         return kept
 
     def train_together(
@@ -151,30 +189,87 @@ class AdapterWorkshop:
 
         Raises:
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false.
-            ValueError: A name occurs twice, or ``eval_every`` differs.
-            LoraxError: Training failed; see ``training.joint.train_adapters``.
+            RunInUse: Another process or thread trains these adapters for this store.
+            UsageError: A name occurs twice, or ``eval_every`` differs.
+            LoraxError: Training failed, see ``training.joint.train_adapters``; or an adapter could not be stored, when
+                all others have been.
         """
         if len(orders) == 1 and process_count() == 1:
             return [self.train(orders[0], replace=replace, resume=resume, progress=progress)]
-        for order in orders:
-            self._require_free(order, replace)
         names = "\n".join(order.name for order in orders)
-        run_dir = runs_dir() / self._library.entry.name / f"joint-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
-        base = self._library.base
-        self._library.restore_base()
-        planned = [self._plan(order) for order in orders]
-        plans = [plan for plan, _ in planned]
-        results = train_adapters(base, plans, run_dir, resume=resume, progress=progress, features_dir=features_dir())
-        if process_rank() == 0:
-            for order, (plan, facts) in zip(orders, planned, strict=True):
-                result = results[order.name]
-                self._keep_trained(order, plan, facts, result)
-                self.training_curve(order.name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(result.curve, self.training_curve(order.name))
-            discard_checkpoints(run_dir)
+        run_dir = self._run_dir(f"joint-{hashlib.sha256(names.encode()).hexdigest()[:12]}")
+        with held_run(run_dir):
+            finished = {order.name for order in orders if resume and self._finished(order) is not None}
+            for order in orders:
+                if order.name not in finished:
+                    self._require_free(order, replace)
+            planned = [self._plan(order) for order in orders]
+            plans = [plan for plan, _ in planned]
+            options: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}
+            results = train_adapters(self._library.base, plans, run_dir, **options)
+            if process_rank() == 0:
+                missing = [(o, p) for o, p in zip(orders, planned, strict=True) if o.name not in finished]
+                self._keep_all([o for o, _ in missing], [p for _, p in missing], results)
+                discard_run(run_dir)
         if process_count() > 1:
             PartialState().wait_for_everyone()
         return [self._library.store.get(order.name) for order in orders]
+
+    def _finished(self, order: AdapterOrder) -> StoredAdapter | None:
+        """The stored adapter that continuing this order would make, if it is there: nothing is left to be done."""
+        stored = self._library.store.get(order.name) if order.name in self._library.store else None
+        if stored is None or not self._is_made_of(stored.manifest, order.kind, order.recipe, order):
+            return None
+        logger.warning("Adapter %r is finished and stored; there is nothing to continue.", order.name)
+        return stored
+
+    def _keep_all(
+        self,
+        orders: Sequence[AdapterOrder],
+        planned: Sequence[tuple[AdapterPlan, Mapping[str, Any]]],
+        results: Mapping[str, TrainingResult],
+    ) -> None:
+        """Store every adapter that can be; the first that cannot is said afterwards."""
+        failures: list[LoraxError] = []
+        for order, (plan, facts) in zip(orders, planned, strict=True):
+            result = results[order.name]
+            try:
+                self._keep_trained(order, plan, facts, result)
+                self.training_curve(order.name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(result.curve, self.training_curve(order.name))
+            except LoraxError as error:
+                failures.append(error)
+            except OSError as error:
+                failures.append(PathError.of(self.training_curve(order.name), error))
+        if failures:
+            raise failures[0]
+
+    def side_effects(self, stored: StoredAdapter) -> SideEffects | None:
+        """What an adapter does to skills that it was not trained for, beside the base.
+
+        Only on the miniatures, whose skills are known; None for any other base.
+        """
+        library, entry, manifest = self._library, self._library.entry, stored.manifest
+        if not entry.miniature:
+            return None
+        captions = not answers_questions(manifest)
+
+        def say(rows: Sequence[Row]) -> list[str]:
+            said = answer_rows(library, rows, batch_size=_ASKED_TOGETHER)
+            return [text.text for text in said if isinstance(text, Generated)]
+
+        def ask(adapter: str | None, examples: Sequence[Example]) -> list[str]:
+            own = manifest if adapter is not None else None
+            settings = question_settings(entry, own)
+            return say(
+                [Row(e.open_image(), adapter, question_prompt(entry, own, e.question), settings) for e in examples]
+            )
+
+        def write(adapter: str | None, scenes: Sequence[Scene]) -> list[str]:
+            return say([Row(s.image, adapter, entry.caption_prompt, entry.caption_settings) for s in scenes])
+
+        kinds = () if captions else (manifest.style, *_PARTS_OF.get(manifest.task, ()))
+        return measure_side_effects(stored.name, kinds, ask, write if entry.captions and not captions else None)
 
     def train_folder(
         self,
@@ -188,7 +283,6 @@ class AdapterWorkshop:
         progress: bool = True,
     ) -> TrainingResult:
         """Train an adapter that is not stored (yet); see ``training.trainer.train_adapter``."""
-        self._library.restore_base()
         return train_adapter(
             self._library.base,
             recipe,
@@ -207,24 +301,27 @@ class AdapterWorkshop:
         self._library.require_free(order.name, replace or (stored is not None and not stored.manifest.trained))
 
     def _plan(self, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
-        """What to train, and what the manifest is to say about it."""
-        family, splits = self._library.base.family, order.splits
+        """What to train, and what the manifest is to say about it.
+
+        Raises:
+            DataError: A text does not fit the model, or no answer is one that it can give.
+        """
+        family = self._library.base.family
+        splits = require_fitting(family, order.splits, skip_bad_rows=order.skip_bad_rows)
         facts: dict[str, Any] = {
-            "data": splits.summary(),
-            "data_identity": splits.identity(),
+            "recipe": order.recipe.to_dict(),
             "config": order.config.to_dict(),
+            "asked_data": order.splits.identity(),
         }
         labels: Sequence[str] = ()
         if isinstance(family, ViltFamily):
             splits, label_plan = fit_to_labels(family, splits)
             logger.info("%s", label_plan.summary())
             labels = label_plan.labels if label_plan.added else ()
-            facts |= {
-                "data": splits.summary(),
-                "data_identity": splits.identity(),
-                "label_coverage": label_plan.coverage,
-            }
-        return AdapterPlan(order.name, order.recipe, splits, order.config, labels), facts
+            facts["label_coverage"] = label_plan.coverage
+        facts |= {"data": splits.summary(), "data_identity": splits.identity()}
+        purpose = {"kind": dataclasses.asdict(order.kind)}
+        return AdapterPlan(order.name, order.recipe, splits, order.config, labels, purpose), facts
 
     def _keep_trained(
         self, order: AdapterOrder, plan: AdapterPlan, facts: Mapping[str, Any], result: TrainingResult
@@ -245,6 +342,31 @@ class AdapterWorkshop:
             generation=kind.generation,
             **facts,
         )
+
+
+def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) -> DataSplits:
+    """The examples whose texts fit the model; those of a stream are looked at when they come.
+
+    Raises:
+        DataError: Some do not, and none may be left out; all are listed.
+    """
+    problems: list[str] = []
+
+    def fits(example: Example) -> bool:
+        try:
+            family.check_example(example.prompt, example.target, example.answers, example.name)
+        except ExampleError as error:
+            problems.append(f"{error.example}: {error.reason}")
+            return False
+        return True
+
+    train = [e for e in splits.train if fits(e)] if isinstance(splits.train, Sequence) else splits.train
+    validation = [example for example in splits.validation if fits(example)]
+    if not problems:
+        return splits
+    if not skip_bad_rows or not train or not validation:
+        raise DataError(splits.source, problems, "Shorten these texts, or leave the rows out with --skip-bad-rows.")
+    return dataclasses.replace(splits, train=train, validation=validation, skipped=(*splits.skipped, *problems))
 
 
 def fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, LabelPlan]:

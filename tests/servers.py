@@ -3,10 +3,11 @@
 import base64
 import hashlib
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,73 @@ def serve_hub() -> Iterator[Hub]:
     with _running(Handler) as port:
         hub.url = f"http://127.0.0.1:{port}"
         yield hub
+
+
+class RawServer:
+    """Sends given bytes to whoever asks, by TLS or not, and remembers the requests."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.asked: list[bytes] = []
+        self.hosts: list[str] = []
+        """By which names it was asked, without port."""
+
+
+@contextmanager
+def serve_raw(
+    *parts: bytes | float, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+) -> Iterator[RawServer]:
+    """A server that answers everybody with the bytes, waiting where there is a number of seconds between them."""
+    listener = socket.create_server((address, 0))
+    served = RawServer(listener.getsockname()[1])
+    over = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            secured = tls.wrap_socket(connection, server_side=True) if tls else connection
+            with secured:
+                request = secured.recv(65536)
+                served.asked.append(request)
+                served.hosts += [
+                    line.split(b":")[1].strip().decode() for line in request.split(b"\r\n") if line.startswith(b"Host:")
+                ]
+                for part in parts:
+                    if isinstance(part, bytes):
+                        secured.sendall(part)
+                    elif over.wait(part):
+                        return
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield served
+    finally:
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def tls_for(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    """What a server of these names needs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+def response(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
+    """An answer with its length."""
+    named = {"Content-Length": str(len(body))} | {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
+
+
+def redirect(url: str) -> bytes:
+    """An answer that leads there."""
+    return response(status="302 Found", Location=url)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,8 +20,10 @@ from lorax_vlm.errors import (
     DamagedAdapter,
     DataError,
     ImageError,
+    RowFailed,
     UnknownModel,
     UntrainedAdapter,
+    UsageError,
 )
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
@@ -118,8 +121,50 @@ def test_images_in_batches_equal_images_alone(system, mini, scenes, tmp_path: Pa
 def test_decoding_can_be_changed_per_call(system, scenes) -> None:
     assert len(system.caption_image(scenes[1].image, max_new_tokens=2).split()) <= 2
     assert system.caption_image(scenes[1].image, max_new_tokens=2).finish == "length"
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(UsageError, match="Unknown decoding settings: colour"):
         system.caption_image(scenes[1].image, colour=2)
+    with pytest.raises(UsageError, match="A list of images is needed"):
+        system.caption_images("photo.jpg")
+    for size in (0, -1, 2.5):
+        with pytest.raises(UsageError, match="batch_size must be a whole number"):
+            BLIP2CaptioningSystem("blip2-opt-mini", batch_size=size)
+
+
+def test_a_sample_with_a_seed_is_the_same_alone_and_in_any_batch(system, scenes) -> None:
+    pictures, hot = [scene.image for scene in scenes], {"temperature": 3.0, "seed": 5}
+    alone = [system.caption_image(picture, **hot) for picture in pictures]
+    assert len(set(alone)) > len(alone) / 2
+    assert system.caption_images(pictures, **hot) == alone
+    assert system.caption_images(pictures[::-1], **hot) == alone[::-1]
+    assert system.caption_image(pictures[0], temperature=3.0) != system.caption_image(pictures[0], temperature=3.0)
+
+
+def test_a_bad_image_fails_alone(system, scenes) -> None:
+    images = [scenes[0].image, "gone.png", b"no image", scenes[1].image]
+    said = system.caption_images(images, return_errors=True)
+    assert [type(text).__name__ for text in said] == ["Caption", "ImageError", "ImageError", "Caption"]
+    assert [said[0], said[3]] == system.caption_images([scenes[0].image, scenes[1].image])
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        system.caption_images(images)
+
+
+def test_a_row_that_fails_unexpectedly_leaves_the_others_alone(system, scenes, monkeypatch) -> None:
+    pictures = [scene.image for scene in scenes[:4]]
+    expected = system.caption_images(pictures)
+    original = type(system.base.family).pixel_values
+
+    def fails_on_the_third(self, images):
+        if any(np.array_equal(image, pictures[2]) for image in images):
+            raise ZeroDivisionError("of a library")
+        return original(self, images)
+
+    monkeypatch.setattr(type(system.base.family), "pixel_values", fails_on_the_third)
+    said = system.caption_images(pictures, return_errors=True)
+    assert isinstance(said[2], RowFailed)
+    assert isinstance(said[2].__cause__, ZeroDivisionError)
+    assert [text for row, text in enumerate(said) if row != 2] == [t for row, t in enumerate(expected) if row != 2]
+    with pytest.raises(ZeroDivisionError):
+        system.caption_images(pictures)
 
 
 def test_unknown_adapters_and_images(system, scenes) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example, answered
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import AdapterExists, AdapterNotFound, ExampleError, ImageError, LoraxError, UnknownModel
+from lorax_vlm.errors import AdapterExists, AdapterNotFound, ImageError, LoraxError, PromptError, UnknownModel
 from lorax_vlm.evaluation.html import write_vqa_page
 from lorax_vlm.evaluation.questions import compare_reports
 from lorax_vlm.models.catalog import MINIATURE_KEYS
@@ -64,16 +64,18 @@ def test_a_bad_row_fails_alone(system: VQASystem, scenes: list[Scene], model: st
     questions[7] = "   "
     given = system.answer_questions(images, questions, model, return_errors=True)
     assert isinstance(given[3], ImageError)
-    assert "The question is empty" in str(given[7])
+    assert isinstance(given[7], PromptError)
     assert [a for i, a in enumerate(given) if i not in (3, 7)] == [a for i, a in enumerate(expected) if i not in (3, 7)]
-    with pytest.raises(ImageError, match=r"nowhere\.png"):
+    with pytest.raises(PromptError, match="it is empty or not text"):
         system.answer_questions(images, questions, model)
+    with pytest.raises(ImageError, match=r"nowhere\.png"):
+        system.answer_questions(images, [COLOR] * 12, model)
 
 
 def test_overlong_questions_fail_alone_too(system: VQASystem, scenes: list[Scene]) -> None:
     for model in ("blip2_opt", "instructblip"):
         given = system.answer_questions([scenes[0].image] * 2, ["red " * 400, COLOR], model, return_errors=True)
-        assert isinstance(given[0], ExampleError)
+        assert isinstance(given[0], PromptError)
         assert given[1] == system.answer_question(scenes[0].image, COLOR, model)
 
 

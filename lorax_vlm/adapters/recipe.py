@@ -6,8 +6,9 @@ the vision encoder.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of, group_by_component
@@ -68,6 +69,8 @@ class Recipe:
             raise UsageError(f"rank must be from 1 to 1024, got {self.rank}.")
         if self.alpha is not None and self.alpha <= 0:
             raise UsageError(f"alpha must be above 0, got {self.alpha}.")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout must be from 0 up to 1, got {self.dropout}.")
         if not self.groups and not self.modules:
             raise UsageError("An adapter needs at least one group of sites.")
 
@@ -75,6 +78,16 @@ class Recipe:
     def effective_alpha(self) -> float:
         """``alpha``, or its default."""
         return self.alpha if self.alpha is not None else 2.0 * self.rank
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for records; equal for equal recipes."""
+        return {
+            "name": self.name,
+            "rank": self.rank,
+            "alpha": self.effective_alpha,
+            "dropout": self.dropout,
+            "sites": [*self.groups, *self.modules],
+        }
 
     def pattern(self, family: str) -> str:
         """One pattern over whole module names.
@@ -87,7 +100,8 @@ class Recipe:
             raise UsageError(f"No sites are defined for family {family!r}. Known: {', '.join(SITE_GROUPS)}.")
         unknown = [group for group in self.groups if group not in groups]
         if unknown:
-            raise UsageError(f"Unknown sites {', '.join(unknown)} for {family}. Known: {', '.join(groups)}.")
+            known = ", ".join([*groups, *SITE_ALIASES])
+            raise UsageError(f"Unknown sites {', '.join(unknown)} for {family}. Known: {known}.")
         patterns = [f"(?:{groups[group]})" for group in self.groups]
         return "|".join([*patterns, *map(re.escape, self.modules)])
 
@@ -127,6 +141,48 @@ def get_recipe(recipe: str | Recipe) -> Recipe:
     if recipe not in RECIPES:
         raise UsageError(f"Unknown recipe {recipe!r}. Known: {', '.join(RECIPES)}.")
     return RECIPES[recipe]
+
+
+SITE_ALIASES = {"lm": ("lm-attention", "lm-mlp")}
+"""Short words for several groups of sites."""
+
+
+def change_recipe(
+    recipe: Recipe,
+    *,
+    rank: int | None = None,
+    alpha: float | None = None,
+    dropout: float | None = None,
+    sites: Sequence[str] = (),
+) -> Recipe:
+    """A recipe with something of it changed; what is None or empty stays.
+
+    Args:
+        recipe: To begin with.
+        rank: As for ``Recipe``.
+        alpha: As for ``Recipe``; with another rank and no alpha it is twice that rank again.
+        dropout: As for ``Recipe``.
+        sites: Groups of sites (see ``SITE_GROUPS``) or words of ``SITE_ALIASES``; commas may part them.
+
+    Raises:
+        UsageError: A value cannot be.
+    """
+    words = [word.strip() for part in sites for word in part.split(",") if word.strip()]
+    groups = tuple(dict.fromkeys(group for word in words for group in SITE_ALIASES.get(word, (word,))))
+    changed = replace(
+        recipe,
+        rank=recipe.rank if rank is None else rank,
+        alpha=recipe.alpha if alpha is None else alpha,
+        dropout=recipe.dropout if dropout is None else dropout,
+        groups=groups or recipe.groups,
+        modules=() if groups else recipe.modules,
+    )
+    return recipe if changed == recipe else replace(changed, name=f"{recipe.name}, changed")
+
+
+def require_sites(recipe: Recipe, family: str) -> None:
+    """Raise ``UsageError`` when a family does not have a recipe's groups of sites; the model is not needed for it."""
+    recipe.pattern(family)
 
 
 def count_by_component(sites: Iterable[str]) -> dict[str, int]:

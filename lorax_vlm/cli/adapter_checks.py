@@ -11,9 +11,10 @@ from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.options import AsJson, Model, Store
-from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.cli.output import flag, print_json, print_table, say
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.local import describe_local
+from lorax_vlm.paths import naming, require_new_file
 
 if TYPE_CHECKING:
     from lorax_vlm.runtime.canary import CanaryReport
@@ -32,7 +33,7 @@ def check(
     adapter: Adapter,
     model: Model = "",
     canary: Annotated[
-        bool, typer.Option("--canary", help="Load the base, too, and ask what was asked when the adapter was stored.")
+        bool, typer.Option("--canary", help="Also load the base and repeat the adapter's recorded check (canary).")
     ] = False,
     store: Store = None,
     as_json: AsJson = False,
@@ -56,19 +57,20 @@ def check(
         print_json(facts | {"canary": heard} if canary else facts)
     else:
         said = {
-            "exact": "[green]exact[/green]: it was made for this base",
-            "unverified": "[yellow]loadable but unverified[/yellow]",
-            "refused": "[red]refused[/red]",
+            "exact": ("green", "exact: it was made for this base"),
+            "unverified": ("yellow", "loadable but unverified"),
+            "refused": ("red", "refused"),
         }
-        console.print(f"{adapter} on {base.name}: {said[report.verdict]}", highlight=False)
+        style, words = said[report.verdict]
+        say(f"{adapter} on {base.name}: {words}", style=style)
         rows = [
             (p.component, p.sites, p.level if p.level is not None else "unknown", p.reason) for p in report.components
         ]
         print_table(["component", "sites ", "level", "why"], rows)
         for reason in report.reasons:
-            console.print(f"  {reason}", highlight=False)
+            say(f"  {reason}")
         if canary and not refused:
-            console.print(f"canary: {_canary_text(heard)}", highlight=False)
+            say(f"canary: {_canary_text(heard)}")
     if refused or (canary and (heard is None or not heard.agrees)):
         raise typer.Exit(1)
 
@@ -97,6 +99,7 @@ def matrix(
     from lorax_vlm.exchange.matrix import build_matrix
     from lorax_vlm.models.catalog import list_models
 
+    png = require_new_file(png, ".png")
     names = models or [entry.name for entry in list_models() if entry.miniature]
     found = build_matrix(AdapterStore(store), [describe_local(name) for name in names])
     if as_json:
@@ -104,13 +107,14 @@ def matrix(
     else:
         print_table(["adapter", *found.bases], found.rows())
         for word, meaning in found.legend.items():
-            console.print(f"{word:>5}  {meaning}", highlight=False)
+            say(f"{word:>5}  {meaning}")
         for name, reason in found.broken.items():
-            console.print(f"[red]broken[/red] {name}: {reason}", highlight=False)
+            flag("red", "broken", f"{name}: {reason}")
     if png is not None:
         from lorax_vlm.exchange.pictures import draw_matrix
 
-        console.print(f"Wrote {draw_matrix(found, png)}", highlight=False)
+        with naming(png):
+            say(f"Wrote {draw_matrix(found, png)}")
 
 
 def inspect(
@@ -120,22 +124,20 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what is in an adapter's file, whoever made it: sites, ranks, norms, dead layers, likely base."""
+    png = require_new_file(png, ".png")
     found = inspect_adapter(_find(adapter, store))
     if as_json:
         print_json(found)
     else:
-        console.print(
-            f"{found.folder}: {found.size_bytes:,} bytes, {len(found.sites)} sites, {', '.join(found.dtypes)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        console.print(
-            f"says it is for {found.claimed_base or 'no base'}; fits {', '.join(found.likely_bases) or 'none known'}"
+        say(f"{found.folder}: {found.size_bytes:,} bytes, {len(found.sites)} sites, {', '.join(found.dtypes)}")
+        say(
+            f"declared base: {found.claimed_base or 'none'}; "
+            f"matching catalogue entries: {', '.join(found.likely_bases) or 'none'}"
         )
         for feature in found.features:
-            console.print(f"[yellow]not plain LoRA[/yellow] {feature}", highlight=False)
+            flag("yellow", "not plain LoRA", feature)
         for tensor in found.others:
-            console.print(f"no LoRA factor: {tensor}", highlight=False)
+            say(f"no LoRA factor: {tensor}")
         for component, sites in found.by_component.items():
             print_table(
                 ["site", "rank ", "effective ", "95 % ", "norm ", "shape", ""],
@@ -156,4 +158,5 @@ def inspect(
     if png is not None:
         from lorax_vlm.exchange.pictures import draw_inspection
 
-        console.print(f"Wrote {draw_inspection(found, png)}", highlight=False)
+        with naming(png):
+            say(f"Wrote {draw_inspection(found, png)}")

@@ -7,7 +7,7 @@ import typer
 from lorax_vlm.adapters.compare import compare_adapters
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.options import AsJson, Store
-from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.cli.output import flag, print_json, print_table, say
 
 Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 
@@ -38,7 +38,7 @@ def rollback(
 ) -> None:
     """Use a former version again; later ones stay."""
     stored = AdapterStore(store).rollback(name, to)
-    console.print(f"{name} is version {stored.version} now.", highlight=False)
+    say(f"{name} is version {stored.version} now.")
 
 
 def alias(
@@ -52,10 +52,10 @@ def alias(
     adapters = AdapterStore(store)
     if drop:
         adapters.drop_alias(name, alias)
-        console.print(f"{name}@{alias} is forgotten.", highlight=False)
+        say(f"{name}@{alias} is forgotten.")
         return
     stored = adapters.set_alias(name, alias, version)
-    console.print(f"{name}@{alias} is version {stored.version}.", highlight=False)
+    say(f"{name}@{alias} is version {stored.version}.")
 
 
 def tag(
@@ -66,7 +66,7 @@ def tag(
 ) -> None:
     """Add or remove tags."""
     stored = AdapterStore(store).tag(name, add=add or (), remove=remove or ())
-    console.print(f"{name}: {', '.join(stored.tags) or 'no tags'}", highlight=False)
+    say(f"{name}: {', '.join(stored.tags) or 'no tags'}")
 
 
 def search(
@@ -106,14 +106,14 @@ def diff(
     if as_json:
         print_json(found)
         return
-    print_table(["", first, second], found.facts, "What they say of themselves")
-    console.print(
-        f"sites: {found.shared} in both, {len(found.only_first)} only there, {len(found.only_second)} only here"
+    print_table(["", first, second], found.facts, "Manifest differences")
+    say(
+        f"sites: {found.shared} in both, {len(found.only_first)} only in {first}, "
+        f"{len(found.only_second)} only in {second}"
     )
-    console.print(
+    say(
         f"updates: norms {found.norms[0]:.3g} and {found.norms[1]:.3g}, distance {found.distance:.3f} of the first, "
-        f"cosine {found.cosine:+.3f}",
-        highlight=False,
+        f"cosine {found.cosine:+.3f}"
     )
     if found.farthest:
         print_table(
@@ -128,22 +128,20 @@ def verify(
     clean: Annotated[bool, typer.Option("--clean", help="Remove what killed writers left behind.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read and hash every file of every version. Exit code 1 when anything is not what it should be."""
+    """Read and hash every file of every version. Exit code 1 if a file is missing, changed or unexpected."""
     adapters = AdapterStore(store)
     report = adapters.verify()
     removed = adapters.clean() if clean else 0
     if as_json:
         print_json(report)
     else:
-        console.print(f"{report.versions} versions, {report.size_bytes:,} bytes read", highlight=False)
+        say(f"{report.versions} versions, {report.size_bytes:,} bytes read")
         for problem in report.problems:
-            console.print(f"[red]damaged[/red] {problem}", highlight=False)
+            flag("red", "damaged", problem)
         if report.leftovers:
-            console.print(
-                f"{len(report.leftovers)} leftovers of writers that were killed"
-                + (f", {removed} removed" if clean else "; remove them with --clean")
-            )
+            ending = f", {removed} removed" if clean else "; remove them with --clean"
+            say(f"{len(report.leftovers)} leftovers of writers that were killed{ending}")
         if not report.problems:
-            console.print("All files are what their manifests say.")
+            say("All files are what their manifests say.")
     if report.problems:
         raise typer.Exit(1)

@@ -1,5 +1,7 @@
 """``lorax-vlm adapters``: what is in the store. No torch, except for ``import``, which needs the base."""
 
+import datetime
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,7 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli import adapter_checks, adapter_versions, remotes
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Model, Store
-from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.cli.output import flag, print_json, print_table, say
 from lorax_vlm.errors import UsageError
 
 app = typer.Typer(
@@ -35,23 +37,52 @@ def list_adapters(store: Store = None, as_json: AsJson = False) -> None:
         )
         return
     if not good and not broken:
-        console.print(f"No adapters in {AdapterStore(store).root}. Train one: lorax-vlm train my-style --style concise")
+        say(f"No adapters in {AdapterStore(store).root}. Train one: lorax-vlm train my-style --style concise")
         return
     rows = [(a.name, a.version, *_facts(a.manifest).values()) for a in good]
-    print_table(["name", "version ", "style", "base", "state", "rank ", "sites", "created"], rows)
+    print_table(["name", "version ", "does", "base", "state", "rank ", "sites", "loss ", "created"], rows)
     for entry in broken:
-        console.print(f"[red]broken[/red] {entry.name}: {entry.error}", highlight=False)
+        flag("red", "broken", f"{entry.name}: {entry.error}")
 
 
 def _facts(manifest: Manifest) -> dict[str, object]:
     return {
-        "style": manifest.style or "-",
+        "does": _purpose(manifest),
         "base": manifest.base.name if manifest.base else "unknown",
-        "state": "trained" if manifest.trained else "untrained",
+        "state": state_of(manifest),
         "rank": manifest.rank or "?",
         "sites": ", ".join(f"{count} {component}" for component, count in manifest.sites.items()) or "?",
-        "created": manifest.created or "?",
+        "loss": _losses(manifest.training),
+        "created": _when(manifest.created),
     }
+
+
+def _purpose(manifest: Manifest) -> str:
+    """What it does in a few words, such as ``captions, concise`` or ``answers, counting``."""
+    if manifest.task == "unknown":
+        return "unknown"
+    mode = "answers" if "{question}" in manifest.prompt else "captions"
+    return f"{mode}, {manifest.style}" if manifest.style and manifest.style != manifest.task else mode
+
+
+def state_of(manifest: Manifest) -> str:
+    """``trained``, ``untrained``, or that training found nothing better than the base."""
+    if not manifest.trained:
+        return "untrained"
+    return "no better than its base" if manifest.training.get("best_step") == 0 else "trained"
+
+
+def _losses(training: Mapping[str, object]) -> str:
+    first, best = training.get("first_validation_loss"), training.get("best_validation_loss")
+    return f"{first:.3g} -> {best:.3g}" if isinstance(first, float) and isinstance(best, float) else "-"
+
+
+def _when(created: str) -> str:
+    """Local time to the minute."""
+    try:
+        return datetime.datetime.fromisoformat(created).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return created or "?"
 
 
 @app.command("show")
@@ -91,7 +122,7 @@ def export_adapter(
     name: Name, folder: Annotated[Path, typer.Argument(help="New or empty folder.")], store: Store = None
 ) -> None:
     """Copy an adapter out as a plain PEFT directory."""
-    console.print(f"Wrote {AdapterStore(store).export(name, folder)}", highlight=False)
+    say(f"Wrote {AdapterStore(store).export(name, folder)}")
 
 
 @app.command("import")
@@ -109,11 +140,11 @@ def import_adapter(
     system = MultiModalLoRAExchange(store=store)
     remote = is_remote(source)
     if remote and name is None:
-        raise UsageError("What comes from elsewhere needs a --name.")
+        raise UsageError("Importing from an address requires --name.")
     with fetched(source) if remote else nullcontext(Path(source)) as folder:
         key = system.load_adapter(folder, name, model=model, replace=replace)
     stored = system.store.get(key)
-    console.print(f"Stored {stored.name}, version {stored.version}: {stored.folder}", highlight=False, soft_wrap=True)
+    say(f"Stored {stored.name}, version {stored.version}: {stored.folder}")
 
 
 @app.command("remove")
@@ -125,7 +156,7 @@ def remove_adapter(
     if name in adapters and not yes:
         typer.confirm(f"Remove {name} with all its versions from {adapters.root}?", abort=True)
     adapters.remove(name)
-    console.print(f"Removed {name}.", highlight=False)
+    say(f"Removed {name}.")
 
 
 for command in (

@@ -1,13 +1,24 @@
 """``lorax-vlm caption``."""
 
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorax_vlm.cli.checks import image_problem, require_model, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
-from lorax_vlm.cli.output import console, print_json, print_table
-from lorax_vlm.errors import UsageError
+from lorax_vlm.cli.output import print_json, print_table, say
+from lorax_vlm.errors import ImageError, LoraxError, UsageError
+from lorax_vlm.foreign import printable
+from lorax_vlm.paths import naming, require_new_file
+
+if TYPE_CHECKING:
+    from lorax_vlm.captioning import BLIP2CaptioningSystem
+
+_SILENT = "(the model ended without a word)"
+_DRAWN_ONLY = "{name} knows drawn scenes of coloured shapes only; of photographs it says something about shapes."
 
 
 def caption(
@@ -28,32 +39,84 @@ def caption(
     quantize: Quantize = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Caption images with the base, with adapters, or with all of them side by side."""
-    from lorax_vlm.captioning import BLIP2CaptioningSystem
-    from lorax_vlm.data.images import load_image
-    from lorax_vlm.evaluation.sheet import draw_comparison_sheet
+    """Caption images with the base, with adapters, or with all of them side by side.
 
+    An image that cannot be read is said, and the others are captioned; the exit code is 1 then.
+    """
     if sheet is not None and len(images) != 1:
         raise UsageError(f"--sheet shows one image, {len(images)} were given.")
+    entry, sheet = require_model(model), require_new_file(sheet, ".png")
+    require_stored(store, adapter or [], entry)
+    if len(images) == 1 and (problem := image_problem(images[0])) is not None:
+        raise problem
+    from lorax_vlm.captioning import BLIP2CaptioningSystem
+
     system = BLIP2CaptioningSystem(model, store=store, device=device, dtype=dtype, quantize=quantize)
     asked = {"num_beams": beams, "max_new_tokens": max_new_tokens}
     changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
-    results: dict[str, dict[str, str]] = {}
-    for image in images:
-        if compare or sheet is not None or (adapter and len(adapter) > 1):
-            results[image] = dict(system.compare_captioning_styles(image, None if compare else adapter, **changes))
-        else:
-            name = adapter[0] if adapter else None
-            results[image] = {name or "base": system.caption_image(image, name, **changes)}
-    if sheet is not None:
-        draw_comparison_sheet(load_image(images[0]), results[images[0]], sheet, title=system.entry.name)
+    if compare or sheet is not None or len(adapter or []) > 1:
+        results, failed = _compare(system, images, None if compare else adapter, changes)
+    else:
+        results, failed = _caption(system, images, adapter[0] if adapter else None, changes)
+    if not results:
+        raise next(iter(failed.values()))
     if as_json:
-        print_json({"model": system.entry.name, "captions": results})
-        return
+        print_json({"model": system.entry.name, "captions": results, **({"errors": failed} if failed else {})})
+    else:
+        _print(results)
+        if entry.miniature and _are_photographs(images):
+            sys.stderr.write(f"{_DRAWN_ONLY.format(name=entry.name)}\n")
+    if sheet is not None:
+        _draw(images[0], results[images[0]], sheet, system.entry.name, quiet=as_json)
+    for error in failed.values():
+        sys.stderr.write(f"{type(error).__name__}: {printable(str(error))}\n")
+    if failed:
+        raise typer.Exit(1)
+
+
+_Captions = dict[str, Mapping[str, str]]
+
+
+def _compare(
+    system: "BLIP2CaptioningSystem", images: Sequence[str], adapters: Sequence[str] | None, changes: dict[str, Any]
+) -> tuple[_Captions, dict[str, LoraxError]]:
+    """Captions of base and adapters by image, and the errors of those that could not be read."""
+    results: _Captions = {}
+    failed: dict[str, LoraxError] = {}
+    for image in images:
+        try:
+            results[image] = system.compare_captioning_styles(image, adapters, **changes)
+        except ImageError as error:
+            failed[image] = error
+    return results, failed
+
+
+def _caption(
+    system: "BLIP2CaptioningSystem", images: Sequence[str], adapter: str | None, changes: dict[str, Any]
+) -> tuple[_Captions, dict[str, LoraxError]]:
+    said = dict(zip(images, system.caption_images(images, adapter, return_errors=True, **changes), strict=True))
+    failed = {image: text for image, text in said.items() if isinstance(text, LoraxError)}
+    return {image: {adapter or "base": text} for image, text in said.items() if isinstance(text, str)}, failed
+
+
+def _draw(image: str, captions: Mapping[str, str], sheet: Path, title: str, *, quiet: bool) -> None:
+    from lorax_vlm.data.images import load_image
+    from lorax_vlm.evaluation.sheet import draw_comparison_sheet
+
+    with naming(sheet):
+        draw_comparison_sheet(load_image(image), captions, sheet, title=title)
+    if not quiet:
+        say(f"Wrote {sheet}")
+
+
+def _print(results: Mapping[str, Mapping[str, str]]) -> None:
     for image, captions in results.items():
         if len(results) == 1 and len(captions) == 1:
-            console.print(next(iter(captions.values())) or "(the model ended without a word)", highlight=False)
+            say(next(iter(captions.values())) or _SILENT)
         else:
-            print_table(["adapter", "caption"], list(captions.items()), title=image)
-    if sheet is not None:
-        console.print(f"Wrote {sheet}", highlight=False)
+            print_table(["adapter", "caption"], [(name, text or _SILENT) for name, text in captions.items()], image)
+
+
+def _are_photographs(images: list[str]) -> bool:
+    """Whether a name says so: the drawn scenes are PNG files."""
+    return any(image.lower().rsplit(".", 1)[-1] in ("jpg", "jpeg", "heic") for image in images)

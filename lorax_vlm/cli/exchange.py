@@ -7,7 +7,7 @@ import typer
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.options import AsJson, Model, Store
-from lorax_vlm.cli.output import console, print_json
+from lorax_vlm.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from lorax_vlm.exchange.report import TransferReport
@@ -27,7 +27,9 @@ Unlabelled = Annotated[
 AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Leave out what cannot be moved.")]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Of distillation; by default a quarter of the target's usual ones.", show_default=False),
+    typer.Option(
+        help="Distillation steps. Default: a quarter of the target's usual training steps.", show_default=False
+    ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Make a new version when the name exists.")]
 
@@ -127,7 +129,7 @@ def merge(
     method: Annotated[str, typer.Option(help="cat (exact), svd, linear, ties or dare.")] = "cat",
     weights: Annotated[list[float] | None, typer.Option("--weight", help="One per adapter; by default 1.")] = None,
     rank: Annotated[int | None, typer.Option(help="Most ranks per site; not for cat.", show_default=False)] = None,
-    preview: Annotated[bool, typer.Option("--preview", help="Only look.")] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Show what merging would do; write nothing.")] = False,
     replace: Replace = False,
     store: Store = None,
 ) -> None:
@@ -170,11 +172,10 @@ def fold(
     from lorax_vlm.models.loading import load_model
 
     report = fold_adapter(load_model(model), folder, out, rank=rank)
-    console.print(
+    say(
         f"{report.method} as plain LoRA of rank {', '.join(map(str, report.ranks))}: weights differ by "
         f"{report.weight_error:.1e} of the update, logits by {report.logits_error:.1e} of its effect. "
-        f"Wrote {report.folder}",
-        highlight=False,
+        f"Wrote {report.folder}"
     )
 
 
@@ -190,4 +191,4 @@ def _print_report(report: "TransferReport | ExchangeReport", as_json: bool) -> N
 
 def _print_lines(lines: list[str]) -> None:
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)

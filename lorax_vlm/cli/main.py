@@ -1,14 +1,23 @@
 """The ``lorax-vlm`` command. Each command's file is beside this one; torch is imported by those that need it."""
 
+import atexit
 import logging
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from lorax_vlm import __version__
 from lorax_vlm.cli import adapters, captions, doctor, evaluation, exchange, models, questions, scenes, training
-from lorax_vlm.errors import LoraxError
+from lorax_vlm.cli.output import end_output
+from lorax_vlm.errors import LoraxError, UsageError
+from lorax_vlm.foreign import printable
+
+_BUG = (
+    "This is a bug in lorax-vlm, not yours. What had been printed and stored before stays. Please report it with the "
+    "lines above and what `lorax-vlm doctor` prints."
+)
 
 
 def print_version(asked: bool) -> None:
@@ -25,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -50,13 +60,27 @@ app.add_typer(scenes.app, name="scenes")
 
 
 def main() -> None:
-    """Run the command line: an expected error is a message and exit code 1, never a traceback."""
+    """Run the command line: an error of ours is a message and exit code 1; anything else is a bug and shows as one."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises a package that nothing here uses
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # no letter of a caption ends a command
+    atexit.register(end_output)
     try:
         app()
-    except (LoraxError, ValueError) as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    except LoraxError as error:
+        sys.stderr.write(f"{describe(error)}\n")
         sys.exit(1)
+    except Exception:
+        sys.stderr.write(f"{printable(traceback.format_exc())}\n{_BUG}\n")
+        sys.exit(1)
+
+
+def describe(error: LoraxError) -> str:
+    """An error for people: its kind, where that says more than its message, and the message."""
+    kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+    return printable(f"{kind}{error}")
 
 
 if __name__ == "__main__":

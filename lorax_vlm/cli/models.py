@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lorax_vlm.cli.options import AsJson
-from lorax_vlm.cli.output import console, print_json, print_table
+from lorax_vlm.cli.output import print_json, print_table, say
 from lorax_vlm.models.catalog import list_models as catalog_rows
 
 app = typer.Typer(help="The base models known by name.", no_args_is_help=True, rich_markup_mode=None)
@@ -36,8 +36,9 @@ def list_models(as_json: AsJson = False) -> None:
         for entry in entries
     ]
     print_table(["name", "key", "source", "parameters ", "download ", "in 16 bits ", "licence"], rows)
-    console.print(
-        "Any other BLIP-2 checkpoint with an OPT language model works by hub id or folder: --model owner/name"
+    say(
+        "Any other checkpoint of these families (BLIP-2 with OPT or T5, InstructBLIP with LLaMA, ViLT) works by hub id "
+        "or folder: --model owner/name"
     )
 
 

@@ -1,21 +1,102 @@
-"""The file of ``lorax-vlm train --adapters``: which adapters to train together, by name.
+"""What ``lorax-vlm train`` is asked for: by its options, or by the file of ``--adapters``. No torch.
 
 ```yaml
 detailed_captions: {style: detailed}
 concise_captions: {style: concise, data: my_captions/concise, steps: 200}
 counting: {task: counting, recipe: heavy, learning_rate: 1e-3}
 ```
+
+The file is other people's text: names must be text (YAML makes a truth value of ``no`` and a number of ``010``), an
+alias is refused (a few lines of them unfold to gigabytes), and everything wrong is listed at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.errors import AdapterNameError, DataError
+from lorax_vlm.foreign import decode_text, quoted
+
+MAX_BYTES = 2**20
+_HINT = "The file is YAML: one entry per adapter, NAME: {style: detailed} or NAME: {task: counting}."
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 2e-4, without a dot, for a string."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+_Word = Annotated[str, Field(min_length=1, description="text (in quotes, where YAML reads something else)")]
+_Count = Annotated[int, Field(ge=1, lt=2**31, description="a whole number from 1")]
+_Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0")]
+_Rate = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+_Share = Annotated[
+    float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False, description="a number from 0 up to 1")
+]
+_Flag = Annotated[bool, Field(description="true or false")]
+_Sites = Annotated[
+    list[Annotated[str, Field(min_length=1)]], Field(min_length=1, description="a list of names, [vision, lm]")
+]
+
+
+class Options(BaseModel):
+    """The options of ``lorax-vlm train`` for one adapter; None where nothing was said."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    style: _Word | None = None
+    task: _Word | None = None
+    recipe: _Word | None = None
+    rank: _Count | None = None
+    alpha: _Rate | None = None
+    dropout: _Share | None = None
+    sites: _Sites | None = None
+    data: _Word | None = None
+    images: _Word | None = None
+    annotations: _Word | None = None
+    columns: _Word | None = None
+    streaming: _Flag | None = None
+    skip_bad_rows: _Flag | None = None
+    held_out: _Share | None = None
+    group_by: _Word | None = None
+    steps: _Count | None = None
+    batch_size: _Count | None = None
+    accumulate: _Count | None = None
+    learning_rate: _Rate | None = None
+    eval_every: _Count | None = None
+    patience: _Count | None = None
+    seed: _Seed | None = None
+    mixed_precision: _Flag | None = None
+    gradient_checkpointing: _Flag | None = None
+
+
+# Of the whole run, so no entry of a file may say them.
+_OF_THE_RUN = ("eval_every", "mixed_precision", "gradient_checkpointing")
+_KNOWN = [name for name in Options.model_fields if name not in _OF_THE_RUN]
+_RECIPE = ("rank", "alpha", "dropout", "sites")
+_DATA = ("data", "images", "annotations", "columns", "streaming", "skip_bad_rows", "held_out", "group_by")
+_PATHS = ("data", "images", "annotations")
+_CONFIG = {
+    "steps": "max_steps",
+    "batch_size": "batch_size",
+    "accumulate": "gradient_accumulation",
+    "learning_rate": "learning_rate",
+    "eval_every": "eval_every",
+    "patience": "patience",
+    "seed": "seed",
+    "mixed_precision": "mixed_precision",
+    "gradient_checkpointing": "gradient_checkpointing",
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +107,8 @@ class AskedAdapter:
     style: str | None = None
     task: str | None = None
     recipe: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Rank, alpha, dropout and sites that are not the recipe's; see ``change_recipe``."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """For ``read_asked_data``."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -37,7 +120,8 @@ def ask(name: str, options: Mapping[str, Any]) -> AskedAdapter:
     given = {key: value for key, value in options.items() if value is not None}
     return AskedAdapter(
         name,
-        **{key: given[key] for key in _KINDS if key in given},
+        **{key: given[key] for key in ("style", "task", "recipe") if key in given},
+        changes={key: given[key] for key in _RECIPE if key in given},
         data={key: given[key] for key in _DATA if key in given},
         config={_CONFIG[key]: given[key] for key in _CONFIG if key in given},
     )
@@ -53,129 +137,85 @@ def read_order_file(path: Path, defaults: Mapping[str, Any]) -> list[AskedAdapte
     Raises:
         DataError: Listing everything that is wrong with the file.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _NoKeyTwice)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(str(path), [str(error)]) from error
-    except yaml.YAMLError as error:
-        raise DataError(str(path), [" ".join(str(error).split())]) from error
+    content = _read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise DataError(str(path), ["has no adapters"], _HINT)
     problems: list[str] = []
-    asked = [_entry(str(name), entry, path, defaults, problems) for name, entry in content.items()]
+    asked = [_entry(name, entry, path, defaults, problems) for name, entry in content.items()]
     if problems:
         raise DataError(str(path), problems, _HINT)
-    return asked
+    return [adapter for adapter in asked if adapter is not None]
 
 
-def _entry(name: str, entry: Any, path: Path, defaults: Mapping[str, Any], problems: list[str]) -> AskedAdapter:
+def _read_yaml(path: Path) -> Any:
+    try:
+        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+        if data is None:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        return yaml.load(decode_text(data), _PlainLoader)
+    except OSError as error:
+        raise DataError(str(path), [f"it cannot be read: {error.strerror or error}"], _HINT) from error
+    except yaml.YAMLError as error:
+        raise DataError(str(path), [" ".join(str(error).split())[:300]], _HINT) from error
+    except RecursionError:
+        raise DataError(str(path), ["settings within each other too deep"], _HINT) from None
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # what YAML's own types raise
+        raise DataError(str(path), [f"it is not YAML that can be read: {str(error)[:200]}"], _HINT) from error
+
+
+def _entry(name: Any, entry: Any, path: Path, defaults: Mapping[str, Any], problems: list[str]) -> AskedAdapter | None:
+    if not isinstance(name, str):
+        problems.append(f"the name {quoted(name)} is no text to YAML; put it in quotes")
+        return None
+    label = quoted(name)[1:-1]
     try:
         require_adapter_name(name)
     except AdapterNameError as error:
-        problems.append(str(error))
+        problems.append(str(error) if len(name) <= 200 else f"{label}... is too long for a name")
     if not isinstance(entry, dict):
-        problems.append(f"{name}: expected settings such as {{style: detailed}}, got {entry!r}")
-        return AskedAdapter(name)
-    options = {}
-    for key, value in entry.items():
-        if key not in _KEYS:
-            problems.append(f"{name}: unknown setting {key!r}; known: {', '.join(_KEYS)}")
-            continue
-        try:
-            options[key] = _KEYS[key](value)
-        except ValueError:
-            problems.append(f"{name}: {key} must be {_WORDS[_KEYS[key]]}, got {value!r}")
+        problems.append(f"{label}: expected settings such as {{style: detailed}}, got {quoted(entry)}")
+        return None
+    known = {key: value for key, value in entry.items() if key in _KNOWN}
+    problems += [
+        f"{label}: unknown setting {quoted(key)}; known: {', '.join(_KNOWN)}" for key in entry if key not in _KNOWN
+    ]
     if ("style" in entry) == ("task" in entry):
-        problems.append(f"{name}: give it a style or a task, and not both")
-    for key in _PATHS & options.keys():
-        if not options[key].startswith("hub:"):
-            options[key] = str(path.parent / Path(options[key]).expanduser())
+        problems.append(f"{label}: give it a style or a task, and not both")
+    try:
+        given = Options(**known).model_dump(exclude_none=True)
+    except ValidationError as error:
+        wrong = dict.fromkeys(str(e["loc"][0]) for e in error.errors(include_url=False))
+        for key in wrong:
+            said = Options.model_fields[key].annotation
+            problems.append(f"{label}: {key} must be {_in_words(said)}, got {quoted(known[key])}")
+        return None
+    for key in _PATHS:
+        if key in given and not given[key].startswith("hub:"):
+            given[key] = str(path.parent / Path(given[key]).expanduser())
     for key in ("images", "annotations"):
-        if key in options:
-            options[key] = Path(options[key])
-    return ask(name, {**defaults, **options})
+        if key in given:
+            given[key] = Path(given[key])
+    return ask(name, {**defaults, **given})
 
 
-class _NoKeyTwice(yaml.SafeLoader):
-    """YAML of which no adapter can get lost: the usual loader keeps the last of two equal keys."""
+def _in_words(annotation: Any) -> str:
+    """The description of ``X | None``."""
+    (inner, *_) = annotation.__args__
+    return next(str(part.description) for part in inner.__metadata__ if getattr(part, "description", None))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML in which no adapter gets lost (the usual loader keeps the last of two equal keys) and nothing unfolds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not read; write it out", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} occurs twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{quoted(twice)} occurs twice", node.start_mark)
         return super().construct_mapping(node, deep)
-
-
-def _word(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError
-    return value
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError
-    return value
-
-
-def _seed(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError
-    return value
-
-
-def _rate(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError
-    number = float(value)  # YAML takes 2e-4, without a dot, for a string
-    if not 0 < number < float("inf"):
-        raise ValueError
-    return number
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-_WORDS: dict[Callable[[Any], Any], str] = {
-    _word: "text",
-    _count: "a whole number from 1",
-    _seed: "a whole number from 0",
-    _rate: "a number above 0",
-    _flag: "true or false",
-}
-_KINDS: dict[str, Callable[[Any], Any]] = {"style": _word, "task": _word, "recipe": _word}
-_DATA: dict[str, Callable[[Any], Any]] = {
-    "data": _word,
-    "images": _word,
-    "annotations": _word,
-    "columns": _word,
-    "streaming": _flag,
-    "skip_bad_rows": _flag,
-}
-_PATHS = {"data", "images", "annotations"}
-_CONFIG = {
-    "steps": "max_steps",
-    "batch_size": "batch_size",
-    "accumulate": "gradient_accumulation",
-    "learning_rate": "learning_rate",
-    "eval_every": "eval_every",
-    "patience": "patience",
-    "seed": "seed",
-    "mixed_precision": "mixed_precision",
-    "gradient_checkpointing": "gradient_checkpointing",
-}
-_KEYS = {
-    **_KINDS,
-    **_DATA,
-    "steps": _count,
-    "batch_size": _count,
-    "accumulate": _count,
-    "learning_rate": _rate,
-    "patience": _count,
-    "seed": _seed,
-}
-_HINT = "The file is YAML: one entry per adapter, NAME: {style: detailed} or NAME: {task: counting}."

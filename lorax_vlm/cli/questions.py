@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lorax_vlm.cli.checks import require_images, require_model, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
-from lorax_vlm.cli.output import console, percent, print_json, print_table
+from lorax_vlm.cli.output import percent, print_json, print_table, say
 from lorax_vlm.types import BenchmarkRow
 
 
@@ -25,6 +26,9 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer questions about an image with the base, or with adapters side by side."""
+    entry = require_model(model)
+    require_images([image])
+    require_stored(store, adapter or [], entry)
     from lorax_vlm.vqa import VQASystem
 
     system = VQASystem(store=store, device=device, dtype=dtype, quantize=quantize)
@@ -32,17 +36,21 @@ def ask(
     names: list[str | None] = [*adapter] if adapter else [None]
     if len(names) > 1:
         names = [None, *names]
+    # One mixed batch: the image is encoded once for all.
+    rows = [(name, question) for name in names for question in questions]
+    said = system.answer_questions(
+        [image] * len(rows), [question for _, question in rows], model, [name for name, _ in rows], **changes
+    )
     answers = {
-        name or "base": system.answer_questions([image] * len(questions), questions, model, name, **changes)
-        for name in names
+        name or "base": said[index * len(questions) : (index + 1) * len(questions)] for index, name in enumerate(names)
     }
     if as_json:
         print_json({"model": system.entry(model).name, "questions": questions, "answers": answers})
     elif len(questions) == 1 and len(answers) == 1:
-        console.print(str(next(iter(answers.values()))[0]) or "(the model ended without a word)", highlight=False)
+        say(str(next(iter(answers.values()))[0]) or "(the model ended without a word)")
     else:
-        rows = [(question, *(given[i] for given in answers.values())) for i, question in enumerate(questions)]
-        print_table(["question", *answers], rows, title=image)
+        table = [(question, *(given[i] for given in answers.values())) for i, question in enumerate(questions)]
+        print_table(["question", *answers], table, title=image)
 
 
 def benchmark(

@@ -8,7 +8,7 @@ import typer
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.options import Store
-from lorax_vlm.cli.output import console
+from lorax_vlm.cli.output import say
 
 Name = Annotated[str, typer.Argument(help="Name of the adapter, perhaps NAME@3.")]
 NewName = Annotated[
@@ -22,7 +22,7 @@ def pack(name: Name, file: Annotated[Path, typer.Argument(help="New file, NAME.l
     from lorax_vlm.exchange.bundle import pack as write_bundle
 
     path = write_bundle(AdapterStore(store).get(name), file)
-    console.print(f"Wrote {path}, {path.stat().st_size:,} bytes", highlight=False)
+    say(f"Wrote {path}, {path.stat().st_size:,} bytes")
 
 
 def unpack(
@@ -36,19 +36,19 @@ def unpack(
 
     with unpacked(file) as folder:
         stored = receive(AdapterStore(store), folder, name, replace=replace)
-    console.print(f"Stored {stored.name}, version {stored.version}", highlight=False)
+    say(f"Stored {stored.name}, version {stored.version}")
 
 
 def push(
     name: Name,
     url: Annotated[str, typer.Argument(help="hf://owner/name, or a bundle's address such as s3://bucket/a.lorax")],
-    private: Annotated[bool, typer.Option("--private", help="Of a new repository on the hub.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create the hub repository as private.")] = False,
     store: Store = None,
 ) -> None:
     """Send an adapter to the hub or to any address that fsspec reaches."""
     from lorax_vlm.exchange.remotes import push as send
 
-    console.print(f"Pushed to {send(AdapterStore(store), name, url, private=private)}", highlight=False, soft_wrap=True)
+    say(f"Pushed to {send(AdapterStore(store), name, url, private=private)}")
 
 
 def pull(
@@ -67,7 +67,7 @@ def pull(
     from lorax_vlm.exchange.remotes import pull as fetch
 
     stored = fetch(AdapterStore(store), url, name, replace=replace, digest=digest, public_key=signed_by)
-    console.print(f"Stored {stored.name}, version {stored.version}", highlight=False)
+    say(f"Stored {stored.name}, version {stored.version}")
 
 
 def sign(
@@ -79,7 +79,7 @@ def sign(
     from lorax_vlm.exchange.signing import sign_adapter
 
     stored = sign_adapter(AdapterStore(store), name, key)
-    console.print(f"Signed {stored.name}, version {stored.version}", highlight=False)
+    say(f"Signed {stored.name}, version {stored.version}")
 
 
 def verify_signature(
@@ -91,4 +91,4 @@ def verify_signature(
     from lorax_vlm.exchange.signing import verify_signature as check
 
     check(AdapterStore(store).get(name).folder, name, key)
-    console.print(f"{name} is signed by the owner of {os.fspath(key)}, and unchanged.", highlight=False)
+    say(f"{name} is signed by the owner of {os.fspath(key)}, and unchanged.")

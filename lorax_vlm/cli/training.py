@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorax_vlm.adapters.names import require_adapter_name
+from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe, require_sites
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.checks import require_free_names, require_kind, require_model
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     Annotations,
@@ -24,13 +28,18 @@ from lorax_vlm.cli.options import (
     read_asked_data,
 )
 from lorax_vlm.cli.order_file import AskedAdapter, ask, read_order_file
-from lorax_vlm.cli.output import console, print_json
+from lorax_vlm.cli.output import print_json, say
 from lorax_vlm.errors import UsageError
+from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.settings import process_rank
 
 if TYPE_CHECKING:
     from lorax_vlm.adapters.store import StoredAdapter
     from lorax_vlm.data.examples import DataSplits
+    from lorax_vlm.evaluation.side_effects import SideEffects
+    from lorax_vlm.vqa import VQASystem
+
+_STYLE_RECIPE, _TASK_RECIPE = "medium", "heavy"
 
 
 def train(
@@ -39,7 +48,7 @@ def train(
         Path | None,
         typer.Option(
             help="Train several in one run instead: a YAML file, NAME: {style: detailed} or NAME: {task: counting}. "
-            "Other options are for those that say nothing else.",
+            "Command-line options are defaults for entries that do not set them.",
             show_default=False,
         ),
     ] = None,
@@ -61,17 +70,57 @@ def train(
     model: Model = DEFAULT_MODEL,
     recipe: Annotated[
         str | None,
-        typer.Option(help="light (rank 4), medium (8; for styles) or heavy (16; for tasks).", show_default=False),
+        typer.Option(
+            help="light (rank 4), medium (8), heavy (16) or portable (8). Default: medium for styles, heavy for tasks.",
+            show_default=False,
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per forward pass.", show_default=False)] = None,
-    accumulate: Annotated[int | None, typer.Option(min=1, help="Forward passes per step.", show_default=False)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", show_default=False)] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.", show_default=False)] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Updates count alpha / rank. Default: twice the rank.", show_default=False)
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="On the adapter's inputs while training. Default: 0.", show_default=False)
+    ] = None,
+    sites: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is adapted: lm, lm-qv, lm-attention, lm-mlp, projection, qformer, vision; repeat, or part with "
+            "commas. Default: the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Optimiser steps. Default: 500; of miniatures 200 to 900, by family and kind.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows per forward pass. Default: 8; of miniatures 32 or 64.", show_default=False),
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Forward passes per step. Default: 1.", show_default=False)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak rate. Default: 2e-4; of miniatures 1e-3 to 8e-3.", show_default=False)
+    ] = None,
     eval_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between validations; each is a checkpoint.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, help="Steps between validations; each is a checkpoint. Default: 50, or more.", show_default=False
+        ),
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many validations without gain.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stop after so many validations without gain. Default: 5; of miniatures never.",
+            show_default=False,
+        ),
     ] = None,
     mixed_precision: Annotated[
         bool, typer.Option("--mixed-precision", help="Compute in bfloat16 on a base of float32.")
@@ -79,7 +128,9 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Order of examples, initial weights.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Order of examples, initial weights. Default: 0.", show_default=False)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run of this name.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Make a new version of a trained adapter.")] = False,
     skip_bad_rows: SkipBadRows = False,
@@ -99,6 +150,10 @@ def train(
         "style": style,
         "task": task,
         "recipe": recipe,
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": dropout,
+        "sites": sites,
         "data": data,
         "images": images,
         "annotations": annotations,
@@ -120,6 +175,7 @@ def train(
     if adapters is not None and (style or task):
         raise UsageError("With --adapters, style and task are those of each entry of the file.")
     asked = read_order_file(adapters, options) if adapters is not None else [ask(str(name), options)]
+    _check(asked, require_model(model), store, replace=replace)
     system: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     try:
         quiet = as_json or process_rank() > 0
@@ -131,13 +187,37 @@ def train(
         return
     if as_json:
         records = [
-            {"name": stored.name, "version": stored.version, "folder": stored.folder, "manifest": stored.manifest}
-            for stored, _ in kept
+            {
+                "name": stored.name,
+                "version": stored.version,
+                "folder": stored.folder,
+                "manifest": stored.manifest,
+                "side_effects": effects,
+            }
+            for stored, _, effects in kept
         ]
         print_json({"adapters": records} if adapters is not None else records[0])
         return
-    for stored, curve in kept:
-        _print_result(stored, curve)
+    for stored, curve, effects in kept:
+        _print_result(stored, curve, effects, model)
+
+
+def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | None, *, replace: bool) -> None:
+    """What can be found out before torch is imported and data are read."""
+    known = AdapterStore(store)
+    for adapter in asked:
+        require_adapter_name(adapter.name)
+        stored = known.get(adapter.name) if adapter.name in known else None
+        style = adapter.style or (stored.manifest.style if stored and not adapter.task else None)
+        require_kind(entry, style, adapter.task, adapter.recipe, "data" in adapter.data)
+        if entry.family:
+            require_sites(_recipe(adapter), entry.family)
+    require_free_names(known, [(a.name, a.task is not None) for a in asked], entry, replace=replace)
+
+
+def _recipe(adapter: AskedAdapter) -> Recipe:
+    usual = _TASK_RECIPE if adapter.task else _STYLE_RECIPE
+    return change_recipe(get_recipe(adapter.recipe or usual), **adapter.changes)
 
 
 def _train(
@@ -148,8 +228,8 @@ def _train(
     resume: bool,
     replace: bool,
     quiet: bool,
-) -> "list[tuple[StoredAdapter, Path]]":
-    """Train what is asked for, in one run; the stored adapters with their training curves."""
+) -> "list[tuple[StoredAdapter, Path, SideEffects | None]]":
+    """Train what is asked for, in one run; the stored adapters with training curves, and what they do elsewhere."""
     import dataclasses
 
     from lorax_vlm.captioning import BLIP2CaptioningSystem
@@ -158,40 +238,56 @@ def _train(
     answering, orders = VQASystem(**system), []
     captioning = BLIP2CaptioningSystem(model, **system) if any(not adapter.task for adapter in asked) else None
     for adapter in asked:
-        splits = read_asked_data(**adapter.data)
+        splits, recipe = read_asked_data(**adapter.data), _recipe(adapter)
         if adapter.task or captioning is None:
             config = dataclasses.replace(answering.default_config(model), **adapter.config)
-            recipe = adapter.recipe or "heavy"
             order = answering.order(model, adapter.name, adapter.task, data=splits, complexity=recipe, config=config)
         else:
             config = dataclasses.replace(captioning.default_config, **adapter.config)
-            recipe = adapter.recipe or "medium"
             order = captioning.order(adapter.name, adapter.style, data=splits, complexity=recipe, config=config)
+        order = dataclasses.replace(order, skip_bad_rows=bool(adapter.data.get("skip_bad_rows")))
         if not quiet:
             _show(adapter.name if len(asked) > 1 else "", order.splits)
         orders.append(order)
     eval_every = min(order.config.eval_every for order in orders)  # a joint run validates all at the same steps
     orders = [dataclasses.replace(o, config=dataclasses.replace(o.config, eval_every=eval_every)) for o in orders]
     kept = answering.train_orders(model, orders, replace=replace, resume=resume, progress=not quiet)
-    return [(stored, answering.training_curve(model, stored.name)) for stored in kept]
+    return [
+        (stored, answering.training_curve(model, stored.name), _side_effects(answering, model, stored))
+        for stored in kept
+    ]
+
+
+def _side_effects(answering: "VQASystem", model: str, stored: "StoredAdapter") -> "SideEffects | None":
+    return answering.side_effects(model, stored.name) if process_rank() == 0 else None
 
 
 def _show(name: str, splits: "DataSplits") -> None:
     """What will be trained on, before it starts."""
     for line in splits.describe():
-        console.print(f"{name}: {line}" if name else line, highlight=False, markup=False)
+        say(f"{name}: {line}" if name else line)
 
 
-def _print_result(stored: "StoredAdapter", curve: Path) -> None:
-    training = stored.manifest.training
-    sites = ", ".join(f"{count} {component} layers" for component, count in stored.manifest.sites.items())
-    console.print(
-        f"{stored.name}: {training['data']}\n"
-        f"  adapted  {sites}, rank {stored.manifest.rank}, {training['trainable_parameters']:,} parameters\n"
+def _print_result(stored: "StoredAdapter", curve: Path, effects: "SideEffects | None", model: str) -> None:
+    manifest, training = stored.manifest, stored.manifest.training
+    sites = ", ".join(f"{count} {component} layers" for component, count in manifest.sites.items())
+    say(f"{stored.name}, version {stored.version}")
+    say(f"  adapted  {sites}, rank {manifest.rank}, {training['trainable_parameters']:,} parameters")
+    say(
         f"  loss     {training['first_validation_loss']:.4f} -> {training['best_validation_loss']:.4f} on validation, "
-        f"{training['steps']} steps in {training['time_s']:.0f} s\n"
-        f"  curve    {curve}\n"
-        f"  stored   {stored.folder}",
-        highlight=False,
-        soft_wrap=True,
+        f"{training['steps']} steps in {training['time_s']:.0f} s, the best at step {training['best_step']}"
     )
+    if training["best_step"] == 0:
+        say(
+            "  no better than the base: no step has a lower validation loss than the base alone, so the adapter was "
+            "left as it began and changes nothing.\n"
+            f"  What was trained and not chosen: {curve.parent / 'rejected'}",
+            style="red",
+        )
+    if effects is not None:
+        for line in effects.lines():
+            say(f"  {line}", style="red" if effects.harmful else "")
+    say(f"  curve    {curve}")
+    base = f" --model {model}" if model != DEFAULT_MODEL else ""
+    asked = "ask IMAGE QUESTION" if "{question}" in manifest.prompt else "caption IMAGE"
+    say(f"  try it   lorax-vlm {asked} --adapter {stored.name}{base}")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -25,6 +25,19 @@ GENERAL = "general"
 """The task that takes questions of every type."""
 
 
+class _SameObject:
+    """An object as a key, by what it is, not by what it equals; kept, so that no other one can get its address."""
+
+    def __init__(self, kept: object) -> None:
+        self.kept = kept
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _SameObject) and self.kept is other.kept
+
+    def __hash__(self) -> int:
+        return id(self.kept)
+
+
 @dataclass(frozen=True)
 class Example:
     """One image with the text to learn from it."""
@@ -41,6 +54,17 @@ class Example:
     """What all annotators said, where that is known; ``target`` is the most frequent of them."""
     kind: str = ""
     """Type of the question, such as ``counting``; results are given by it."""
+
+    @property
+    def image_key(self) -> Hashable:
+        """Equal for two examples only if they show one image; it holds what it compares, so it never goes stale."""
+        if isinstance(self.image, str | Path):
+            return str(self.image)
+        if isinstance(self.image, bytes):
+            return hashlib.sha256(self.image).digest()
+        if isinstance(self.image, partial):
+            return (self.image.func, self.image.args)
+        return _SameObject(self.image)
 
     def open_image(self) -> Image.Image:
         """The image, RGB.

@@ -1,7 +1,7 @@
-"""Adapters to and from elsewhere: the Hugging Face Hub, anything fsspec reaches, plain https.
+"""Adapters to and from elsewhere: the Hugging Face Hub, cloud storage and folders by fsspec, plain https.
 
     hf://owner/name            hf://owner/name@3f2a...      a repository, perhaps at a commit
-    s3://bucket/a.lorax        gs://  file://  memory://    a bundle, by fsspec
+    s3://bucket/a.lorax        gs://  az://  file://        a bundle, by fsspec
     https://host/a.lorax                                    a bundle, to read only
 
 Nothing is visible in a store before all of it is here and is what its manifest says.
@@ -18,7 +18,7 @@ from lorax_vlm.adapters.files import MAX_WEIGHTS_BYTES
 from lorax_vlm.adapters.integrity import LIMITS, hash_file, require_intact
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.errors import DamagedAdapter, RemoteError
+from lorax_vlm.errors import DamagedAdapter, RemoteError, shown_address
 from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked
 from lorax_vlm.exchange.card import write_card
 from lorax_vlm.exchange.downloads import downloaded, upload
@@ -62,6 +62,7 @@ def pull(
     replace: bool = False,
     digest: str | None = None,
     public_key: Path | None = None,
+    allow_private: bool = True,
 ) -> StoredAdapter:
     """Bring an adapter into a store.
 
@@ -72,6 +73,7 @@ def pull(
         replace: Make a new version when the name exists.
         digest: SHA-256 that its manifest must have, so that it can be no other one.
         public_key: Of whoever must have signed it.
+        allow_private: ``url`` may name a server that is not public. Turn it off when strangers choose the address.
 
     Raises:
         RemoteError: It cannot be fetched.
@@ -79,22 +81,27 @@ def pull(
         SignatureRefused: It is not signed by that key; the store is unchanged.
         AdapterExists: The name is taken and ``replace`` is false.
     """
-    with fetched(url) as folder:
+    shown = shown_address(url)
+    with fetched(url, allow_private=allow_private) as folder:
         if not (folder / MANIFEST_FILE).is_file():
-            hint = f"it has no {MANIFEST_FILE}; import it for its base: lorax-vlm adapters import {url} --model MODEL"
-            raise DamagedAdapter(name or url, url, [hint])
+            hint = f"it has no {MANIFEST_FILE}; import it for its base: lorax-vlm adapters import {shown} --model MODEL"
+            raise DamagedAdapter(name or shown, shown, [hint])
         if digest is not None and (found := hash_file(folder / MANIFEST_FILE).sha256) != digest:
-            raise DamagedAdapter(name or url, url, [f"{MANIFEST_FILE} has the digest {found}, not {digest}"])
+            raise DamagedAdapter(name or shown, shown, [f"{MANIFEST_FILE} has the digest {found}, not {digest}"])
         if public_key is not None:
-            verify_signature(folder, name or url, public_key)
+            verify_signature(folder, name or shown, public_key)
         return receive(store, folder, name, replace=replace)
 
 
 @contextmanager
-def fetched(url: str) -> Iterator[Path]:
+def fetched(url: str, *, allow_private: bool = True) -> Iterator[Path]:
     """A folder with an adapter's files from elsewhere, for the time of a block.
 
     A bundle's files are checked against its manifest; a repository of the hub may hold a plain PEFT adapter.
+
+    Args:
+        url: As in the description of this module.
+        allow_private: It may name a server that is not public.
 
     Raises:
         RemoteError: It cannot be fetched.
@@ -104,7 +111,7 @@ def fetched(url: str) -> Iterator[Path]:
         with _fetched_from_hub(url) as folder:
             yield folder
         return
-    with downloaded(url, _BUNDLE_LIMIT_BYTES) as file, unpacked(file) as folder:
+    with downloaded(url, _BUNDLE_LIMIT_BYTES, allow_private=allow_private) as file, unpacked(file) as folder:
         yield folder
 
 

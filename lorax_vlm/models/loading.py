@@ -3,7 +3,8 @@
 import dataclasses
 import importlib.util
 import platform
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from lorax_vlm.models.placement import (
     plan_placement,
     require_memory,
 )
+from lorax_vlm.models.structure import plain_copy
 from lorax_vlm.settings import local_rank
 
 _DESCRIBED_BY = ["*.json", "*.txt", "*.model"]
@@ -51,6 +53,18 @@ class LoadedModel:
     folder: Path
     revision: str | None
     """Commit of the hub repository, None for a local folder."""
+    changing: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+    """Held by whoever puts layers into the module tree, or copies it."""
+
+    def plain_copy(self) -> "LoadedModel":
+        """The same base in a module tree of its own, without adapters; the tensors are shared.
+
+        So a training may put layers on it, whoever answers on the original meanwhile.
+        """
+        with self.changing:
+            twin = dataclasses.replace(self, model=plain_copy(self.model), changing=threading.Lock())
+        twin.__dict__.update({key: value for key, value in self.__dict__.items() if key not in twin.__dict__})
+        return twin
 
     @property
     def name(self) -> str:

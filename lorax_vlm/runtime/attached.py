@@ -5,7 +5,6 @@ threads that share the base do not see each other's.
 """
 
 import dataclasses
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -71,7 +70,6 @@ class AttachedAdapters:
         self._folders: dict[str, Path] = {}
         self._resident: Residency[Attachment] = Residency(budget_bytes)
         self._seen = FeatureMemory()
-        self._installing = threading.Lock()
 
     @property
     def names(self) -> list[str]:
@@ -93,7 +91,7 @@ class AttachedAdapters:
             UntrainedAdapter: It changes nothing and is not marked untrained.
         """
         files = read_adapter_files(folder, name, manifest.files)
-        if files.changes_nothing and manifest.trained:
+        if files.changes_nothing and manifest.trained and manifest.training.get("best_step") != 0:
             raise UntrainedAdapter(name)
         description = self.base.description
         if manifest.base is not None:  # only then there is something to compare the weights with
@@ -270,7 +268,7 @@ class AttachedAdapters:
 
     def _install(self, files: AdapterFiles) -> None:
         """Put routed layers where this adapter has sites and there are none yet; alone they change nothing."""
-        with self._installing:
+        with self.base.changing:
             for site in files.sites:
                 module = self.base.model.get_submodule(site)
                 if not isinstance(module, RoutedLinear):

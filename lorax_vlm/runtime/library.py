@@ -88,6 +88,8 @@ class AdapterLibrary:
         """
         name = f"trial of {folder.name} {len(self._trials)}"
         manifest = Manifest(name=name, task="unknown", style="", base=None, trained=True, labels=tuple(labels))
+        # What is tried may turn out to do nothing: its score will say so.
+        manifest = replaced(manifest, training={"best_step": 0})
         self._attached.attach(name, folder, manifest)
         self._trials.add(name)
         try:

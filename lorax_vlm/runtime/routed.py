@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lorax_vlm.models.families.vilt import AnswerHead
+from lorax_vlm.models.structure import WrappingLayer
 from lorax_vlm.runtime.weights import AdapterWeights, Factors
 
 MAX_CONCATENATED = 4
@@ -132,7 +133,7 @@ def routed(rows: Sequence[AdapterWeights | None]) -> Iterator[None]:
         _routing.reset(token)
 
 
-class RoutedLinear(nn.Module):
+class RoutedLinear(WrappingLayer):
     """A linear layer (``nn.Linear`` or a quantised one) that adds the update its call asks for, and nothing else."""
 
     def __init__(self, base_layer: nn.Module, site: str) -> None:
@@ -154,7 +155,7 @@ class RoutedLinear(nn.Module):
         return output if routing is None else routing.add_update(self.site, x, output)
 
 
-class RoutedHead(nn.Module):
+class RoutedHead(WrappingLayer):
     """ViLT's classifier: each row goes through the head of its adapter, or through the base's."""
 
     def __init__(self, base_layer: nn.Module) -> None:

@@ -5,7 +5,6 @@ instead of its pixels at every step. The loss is the same to the last bit; only 
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -126,9 +125,5 @@ class FamilyCollator:
         return [known[key].to(device) for key in keys]
 
     def _key(self, example: Example) -> Hashable:
-        image: Hashable = example.image if isinstance(example.image, str) else id(example.image)
-        if isinstance(example.image, partial):
-            image = (example.image.func, example.image.args)
-        elif hasattr(example.image, "as_posix"):
-            image = str(example.image)
+        image = example.image_key
         return (image, example.prompt) if self._encode and self._family.image_path_reads_prompt else image

@@ -1,7 +1,6 @@
 """Gradient checkpointing for a base in evaluation mode, where the library's own is silently off."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,20 +10,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-@contextmanager
-def checkpointed_layers(model: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Compute every transformer layer again in the backward pass, instead of keeping what is inside.
+def checkpoint_layers(model: nn.Module, wanted: bool = True) -> None:
+    """Let every transformer layer be computed again in the backward pass, instead of keeping what is inside.
 
     transformers does so in training mode only, but the frozen base stays in evaluation mode.
     """
-    layers = [module for module in model.modules() if wanted and isinstance(module, GradientCheckpointingLayer)]
-    for layer in layers:
-        layer.forward = partial(_run, layer.forward)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
+    for module in model.modules():
+        if wanted and isinstance(module, GradientCheckpointingLayer):
+            module.forward = partial(_run, module.forward)
 
 
 def _run(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

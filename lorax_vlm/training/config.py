@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lorax_vlm.errors import UsageError
+from lorax_vlm.types import require_number, require_whole
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.learning_rate <= 0 or self.max_grad_norm <= 0:
-            raise UsageError("learning_rate and max_grad_norm must be above 0.")
-        if not 0 <= self.warmup_share < 1:
-            raise UsageError(f"warmup_share must be from 0 up to 1, got {self.warmup_share}.")
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"patience must be at least 1 or None, got {self.patience}.")
+            require_whole(name, getattr(self, name), 1)
+        require_whole("seed", self.seed, 0)
+        if self.patience is not None:
+            require_whole("patience", self.patience, 1)
+        for name in ("learning_rate", "max_grad_norm"):
+            require_number(name, getattr(self, name), lambda value: value > 0, "above 0")
+        require_number("weight_decay", self.weight_decay, lambda value: value >= 0, "of at least 0")
+        require_number("warmup_share", self.warmup_share, lambda value: 0 <= value < 1, "from 0 up to 1")
 
     def with_steps(self, steps: int) -> "TrainConfig":
         """With another number of steps, measured at their end at the latest."""

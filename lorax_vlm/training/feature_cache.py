@@ -2,8 +2,12 @@
 
 A frozen image path gives the same features for the same image, so they are kept by content: the image's pixels, the
 weights and settings of the encoder, and for InstructBLIP the instruction. Rows are gathered into segments, safetensors
-files that appear complete or not at all and are memory-mapped when read. Several processes may use one folder: each
-writes segments of its own, and two that encode the same image merely keep it twice.
+files that appear complete or not at all. Several processes may use one folder: each writes segments of its own, and two
+that encode the same image merely keep it twice.
+
+It only saves time, so it never ends a run: what cannot be read is encoded again, every row is checked against its
+digest, and a cache that cannot be written is switched off with one warning. Rows are read, not mapped into memory,
+because a mapped file that gets shorter kills the process.
 """
 
 import hashlib
@@ -12,17 +16,18 @@ import logging
 import os
 import time
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.models.tensor_files import StoredTensor, read_header
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +35,16 @@ SEGMENT_BYTES = 64 * 1024**2
 DEFAULT_BUDGET_BYTES = 20 * 1024**3
 _FEATURES = "features"
 _ABANDONED_S = 3600
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a row is."""
+
+    segment: StoredTensor
+    row: int
+    digest: str
 
 
 class FeatureCache:
@@ -45,55 +60,85 @@ class FeatureCache:
         """
         self._root, self._folder = folder, folder / encoder
         self._budget_bytes = budget_bytes
-        self._open: dict[Path, Any] = {}
-        self._places: dict[str, tuple[Path, int]] = {}
+        self._places: dict[str, _Place] = {}
         self._fresh: dict[str, Tensor] = {}
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for path in self._folder.glob("*.tmp"):  # of a process that was killed while it wrote
-            if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                path.unlink(missing_ok=True)
-        for path in sorted(self._folder.glob("*.safetensors")):
-            self._read_index(path)
+        self._used: set[Path] = set()
+        self._off = False
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for path in self._folder.glob("*.tmp"):  # of a process that was killed while it wrote
+                with suppress(FileNotFoundError):  # just renamed by its writer
+                    if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                        path.unlink(missing_ok=True)
+            for path in sorted(self._folder.glob("*.safetensors")):
+                self._read_index(path)
+        except OSError as error:
+            self._switch_off(error)
 
     def __len__(self) -> int:
         """Number of rows known."""
         return len(self._places) + len(self._fresh)
 
+    def _switch_off(self, error: Exception) -> None:
+        if not self._off:
+            logger.warning(
+                "Images' features are not kept on disk any more (%s: %s); the run goes on.", self._folder, error
+            )
+        self._off = True
+        self._places.clear()
+        self._fresh.clear()
+
     def _read_index(self, path: Path) -> None:
         try:
-            with safe_open(path, framework="pt") as segment:
-                keys = json.loads((segment.metadata() or {})["keys"])
-                rows = segment.get_slice(_FEATURES).get_shape()[0]
-            if len(keys) != rows:
-                raise ValueError(f"{len(keys)} keys for {rows} rows")
+            tensors, metadata = read_header(path)
+            segment = next(tensor for tensor in tensors if tensor.name == _FEATURES)
+            keys, digests = json.loads(metadata["keys"]), json.loads(metadata["digests"])
+            if not len(keys) == len(digests) == segment.shape[0] or segment.dtype not in _DTYPES:
+                raise ValueError(f"{len(keys)} keys, {len(digests)} digests, shape {segment.shape}")
         except FileNotFoundError:  # another process made room
             return
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
-            logger.warning("%s is damaged and removed; its images are encoded again: %s", path, error)
-            path.unlink(missing_ok=True)
+        except (StopIteration, KeyError, ValueError, TypeError, IndexError) as error:
+            self._drop(path, str(error))
             return
-        self._places |= {key: (path, row) for row, key in enumerate(keys)}
+        rows = zip(keys, digests, strict=True)
+        self._places |= {key: _Place(segment, row, digest) for row, (key, digest) in enumerate(rows)}
+
+    def _drop(self, path: Path, reason: str) -> None:
+        logger.warning("%s is damaged and removed; its images are encoded again: %s", path, reason)
+        path.unlink(missing_ok=True)
+        self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        self._places = {key: place for key, place in self._places.items() if place.segment.path != path}
 
     def get(self, key: str) -> Tensor | None:
         """Features of an image, None when they are not known (any more)."""
         if key in self._fresh:
             return self._fresh[key]
-        if key not in self._places:
+        place = self._places.get(key)
+        if place is None:
             return None
-        path, row = self._places[key]
+        path = place.segment.path
         try:
-            if path not in self._open:
+            data = _read_row(place)
+            if path not in self._used:
                 os.utime(path)  # segments leave by least recent use
-                self._open[path] = safe_open(path, framework="pt").__enter__().get_slice(_FEATURES)
+                self._used.add(path)
         except FileNotFoundError:  # another process made room
-            self._places = {k: place for k, place in self._places.items() if place[0] != path}
+            self._forget(path)
             return None
-        features: Tensor = self._open[path][row]
-        return features
+        except OSError as error:
+            self._switch_off(error)
+            return None
+        if _digest(data) != place.digest:
+            self._drop(path, f"row {place.row} is not what was written")
+            return None
+        features = torch.frombuffer(data, dtype=_DTYPES[place.segment.dtype])
+        return features.reshape(place.segment.shape[1:])
 
     def put(self, key: str, features: Tensor) -> None:
         """Keep an image's features; they are on disk after ``flush``, or when enough have come together."""
-        if key in self._places:
+        if self._off or key in self._places:
             return
         self._fresh[key] = features.cpu().contiguous()
         if len(self._fresh) * features.nbytes >= SEGMENT_BYTES:  # all are of one shape
@@ -105,12 +150,19 @@ class FeatureCache:
             return
         path = self._folder / f"{uuid.uuid4().hex}.safetensors"
         scratch = path.with_suffix(".tmp")
-        metadata = {"format": "pt", "keys": json.dumps(list(self._fresh))}
-        save_file({_FEATURES: torch.stack(list(self._fresh.values()))}, scratch, metadata=metadata)
-        os.replace(scratch, path)
-        self._places |= {key: (path, row) for row, key in enumerate(self._fresh)}
-        self._fresh.clear()
-        self._make_room(path)
+        rows = list(self._fresh.values())
+        digests = [_digest(row.view(torch.uint8).numpy().tobytes()) for row in rows]
+        metadata = {"format": "pt", "keys": json.dumps(list(self._fresh)), "digests": json.dumps(digests)}
+        try:
+            scratch.write_bytes(save({_FEATURES: torch.stack(rows)}, metadata=metadata))
+            os.replace(scratch, path)
+            self._fresh.clear()
+            self._read_index(path)
+            self._make_room(path)
+        except OSError as error:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            self._switch_off(error)
 
     def _make_room(self, newest: Path) -> None:
         segments = []
@@ -125,9 +177,20 @@ class FeatureCache:
             if total <= self._budget_bytes or is_newest:
                 return
             path.unlink(missing_ok=True)
-            self._places = {key: place for key, place in self._places.items() if place[0] != path}
-            self._open.pop(path, None)
+            self._forget(path)
             total -= size
+
+
+def _read_row(place: _Place) -> bytearray:
+    """The bytes of a row; fewer where the file has become shorter."""
+    size = place.segment.nbytes // place.segment.shape[0]
+    with place.segment.path.open("rb") as file:
+        file.seek(place.segment.start + place.row * size)
+        return bytearray(file.read(size))
+
+
+def _digest(data: bytes | bytearray) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def encoder_digest(base: LoadedModel) -> str:

@@ -6,8 +6,7 @@ best weights.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,23 @@ from transformers import TrainerCallback
 from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.errors import TrainingError, UsageError
 from lorax_vlm.models.families.base import Family
-from lorax_vlm.models.families.packing import packed_attention
+from lorax_vlm.models.families.packing import use_packed_attention
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.settings import process_rank, sharding_requested
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
-from lorax_vlm.training.checkpointing import checkpointed_layers
+from lorax_vlm.training.checkpointing import checkpoint_layers
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.joint_layers import CurrentBlocks, JointLora, route_rows
 from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer, Student
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
-from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, prepare_run
+from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, Run, TrainingResult, held_run, prepare_run
 from lorax_vlm.training.trainer import (
+    choose_step,
     frozen_image_path,
     lora_config,
     make_arguments,
-    peft_on,
+    peft_copy,
     preserved_random_state,
     run_record,
     save_adapter,
@@ -52,11 +52,11 @@ def train_adapters(
 ) -> dict[str, TrainingResult]:
     """Train several adapters on a plain base together and write their PEFT directories below ``run_dir``.
 
-    Each is the adapter that ``train_adapter`` would have made of its plan alone, but for rounding. The base is plain
-    again afterwards, whether training succeeded or not.
+    Each is the adapter that ``train_adapter`` would have made of its plan alone, but for rounding. The base is not
+    touched.
 
     Args:
-        base: Base without adapters attached.
+        base: The base; others may use it meanwhile.
         plans: The adapters, each with data and settings of its own; ``eval_every`` is that of all.
         run_dir: As for ``train_adapter``; one run with one set of checkpoints for all.
         resume: As for ``train_adapter``.
@@ -85,10 +85,20 @@ def train_adapters(
         values = {plan.name: getattr(plan.config, setting) for plan in plans}
         if len(set(values.values())) > 1:
             raise UsageError(f"{setting} is of the whole run, but differs between its adapters: {values}.")
-    records = {plan.name: run_record(base, plan.recipe, plan.data, plan.config, plan.labels) for plan in plans}
-    run = prepare_run(run_dir, records, resume)
-    if set(run.results) == set(names):
-        return dict(run.results)
+    records = {
+        plan.name: run_record(base, plan.recipe, plan.data, plan.config, plan.labels) | dict(plan.purpose)
+        for plan in plans
+    }
+    with held_run(run_dir):
+        run = prepare_run(run_dir, records, resume)
+        if set(run.results) == set(names):
+            return dict(run.results)
+        return _train(base, plans, run, features_dir, progress)
+
+
+def _train(
+    base: LoadedModel, plans: Sequence[AdapterPlan], run: Run, features_dir: Path | None, progress: bool
+) -> dict[str, TrainingResult]:
     encodes = [frozen_image_path(base, plan.recipe) for plan in plans]
     encode = encodes[0] if all(encodes) else None
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
@@ -96,17 +106,16 @@ def train_adapters(
     family, columns = _union_of_labels(base.family, plans)
     steps = {plan.name: plan.config.max_steps for plan in plans}
     bar = ProgressBar(steps) if progress and process_rank() == 0 else None
-    with (
-        preserved_random_state(),
-        _joint_peft_on(base, plans) as (peft_model, current),
-        checkpointed_layers(base.model, plans[0].config.gradient_checkpointing),
-        packed_attention(base.model) if packed else nullcontext(),
-    ):
+    with preserved_random_state():
+        peft_model, current = _joint_copy(base, plans)
+        checkpoint_layers(peft_model, plans[0].config.gradient_checkpointing)
+        if packed:
+            use_packed_attention(peft_model.get_base_model())
         collate = FamilyCollator(family, encode, cache=cache)
         students = [
             Student(plan, f"a{index}", _family_of(base, plan), columns[index]) for index, plan in enumerate(plans)
         ]
-        trainer = _make_trainer(base, students, current, collate, packed, peft_model, run_dir, bar)
+        trainer = _make_trainer(base, students, current, collate, packed, peft_model, run.folder, bar)
         try:
             if run.checkpoint is None:
                 run = run.recorded(first_validation_losses={s.plan.name: trainer.validate(s) for s in students})
@@ -116,25 +125,33 @@ def train_adapters(
                 bar.stop()
             if cache is not None:
                 cache.flush()
-        trainer.restore_best()
         results = {}
         for student in students:
-            plan = student.plan
-            results[plan.name] = TrainingResult(
-                folder=run_dir / "adapters" / plan.name / student.slot,
-                curve=run_dir / "adapters" / plan.name / CURVE_FILE,
-                steps=student.stopped_at or min(plan.config.max_steps, trainer.state.global_step),
-                best_validation_loss=student.best_loss,
-                first_validation_loss=run.first_validation_losses[plan.name],
+            name, folder = student.plan.name, run.folder / "adapters" / student.plan.name
+            first = run.first_validation_losses[name]
+            best_step, best_loss = choose_step(student.history, first)
+            trainer.put(student.best)
+            if best_step == 0:
+                if process_rank() == 0:
+                    save_adapter(peft_model, base, folder / REJECTED_FOLDER, student.slot)
+                trainer.put(student.beginning)
+            if process_rank() == 0:
+                save_adapter(peft_model, base, folder, student.slot)
+            results[name] = TrainingResult(
+                folder=folder / student.slot,
+                curve=folder / CURVE_FILE,
+                steps=student.stopped_at or min(student.plan.config.max_steps, trainer.state.global_step),
+                best_step=best_step,
+                best_validation_loss=best_loss,
+                first_validation_loss=first,
                 time_s=outcome.metrics["train_runtime"],
                 trainable_parameters=sum(p.numel() for p in trainer.trained(student)),
                 history=student.history,
             )
-            if process_rank() == 0:
-                result = results[plan.name]
-                save_adapter(peft_model, base, result.folder.parent, student.slot)
-                draw_training_curve(student.history, f"{plan.name} on {base.name}", result.curve)
     run.recorded(results=results)
+    if process_rank() == 0:
+        for name, result in results.items():
+            draw_training_curve(result.history, f"{name} on {base.name}", result.curve)
     trainer.accelerator.wait_for_everyone()
     return results
 
@@ -149,27 +166,27 @@ def _union_of_labels(family: Family, plans: Sequence[AdapterPlan]) -> tuple[Fami
     return family.with_labels(union), [torch.tensor([place[label] for label in labels]) for labels in own]
 
 
-@contextmanager
-def _joint_peft_on(base: LoadedModel, plans: Sequence[AdapterPlan]) -> Iterator[tuple[PeftModel, CurrentBlocks]]:
+def _joint_copy(base: LoadedModel, plans: Sequence[AdapterPlan]) -> tuple[PeftModel, CurrentBlocks]:
     first, *others = plans
     mapping = {nn.Linear: JointLora}
-    with peft_on(base, first.recipe, first.config.seed, first.labels, "a0", mapping) as peft_model:
-        for index, plan in enumerate(others, start=1):
-            torch.manual_seed(plan.config.seed)
-            config = lora_config(base, plan.recipe)
-            config._register_custom_module(mapping)
-            if plan.labels:
-                config.modules_to_save = [HEAD]
-            peft_model.add_adapter(f"a{index}", config)
-            if plan.labels:
-                wrapper: Any = base.model.get_submodule(HEAD)
-                wrapper.modules_to_save[f"a{index}"] = grow_head(wrapper.original_module, plan.labels)
-        for name, parameter in peft_model.named_parameters():  # PEFT thinks of one adapter at a time
-            if ".lora_" in name:
-                parameter.requires_grad_(True)
-        current = CurrentBlocks()
-        route_rows(peft_model, current)
-        yield peft_model, current
+    peft_model = peft_copy(base, first.recipe, first.config.seed, first.labels, "a0", mapping)
+    twin = peft_model.get_base_model()
+    for index, plan in enumerate(others, start=1):
+        torch.manual_seed(plan.config.seed)
+        config = lora_config(base, plan.recipe)
+        config._register_custom_module(mapping)
+        if plan.labels:
+            config.modules_to_save = [HEAD]
+        peft_model.add_adapter(f"a{index}", config)
+        if plan.labels:
+            wrapper: Any = twin.get_submodule(HEAD)
+            wrapper.modules_to_save[f"a{index}"] = grow_head(wrapper.original_module, plan.labels)
+    for name, parameter in peft_model.named_parameters():  # PEFT thinks of one adapter at a time
+        if ".lora_" in name:
+            parameter.requires_grad_(True)
+    current = CurrentBlocks()
+    route_rows(peft_model, current)
+    return peft_model, current
 
 
 def _family_of(base: LoadedModel, plan: AdapterPlan) -> Family:

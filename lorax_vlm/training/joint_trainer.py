@@ -26,7 +26,7 @@ from lorax_vlm.models.families.packing import pack_rows
 from lorax_vlm.training.batches import ExampleDataset, make_dataset
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint_layers import CurrentBlocks, RowBlocks
-from lorax_vlm.training.trainer import AdapterTrainer
+from lorax_vlm.training.trainer import AdapterTrainer, put_weights
 
 CPU_PASS_ROWS = 8
 
@@ -45,6 +45,8 @@ class AdapterPlan:
     config: TrainConfig
     labels: Sequence[str] = ()
     """ViLT only: the answers of a head of the adapter's own; those of the checkpoint first."""
+    purpose: Mapping[str, Any] = field(default_factory=dict)
+    """What else must be equal for a run to be continued, such as the prompt."""
 
 
 @dataclass
@@ -62,6 +64,9 @@ class Student:
     waited: int = 0
     stopped_at: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the best validated step."""
+    beginning: dict[str, Tensor] = field(default_factory=dict)
+    """Weights before the first step."""
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def learns(self, step: int) -> bool:
@@ -99,12 +104,14 @@ class JointTrainer(AdapterTrainer):
     def __init__(
         self, students: Sequence[Student], current: CurrentBlocks, collate: Any, packed: bool, **options: Any
     ) -> None:
-        """As ``AdapterTrainer``; ``packed`` batches need ``packed_attention`` and encoded images."""
+        """As ``AdapterTrainer``; ``packed`` batches need ``use_packed_attention`` and encoded images."""
         super().__init__(**options)
         self.students, self._current, self._collate, self._packed = students, current, collate, packed
         self._idle = False
         named = dict(self.model.named_parameters())
         self._weights = {s.slot: {name: p for name, p in named.items() if s.owns(name)} for s in students}
+        for student in students:
+            student.beginning = {name: p.detach().clone() for name, p in self._weights_of(student).items()}
 
     # --- data -----------------------------------------------------------------------------------------------------
 
@@ -119,6 +126,8 @@ class JointTrainer(AdapterTrainer):
             mine = {student.slot: next(orders[student.slot]) for student in self.students if student.learns(step)}
             if step < self.state.global_step:
                 continue
+            if not mine:
+                return
             yield [
                 self._pass(parts)
                 for index in range(max(map(len, mine.values()), default=0))
@@ -287,8 +296,6 @@ class JointTrainer(AdapterTrainer):
         losses = {f"eval_{name}_loss": loss for name, loss in losses.items()}
         losses |= {f"{s.plan.name}_stopped_at": s.stopped_at for s in self.students if s.stopped_at is not None}
         self.log(losses)
-        if not any(student.learns(self.state.global_step) for student in self.students):
-            self.control.should_training_stop = True
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, losses)
         return losses
 
@@ -305,6 +312,8 @@ class JointTrainer(AdapterTrainer):
             if ends and not judged and not self.control.should_evaluate:
                 self.log({f"eval_{student.plan.name}_loss": self._judge(student)})
         super()._maybe_log_save_evaluate(*arguments, **options)
+        if not any(student.learns(self.state.global_step) for student in self.students):
+            self.control.should_training_stop = True
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """Beside the sum of all, each adapter's own training loss."""
@@ -330,16 +339,9 @@ class JointTrainer(AdapterTrainer):
     def _weights_of(self, student: Student) -> dict[str, Tensor]:
         return self._weights[student.slot]
 
-    def restore_best(self) -> None:
-        """Give every adapter its best weights back."""
-        for student in self.students:
-            self._put(student.best)
-
-    @torch.no_grad()
-    def _put(self, tensors: Mapping[str, Tensor]) -> None:
-        parameters = dict(self.model.named_parameters())
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give parameters these values."""
+        put_weights(self.model, tensors)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:
@@ -355,7 +357,7 @@ class JointTrainer(AdapterTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         tensors = load_file(folder / _WEIGHTS)
-        self._put({name: tensor for name, tensor in tensors.items() if not name.startswith("best ")})
+        self.put({name: tensor for name, tensor in tensors.items() if not name.startswith("best ")})
         states = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         for student in self.students:
             for key, value in states[student.slot].items():

@@ -1,6 +1,7 @@
 """A training run on disk: how it was started, where it can be continued, what it gave.
 
-The record is written in one step and checkpoints are whole or passed over, so a run may be killed at any moment.
+One process at a time holds a run's folder. The record is written in one step, and a checkpoint counts only when every
+file of it is, byte for byte, what was written: so a run may be killed, and its machine lose power, at any moment.
 """
 
 import dataclasses
@@ -8,19 +9,28 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorax_vlm.errors import NothingToResume, TrainingError
+from filelock import FileLock, Timeout
+
+from lorax_vlm.adapters.integrity import hash_file
+from lorax_vlm.errors import NothingToResume, PathError, RunInUse, TrainingError
 from lorax_vlm.settings import process_rank
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 CURVE_FILE = "curve.png"
+REJECTED_FOLDER = "rejected"
+"""Weights that were trained and then not chosen, because the base alone has the lower validation loss."""
 _CHECKPOINT = "checkpoint-"
+_SEAL = "complete.json"
+_LOCK, _HOLDER = ".lock", ".holder"
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,11 @@ class TrainingResult:
     """A PEFT directory."""
     curve: Path
     steps: int
+    best_step: int
+    """Step whose weights were chosen, by validation loss; 0 where no step was better than the beginning."""
     best_validation_loss: float
     first_validation_loss: float
+    """Before the first step: of the base alone, unless the adapter began with given updates."""
     time_s: float
     trainable_parameters: int
     history: Sequence[Mapping[str, Any]]
@@ -41,6 +54,7 @@ class TrainingResult:
         """The figures that belong into the adapter's manifest."""
         return {
             "steps": self.steps,
+            "best_step": self.best_step,
             "first_validation_loss": self.first_validation_loss,
             "best_validation_loss": self.best_validation_loss,
             "time_s": round(self.time_s, 1),
@@ -61,7 +75,11 @@ class Run:
     """By adapter; there when the run ended, perhaps without having been stored."""
 
     def recorded(self, **changes: Any) -> "Run":
-        """The run with something new known of it, written in one step by the first process."""
+        """The run with something new known of it, written in one step by the first process.
+
+        Raises:
+            PathError: It cannot be written.
+        """
         run = dataclasses.replace(self, **changes)
         if process_rank() > 0:
             return run
@@ -70,50 +88,114 @@ class Run:
             "first_validation_losses": dict(run.first_validation_losses),
             "results": {name: dataclasses.asdict(result) for name, result in run.results.items()},
         }
-        scratch = run.folder / f".{RUN_FILE}"
-        scratch.write_text(json.dumps(record, indent=2, default=str), encoding="utf-8")
-        os.replace(scratch, run.folder / RUN_FILE)
+        _write_at_once(run.folder / RUN_FILE, json.dumps(record, indent=2, default=str))
         return run
+
+
+@contextmanager
+def held_run(run_dir: Path) -> Iterator[None]:
+    """Hold a run's folder for a block; the same thread may do so again inside. Of several processes the first holds it.
+
+    Raises:
+        RunInUse: Another process, or another thread of this one, trains there.
+        PathError: The folder cannot be made or written.
+    """
+    if process_rank() > 0:
+        yield
+        return
+    holder = run_dir / _HOLDER
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run_dir / _LOCK, is_singleton=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = "another process"
+        with suppress(OSError, UnicodeDecodeError):
+            who = holder.read_text(encoding="utf-8")[:200]
+        raise RunInUse(str(run_dir), who) from None
+    except OSError as error:
+        raise PathError.of(run_dir, error) from error
+    try:
+        _write_at_once(holder, f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        lock.release()
 
 
 def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run:
     """Open a new run, or the one in ``run_dir`` to be continued. Of several processes only the first changes files.
 
     Raises:
-        NothingToResume: ``resume`` without a complete checkpoint.
+        NothingToResume: ``resume`` without a complete checkpoint or a finished run.
         TrainingError: ``resume`` with other settings than those the run was started with.
+        PathError: The folder cannot be written.
     """
-    complete = [path for path in _checkpoints(run_dir) if _is_complete(path)]
+    complete = [path for path in _checkpoints(run_dir) if is_complete(path)]
     first = process_rank() == 0
     if not resume:
         if complete and first:
             logger.warning("The unfinished run in %s is started over; --resume would have continued it.", run_dir)
         if first:
             discard_checkpoints(run_dir)
+            shutil.rmtree(run_dir / REJECTED_FOLDER, ignore_errors=True)
         run_dir.mkdir(parents=True, exist_ok=True)
-        return Run(run_dir, settings)
-    if not complete or not (run_dir / RUN_FILE).is_file():
+        return Run(run_dir, settings).recorded()
+    record = _read_record(run_dir)
+    if record is None or not (complete or record["results"]):
         raise NothingToResume(str(run_dir))
-    record = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
     started = record["settings"]
-    differing = [key for key in settings if started.get(key) != settings[key]]
+    now = json.loads(json.dumps(settings, default=str))
+    differing = [key for key in now if started.get(key) != now[key]]
     if differing:
-        changes = "\n".join(f"  {key}: started with {started.get(key)}, now {settings[key]}" for key in differing)
-        raise TrainingError(f"The run in {run_dir} has other settings:\n{changes}\nStart over without --resume.")
+        changes = [f"  {line}" for key in differing for line in _differences(key, started.get(key), now[key])]
+        raise TrainingError(
+            f"The run in {run_dir} has other settings, so it cannot be continued:\n"
+            + "\n".join(changes)
+            + "\nGive it the same again, or start over without --resume."
+        )
     for path in _checkpoints(run_dir):
         if first and path not in complete:
+            logger.warning("%s is damaged and passed over.", path)
             shutil.rmtree(path)
     results = {
         name: TrainingResult(**{**ended, "folder": Path(ended["folder"]), "curve": Path(ended["curve"])})
         for name, ended in record["results"].items()
     }
-    return Run(run_dir, settings, record["first_validation_losses"], complete[-1], results)
+    checkpoint = complete[-1] if complete else None
+    return Run(run_dir, settings, record["first_validation_losses"], checkpoint, results)
+
+
+def _read_record(run_dir: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
+        return record
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{run_dir / RUN_FILE} cannot be read: {error}. Start over without --resume.") from error
+
+
+def _differences(name: str, started: Any, now: Any) -> list[str]:
+    """What of a setting differs, one line each."""
+    if isinstance(started, Mapping) and isinstance(now, Mapping):
+        keys = [key for key in {**started, **now} if started.get(key) != now.get(key)]
+        return [f"{name}.{key}: started with {started.get(key)}, now {now.get(key)}" for key in keys]
+    return [f"{name}: started with {started}, now {now}"]
 
 
 def discard_checkpoints(run_dir: Path) -> None:
     """Remove what only a continued run would need."""
     for path in _checkpoints(run_dir):
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise PathError.of(path, error) from error
+
+
+def discard_run(run_dir: Path) -> None:
+    """Remove what only a continued run would need of a run whose adapters are stored: checkpoints and the record."""
+    discard_checkpoints(run_dir)
+    (run_dir / RUN_FILE).unlink(missing_ok=True)
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
@@ -121,10 +203,40 @@ def _checkpoints(run_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix(_CHECKPOINT)))
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    """The Trainer writes ``trainer_state.json`` last: if it parses, everything before it is whole."""
+def seal_checkpoint(checkpoint: Path) -> None:
+    """Make a checkpoint durable and list its files with their digests, last of all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    records = {}
+    for path in sorted(checkpoint.iterdir()):
+        if path.is_file() and path.name != _SEAL:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            records[path.name] = dataclasses.asdict(hash_file(path))
+    _write_at_once(checkpoint / _SEAL, json.dumps(records, indent=1))
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether every file of a checkpoint is there, and is what was written."""
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        records = json.loads((checkpoint / _SEAL).read_text(encoding="utf-8"))
+        return bool(records) and all(
+            dataclasses.asdict(hash_file(checkpoint / name)) == record for name, record in records.items()
+        )
+    except (OSError, ValueError, AttributeError):
         return False
-    return bool(state.get("global_step") == int(checkpoint.name.removeprefix(_CHECKPOINT)))
+
+
+def _write_at_once(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise PathError.of(path, error) from error

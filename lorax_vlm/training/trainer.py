@@ -5,10 +5,14 @@
 - The loss is our own, normalised over the whole step, so gradient accumulation gives the same gradients as one large
   batch for every family.
 - The first loss that is not finite ends the run and names the module where it began.
+- Training works on a copy of the base's module tree that shares its tensors, so whoever uses the base meanwhile sees
+  nothing of it.
 """
 
 import logging
+import math
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +23,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
@@ -28,24 +33,33 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lorax_vlm.adapters.factors import Update
 from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe, count_by_component, touches_image_path
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.errors import NonFiniteLoss, TrainingError
+from lorax_vlm.errors import NonFiniteLoss, PathError, TrainingError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.settings import process_count
 from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset
-from lorax_vlm.training.checkpointing import checkpointed_layers
+from lorax_vlm.training.checkpointing import checkpoint_layers
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
-from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, prepare_run
+from lorax_vlm.training.runs import (
+    CURVE_FILE,
+    REJECTED_FOLDER,
+    Run,
+    TrainingResult,
+    held_run,
+    prepare_run,
+    seal_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +100,40 @@ class AdapterTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Not estimated: ``Trainer`` counts pixels, which are not there when images are already encoded."""
         return 0
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As ``Trainer``, then sealed by the first process when all have written.
+
+        Raises:
+            PathError: It cannot be written, such as on a full disk.
+        """
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            with _quiet("transformers.trainer_utils"):  # says how it orders checkpoints
+                super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                seal_checkpoint(folder)
+        # What torch and safetensors raise when they cannot write.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise PathError(
+                str(folder),
+                f"the checkpoint cannot be written: {reason}",
+                "Make room and run again with --resume: what was trained until the checkpoint before is kept.",
+            ) from error
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a library's logger say errors only."""
+    chatty = logging.getLogger(name)
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        chatty.setLevel(level)
 
 
 def keep_base_in_evaluation(model: nn.Module) -> None:
@@ -142,9 +190,8 @@ def lora_config(base: LoadedModel, recipe: Recipe) -> LoraConfig:
 
 def write_untrained_adapter(base: LoadedModel, recipe: Recipe, folder: Path, seed: int = 0) -> Path:
     """Write the PEFT directory of an adapter that is the identity."""
-    with preserved_random_state(), peft_on(base, recipe, seed) as peft_model:
-        save_adapter(peft_model, base, folder)
-    return folder
+    with preserved_random_state():
+        return save_adapter(peft_copy(base, recipe, seed), base, folder)
 
 
 def train_adapter(
@@ -160,14 +207,16 @@ def train_adapter(
     labels: Sequence[str] = (),
     features_dir: Path | None = None,
     start: Mapping[str, Update] | None = None,
+    purpose: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train an adapter on a plain base and write its PEFT directory to ``run_dir/adapter``.
 
-    The base is plain again afterwards, whether training succeeded or not. Checkpoints stay until
-    ``discard_checkpoints``: call it when the adapter is safely stored.
+    The base is not touched. Checkpoints stay until ``discard_run``: call it when the adapter is safely stored. The
+    beginning is a candidate like every validated step: where none is better, the adapter ends as it began, and the best
+    of the trained steps lies in ``run_dir/rejected``.
 
     Args:
-        base: Base without adapters attached.
+        base: The base; others may use it meanwhile.
         recipe: Rank and sites.
         data: Training and validation examples.
         config: Steps, rates, early stopping.
@@ -179,11 +228,14 @@ def train_adapter(
         labels: ViLT only: the answers of a head of the adapter's own; those of the checkpoint first.
         features_dir: Where encoded images are kept for later runs, when the image path is frozen. None: nowhere.
         start: Updates to begin with, by module name; sites without one begin as the identity.
+        purpose: What else must be equal for a run to be continued, such as the prompt.
 
     Raises:
         ValueError: An update to begin with has no site, or more ranks than the recipe.
         NothingToResume: ``resume`` without a complete checkpoint.
         TrainingError: ``resume`` with other settings than those the run was started with.
+        RunInUse: Another process or thread trains in ``run_dir``.
+        PathError: A checkpoint or the result cannot be written.
         NonFiniteLoss: The loss became NaN or infinite.
         ExampleError: A row cannot be trained on.
         ImageError: An image cannot be read.
@@ -191,9 +243,25 @@ def train_adapter(
     """
     if process_count() > 1:
         raise RuntimeError("Under several processes train with lorax_vlm.training.joint.train_adapters.")
-    run = prepare_run(run_dir, run_record(base, recipe, data, config, labels), resume)
-    if label in run.results:
-        return run.results[label]
+    with held_run(run_dir):
+        run = prepare_run(run_dir, run_record(base, recipe, data, config, labels) | dict(purpose or {}), resume)
+        if label in run.results:
+            return run.results[label]
+        return _train(base, recipe, data, config, run, label, labels, features_dir, start, progress)
+
+
+def _train(
+    base: LoadedModel,
+    recipe: Recipe,
+    data: DataSplits,
+    config: TrainConfig,
+    run: Run,
+    label: str,
+    labels: Sequence[str],
+    features_dir: Path | None,
+    start: Mapping[str, Update] | None,
+    progress: bool,
+) -> TrainingResult:
     callbacks: list[TrainerCallback] = []
     if config.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
@@ -201,17 +269,16 @@ def train_adapter(
     family = base.family.with_labels(labels) if labels and isinstance(base.family, ViltFamily) else base.family
     encode = frozen_image_path(base, recipe)
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
-    with (
-        preserved_random_state(),
-        peft_on(base, recipe, config.seed, labels) as peft_model,
-        checkpointed_layers(base.model, config.gradient_checkpointing),
-    ):
+    with preserved_random_state():
+        peft_model = peft_copy(base, recipe, config.seed, labels)
+        checkpoint_layers(peft_model, config.gradient_checkpointing)
         if start:
             start_from(peft_model, start)
+        beginning = trained_weights(peft_model)
         trainer = AdapterTrainer(
             family=family,
             model=peft_model,
-            args=make_arguments(base, config, run_dir),
+            args=make_arguments(base, config, run.folder),
             train_dataset=make_dataset(data.train),
             eval_dataset=ExampleDataset(data.validation),
             data_collator=FamilyCollator(family, encode, cache=cache),
@@ -228,21 +295,46 @@ def train_adapter(
                 bar.stop()
             if cache is not None:
                 cache.flush()
-        history = trainer.state.log_history
-        folder = save_adapter(peft_model, base, run_dir / "adapter")
-        trainable = sum(p.numel() for p in peft_model.parameters() if p.requires_grad)
-    result = TrainingResult(
-        folder=folder,
-        curve=draw_training_curve(history, f"{label} on {base.name}", run_dir / CURVE_FILE),
-        steps=trainer.state.global_step,
-        best_validation_loss=min(row["eval_loss"] for row in history if "eval_loss" in row),
-        first_validation_loss=run.first_validation_losses[label],
-        time_s=outcome.metrics["train_runtime"],
-        trainable_parameters=trainable,
-        history=history,
-    )
+        history, first = trainer.state.log_history, run.first_validation_losses[label]
+        best_step, best_loss = choose_step(history, first)
+        if best_step == 0:
+            save_adapter(peft_model, base, run.folder / REJECTED_FOLDER)
+            put_weights(peft_model, beginning)
+        folder = save_adapter(peft_model, base, run.folder / "adapter")
+        result = TrainingResult(
+            folder=folder,
+            curve=run.folder / CURVE_FILE,
+            steps=trainer.state.global_step,
+            best_step=best_step,
+            best_validation_loss=best_loss,
+            first_validation_loss=first,
+            time_s=outcome.metrics["train_runtime"],
+            trainable_parameters=sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
+            history=history,
+        )
     run.recorded(results={label: result})
+    draw_training_curve(history, f"{label} on {base.name}", result.curve)
     return result
+
+
+def choose_step(history: Sequence[Mapping[str, Any]], first_loss: float) -> tuple[int, float]:
+    """The validated step of the smallest loss, and that loss; step 0, the beginning, unless a later one is better."""
+    losses = [(row["eval_loss"], row["step"]) for row in history if "eval_loss" in row and row["step"] > 0]
+    loss, step = min(losses, default=(math.inf, 0))
+    return (step, loss) if loss < first_loss else (0, first_loss)
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of everything in a model that is trained."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give parameters the values of ``trained_weights`` back."""
+    parameters = dict(model.named_parameters())
+    for name, tensor in weights.items():
+        parameters[name].copy_(tensor)
 
 
 @torch.no_grad()
@@ -320,47 +412,50 @@ def make_arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> Tra
     )
 
 
-@contextmanager
-def peft_on(
+def peft_copy(
     base: LoadedModel,
     recipe: Recipe,
     seed: int,
     labels: Sequence[str] = (),
     slot: str = "default",
     layers: dict[type[nn.Module], type[nn.Module]] | None = None,
-) -> Iterator[PeftModel]:
-    """The base with a fresh trainable adapter, and with a head of its own for ``labels``; plain again afterwards.
+) -> PeftModel:
+    """A copy of the base with a fresh trainable adapter, and with a head of its own for ``labels``.
+
+    The copy has modules of its own and shares the frozen tensors, so the base stays as it is.
 
     Raises:
-        TrainingError: Adapters are attached to the base.
+        TrainingError: PEFT's layers are on the base.
     """
     if any(isinstance(module, BaseTunerLayer) for module in base.model.modules()):
         raise TrainingError(f"Adapters are attached to {base.name}; a new one can only be made on the plain base.")
+    twin = base.plain_copy().model
     torch.manual_seed(seed)
-    lora, own_head = lora_config(base, recipe), getattr(base.model, HEAD, None)
+    lora, own_head = lora_config(base, recipe), getattr(twin, HEAD, None)
     if labels:
         lora.modules_to_save = [HEAD]
     if layers:
         lora._register_custom_module(layers)
-    peft_model = add_peft_layers(base.model, lora, slot)
-    try:
-        if labels:
-            base.model.get_submodule(HEAD).modules_to_save[slot] = grow_head(own_head, labels)
-        yield peft_model
-    finally:
-        peft_model.unload()
-        if own_head is not None:  # PEFT leaves the trained head in its place
-            setattr(base.model, HEAD, own_head)
-        base.model.eval().requires_grad_(False)
+    peft_model = add_peft_layers(twin, lora, slot)
+    if labels:
+        twin.get_submodule(HEAD).modules_to_save[slot] = grow_head(own_head, labels)
+    return peft_model
 
 
 def save_adapter(peft_model: PeftModel, base: LoadedModel, folder: Path, slot: str = "default") -> Path:
-    """Write one adapter's PEFT directory; returns it."""
+    """Write one adapter's PEFT directory; returns it.
+
+    Raises:
+        PathError: It cannot be written.
+    """
     # A name that means the same on every machine, never a path of this one.
     config = peft_model.peft_config[slot]
     config.base_model_name_or_path = base.entry.identity
     config.revision = base.revision
-    peft_model.save_pretrained(str(folder), selected_adapters=[slot], save_embedding_layers=False)
+    try:
+        peft_model.save_pretrained(str(folder), selected_adapters=[slot], save_embedding_layers=False)
+    except (OSError, SafetensorError) as error:
+        raise PathError(str(folder), f"the adapter cannot be written: {error}") from error
     return folder if slot == "default" else folder / slot
 
 
@@ -371,23 +466,24 @@ def run_record(
     return {
         "base": base.name,
         "fingerprint": base.fingerprint.components,
-        "recipe": {
-            "rank": recipe.rank,
-            "alpha": recipe.effective_alpha,
-            "groups": [*recipe.groups, *recipe.modules],
-            "dropout": recipe.dropout,
-        },
-        "data": {"source": data.source, "train": data.train_count, "validation": len(data.validation)},
+        "recipe": recipe.to_dict(),
+        "data": data.identity(),
         "config": config.to_dict(),
         "labels": list(labels),
     }
 
 
+_drawing_alone = threading.Lock()
+
+
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Give the caller's random generators back as they were; the Trainer seeds all of them."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    """Give the caller's random generators back as they were; the Trainer seeds all of them.
+
+    They belong to the process, so of several trainings in its threads one waits for the other.
+    """
+    with _drawing_alone, torch.random.fork_rng():
+        python_state, numpy_state = random.getstate(), np.random.get_state()
         try:
             yield
         finally:

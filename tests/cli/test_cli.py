@@ -159,13 +159,13 @@ def test_ask(run, image: Path) -> None:
     asked = ["What color is the star?", "Is there a square?"]
     record = json.loads(run("ask", image, *asked, "--model", "vilt-mini", "--json"))
     assert record == {"model": "vilt-mini", "questions": asked, "answers": {"base": ["red", "no"]}}
-    assert "ExampleError" in run("ask", image, "red " * 400, code=1)
+    assert "PromptError: Cannot ask" in run("ask", image, "red " * 400, code=1)
 
 
 def test_train_and_evaluate_a_task(run, tmp_path: Path) -> None:
     few = ("--steps", 2, "--batch-size", 4, "--eval-every", 2, "--recipe", "light")
     printed = run("train", "counts", "--task", "counting", *few)
-    assert "blip2-opt-mini.counts: miniature scenes, task 'counting'" in printed
+    assert "blip2-opt-mini.counts, version 1" in printed
     assert "training by type: counting" in printed
     assert "Question: How many" in printed
     page = tmp_path / "report.html"

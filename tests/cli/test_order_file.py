@@ -19,7 +19,8 @@ def test_entries_and_defaults(tmp_path: Path) -> None:
         tmp_path,
         """
         brief: {style: concise, data: captions/brief, learning_rate: 2e-4}
-        counts: {task: counting, recipe: heavy, steps: 7, data: "hub:owner/name", images: pictures, streaming: true}
+        counts: {task: counting, recipe: heavy, sites: [vision, lm], rank: 16, dropout: 0.1,
+                 steps: 7, data: "hub:owner/name", images: pictures, streaming: true}
         """,
     )
     brief, counts = read_order_file(path, {"steps": 9, "recipe": "light", "seed": None, "data": None})
@@ -29,6 +30,7 @@ def test_entries_and_defaults(tmp_path: Path) -> None:
     assert (counts.style, counts.task, counts.recipe) == (None, "counting", "heavy")
     assert counts.data == {"data": "hub:owner/name", "images": tmp_path / "pictures", "streaming": True}
     assert counts.config == {"max_steps": 7}
+    assert counts.changes == {"sites": ["vision", "lm"], "rank": 16, "dropout": 0.1}
 
 
 def test_the_command_and_the_file_mean_the_same(tmp_path: Path) -> None:
@@ -47,17 +49,23 @@ def test_everything_wrong_is_listed_at_once(tmp_path: Path) -> None:
         both: {style: concise, task: counting}
         none: {steps: 5}
         words: {style: concise, steps: many, batch_size: yes, learning_rate: -1, seed: -1, streaming: 3}
+        no: {style: concise}
+        010: {style: concise}
+        2024-01-02: {style: concise}
+        truth: {style: no, sites: vision, alpha: .inf, dropout: 1, held_out: .nan}
         """,
     )
     with pytest.raises(DataError) as caught:
         read_order_file(path, {})
     problems = "\n".join(caught.value.problems)
-    assert len(caught.value.problems) == 10
+    assert len(caught.value.problems) == 18
     for part in (
         "'a/b' cannot be", "list: expected settings", "typo: unknown setting 'learning-rate'", "both: give it a style",
         "none: give it a style", "steps must be a whole number", "batch_size must be a whole number from 1, got True",
         "learning_rate must be a number above 0", "seed must be a whole number from 0",
-        "streaming must be true or false",
+        "streaming must be true or false", "the name False is no text", "the name 8 is no text", "the name a date is",
+        "style must be text (in quotes, where YAML reads something else), got False", "sites must be a list of names",
+        "alpha must be a number above 0, got inf", "dropout must be a number from 0 up to 1", "held_out must be",
     ):  # fmt: skip
         assert part in problems
     with pytest.raises(DataError, match="no adapters"):
@@ -70,3 +78,41 @@ def test_everything_wrong_is_listed_at_once(tmp_path: Path) -> None:
         read_order_file(tmp_path / "nothing.yaml", {})
     with pytest.raises(DataError, match="1 problem"):
         read_order_file(write(tmp_path, "one: {style: ["), {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a {style: concise}\nb: *a",
+        "a: &x [1,2]\nb: &y [*x,*x]\nc: &z [*y,*y]\nd: [*z,*z]",
+        "<<: {style: concise}\none: {style: x}\none: {style: y}",
+        "[" * 10_000,
+        "one: " + "{a: " * 5_000,
+        "? [a, b]\n: {style: concise}",
+        "? {a: b}\n: {style: concise}",
+        "one: !!python/object/apply:os.system [id]",
+        "one: !!binary x",
+        "one: !!timestamp 2024-99-99",
+        "one: !!int abc",
+        "one: {style: concise, steps: 99999999999999999999999999}",
+        "one: {style: " + "x" * 2**20 + "}",
+        "\x00",
+        'one: {style: "\\ud83d"}',
+        "just words",
+        "- a\n- b",
+    ],
+)
+def test_hostile_files_are_refused_in_a_few_words(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_order_file(write(tmp_path, text), {})
+    assert len(str(caught.value)) < 2_000
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "styles.yaml"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text("one: {style: knapp}", encoding=encoding)
+        assert read_order_file(path, {})[0].style == "knapp"
+    path.write_bytes("one: {style: größer}".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_order_file(path, {})

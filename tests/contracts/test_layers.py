@@ -11,15 +11,16 @@ PACKAGE = ROOT / "lorax_vlm"
 
 # Highest first; rooms on one level never import each other.
 LEVELS = (
-    ("blip2_captioning", "vqa_system", "multimodal_exchange", "cli"),
+    ("blip2_captioning", "vqa_system", "multimodal_exchange", "__main__"),
+    ("cli",),
     ("captioning", "vqa", "multimodal"),
     ("exchange",),
     ("workshop",),
-    ("training", "runtime", "evaluation"),
+    ("training", "runtime", "evaluation", "asking"),
     ("adapters",),
     ("models", "data"),
-    ("types", "settings", "answers", "versions", "foreign"),
-    ("errors",),
+    ("types", "settings", "answers", "versions", "paths", "fetching"),
+    ("errors", "foreign"),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
@@ -32,6 +33,8 @@ NO_TORCH = (
         "settings.py",
         "versions.py",
         "foreign.py",
+        "paths.py",
+        "fetching.py",
         "models/catalog.py",
         "models/placement.py",
         "models/components.py",
@@ -43,8 +46,17 @@ NO_TORCH = (
     *("exchange/plan.py", "exchange/matrix.py", "exchange/bundle.py", "exchange/remotes.py", "exchange/downloads.py"),
     *("exchange/card.py", "exchange/signing.py", "exchange/report.py", "exchange/pictures.py", "exchange/page.py"),
     *("exchange/files.py", "exchange/candidates.py"),
+    *("data/images.py", "data/image_limits.py", "data/image_exif.py", "data/image_files.py", "data/image_formats.py"),
+    *("data/image_jpeg.py", "data/image_png.py", "data/image_tiff.py", "data/image_pixels.py"),
     *("cli/adapter_checks.py", "cli/adapter_versions.py", "cli/remotes.py", "cli/exchange.py"),
-    *("adapters/compatibility.py", "training/config.py", "cli/main.py", "cli/adapters.py", "cli/models.py"),
+    *(
+        "asking.py",
+        "adapters/compatibility.py",
+        "training/config.py",
+        "cli/main.py",
+        "cli/adapters.py",
+        "cli/models.py",
+    ),
     *("cli/scenes.py", "cli/options.py", "cli/output.py", "cli/questions.py", "cli/evaluation.py", "cli/training.py"),
 )
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "matplotlib", "bitsandbytes"}

@@ -1,30 +1,22 @@
 """Every kind of image a user may hold becomes right RGB, or an error that names it."""
 
 import contextlib
+import hashlib
 import io
-import socket
 import struct
-import threading
 import time
 import zlib
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lorax_vlm.data.images import ImageLimits, load_image
+from lorax_vlm.data.images import ImageLimits, content_digest, decode_image, load_image, read_image_bytes
 from lorax_vlm.errors import ImageError
+from tests.images_for_tests import as_pillow_reads_it, encode, exif, png, with_exif
 
 RED = (200, 30, 40)
-
-
-def encode(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format_, **options)
-    return buffer.getvalue()
 
 
 def red(width: int = 4, height: int = 2) -> Image.Image:
@@ -43,6 +35,8 @@ def test_the_same_picture_from_every_kind_of_source(tmp_path: Path) -> None:
     data = encode(red())
     path = tmp_path / "red.png"
     path.write_bytes(data)
+    assert read_image_bytes(path) == data
+    assert decode_image(data).tobytes() == red().tobytes()
     sources = [path, str(path), data, bytearray(data), red(), np.asarray(red())]
     assert all(np.array_equal(np.asarray(load_image(source)), np.asarray(red())) for source in sources)
 
@@ -58,6 +52,30 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HOME", str(tmp_path))
     red().save(tmp_path / "red.png")
     assert pixel(load_image("~/red.png")) == RED
+
+
+def test_content_is_the_same_wherever_it_lies_and_whatever_it_is_called(tmp_path: Path) -> None:
+    data = encode(red())
+    for name in ("a.png", "b.jpg", "é/c"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        for spelt in (path, str(path), f"{path.parent}/../{path.parent.name}/{path.name}"):
+            assert content_digest(spelt) == hashlib.sha256(data).hexdigest() == content_digest(data)
+    picture = Image.fromarray(NOISE)
+    same = [picture, picture.copy(), NOISE, np.asfortranarray(NOISE), NOISE[:, ::-1][:, ::-1]]
+    assert len({content_digest(source) for source in same}) == 1
+    assert content_digest(np.broadcast_to(NOISE[:1], NOISE.shape)) != content_digest(NOISE)
+    brown = red().quantize(4)
+    blue = brown.copy()
+    blue.putpalette([0, 0, 255])
+    others = [picture.convert("RGB"), picture.resize((31, 40)), NOISE.astype(np.uint16), NOISE[..., :3], brown, blue]
+    assert len({content_digest(source) for source in (picture, *others)}) == 1 + len(others) - 1, (
+        "an array is its image"
+    )
+    for wrong in (tmp_path, tmp_path / "no", np.zeros(3), None):
+        with pytest.raises(ImageError):
+            content_digest(wrong)  # type: ignore[arg-type]
 
 
 # --- modes --------------------------------------------------------------------------------------------------------
@@ -141,6 +159,119 @@ def test_float_color_array() -> None:
     assert pixel(load_image(np.full((2, 2), True))) == (255, 255, 255)
 
 
+NOISE = np.random.default_rng(0).integers(0, 256, (31, 40, 4), dtype=np.uint8)
+EIGHT_BITS = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr", "LAB")
+WAYS: dict[str, tuple[dict[str, object], ...]] = {
+    "JPEG": ({}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 2}),
+    "PNG": ({}, {"transparency": 3}, {"transparency": b"\0\x80\xff" * 40}, {"bits": 4}),
+    "GIF": ({}, {"transparency": 3}, {"interlace": 0}),
+    "BMP": ({},),
+    "TIFF": (*({"compression": kind} for kind in ("raw", "tiff_lzw", "jpeg", "packbits", "lzma")), {"big_tiff": True}),
+    "WEBP": ({}, {"lossless": True}),
+    "AVIF": ({"speed": 10}, {"speed": 10, "subsampling": "4:4:4"}),
+    "PPM": ({},),
+}
+
+
+def files() -> list[tuple[str, bytes]]:
+    """Every format in every mode and way that Pillow writes it."""
+    found = []
+    picture = Image.fromarray(NOISE)
+    for mode in EIGHT_BITS:
+        image = (
+            picture.convert(mode) if mode != "LAB" else Image.frombytes("LAB", picture.size, NOISE[..., :3].tobytes())
+        )
+        for format_, ways in WAYS.items():
+            for number, way in enumerate(ways):
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # it has no such mode
+                    found.append((f"{format_} {number} {mode}", encode(image, format_, **way)))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")  # Pillow's own reading
+@pytest.mark.parametrize(("name", "data"), files(), ids=lambda value: value if isinstance(value, str) else "")
+def test_files_are_as_pillow_reads_them(name: str, data: bytes) -> None:
+    """Structures are taken apart and pictures put together in strips; not a pixel of it shows."""
+    loaded = load_image(data)
+    assert type(loaded) is Image.Image
+    assert np.array_equal(np.asarray(loaded), np.asarray(as_pillow_reads_it(data)))
+
+
+def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorax_vlm.data.image_pixels.STRIP_PIXELS", 7 * 40)
+    for name, data in files()[::3]:
+        if "PNG 2" not in name:
+            assert np.array_equal(np.asarray(load_image(data)), np.asarray(as_pillow_reads_it(data))), name
+    for kind in (np.uint8, np.uint16, np.float32, np.bool_):
+        array = (NOISE[..., 0] > 99) if kind is np.bool_ else (NOISE / (255 if kind is np.float32 else 1)).astype(kind)
+        many = np.asarray(load_image(array))
+        monkeypatch.setattr("lorax_vlm.data.image_pixels.STRIP_PIXELS", 1 << 20)
+        assert np.array_equal(many, np.asarray(load_image(array))), kind
+        monkeypatch.setattr("lorax_vlm.data.image_pixels.STRIP_PIXELS", 7 * 40)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_every_orientation(format_: str, turn: int) -> None:
+    written = Image.Exif()
+    written[0x0112] = turn
+    data = encode(Image.fromarray(NOISE[..., :3]), format_, exif=written)
+    assert np.array_equal(np.asarray(load_image(data)), np.asarray(as_pillow_reads_it(data)))
+    opened = Image.open(io.BytesIO(data))
+    assert np.array_equal(np.asarray(load_image(opened)), np.asarray(as_pillow_reads_it(data)))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"",
+        b"II",
+        b"II\x2a\0\xff\xff\xff\xff",
+        b"XX\x2a\0\x08\0\0\0",
+        exif((0x0112, 3, 1, 9)),
+        exif((0x0112, 3, 1, 0)),
+        exif((0x0112, 3, 2, 6)),
+        exif((0x0112, 2, 1, 6)),
+        exif((0x0112, 5, 1, 0xFFFFFF)),
+        exif((0x0112, 3, 1, 6))[:15],
+        *(exif((tag, 7, 0xFFFFFFF0, 8), (0x0112, 3, 1, 9)) for tag in (0x8769, 0x8825, 0x010E)),
+    ],
+)
+def test_broken_exif_does_not_fail_a_good_image(written: bytes) -> None:
+    plain = encode(red())
+    for data in (with_exif(encode(red(), "JPEG"), written), encode(red(), "WEBP", exif=written, lossless=True)):
+        assert load_image(data).size == (4, 2)
+    chunk = struct.pack(">I", len(written)) + b"eXIf" + written + struct.pack(">I", zlib.crc32(b"eXIf" + written))
+    assert pixel(load_image(plain[:33] + chunk + plain[33:])) == RED
+    held = red()
+    held.info["exif"] = written
+    assert pixel(load_image(held)) == RED
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_both_byte_orders_of_exif(order: str) -> None:
+    data = with_exif(encode(red(), "JPEG"), exif((0x010F, 3, 1, 5), (0x0112, 3, 1, 8), order=order))
+    assert load_image(data).size == (2, 4)
+
+
+@pytest.mark.parametrize("format_", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
+def test_of_several_frames_the_first(format_: str) -> None:
+    frames = [Image.new("RGB", (16, 8), colour) for colour in (RED, "blue", "lime")]
+    data = encode(frames[0], format_, save_all=True, append_images=frames[1:])
+    assert np.abs(np.asarray(load_image(data)).astype(int) - RED).max() < 8
+    assert load_image(data).size == (16, 8)
+
+
+@pytest.mark.parametrize(("depth", "value"), [(1, 1), (2, 2), (4, 9), (8, 77)])
+def test_a_transparent_grey_of_few_bits(depth: int, value: int) -> None:
+    """The value in the file is of that many bits; pixels are scaled to eight."""
+    chunk = struct.pack(">I", 2) + b"tRNS" + struct.pack(">H", value)
+    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+    shown = load_image(png(2, 1, depth, 0, bytes([0, (value << 8 - depth)]) + bytes(depth == 8), chunk))
+    assert pixel(shown, 0) == (255, 255, 255)
+    assert pixel(shown, 1) == (0, 0, 0)
+
+
 # --- damage and limits --------------------------------------------------------------------------------------------
 
 
@@ -154,8 +285,7 @@ def test_truncated_files(format_: str, tmp_path: Path) -> None:
         load_image(path)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [9_000, 30_000, 60_000])
+@pytest.mark.parametrize("side", [17_000, 30_000, 60_000])
 def test_decompression_bombs_are_refused_before_decoding(side: int) -> None:
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
@@ -206,88 +336,3 @@ def test_damaged_bytes_end_in_a_picture_or_an_image_error(format_: str) -> None:
             broken[position] = rng.integers(0, 256)
         with contextlib.suppress(ImageError):
             assert load_image(bytes(broken)).mode == "RGB"
-
-
-# --- downloads, from a real server ---------------------------------------------------------------------------------
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = encode(red())
-        if self.path == "/missing.png":
-            self.send_error(404)
-            return
-        if self.path == "/away.png":
-            self.send_response(302)
-            self.send_header("Location", "/red.png")
-            self.end_headers()
-            return
-        self.send_response(200)
-        if self.path == "/huge.png":
-            self.send_header("Content-Length", str(10**12))
-        elif self.path == "/short.png":
-            self.send_header("Content-Length", str(len(body) + 50))
-        self.end_headers()
-        if self.path == "/endless.png":
-            for _ in range(10_000):
-                self.wfile.write(b"x" * 4096)
-        elif self.path == "/drip.png":
-            for _ in range(200):
-                self.wfile.write(b"x")
-                self.wfile.flush()
-                time.sleep(0.05)
-        elif self.path == "/silent.png":
-            time.sleep(3)
-        else:
-            self.wfile.write(b"<html>" if self.path == "/page.png" else body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class QuietServer(ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """A client that hangs up early is the point of these tests."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    httpd = QuietServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    httpd.server_close()
-
-
-FAST = ImageLimits(max_bytes=100_000, timeout_s=0.6)
-
-
-@pytest.mark.parametrize("path", ["/red.png", "/away.png"])
-def test_download(server: str, path: str) -> None:
-    assert pixel(load_image(server + path)) == RED
-
-
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [
-        ("/missing.png", "404"),
-        ("/huge.png", "1,000,000,000,000 bytes"),
-        ("/endless.png", "exceeds the limit"),
-        ("/drip.png", r"longer than 0\.6 s"),
-        ("/silent.png", r"longer than 0\.6 s"),
-        ("/short.png", "broke off"),
-        ("/page.png", "not an image"),
-    ],
-)
-def test_bad_downloads_are_named(server: str, path: str, reason: str) -> None:
-    with pytest.raises(ImageError, match=reason) as caught:
-        load_image(server + path, FAST)
-    assert path in str(caught.value)
-
-
-def test_unreachable_host() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    with pytest.raises(ImageError, match="cannot be reached"):
-        load_image(f"http://127.0.0.1:{port}/x.png", FAST)

@@ -1,7 +1,6 @@
 """The traps that belong to one family each."""
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +10,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Blip2ForConditionalGeneration, InstructBlipProcessor
+from transformers import Blip2ForConditionalGeneration, InstructBlipProcessor, ViltForQuestionAnswering
 
 from lorax_vlm.answers import normalize_answer
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import CheckpointError, ExampleError
+from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
 from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.families.blip2_t5 import Blip2EncoderDecoderFamily
 from lorax_vlm.models.families.instructblip import InstructBlipFamily
 from lorax_vlm.models.families.vilt import ViltFamily, grow_head, plan_labels
+from lorax_vlm.models.families.vilt_patches import _choose
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Hardware, plan_placement
 from lorax_vlm.runtime.attached import AttachedAdapters
@@ -203,21 +203,57 @@ def vilt_logits(vilt: LoadedModel, images: list[Image.Image], questions: list[st
     return vilt.model(**family.prompt_batch(family.pixel_values(images), questions)).logits
 
 
-def test_long_questions_are_cut_to_the_models_positions(
-    vilt: LoadedModel, scenes: list[Scene], caplog: pytest.LogCaptureFixture
-) -> None:
-    question = "is there a red circle " * 20
-    with caplog.at_level(logging.WARNING):
-        long = vilt_logits(vilt, [scenes[0].image], [question])
-    assert "ViLT reads 40 tokens" in caplog.text
-    cut = vilt_logits(vilt, [scenes[0].image], [" ".join(question.split()[:38])])
-    assert torch.allclose(long, cut, atol=1e-5)
-    ids = vilt.family.tokenizer(question)["input_ids"]
-    batch = vilt.family.prompt_batch(vilt.family.pixel_values([scenes[0].image]), ["a"])  # type: ignore[attr-defined]
+def test_a_question_longer_than_the_models_positions_is_refused(vilt: LoadedModel, scenes: list[Scene]) -> None:
+    family, pixels = vilt.family, vilt.family.pixel_values([scenes[0].image])
+    fits, too_long = " ".join(["circle"] * 38), " ".join(["circle"] * 39)
+    family.check_prompt(fits)
+    assert vilt_logits(vilt, [scenes[0].image], [fits]).isfinite().all()
+    with pytest.raises(PromptError, match="41 tokens, ViLT reads 40"):
+        family.check_prompt(too_long)
+    with pytest.raises(ExampleError, match=r"row 3: its question has 41 tokens"):
+        family.check_example(too_long, "red", ["red"], "row 3")
+    ids = family.tokenizer(too_long, verbose=False)["input_ids"]
     mask = torch.ones(1, len(ids), dtype=torch.long)
-    uncut = batch | {"input_ids": torch.tensor([ids]), "attention_mask": mask, "token_type_ids": mask * 0}
+    uncut = family.prompt_batch(pixels, ["a"])  # type: ignore[attr-defined]
+    uncut |= {"input_ids": torch.tensor([ids]), "attention_mask": mask, "token_type_ids": mask * 0}
     with pytest.raises((RuntimeError, IndexError)):
         vilt.model(**uncut)
+
+
+@pytest.mark.parametrize("size", [(1500, 100), (100, 1500), (4000, 1), (1, 4000), (930, 64), (928, 64), (64, 927)])
+def test_a_banner_is_answered_and_leaves_its_neighbours_alone(
+    vilt: LoadedModel, scenes: list[Scene], size: tuple[int, int]
+) -> None:
+    """Left to itself the library asks for an image without height, which fails the whole batch."""
+    images = [scenes[0].image, scenes[1].image.resize(size), scenes[2].image]
+    questions = ["Is there a star?", "What color is the background?", "Where is the circle?"]
+    together = vilt_logits(vilt, images, questions)
+    for row in range(3):
+        assert torch.allclose(together[row], vilt_logits(vilt, [images[row]], [questions[row]])[0], atol=1e-4)
+
+
+def test_proportions_that_the_library_can_are_left_alone(vilt: LoadedModel, scenes: list[Scene]) -> None:
+    image = scenes[0].image.resize((700, 100))
+    expected = vilt.family.processor.image_processor([image], return_tensors="pt")["pixel_values"]  # type: ignore[attr-defined]
+    assert torch.equal(vilt.family.pixel_values([image])[:, :3], expected)
+
+
+def test_patches_in_order_give_the_librarys_logits(vilt: LoadedModel, scenes: list[Scene]) -> None:
+    """The library draws patches by chance; only rounding may differ, and ours is the same on every call."""
+    library = ViltForQuestionAnswering.from_pretrained(vilt.folder).eval()
+    images = [scenes[0].image, scenes[1].image.resize((224, 120)), scenes[2].image.resize((100, 224))]
+    batch = vilt.family.prompt_batch(vilt.family.pixel_values(images), ["Is there a star?"] * 3)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        expected, found = library(**batch).logits, vilt.model(**batch).logits
+        assert torch.allclose(found, expected, atol=2e-5)
+        assert torch.equal(vilt.model(**batch).logits, found)
+
+
+def test_a_limit_of_patches_keeps_evenly_spaced_ones() -> None:
+    valid = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 0, 0]])
+    assert _choose(valid, None).tolist() == [[0, 1, 2, 3, 4, 5], [1, 3, 0, 2, 4, 5]]
+    assert _choose(valid, -1).tolist() == _choose(valid, None).tolist()
+    assert _choose(valid, 3).tolist() == [[0, 2, 5], [1, 3, 0]]
 
 
 def test_images_of_different_shape_share_a_batch(vilt: LoadedModel, scenes: list[Scene]) -> None:

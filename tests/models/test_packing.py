@@ -8,7 +8,7 @@ import torch
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.families.image_tokens import batch_with_features
-from lorax_vlm.models.families.packing import pack_rows, packed_attention
+from lorax_vlm.models.families.packing import pack_rows, use_packed_attention
 from lorax_vlm.models.loading import LoadedModel
 
 TOLERANCE = 2e-5  # float32, products over other numbers of rows, logits of about 10
@@ -36,11 +36,10 @@ def run(base: LoadedModel, batch: dict, packed: bool) -> tuple[torch.Tensor, tor
     weight.requires_grad_(True)
     try:
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "row_positions", "row_labels")}
+        model = base.plain_copy().model
         if packed:
-            with packed_attention(base.model):
-                logits = base.model(**inputs).logits
-        else:
-            logits = base.model(**inputs).logits
+            use_packed_attention(model)
+        logits = model(**inputs).logits
         loss = base.family.loss(logits, batch["labels"])
         (gradient,) = torch.autograd.grad(loss, weight)
         return logits.detach(), loss.detach(), gradient

@@ -41,5 +41,5 @@ def test_own_images_and_questions(tmp_path: Path) -> None:
 def test_errors_are_one_message(tmp_path: Path) -> None:
     done = run("--model", "vilt", "--tasks", "singing", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("ValueError: Unknown task 'singing'")
+    assert done.stderr.splitlines()[-1].startswith("UsageError: Unknown task 'singing'")
     assert "Traceback" not in done.stderr

@@ -1,15 +1,18 @@
 """What is kept of images during a run, and that it changes nothing."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits, Example, answered, scene_questions
+from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training import trainer as trainer_module
 from lorax_vlm.training.batches import FamilyCollator
@@ -97,3 +100,23 @@ def test_features_of_an_instruction_belong_to_it(load_shared: Callable[[str], Lo
     for _ in range(2):
         collate(list(splits.train))
     assert seen == [["one", "two"]]
+
+
+def test_features_are_those_of_each_rows_own_image_when_images_come_and_go(mini: LoadedModel) -> None:
+    """Objects of a stream die, and the next one gets their address."""
+    encode = trainer_module.frozen_image_path(mini, LM_ONLY)
+    assert encode is not None
+    collate = FamilyCollator(mini.family, encode)
+    for step in range(12):
+        pictures = [make_scene(8 * step + row).image for row in range(8)]
+        kinds: list[Any] = [encoded(pictures[0]), pictures[1], np.asarray(pictures[2]), *map(encoded, pictures[3:])]
+        batch = collate([Example(kind, "x", f"row {row}") for row, kind in enumerate(kinds)])
+        expected = encode(mini.family.pixel_values(pictures), [""] * 8)
+        assert torch.allclose(batch["mm_encoder_outputs"]["image"].pooler_output, expected, atol=1e-4)
+        del pictures, kinds
+
+
+def encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

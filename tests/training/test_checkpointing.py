@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.models.loading import LoadedModel, load_model
-from lorax_vlm.training.checkpointing import checkpointed_layers
+from lorax_vlm.training.checkpointing import checkpoint_layers
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.trainer import peft_on
+from lorax_vlm.training.trainer import peft_copy
 from tests.training.test_joint import FAMILIES, alone, make_plans
 
 TOLERANCE = 1e-7  # in double precision
@@ -35,14 +35,15 @@ def saved_for_backward(base: LoadedModel, wanted: bool) -> tuple[int, dict[str, 
         kept.append(tensor.numel())
         return tensor
 
-    with peft_on(base, plan.recipe, 0) as model, checkpointed_layers(base.model, wanted):
-        for name, parameter in model.named_parameters():
-            if ".lora_B." in name:
-                torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = family.loss(model(**batch)["logits"], labels)
-        loss.backward()
-        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model = peft_copy(base, plan.recipe, 0)
+    checkpoint_layers(model, wanted)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        loss = family.loss(model(**batch)["logits"], labels)
+    loss.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return sum(kept), gradients
 
 

@@ -1,6 +1,7 @@
 """Features on disk are the features; whatever happens to the files, nothing wrong is ever read."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,58 @@ def test_a_damaged_segment_is_removed_and_said(tmp_path: Path, caplog: pytest.Lo
     assert len(FeatureCache(tmp_path, "e")) == 0
     assert "damaged and removed" in caplog.text
     assert not segment.exists()
+
+
+def test_a_row_that_is_not_what_was_written_is_encoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    filled(tmp_path)
+    (segment,) = tmp_path.glob("e/*.safetensors")
+    data = bytearray(segment.read_bytes())
+    data[-1] ^= 1
+    segment.write_bytes(data)
+    cache = FeatureCache(tmp_path, "e")
+    assert cache.get("key 0") is not None
+    assert cache.get("key 2") is None
+    assert "not what was written" in caplog.text
+    assert cache.get("key 0") is None, "nothing of a damaged segment is trusted"
+
+
+def test_a_segment_cut_short_while_it_is_open_ends_nothing(tmp_path: Path) -> None:
+    cache = filled(tmp_path)
+    (segment,) = tmp_path.glob("e/*.safetensors")
+    assert cache.get("key 0") is not None
+    os.truncate(segment, segment.stat().st_size - 40)
+    assert cache.get("key 2") is None
+
+
+def test_a_cache_that_cannot_be_written_is_switched_off_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = filled(tmp_path)
+    shutil.rmtree(tmp_path / "e")
+    (tmp_path / "e").write_text("a file where the folder was")
+    for number in range(3):
+        cache.put(f"new {number}", torch.ones(2, 4))
+        cache.flush()
+    assert cache.get("key 0") is None
+    assert len([record for record in caplog.records if "not kept on disk any more" in record.message]) == 1
+    (tmp_path / "file").write_text("")
+    assert FeatureCache(tmp_path / "file", "e").get("key 0") is None
+
+
+@pytest.mark.parametrize("damage", ["removed", "full"])
+def test_a_training_ends_well_whatever_happens_to_its_cache(mini, scenes, tmp_path, monkeypatch, damage: str) -> None:
+    """The cache is lost in the middle of a run."""
+    original = FeatureCache.put
+
+    def put(self: FeatureCache, key: str, features: torch.Tensor) -> None:
+        original(self, key, features)
+        shutil.rmtree(tmp_path / "f", ignore_errors=True)
+        if damage == "full":
+            (tmp_path / "f").write_text("")
+
+    monkeypatch.setattr(FeatureCache, "put", put)
+    options = {"progress": False, "features_dir": tmp_path / "f"}
+    result = train_adapter(mini, get_recipe("light"), splits_of(scenes), CONFIG, tmp_path / "run", **options)
+    assert result.steps == CONFIG.max_steps
+    assert result.folder.is_dir()
 
 
 def test_a_process_killed_while_writing_leaves_nothing_to_read(tmp_path: Path) -> None:

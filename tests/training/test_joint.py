@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import scene_caption_splits, scene_question_splits
 from lorax_vlm.errors import TrainingError
@@ -125,6 +125,52 @@ def test_one_adapter_stops_early_and_the_others_go_on(mini: LoadedModel, tmp_pat
     assert together["one"].steps == 8
     assert together["two"].steps < 8
     assert together["two"].steps == alone(mini, plans[1], tmp_path / "two").steps
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_longest_stops_early_and_another_ends_between_two_validations(
+    killed: bool, mini: LoadedModel, tmp_path: Path, monkeypatch
+) -> None:
+    """Then nobody learns any more, although the run was planned to be longer."""
+    plans = make_plans(mini)
+    long = dataclasses.replace(QUICK, max_steps=12, learning_rate=30.0, max_grad_norm=1e6, patience=1)
+    short = dataclasses.replace(QUICK, max_steps=7)
+    plans = [dataclasses.replace(plans[0], config=long), dataclasses.replace(plans[1], config=short)]
+    if killed:
+        original = JointTrainer.training_step
+
+        def fail(self, *arguments):
+            if self.state.global_step == 6:
+                raise KeyboardInterrupt
+            return original(self, *arguments)
+
+        monkeypatch.setattr(JointTrainer, "training_step", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train_adapters(mini, plans, tmp_path / "joint", progress=False)
+        monkeypatch.undo()
+    together = train_adapters(mini, plans, tmp_path / "joint", progress=False, resume=killed)
+    assert together["one"].steps == 4
+    assert together["two"].steps == 7
+    again = train_adapters(mini, plans, tmp_path / "joint", progress=False, resume=True)
+    assert again == together
+    single = alone(mini, plans[1], tmp_path / "two")
+    assert (single.steps, single.best_step) == (together["two"].steps, together["two"].best_step)
+
+
+def test_no_better_than_the_beginning_ends_as_the_beginning(mini: LoadedModel, tmp_path: Path) -> None:
+    plans = make_plans(mini)
+    wild = dataclasses.replace(QUICK, learning_rate=1e4, max_grad_norm=1e9)
+    plans = [dataclasses.replace(plans[0], config=wild), plans[1]]
+    together = train_adapters(mini, plans, tmp_path / "joint", progress=False)
+    single = alone(mini, plans[0], tmp_path / "alone")
+    for result in (together["one"], single):
+        assert result.best_step == 0
+        assert result.best_validation_loss == result.first_validation_loss
+        assert all(row["eval_loss"] > result.first_validation_loss for row in result.history if row.get("eval_loss"))
+        assert read_adapter_files(result.folder, "a").changes_nothing, "the beginning is the identity"
+    rejected = [tmp_path / "joint" / "adapters" / "one" / "rejected" / "a0", tmp_path / "alone" / "rejected"]
+    assert not any(read_adapter_files(folder, "a").changes_nothing for folder in rejected)
+    assert together["two"].best_step > 0
 
 
 def test_every_image_is_encoded_once_for_all_adapters(mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:

@@ -10,21 +10,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import Trainer
 
 from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.data.examples import DataSplits, scene_caption_splits
 from lorax_vlm.errors import ExampleError, NonFiniteLoss, NothingToResume, TrainingError
 from lorax_vlm.models.families.base import target_loss
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.runs import is_complete
 from lorax_vlm.training.trainer import (
     AdapterTrainer,
     find_nonfinite_module,
     keep_base_in_evaluation,
-    peft_on,
+    peft_copy,
     train_adapter,
     write_untrained_adapter,
 )
@@ -83,17 +86,17 @@ def test_an_untrained_adapter_is_the_identity(mini: LoadedModel, tmp_path: Path)
 
 def test_every_adapter_tensor_learns_and_nothing_else(mini: LoadedModel, splits) -> None:
     """A has no gradient in the first step because B is zero; by the second every factor must have one."""
-    with peft_on(mini, EVERYWHERE, 0) as model:
-        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        assert all("lora_" in name for name in trainable)
-        optimizer = torch.optim.SGD(trainable.values(), lr=1.0)
-        batch = _batch(mini, splits)
-        labels = batch.pop("labels")
-        for _ in range(2):
-            optimizer.zero_grad()
-            target_loss(model(**batch).logits, labels).backward()
-            gradients = {name: p.grad for name, p in trainable.items()}
-            optimizer.step()
+    model = peft_copy(mini, EVERYWHERE, 0)
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert all("lora_" in name for name in trainable)
+    optimizer = torch.optim.SGD(trainable.values(), lr=1.0)
+    batch = _batch(mini, splits)
+    labels = batch.pop("labels")
+    for _ in range(2):
+        optimizer.zero_grad()
+        target_loss(model(**batch).logits, labels).backward()
+        gradients = {name: p.grad for name, p in trainable.items()}
+        optimizer.step()
     assert all(g is not None and torch.isfinite(g).all() and g.abs().max() > 0 for g in gradients.values())
 
 
@@ -126,7 +129,8 @@ def test_accumulated_steps_equal_one_large_batch(mini: LoadedModel, tmp_path: Pa
 def test_frozen_parts_do_not_drop_out_in_training(mini: LoadedModel, splits) -> None:
     batch = _batch(mini, splits)
     batch.pop("labels")
-    with torch.no_grad(), peft_on(mini, Recipe("x", 4, ("lm-qv",), dropout=0.5), 0) as model:
+    model = peft_copy(mini, Recipe("x", 4, ("lm-qv",), dropout=0.5), 0)
+    with torch.no_grad():
         reference = model(**batch).logits
         model.train()
         assert not torch.equal(model(**batch).logits, reference), "the libraries' own mode drops out frozen features"
@@ -179,8 +183,10 @@ def test_empty_targets_are_named_before_they_give_nan(mini: LoadedModel, splits)
 
 
 def test_training_on_a_base_with_adapters_is_refused(mini: LoadedModel, splits, tmp_path: Path) -> None:
-    with peft_on(mini, get_recipe("light"), 0), pytest.raises(TrainingError, match="Adapters are attached"):
-        run(mini, splits, tmp_path / "run")
+    base = load_model("blip2-opt-mini")
+    add_peft_layers(base.model, LoraConfig(r=2, target_modules=r".*q_proj"), "default")
+    with pytest.raises(TrainingError, match="Adapters are attached"):
+        run(base, splits, tmp_path / "run")
 
 
 # --- early stopping, resuming, kills --------------------------------------------------------------------------------
@@ -271,18 +277,18 @@ def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(isolated_home
     store = AdapterStore(tmp_path / "store")
     environment = {**os.environ, "LORAX_VLM_HOME": str(isolated_home), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-c", TRAIN, str(store.root)]
-    run_dir = isolated_home / "runs" / "blip2-opt-mini" / "victim"
+    runs = isolated_home / "runs" / "blip2-opt-mini"
     reached = 0
     for extra_steps in (3, 9):
         options = ["--resume"] if reached else []
         process = subprocess.Popen([*command, *options], env=environment, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 90
-        while last_checkpoint(run_dir) < reached + extra_steps and process.poll() is None:
+        while last_checkpoint(runs) < reached + extra_steps and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        before, reached = reached, last_checkpoint(run_dir)
+        before, reached = reached, last_checkpoint(runs)
         assert reached >= before + extra_steps
         assert store.list() == ([], []), "nothing half-trained is ever stored"
     done = subprocess.run([*command, "--resume", "--json"], env=environment, capture_output=True, text=True, check=True)
@@ -291,11 +297,6 @@ def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(isolated_home
     assert store.files("victim").ranks == [4]
 
 
-def last_checkpoint(run_dir: Path) -> int:
-    complete = [0]
-    for path in run_dir.glob("checkpoint-*/trainer_state.json"):
-        try:
-            complete.append(json.loads(path.read_text())["global_step"])
-        except (json.JSONDecodeError, FileNotFoundError, KeyError):
-            continue
-    return max(complete)
+def last_checkpoint(runs: Path) -> int:
+    found = runs.glob("victim-*/checkpoint-*")
+    return max((int(path.name.removeprefix("checkpoint-")) for path in found if is_complete(path)), default=0)

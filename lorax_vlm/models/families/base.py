@@ -62,7 +62,11 @@ class Family(Protocol):
         ...
 
     def check_prompt(self, prompt: str) -> None:
-        """Raise ``ExampleError`` when a prompt does not fit the model, so that it fails alone and not its batch."""
+        """Raise ``PromptError`` when a prompt does not fit the model, so that it fails alone and not its batch."""
+        ...
+
+    def check_example(self, prompt: str, target: str, answers: Sequence[str], name: str) -> None:
+        """Raise ``ExampleError`` when a row cannot be trained on, as ``training_batch`` would, without its image."""
         ...
 
     def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:

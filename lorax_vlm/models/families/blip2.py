@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorax_vlm.errors import CheckpointError, ExampleError
+from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, target_loss
 from lorax_vlm.models.families.image_path import Blip2ImagePath
 from lorax_vlm.models.families.image_tokens import (
@@ -28,10 +29,9 @@ from lorax_vlm.models.families.image_tokens import (
 from lorax_vlm.models.families.text import (
     clean_text,
     decode_new_tokens,
-    drawing,
+    logits_processors,
     make_generation_config,
     pad_rows,
-    repetition_penalty,
     require_equal_rows,
     show_token,
     token_ids,
@@ -123,18 +123,26 @@ class Blip2DecoderFamily(Blip2ImagePath):
         ids, _ = token_ids(self.tokenizer, clean_text(prompt))
         row = [self.image_token_id] * self.query_tokens + [self.bos_id] + ids
         if len(row) >= self.max_positions:
-            raise ExampleError(f"prompt {prompt[:40]!r}...", f"{len(row)} tokens leave no room for an answer.")
+            raise PromptError(
+                quoted(prompt),
+                f"with its image it has {len(row)} tokens, which leave no room for an answer in "
+                f"{self.max_positions} positions.",
+            )
         return row
 
     def check_prompt(self, prompt: str) -> None:
-        """Raise ``ExampleError`` when a prompt leaves no position for an answer."""
+        """Raise ``PromptError`` when a prompt leaves no position for an answer."""
         self._prompt_row(prompt)
+
+    def check_example(self, prompt: str, target: str, answers: Sequence[str], name: str) -> None:
+        """Raise ``ExampleError`` when a row's texts do not fit; see ``Family.check_example``."""
+        self.training_row(prompt, target, name)
 
     def prompt_batch(self, prompts: Sequence[str]) -> Batch:
         """Left-padded rows ``[pad] [<image> * Q] [bos] prompt`` for generation.
 
         Raises:
-            ExampleError: A prompt leaves no position for an answer.
+            PromptError: A prompt leaves no position for an answer.
         """
         rows = [self._prompt_row(prompt) for prompt in prompts]
         batch = {
@@ -159,15 +167,13 @@ class Blip2DecoderFamily(Blip2ImagePath):
         batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
         embeddings = embed_with_image(model, batch["input_ids"], features, self.image_token_id)
         special_ids = {"bos_token_id": self.bos_id, "eos_token_id": self.eos_id, "pad_token_id": self.pad_id}
-        with drawing(settings):
-            ids = model.language_model.generate(
-                inputs_embeds=embeddings,
-                attention_mask=batch["attention_mask"],
-                generation_config=make_generation_config(
-                    settings, self.max_positions - embeddings.shape[1], **special_ids
-                ),
-                logits_processor=repetition_penalty(settings),
-            )
+        room = self.max_positions - embeddings.shape[1]
+        ids = model.language_model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=batch["attention_mask"],
+            generation_config=make_generation_config(settings, room, **special_ids),
+            logits_processor=logits_processors(settings, len(prompts)),
+        )
         return [decode_new_tokens(self.tokenizer, row, self.eos_id, self.pad_id) for row in ids.tolist()]
 
     @torch.no_grad()

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorax_vlm.errors import CheckpointError, ExampleError
+from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, token_loss
 from lorax_vlm.models.families.image_path import Blip2ImagePath
 from lorax_vlm.models.families.image_tokens import (
@@ -28,10 +29,9 @@ from lorax_vlm.models.families.text import (
     break_special_tokens,
     clean_text,
     decode_new_tokens,
-    drawing,
+    logits_processors,
     make_generation_config,
     pad_rows,
-    repetition_penalty,
     require_equal_rows,
     show_token,
     token_ids,
@@ -74,28 +74,37 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath):
 
     # --- text to tensors ------------------------------------------------------------------------------------------
 
-    def _prompt_row(self, prompt: str, name: str) -> list[int]:
-        ids = self._text_ids(prompt, name)
-        return [self.image_token_id] * self.query_tokens + ids
-
-    def _text_ids(self, text: str, name: str) -> list[int]:
+    def _text_ids(self, text: str) -> list[int]:
         ids, _ = token_ids(self.tokenizer, break_special_tokens(self.tokenizer, clean_text(text)))
-        if len(ids) >= MAX_TEXT_TOKENS:
-            raise ExampleError(name, f"a text of {len(ids)} tokens, T5 was trained with {MAX_TEXT_TOKENS}.")
         return [*ids, self.eos_id]
 
-    def check_prompt(self, prompt: str) -> None:
-        """Raise ``ExampleError`` when a prompt is longer than T5 was trained with."""
-        self._prompt_row(prompt, f"prompt {prompt[:40]!r}...")
+    def _prompt_row(self, prompt: str) -> list[int]:
+        return [self.image_token_id] * self.query_tokens + self._text_ids(prompt)
 
-    def prompt_batch(self, prompts: Sequence[str], names: Sequence[str] = ()) -> Batch:
+    def check_prompt(self, prompt: str) -> None:
+        """Raise ``PromptError`` when a prompt is longer than T5 was trained with."""
+        count = len(self._text_ids(prompt))
+        if count > MAX_TEXT_TOKENS:
+            raise PromptError(quoted(prompt), f"it has {count} tokens, T5 was trained with {MAX_TEXT_TOKENS}.")
+
+    def check_example(self, prompt: str, target: str, answers: Sequence[str], name: str) -> None:
+        """Raise ``ExampleError`` when a row's texts do not fit; see ``Family.check_example``."""
+        if not clean_text(target):
+            raise ExampleError(name, "its target text is empty.")
+        for text in (prompt, target):
+            count = len(self._text_ids(text))
+            if count > MAX_TEXT_TOKENS:
+                raise ExampleError(name, f"a text of {count} tokens, T5 was trained with {MAX_TEXT_TOKENS}.")
+
+    def prompt_batch(self, prompts: Sequence[str]) -> Batch:
         """Right-padded encoder rows ``[<image> * Q] prompt </s> [pad]``.
 
         Raises:
-            ExampleError: A prompt is longer than T5 was trained with.
+            PromptError: A prompt is longer than T5 was trained with.
         """
-        names = names or [f"prompt {prompt[:40]!r}..." for prompt in prompts]
-        rows = [self._prompt_row(prompt, name) for prompt, name in zip(prompts, names, strict=True)]
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        rows = [self._prompt_row(prompt) for prompt in prompts]
         batch = {
             "input_ids": pad_rows(rows, self.pad_id),
             "attention_mask": pad_rows([[1] * len(row) for row in rows], 0),
@@ -115,17 +124,15 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath):
         """Encoder rows, and ``target </s>`` as labels; see ``Family.training_batch``."""
         require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts), targets=len(targets))
         names = names or [f"row {index}" for index in range(len(prompts))]
-        labels = []
-        for target, name in zip(targets, names, strict=True):
-            if not clean_text(target):
-                raise ExampleError(name, "its target text is empty.")
-            labels.append(self._text_ids(target, name))
+        for prompt, target, name in zip(prompts, targets, names, strict=True):
+            self.check_example(prompt, target, (), name)
+        labels = [self._text_ids(target) for target in targets]
         padded = pad_rows(labels, IGNORED_LABEL)
         start = torch.full((len(labels), 1), self.pad_id)
         shifted = torch.cat([start, padded[:, :-1]], dim=1)
         return {
             "pixel_values": pixel_values,
-            **self.prompt_batch(prompts, names),
+            **self.prompt_batch(prompts),
             # What the model would make of the labels itself; the loss is taken outside of it.
             "decoder_input_ids": shifted.masked_fill(shifted == IGNORED_LABEL, self.pad_id),
             "labels": padded,
@@ -142,13 +149,12 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath):
         batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
         embeddings = embed_with_image(model, batch["input_ids"], features, self.image_token_id)
         special_ids = {"eos_token_id": self.eos_id, "pad_token_id": self.pad_id, "decoder_start_token_id": self.pad_id}
-        with drawing(settings):
-            ids = model.language_model.generate(
-                inputs_embeds=embeddings,
-                attention_mask=batch["attention_mask"],
-                generation_config=make_generation_config(settings, MAX_TEXT_TOKENS, **special_ids),
-                logits_processor=repetition_penalty(settings),
-            )
+        ids = model.language_model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=batch["attention_mask"],
+            generation_config=make_generation_config(settings, MAX_TEXT_TOKENS, **special_ids),
+            logits_processor=logits_processors(settings, len(prompts)),
+        )
         # The decoder's start token is part of what T5 returns.
         return [decode_new_tokens(self.tokenizer, row[1:], self.eos_id, self.pad_id) for row in ids.tolist()]
 

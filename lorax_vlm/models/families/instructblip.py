@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lorax_vlm.errors import ExampleError
+from lorax_vlm.errors import ExampleError, PromptError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.families.base import Batch
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
 from lorax_vlm.models.families.text import clean_text, pad_rows, require_equal_rows
@@ -38,22 +39,29 @@ class InstructBlipFamily(Blip2DecoderFamily):
     def _instruction_row(self, prompt: str) -> list[int]:
         ids = self.qformer_tokenizer(clean_text(prompt), split_special_tokens=True)["input_ids"]
         if len(ids) > self.max_instruction_tokens:
-            raise ExampleError(
-                f"instruction {prompt[:40]!r}...",
-                f"{len(ids)} tokens, the Q-Former has {self.max_instruction_tokens} positions.",
+            raise PromptError(
+                quoted(prompt), f"it has {len(ids)} tokens, the Q-Former has {self.max_instruction_tokens} positions."
             )
         return ids
 
     def check_prompt(self, prompt: str) -> None:
-        """Raise ``ExampleError`` when an instruction does not fit the Q-Former or the language model."""
+        """Raise ``PromptError`` when an instruction does not fit the Q-Former or the language model."""
         self._instruction_row(prompt)
         super().check_prompt(prompt)
+
+    def check_example(self, prompt: str, target: str, answers: Sequence[str], name: str) -> None:
+        """As BLIP-2, and the instruction must fit the Q-Former; see ``Family.check_example``."""
+        try:
+            self._instruction_row(prompt)
+        except PromptError as error:
+            raise ExampleError(name, error.reason) from error
+        super().check_example(prompt, target, answers, name)
 
     def instruction_batch(self, prompts: Sequence[str]) -> Batch:
         """The Q-Former's text: ``qformer_input_ids`` and ``qformer_attention_mask``, padded on the right.
 
         Raises:
-            ExampleError: An instruction is longer than the Q-Former's positions.
+            PromptError: An instruction is longer than the Q-Former's positions.
         """
         rows = [self._instruction_row(prompt) for prompt in prompts]
         return {

@@ -4,8 +4,8 @@ Everything but attention works position by position and needs no padding. Attent
 again. An encoder-decoder model has two such rows, *streams*: what its encoder reads and what its decoder writes.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -66,18 +66,11 @@ def pack_rows(batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def packed_attention(model: Any) -> Iterator[None]:
-    """Run a block in which a model's language model takes packed batches, and no others."""
+def use_packed_attention(model: Any) -> None:
+    """Let a model's language model take packed batches, and no others, from now on: for a copy that is trained."""
     AttentionInterface.register(_NAME, _attend)
     AttentionMaskInterface.register(_NAME, _no_mask)
-    language_model = model.language_model
-    usual = language_model.config._attn_implementation
-    language_model.set_attn_implementation(_NAME)
-    try:
-        yield
-    finally:
-        language_model.set_attn_implementation(usual)
+    model.language_model.set_attn_implementation(_NAME)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

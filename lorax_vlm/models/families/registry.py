@@ -23,7 +23,8 @@ from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
 from lorax_vlm.models.families.blip2_t5 import Blip2EncoderDecoderFamily, keep_head_untied
 from lorax_vlm.models.families.instructblip import InstructBlipFamily
-from lorax_vlm.models.families.vilt import ViltFamily, keep_random_state
+from lorax_vlm.models.families.vilt import ViltFamily
+from lorax_vlm.models.families.vilt_patches import choose_patches_in_order
 
 # Only the language model's linear layers are quantised. Passing any list drops the library's own one, so it is whole.
 _IMAGE_PATH = ("vision_model", "qformer", "query_tokens", "language_projection")
@@ -108,7 +109,7 @@ FAMILIES = (
         load_processor=_load_vilt_processor,
         make_family=ViltFamily,
         unquantized=("vilt.pooler", "classifier"),
-        after_loading=lambda model, checkpoint: keep_random_state(model),
+        after_loading=lambda model, checkpoint: choose_patches_in_order(model),
     ),
 )
 

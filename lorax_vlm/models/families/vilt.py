@@ -6,7 +6,6 @@ data's answers are, is reported before training. An adapter may bring a larger s
 """
 
 import copy
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lorax_vlm.answers import most_frequent_answer, normalize_answer, soft_score
-from lorax_vlm.errors import CheckpointError, ExampleError
+from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.families.base import Batch
 from lorax_vlm.models.families.text import clean_text, require_equal_rows
 from lorax_vlm.types import Generated, GenerationSettings
-
-logger = logging.getLogger(__name__)
 
 
 class AnswerHead(nn.Sequential):
@@ -70,8 +68,24 @@ class ViltFamily:
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """Preprocess RGB images to ``(B, 4, H, W)`` float32: colours, and 1 where a pixel is no padding."""
-        encoded = self.processor.image_processor(list(images), return_tensors="pt")
+        drawn = [self._within_proportions(image) for image in images]
+        encoded = self.processor.image_processor(drawn, return_tensors="pt")
         return torch.cat([encoded["pixel_values"], encoded["pixel_mask"].unsqueeze(1).float()], dim=1)
+
+    def _within_proportions(self, image: Image.Image) -> Image.Image:
+        """An image so long that its short side would be less than a patch, squeezed until it is one.
+
+        The library limits the long side (to 1333 / 800 of the usual short side), which leaves of a banner's short side
+        less than one patch: it asks for an image of no height, and the whole batch fails.
+        """
+        settings = self.processor.image_processor
+        longest = int(1333 / 800 * settings.size["shortest_edge"])
+        most = longest / settings.size_divisor
+        width, height = image.size
+        if max(width, height) <= most * min(width, height) * 0.98:  # rounding may cost a pixel
+            return image
+        short, long = settings.size_divisor, longest // settings.size_divisor * settings.size_divisor
+        return image.resize((long, short) if width > height else (short, long), Image.Resampling.BICUBIC)
 
     def stack_pixels(self, rows: Sequence[Tensor]) -> Tensor:
         """``(B, 4, H, W)``, smaller images padded on the right and at the bottom with masked zeros."""
@@ -87,24 +101,37 @@ class ViltFamily:
     # --- text to tensors ------------------------------------------------------------------------------------------
 
     def check_prompt(self, prompt: str) -> None:
-        """Every question fits: what exceeds the model's positions is cut off, with a warning."""
+        """Raise ``PromptError`` when a question is longer than the model's positions."""
+        problem = self._length_problem(prompt)
+        if problem:
+            raise PromptError(quoted(prompt), problem)
+
+    def check_example(self, prompt: str, target: str, answers: Sequence[str], name: str) -> None:
+        """Raise ``ExampleError`` when a question does not fit; see ``Family.check_example``.
+
+        Which answers can be learnt is decided over all examples together; see ``plan_labels``.
+        """
+        problem = self._length_problem(prompt)
+        if problem:
+            raise ExampleError(name, problem)
+
+    def _length_problem(self, prompt: str) -> str | None:
+        count = len(self.tokenizer(clean_text(prompt), split_special_tokens=True, verbose=False)["input_ids"])
+        if count <= self.max_text_tokens:
+            return None
+        return f"its question has {count} tokens, ViLT reads {self.max_text_tokens}."
 
     def prompt_batch(self, pixel_values: Tensor, prompts: Sequence[str]) -> Batch:
-        """Pixels, mask and right-padded questions."""
+        """Pixels, mask and right-padded questions.
+
+        Raises:
+            PromptError: A question is longer than the model's positions: cut off it would be another one.
+        """
         require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts))
+        for prompt in prompts:
+            self.check_prompt(prompt)
         questions = [clean_text(prompt) for prompt in prompts]
         encoded = self.tokenizer(questions, split_special_tokens=True, padding=True, return_tensors="pt")
-        if encoded["input_ids"].shape[1] > self.max_text_tokens:
-            longest = max(questions, key=len)
-            logger.warning("ViLT reads %d tokens; the rest of %r is cut off.", self.max_text_tokens, longest[:60])
-            encoded = self.tokenizer(
-                questions,
-                split_special_tokens=True,
-                padding=True,
-                truncation=True,
-                max_length=self.max_text_tokens,
-                return_tensors="pt",
-            )
         device = pixel_values.device
         return {
             "pixel_values": pixel_values[:, :3],
@@ -243,14 +270,3 @@ def grow_head(head: nn.Sequential, labels: Sequence[str]) -> AnswerHead:
         grown[-1].bias.fill_(last.bias.mean())
         grown[-1].bias[:known] = last.bias
     return grown
-
-
-def keep_random_state(model: Any) -> None:
-    """Let a forward pass leave torch's random generator as it was.
-
-    ViLT shuffles its patches with the global generator, in evaluation too, which would change everything drawn after.
-    """
-    states: list[Tensor] = []
-    embeddings = model.vilt.embeddings
-    embeddings.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()))
-    embeddings.register_forward_hook(lambda *_: torch.set_rng_state(states.pop()), always_call=True)

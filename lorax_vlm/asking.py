@@ -1,0 +1,61 @@
+"""How a base or an adapter is asked: which prompt, and how its text is decoded. No torch.
+
+An adapter is asked as it was trained, where its record says how. What is asked of the other kind (a question to a
+captioner) is asked in the base's words and decoded in its way.
+"""
+
+from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.errors import PromptError
+from lorax_vlm.foreign import quoted
+from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.types import GenerationSettings
+
+QUESTION_MARK = "{question}"
+
+
+def answers_questions(manifest: Manifest) -> bool:
+    """Whether an adapter was trained to answer a question or an instruction, not to caption."""
+    return QUESTION_MARK in manifest.prompt
+
+
+def require_question(question: object) -> str:
+    """A question without white space around it.
+
+    Raises:
+        PromptError: It is empty, or no text.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise PromptError(f"the question {quoted(question)}", "it is empty or not text.")
+    return question.strip()
+
+
+def question_prompt(entry: CatalogEntry, manifest: Manifest | None, question: str) -> str:
+    """The prompt of a question to a base, or to an adapter on it."""
+    template = manifest.prompt if manifest is not None and answers_questions(manifest) else entry.question_template
+    return template.replace(QUESTION_MARK, question)
+
+
+def caption_prompt(entry: CatalogEntry, manifest: Manifest | None) -> str:
+    """The prompt of a caption by a base, or by an adapter on it.
+
+    Raises:
+        PromptError: The adapter answers questions: it would be asked one without words.
+    """
+    if manifest is None or manifest.base is None:  # nothing says how it was trained
+        return entry.caption_prompt
+    if answers_questions(manifest):
+        hint = "ask it one, lorax-vlm ask IMAGE QUESTION --adapter NAME, or choose an adapter that captions."
+        raise PromptError(f"adapter {manifest.name!r} for a caption", f"it answers questions; {hint}")
+    return manifest.prompt
+
+
+def question_settings(entry: CatalogEntry, manifest: Manifest | None) -> GenerationSettings:
+    """How an answer is decoded when the caller does not say."""
+    own = manifest.generation if manifest is not None and answers_questions(manifest) else None
+    return own or entry.answer_settings
+
+
+def caption_settings(entry: CatalogEntry, manifest: Manifest | None) -> GenerationSettings:
+    """How a caption is decoded when the caller does not say."""
+    own = manifest.generation if manifest is not None and not answers_questions(manifest) else None
+    return own or entry.caption_settings

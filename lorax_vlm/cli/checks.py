@@ -1,0 +1,103 @@
+"""What a command can find out before it imports torch: names, paths and options. No torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorax_vlm.adapters.recipe import get_recipe
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.data.examples import require_task
+from lorax_vlm.data.scene_captions import require_style
+from lorax_vlm.errors import AdapterExists, AdapterNotFound, ImageError, LoraxError, UsageError
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+
+
+def require_images(sources: Sequence[str]) -> None:
+    """Raise ``ImageError`` for the first of some paths that is no file; addresses are not looked at."""
+    for source in sources:
+        problem = image_problem(source)
+        if problem is not None:
+            raise problem
+
+
+def image_problem(source: str) -> ImageError | None:
+    """What is wrong with a path as the name of an image; None for an address, or a file."""
+    if source.startswith(("http://", "https://")):
+        return None
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return ImageError(repr(source), "it is a folder; name the images in it.")
+        if not path.exists():
+            return ImageError(repr(source), f"no such file (looked in {Path.cwd()}).")
+    except (OSError, ValueError, RuntimeError) as error:
+        return ImageError(repr(source), str(error))
+    return None
+
+
+def require_stored(store: Path | None, names: Sequence[str], entry: CatalogEntry) -> None:
+    """Raise ``AdapterNotFound`` for the first name that is no adapter in the store, alone or after the base's name."""
+    adapters = AdapterStore(store)
+    for name in names:
+        try:
+            adapters.get(f"{entry.name}.{name}")
+        except AdapterNotFound:
+            adapters.get(name)
+
+
+def require_model(model: str) -> CatalogEntry:
+    """The entry of a model.
+
+    Raises:
+        UnknownModel: It is nothing known.
+    """
+    return get_model_entry(model)
+
+
+def require_kind(entry: CatalogEntry, style: str | None, task: str | None, recipe: str | None, has_data: bool) -> None:
+    """Check what is to be trained, as far as can be told from the options.
+
+    Raises:
+        UsageError: Style, task or recipe are unknown, or nothing says what to train on.
+    """
+    if style and task:
+        raise UsageError("Give --style for captions or --task for answers, not both.")
+    if recipe is not None:
+        get_recipe(recipe)
+    if has_data:
+        return
+    if not entry.miniature:
+        raise UsageError(f"{entry.name} has no built-in examples. Give it yours: --data FOLDER.")
+    if task is not None:
+        require_task(task)
+    elif style:
+        require_style(style)
+    else:
+        raise UsageError("Nothing says what to train: give --style or --task, or your own examples with --data.")
+
+
+def first_error(problems: Sequence[LoraxError | None]) -> LoraxError | None:
+    """The first that is one."""
+    return next((problem for problem in problems if problem is not None), None)
+
+
+def require_free_names(
+    store: AdapterStore, asked: Sequence[tuple[str, bool]], entry: CatalogEntry, *, replace: bool
+) -> None:
+    """Raise ``AdapterExists`` when a name is taken by a trained adapter, or by one of another base.
+
+    Args:
+        store: Where they would go.
+        asked: Names, each with whether it answers questions and is stored after its base's name.
+        entry: The base.
+        replace: A trained adapter of this base may have a new version.
+    """
+    for name, answers in asked:
+        full = f"{entry.name}.{name}" if answers or not entry.captions else name
+        if full not in store:
+            continue
+        stored = store.get(full)
+        owner = stored.manifest.base
+        if owner is not None and owner.name != entry.identity:
+            raise AdapterExists(full, str(store.root), owner.name)
+        if stored.manifest.trained and not replace:
+            raise AdapterExists(full, str(store.root))

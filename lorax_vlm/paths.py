@@ -1,0 +1,76 @@
+"""Paths that people name: tried before any work, and their troubles said as what they are. No torch."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorax_vlm.errors import PathError
+
+
+@contextmanager
+def naming(path: object, hint: str = "") -> Iterator[None]:
+    """Run a block in which a trouble of the system with a file is one of a path that somebody named.
+
+    Raises:
+        PathError: In the place of an ``OSError``.
+    """
+    try:
+        yield
+    except PathError:
+        raise
+    except OSError as error:
+        raise PathError.of(path, error, hint) from error
+
+
+def require_new_file(path: Path | None, suffix: str = "") -> Path | None:
+    """A file that can be written, found out by trying; folders on the way to it are made. None stays None.
+
+    Args:
+        path: As named; an existing file may be written over.
+        suffix: What is added to a name without one.
+
+    Raises:
+        PathError: It cannot be written.
+    """
+    if path is None:
+        return None
+    path = path.expanduser()
+    if path.is_dir():
+        raise PathError(str(path), "it is a folder", "Name a file in it.")
+    if suffix and not path.suffix:
+        path = path.with_suffix(suffix)
+    with naming(path):
+        require_writable_folder(path.parent)
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PathError(str(path), "it may not be written")
+    return path
+
+
+def require_writable_folder(folder: Path) -> None:
+    """Make a folder if it is not there, and try to write into it.
+
+    Raises:
+        PathError: It cannot be made or written.
+    """
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+
+
+def require_empty_folder(folder: Path) -> Path:
+    """A new or empty folder, made if it is not there.
+
+    Raises:
+        PathError: It is a file, has something in it, or cannot be made.
+    """
+    folder = folder.expanduser()
+    with naming(folder):
+        if folder.exists() and not folder.is_dir():
+            raise PathError(str(folder), "it is a file", "Name a new or empty folder; nothing was written.")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise PathError(str(folder), "it is not empty", "Name a new or empty folder; nothing was written.")
+        require_writable_folder(folder)
+    return folder

@@ -1,0 +1,165 @@
+"""What an adapter was made of, what is checked before it is trained, and what is stored when something fails."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
+from lorax_vlm.captioning import BLIP2CaptioningSystem
+from lorax_vlm.data.examples import DataSplits, Example, scene_question_splits
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.errors import AdapterExists, DataError, PathError, PromptError, RunInUse
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.joint_trainer import JointTrainer
+from lorax_vlm.training.runs import held_run
+from lorax_vlm.types import GenerationSettings
+from lorax_vlm.vqa import VQASystem
+
+QUICK = TrainConfig(max_steps=2, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
+OPTIONS: dict[str, Any] = {"config": QUICK, "progress": False}
+
+
+def folder(target: Path, scenes: list[Scene], style: str = "concise", first: str | None = None) -> Path:
+    """Captioned images; the caption of the first may be another one."""
+    target.mkdir(exist_ok=True)
+    rows = []
+    for number, scene in enumerate(scenes):
+        scene.image.save(target / f"{scene.seed}.png")
+        text = first if first is not None and number == 0 else scene.caption(style)
+        rows.append(json.dumps({"file_name": f"{scene.seed}.png", "caption": text}))
+    (target / "metadata.jsonl").write_text("\n".join(rows))
+    return target
+
+
+@pytest.mark.parametrize("change", ["caption", "image", "rank", "dropout", "sites", "seed", "style"])
+def test_anything_that_makes_another_adapter_is_noticed(
+    change: str, system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path
+) -> None:
+    data, recipe = folder(tmp_path / "photos", scenes), get_recipe("light")
+    made = system.create_captioning_adapter("mine", "concise", recipe, data=data, **OPTIONS)
+    assert system.create_captioning_adapter("mine", "concise", recipe, data=data, **OPTIONS) == made
+    config, style = QUICK, "concise"
+    if change == "caption":
+        folder(tmp_path / "photos", scenes, first="corrected")
+    elif change == "image":
+        scenes[0].image.transpose(0).save(data / f"{scenes[0].seed}.png")
+    elif change == "seed":
+        config = dataclasses.replace(QUICK, seed=1)
+    elif change == "style":
+        style = "creative"
+    else:
+        changes: dict[str, Any] = {"rank": 2, "dropout": 0.1, "sites": ["lm-attention"]}
+        recipe = dataclasses.replace(change_recipe(recipe, **{change: changes[change]}), name=recipe.name)
+    with pytest.raises(AdapterExists):
+        system.create_captioning_adapter("mine", style, recipe, data=data, config=config, progress=False)
+
+
+def test_the_same_images_in_another_place_are_the_same_data(
+    system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = system.create_captioning_adapter("mine", "concise", data=folder(tmp_path / "photos", scenes), **OPTIONS)
+    monkeypatch.chdir(tmp_path)
+    assert system.create_captioning_adapter("mine", "concise", data="photos", **OPTIONS) == made
+    elsewhere = folder(tmp_path / "another place", scenes)
+    assert system.create_captioning_adapter("mine", "concise", data=elsewhere, **OPTIONS) == made
+
+
+@pytest.mark.parametrize("model", ["blip2_opt", "blip2_flan", "instructblip"])
+def test_a_text_that_does_not_fit_is_found_before_the_run(model: str, scenes: list[Scene], tmp_path: Path) -> None:
+    long = "red " * 700
+    good = [Example(scene.image, "red", f"row {i}", question="What?") for i, scene in enumerate(scenes)]
+    bad = [dataclasses.replace(good[3], target=long, name="long target"),
+           dataclasses.replace(good[4], question=long, name="long question")]  # fmt: skip
+    splits = DataSplits([*good[:8], *bad], good[8:], "mine")
+    system = VQASystem("mini", store=tmp_path / "store")
+    order = system.order(model, "x", "colors", data=splits, complexity="light", config=QUICK)
+    with pytest.raises(DataError) as caught:
+        system.train_orders(model, [order], progress=False)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["long target", "long question"]
+    skipping = dataclasses.replace(order, skip_bad_rows=True)
+    (kept,) = system.train_orders(model, [skipping], progress=False)
+    assert kept.manifest.training["data_identity"]["train"] == 8
+    assert "2 malformed rows left out" in kept.manifest.training["data"]
+
+
+def test_an_adapter_is_asked_and_decoded_as_it_says(tmp_path: Path, scenes: list[Scene]) -> None:
+    """One that writes long answers is not cut off where the base's answers end."""
+    system = VQASystem("mini", store=tmp_path / "store")
+    splits = scene_question_splits("color", 8, 4)
+    stored = system.create_vqa_adapter("blip2_opt", "long", "color", "light", data=splits, **OPTIONS)
+    wordy = GenerationSettings(max_new_tokens=40, min_new_tokens=20)
+    changed = dataclasses.replace(stored.manifest, generation=wordy, prompt="Describe: {question}")
+    system.store.add(stored.name, stored.folder, changed, replace=True)
+    said = system.answer_questions([scenes[0].image] * 2, ["the scene"] * 2, "blip2_opt", ["long", None])
+    assert said[0].tokens >= 20
+    assert said[1].tokens <= 10
+    assert system.answer_question(scenes[0].image, "the scene", "blip2_opt", "long", max_new_tokens=3,
+                                  min_new_tokens=0).tokens <= 3  # fmt: skip
+    captioning = BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path / "store")
+    assert captioning.list_adapters() == []
+    with pytest.raises(PromptError, match="it answers questions"):
+        captioning.caption_image(scenes[0].image, stored.name)
+    with pytest.raises(PromptError, match="it answers questions"):
+        captioning.evaluate_adapter(stored.name, "plain")
+
+
+def test_all_that_can_be_stored_is_stored_when_one_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = VQASystem("mini", store=tmp_path / "store")
+    splits = scene_question_splits("color", 8, 4)
+    tasks = {"one": "color", "two": "color", "three": "color"}
+    original = type(system.store).add
+
+    def add(self, name: str, *arguments: Any, **options: Any):
+        if name.endswith("two"):
+            raise PathError("store", "no space left on device")
+        return original(self, name, *arguments, **options)
+
+    options: dict[str, Any] = {"data": dict.fromkeys(tasks, splits), "complexity": "light", **OPTIONS}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(system.store), "add", add)
+        with pytest.raises(PathError, match="no space left"):
+            system.train_adapters("blip2_opt", tasks, **options)
+    assert system.store.names() == ["blip2-opt-mini.one", "blip2-opt-mini.three"]
+    trained = []
+    monkeypatch.setattr(JointTrainer, "training_step", lambda *_: trained.append(1))
+    kept = system.train_adapters("blip2_opt", tasks, resume=True, **options)
+    assert [(a.name.split(".")[1], a.version) for a in kept] == [("one", 1), ("two", 1), ("three", 1)]
+    assert not trained, "the run was finished; what it made only had to be stored"
+
+
+def test_a_name_that_is_being_trained_is_not_trained_twice(
+    system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path
+) -> None:
+    data = folder(tmp_path / "photos", scenes)
+    other_store = BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path / "other")
+    with held_run(system._workshop.run_dir("mine")):
+        import threading
+
+        caught: list[BaseException] = []
+
+        def train() -> None:
+            try:
+                system.train_adapter("mine", "concise", data=data, complexity="light", **OPTIONS)
+            except RunInUse as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+        assert len(caught) == 1
+        other_store.train_adapter("mine", "concise", data=data, complexity="light", **OPTIONS)
+    assert "mine" not in system.store
+
+
+def test_recipes_by_their_parts() -> None:
+    heavy = get_recipe("heavy")
+    assert change_recipe(heavy) is heavy
+    changed = change_recipe(heavy, rank=32, sites=["vision,qformer", "lm"])
+    assert changed == Recipe("heavy, changed", 32, ("vision", "qformer", "lm-attention", "lm-mlp"))
+    assert changed.effective_alpha == 64
+    for wrong in ({"rank": 0}, {"alpha": -1.0}, {"dropout": 1.0}):
+        with pytest.raises(ValueError, match="must be"):
+            change_recipe(heavy, **wrong)
