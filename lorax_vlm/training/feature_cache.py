@@ -42,6 +42,7 @@ _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "
 class _Place:
     """Where a row is."""
 
+    path: Path
     segment: StoredTensor
     row: int
     digest: str
@@ -101,7 +102,7 @@ class FeatureCache:
             self._drop(path, str(error))
             return
         rows = zip(keys, digests, strict=True)
-        self._places |= {key: _Place(segment, row, digest) for row, (key, digest) in enumerate(rows)}
+        self._places |= {key: _Place(path, segment, row, digest) for row, (key, digest) in enumerate(rows)}
 
     def _drop(self, path: Path, reason: str) -> None:
         logger.warning("%s is damaged and removed; its images are encoded again: %s", path, reason)
@@ -109,7 +110,7 @@ class FeatureCache:
         self._forget(path)
 
     def _forget(self, path: Path) -> None:
-        self._places = {key: place for key, place in self._places.items() if place.segment.path != path}
+        self._places = {key: place for key, place in self._places.items() if place.path != path}
 
     def get(self, key: str) -> Tensor | None:
         """Features of an image, None when they are not known (any more)."""
@@ -118,7 +119,7 @@ class FeatureCache:
         place = self._places.get(key)
         if place is None:
             return None
-        path = place.segment.path
+        path = place.path
         try:
             data = _read_row(place)
             if path not in self._used:
@@ -184,7 +185,7 @@ class FeatureCache:
 def _read_row(place: _Place) -> bytearray:
     """The bytes of a row; fewer where the file has become shorter."""
     size = place.segment.nbytes // place.segment.shape[0]
-    with place.segment.path.open("rb") as file:
+    with place.path.open("rb") as file:
         file.seek(place.segment.start + place.row * size)
         return bytearray(file.read(size))
 
