@@ -83,6 +83,7 @@ def describe_checkpoint(folder: Path, name: str) -> BaseDescription:
     Raises:
         CheckpointError: The folder has no configuration of a supported family, or no sound safetensors files.
     """
+    require_no_adapter(folder, name)
     configuration = _read_configuration(folder, name)
     family = find_family_name(configuration)
     if family is None:
@@ -111,6 +112,16 @@ def describe_checkpoint(folder: Path, name: str) -> BaseDescription:
         processor=processor,
         head_shapes={tensor: shape for tensor, shape in shapes.items() if tensor.startswith("classifier.")},
     )
+
+
+def require_no_adapter(folder: Path, name: str) -> None:
+    """Raise ``CheckpointError`` for a folder with an adapter in it: transformers would put it on the base unasked."""
+    if (folder / "adapter_config.json").exists():
+        reason = "adapter_config.json is in it: it is an adapter, or a base whose answers that adapter would change"
+        hint = (
+            "Name the base's own folder, and load the adapter by itself: lorax-vlm adapters import FOLDER --model BASE"
+        )
+        raise CheckpointError(name, [reason], hint)
 
 
 def find_family_name(configuration: Mapping[str, Any]) -> str | None:
