@@ -73,6 +73,8 @@ class AdapterFiles:
     size_bytes: int
     head: Mapping[str, Factor] = field(default_factory=dict)
     """Tensors of an own head by name, such as ``classifier.3.weight``; empty without one."""
+    records: Mapping[str, FileRecord] = field(default_factory=dict)
+    """Sizes and digests of the files that were read."""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -131,6 +133,17 @@ class AdapterBytes:
         return a, b
 
 
+def with_weights(adapter: AdapterFiles | AdapterBytes) -> AdapterBytes:
+    """An adapter with its weights; those that were let go are read again, if they are still the very ones.
+
+    Raises:
+        DamagedAdapter: They are not.
+    """
+    if isinstance(adapter, AdapterBytes):
+        return adapter
+    return read_adapter(adapter.folder, adapter.folder.name, adapter.records)
+
+
 def read_adapter_files(folder: Path, name: str, expected: Mapping[str, FileRecord] | None = None) -> AdapterFiles:
     """Read and check a PEFT directory, and let its weights go again; see ``read_adapter``."""
     return read_adapter(folder, name, expected).files
@@ -169,7 +182,8 @@ def read_adapter(folder: Path, name: str, expected: Mapping[str, FileRecord] | N
         problems += _size_problems(settings, factors)
         if problems:
             raise DamagedAdapter(name, str(folder), problems)
-        return AdapterBytes(AdapterFiles(folder, settings, factors, len(data), head), content)
+        records = {file: FileRecord.of(own) for file, own in content.items()}
+        return AdapterBytes(AdapterFiles(folder, settings, factors, len(data), head, records), content)
 
 
 @contextmanager

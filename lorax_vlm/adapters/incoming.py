@@ -10,9 +10,9 @@ from dataclasses import replace as replaced
 from pathlib import Path
 
 from lorax_vlm.adapters.durable import sync_folder, write_durably, writing_to
-from lorax_vlm.adapters.files import only_our_errors, read_adapter
+from lorax_vlm.adapters.files import AdapterBytes, only_our_errors, read_adapter
 from lorax_vlm.adapters.integrity import LIMITS, MAX_SIGNATURE_BYTES, SIGNATURE_FILE, check_object
-from lorax_vlm.adapters.manifest import MANIFEST_FILE, FileRecord, Manifest, parse_manifest
+from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from lorax_vlm.adapters.regular_files import blocks_of, read_regular
 from lorax_vlm.errors import DamagedAdapter, PathError
 
@@ -24,8 +24,9 @@ class Addition:
     """An adapter that is to be stored."""
 
     name: str
-    source: Path
-    """Folder with ``adapter_config.json`` and ``adapter_model.safetensors``, perhaps ``exchange.seen``."""
+    source: Path | AdapterBytes
+    """Folder with ``adapter_config.json`` and ``adapter_model.safetensors``, perhaps ``exchange.seen``; or what was
+    read from one."""
     manifest: Manifest
     """Written beside them, with their digests. When it names files, they must be those."""
 
@@ -36,16 +37,19 @@ def write_version(addition: Addition, scratch: Path) -> str:
     The very bytes that were checked are written, and the source's own ``exchange.json`` where it says the same, so that
     a signature of it holds.
     """
-    adapter = read_adapter(addition.source, addition.name, addition.manifest.files or None)
-    records = {file: FileRecord.of(data) for file, data in adapter.content.items()}
-    manifest = replaced(addition.manifest, files=records)
-    original = _read_original(addition.source, manifest)
+    source = addition.source
+    if isinstance(source, AdapterBytes):
+        adapter, folder = source, source.files.folder
+    else:
+        adapter, folder = read_adapter(source, addition.name, addition.manifest.files or None), source
+    manifest = replaced(addition.manifest, files=dict(adapter.files.records))
+    original = _read_original(folder, manifest)
     text = original or manifest.to_json().encode()
     parse_manifest(text)
     for file, data in {**adapter.content, MANIFEST_FILE: text}.items():
         write_durably(scratch / file, data)
     try:
-        signature = read_regular(addition.source / SIGNATURE_FILE, MAX_SIGNATURE_BYTES)
+        signature = read_regular(folder / SIGNATURE_FILE, MAX_SIGNATURE_BYTES)
         if original is None:
             raise ValueError(f"it is that of another {MANIFEST_FILE}")
         write_durably(scratch / SIGNATURE_FILE, signature)

@@ -174,6 +174,12 @@ class Manifest:
     """UTC, ISO 8601."""
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def no_better(self) -> bool:
+        """Whether training found nothing better than the base: the adapter may then change nothing."""
+        step = self.training.get("best_step")
+        return type(step) is int and step == 0
+
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, so equal manifests are equal bytes.
 
