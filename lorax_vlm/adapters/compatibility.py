@@ -26,6 +26,7 @@ from typing import Any, Literal
 from lorax_vlm.adapters.files import AdapterFiles
 from lorax_vlm.adapters.manifest import BaseIdentity, Manifest
 from lorax_vlm.adapters.peft_config import HEAD
+from lorax_vlm.adapters.prefixed import missing_prefix
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
@@ -260,6 +261,12 @@ def _compare_weights(
 
 
 def _site_mismatches(files: AdapterFiles, base: BaseDescription) -> list[str]:
+    prefix = missing_prefix(files.sites, base.linear_shapes)
+    if prefix is not None:
+        return [
+            f"its {len(files.sites)} sites exist in this base with {prefix!r} before their names: LoRA was put on that "
+            f"part alone. Load it with prefix={prefix!r}, or --prefix {prefix}"
+        ]
     expected = {name for name in base.linear_shapes if files.settings.selects(name)}
     mismatches = [
         f"{site}: in the adapter, but no linear layer of this base"

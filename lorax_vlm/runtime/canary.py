@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lorax_vlm.adapters.files import AdapterBytes
 from lorax_vlm.adapters.manifest import Canary, CanaryAnswer, Manifest
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.runtime.attached import AttachedAdapters
@@ -36,21 +37,21 @@ class CanaryReport:
     reason: str
 
 
-def take_canary(attached: AttachedAdapters, folder: Path, manifest: Manifest) -> Canary:
-    """Ask the base for its answer to the fixed input, with and without an adapter's directory."""
+def take_canary(attached: AttachedAdapters, source: Path | AdapterBytes, manifest: Manifest) -> Canary:
+    """Ask the base for its answer to the fixed input, with and without an adapter."""
     prompt = manifest.prompt.replace("{question}", QUESTION)
-    plain, adapted = _ask(attached, folder, manifest, prompt, SCENE)
+    plain, adapted = _ask(attached, source, manifest, prompt, SCENE)
     width = min(len(plain), len(adapted))  # ViLT's own heads have further answers
     change = float((adapted[:width] - plain[:width]).abs().max())
     return Canary(SCENE, prompt, _record(plain), _record(adapted), change)
 
 
-def check_canary(attached: AttachedAdapters, folder: Path, manifest: Manifest) -> CanaryReport | None:
+def check_canary(attached: AttachedAdapters, source: Path | AdapterBytes, manifest: Manifest) -> CanaryReport | None:
     """Ask again and compare with the record; None when there is none."""
     canary = manifest.canary
     if canary is None:
         return None
-    answers = _ask(attached, folder, manifest, canary.prompt, canary.scene)
+    answers = _ask(attached, source, manifest, canary.prompt, canary.scene)
     pairs = list(zip((canary.base, canary.adapted), answers, strict=True))
     exact = all(_record(found).digest == known.digest for known, found in pairs)
     largest = 0.0
@@ -70,11 +71,11 @@ def check_canary(attached: AttachedAdapters, folder: Path, manifest: Manifest) -
 
 
 def _ask(
-    attached: AttachedAdapters, folder: Path, manifest: Manifest, prompt: str, scene: int
+    attached: AttachedAdapters, source: Path | AdapterBytes, manifest: Manifest, prompt: str, scene: int
 ) -> tuple[Tensor, Tensor]:
     """Logits ``(V,)`` of the plain base and of the adapter."""
     slot = f"canary of {manifest.name}"
-    attached.attach(slot, folder, manifest)
+    attached.attach(slot, source, manifest)
     try:
         image = make_scene(scene).image
         return attached.answer_logits(None, image, prompt), attached.answer_logits(slot, image, prompt)
