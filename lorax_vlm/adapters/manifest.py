@@ -130,13 +130,15 @@ class CanaryAnswer:
 class Canary:
     """A fixed input, and what the base answers to it with and without the adapter."""
 
-    scene: int
+    scene: Annotated[int, Field(ge=0, lt=2**63)]
     """Seed of the drawn image."""
     prompt: str
     base: CanaryAnswer
     adapted: CanaryAnswer
     largest_change: float
     """Between any two logits, with and without."""
+    change: Annotated[list[tuple[int, float]], Field(max_length=1000)] | None = None
+    """The logits that the adapter changes most, by number: how much it adds. None up to version 2."""
 
 
 @dataclass(frozen=True, config=_STRICT)
