@@ -23,6 +23,9 @@ ALL_LINEAR = "all-linear"
 _OUTPUT_LAYER = "lm_head"
 _MAX_ALPHA = 1e9
 
+HARMLESS_OPTIONS = frozenset({"_from_model_config", "transformers_version", "_name_or_path", "_commit_hash"})
+"""What transformers' configurations leave behind."""
+
 # Options whose value says nothing about what is computed, or that are read below. Any other option that is set makes
 # the adapter unsupported: an unknown feature is never taken for plain LoRA.
 _UNDERSTOOD = {
@@ -35,8 +38,7 @@ _UNDERSTOOD = {
     # Of features that are off, or of initialisations, which are over.
     *("megatron_core", "qalora_group_size", "ensure_weight_tying"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
-    # What transformers' configurations leave behind.
-    *("_from_model_config", "transformers_version", "_name_or_path", "_commit_hash"),
+    *HARMLESS_OPTIONS,
 }
 PEFT_DEFAULTS: Mapping[str, Any] = {
     "bias": "none",
@@ -54,7 +56,8 @@ _PLAIN_IN_ANY_CASE = ("gaussian", "mica")
 _LONG_PATTERN = 4096
 _MOST_LAYER_LISTS = 50
 _LAYER_LIST = re.compile(r"[\w.]{1,200}")
-_FOLDABLE = re.compile(r"pissa|pissa_niter_\d+|olora|loftq", re.IGNORECASE)
+_FOLDABLE = re.compile(r"pissa|olora|loftq", re.IGNORECASE)
+_NOT_IN_THE_FILE = re.compile(r"pissa_niter_\d+|corda|lora_ga", re.IGNORECASE)
 
 
 def unsupported_features(config: Mapping[str, Any]) -> list[str]:
@@ -95,7 +98,7 @@ def _is_off(option: str, value: Any) -> bool:
 def _way_out(how: Any) -> str:
     if isinstance(how, str) and _FOLDABLE.fullmatch(how):
         return ": it was trained on weights that this initialisation changed; lorax-vlm exchange fold makes it plain"
-    if isinstance(how, str) and how.lower() in ("corda", "lora_ga"):
+    if isinstance(how, str) and _NOT_IN_THE_FILE.fullmatch(how):
         return (
             ": it was trained on weights that this initialisation changed, and the file does not say how; "
             "save it once more with PEFT's path_initial_model_for_weight_conversion"
@@ -123,11 +126,20 @@ class LoraSettings:
 
     def rank(self, site: str) -> int:
         """The rank of a site."""
-        return int(self._ranks.at(site, self.config["r"]))
+        return int(self.own_rank(site) or self.config["r"])
+
+    def own_rank(self, site: str) -> int | None:
+        """The rank that a pattern gives a site; None where none does."""
+        found = self._ranks.at(site)
+        return int(found) if found is not None else None
+
+    def own_alpha(self, site: str) -> float | None:
+        """The alpha that a pattern gives a site; None where none does."""
+        return self._alphas.at(site)
 
     def scaling(self, site: str, rank: int) -> float:
         """What the product of a site's factors is multiplied by: alpha / rank, rank-stabilised alpha / sqrt(rank)."""
-        alpha = self._alphas.at(site, self.config.get("lora_alpha", rank))
+        alpha = self.own_alpha(site) or self.config.get("lora_alpha", rank)
         return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
 
     def selects(self, name: str) -> bool:
@@ -157,9 +169,9 @@ class _Values:
     def of(cls, machine: Machine, values: Mapping[str, float] | None) -> "_Values":
         return cls(tuple(values.values()), FirstMatch(machine, list(values))) if values else cls()
 
-    def at(self, site: str, default: float) -> float:
+    def at(self, site: str) -> float | None:
         place = self.first(site) if self.first is not None else None
-        return default if place is None else self.values[place]
+        return None if place is None else self.values[place]
 
 
 def parse_config(data: bytes) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def fold(
     from lorax_vlm.exchange.fold import fold_adapter
     from lorax_vlm.models.loading import load_model
 
-    report = fold_adapter(load_model(model), folder, out, rank=rank)
+    report = fold_adapter(load_model(model, dtype="float32"), folder, out, rank=rank)
     say(
         f"{report.method} as plain LoRA of rank {', '.join(map(str, report.ranks))}: weights differ by "
         f"{report.weight_error:.1e} of the update, logits by {report.logits_error:.1e} of its effect. "
