@@ -9,6 +9,7 @@ leaves the former version in use, and at most something nobody refers to, which 
 """
 
 import datetime
+import logging
 import shutil
 import tempfile
 import time
@@ -41,6 +42,7 @@ from lorax_vlm.errors import (
 )
 from lorax_vlm.settings import store_dir
 
+logger = logging.getLogger(__name__)
 _SCRATCH_PREFIX = ".writing-"
 _TRIES = 3
 """An equal version that was removed and added again while it was read looks damaged once."""
@@ -230,6 +232,7 @@ class AdapterStore:
             UnsupportedAdapter: A source is not plain LoRA.
             PathError: The store cannot be written.
         """
+        signed = {addition.name: self._is_signed(addition.name) for addition in additions if replace}
         with ExitStack() as stack:
             written = []
             for addition in additions:
@@ -241,7 +244,17 @@ class AdapterStore:
                     self._require_free(name, replace)
                     self._objects.put(scratch, digest, trust_signature=trust_signatures)
                 self._records.write(*(self._next_version(name, digest) for name, _, digest in written))
-        return [self.get(addition.name) for addition in additions]
+        stored = [self.get(addition.name) for addition in additions]
+        for adapter in stored:
+            if signed.get(adapter.name) and not adapter.signed:
+                logger.warning("Adapter %r was signed; version %d, in use now, is not.", adapter.name, adapter.version)
+        return stored
+
+    def _is_signed(self, name: str) -> bool:
+        try:
+            return name in self and self.get(name).signed
+        except LoraxError:  # damaged: said where it is read
+            return False
 
     def _require_free(self, name: str, replace: bool) -> None:
         if not replace and name in self:
