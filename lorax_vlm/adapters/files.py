@@ -127,6 +127,12 @@ class AdapterBytes:
         """By name, such as ``base_model.model.SITE.lora_A.weight``; their values are read out of ``data``."""
         return {tensor.name: tensor for tensor in read_header(self.data)[0]}
 
+    @property
+    def seen(self) -> SeenImages | None:
+        """The images that it was trained on; None when it does not say."""
+        data = self.content.get(SEEN_FILE)
+        return SeenImages.from_bytes(data) if data is not None else None
+
     def pair(self, site: str) -> tuple[np.ndarray, np.ndarray]:
         """A ``(R, D_in)`` and B ``(D_out, R)`` of a site in float32; the scaling is not folded in."""
         a, b = (self.tensors[f"base_model.model.{site}.lora_{factor}.weight"].read() for factor in "AB")

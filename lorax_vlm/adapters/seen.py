@@ -133,6 +133,17 @@ class SeenImages:
         return SeenImages(tuple(joined.values()))
 
 
+def join_seen(parts: Iterable[SeenImages | None]) -> SeenImages | None:
+    """The images of several adapters together; None where one does not know its own, or they fit no file."""
+    joined = SeenImages()
+    for part in parts:
+        if part is None:
+            return None
+        joined += part
+    fits = len(joined.sections) <= MAX_SECTIONS and len(joined.to_bytes()) <= MAX_SEEN_BYTES
+    return joined if fits else None
+
+
 def read_seen(folder: Path, manifest: Manifest) -> SeenImages | None:
     """The images that the adapter in a folder was trained on; None when it does not say.
 

@@ -135,12 +135,9 @@ def merge(
 ) -> None:
     """Merge adapters of one base into one."""
     if preview:
-        from lorax_vlm.adapters.factors import read_updates
-        from lorax_vlm.exchange.merge import preview_merge
+        from lorax_vlm.exchange.merge import preview_stored
 
-        adapters = AdapterStore(store)
-        updates = {name: read_updates(adapters.read_bytes(name)[1]) for name in names}
-        _print_lines(preview_merge(updates, weights or [1.0] * len(names)).lines())
+        _print_lines(preview_stored(AdapterStore(store), names, weights, method, rank).lines())  # type: ignore[arg-type]
         return
     from lorax_vlm.multimodal import MultiModalLoRAExchange
 
