@@ -1,6 +1,8 @@
 """Writing that survives a power failure, and whose errors are those of the place that was written to. No torch."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,3 +41,19 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def own_folder(place: Path) -> Iterator[Path]:
+    """A new folder below one, for the time of a block: nobody else writes there.
+
+    Raises:
+        PathError: It cannot be made.
+    """
+    with writing_to(place):
+        place.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=place))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

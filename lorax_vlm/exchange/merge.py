@@ -5,11 +5,8 @@ no less. ``svd`` brings that sum back to a rank and says what is lost. ``linear`
 whole updates: its plain versions combine A and B apart, which adds products of one adapter's A with another's B.
 """
 
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from lorax_vlm.adapters.compatibility import check_compatibility
-from lorax_vlm.adapters.durable import writing_to
+from lorax_vlm.adapters.durable import own_folder
 from lorax_vlm.adapters.factors import Update, Updates, read_updates, total_distance
 from lorax_vlm.adapters.files import AdapterBytes
 from lorax_vlm.adapters.manifest import Manifest, Parent
@@ -253,22 +250,6 @@ def require_different(adapters: Sequence[StoredAdapter]) -> None:
 
 def _reference(adapter: StoredAdapter) -> str:
     return f"{adapter.name}@{adapter.version}"
-
-
-@contextmanager
-def own_folder(place: Path) -> Iterator[Path]:
-    """A new folder below one, for the time of a block: nobody else writes there.
-
-    Raises:
-        PathError: It cannot be made.
-    """
-    with writing_to(place):
-        place.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="run-", dir=place))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapter, AdapterBytes]]) -> None:
