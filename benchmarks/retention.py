@@ -326,7 +326,7 @@ class Bench:
                 sites = prepared.report.plan.copied_sites
         except TransferRefused:
             return True
-        updates = read_updates(self.source.store.files("source"))
+        updates = read_updates(self.source.store.read_bytes("source")[1])
         updates = {site: updates[site] for site in sites}
         for name, changed in (
             ("raw copy", updates),

@@ -265,9 +265,11 @@ class BLIP2CaptioningSystem:
         """
         return self.store.export(name, Path(folder).expanduser())
 
-    def load_adapter(self, folder: str | Path, name: str | None = None, *, replace: bool = False) -> StoredAdapter:
+    def load_adapter(
+        self, folder: str | Path, name: str | None = None, *, replace: bool = False, prefix: str | None = None
+    ) -> StoredAdapter:
         """Check a PEFT directory against this base and take it into the store; see ``AdapterLibrary.load``."""
-        return self._library.load(Path(folder).expanduser(), name, replace=replace)
+        return self._library.load(Path(folder).expanduser(), name, replace=replace, prefix=prefix)
 
     def list_adapters(self) -> list[StoredAdapter]:
         """The store's adapters that caption and were made for this base, and those that do not say for which.

@@ -176,7 +176,8 @@ class AdapterNameError(AdapterError, ValueError):
         super().__init__(
             adapter,
             f"{adapter!r} cannot be an adapter's name. Use 1 to 96 letters, digits, '-', '_' and '.', "
-            "starting with a letter or digit, without path separators or '..'. The name 'base' is reserved.",
+            "starting with a letter or digit, without path separators or '..'. The name 'base' is reserved, and so are "
+            "those that Windows keeps for devices, such as 'con'.",
         )
 
 
@@ -202,19 +203,29 @@ class AdapterExists(AdapterError, ValueError):
 class DamagedAdapter(AdapterError, ValueError):
     """The files are not a sound PEFT LoRA adapter. ``problems`` lists all that was found."""
 
+    shown = 20
+
     def __init__(self, adapter: str, place: str, problems: Sequence[str]) -> None:
         self.place, self.problems = place, list(problems)
-        lines = [f"Adapter {adapter!r} in {place} is damaged; nothing was loaded.", *(f"  {p}" for p in problems)]
+        lines = [f"Adapter {adapter!r} in {place} is damaged; nothing was loaded."]
+        lines += [f"  {problem[:400]}" for problem in problems[: self.shown]]
+        if len(problems) > self.shown:
+            lines.append(f"  ... and {len(problems) - self.shown} more")
         super().__init__(adapter, "\n".join(lines))
 
 
 class UnsupportedAdapter(AdapterError, ValueError):
     """The adapter is sound but uses features that cannot be run here. ``features`` names them."""
 
+    shown = 20
+
     def __init__(self, adapter: str, features: Sequence[str]) -> None:
         self.features = list(features)
         lines = [f"Adapter {adapter!r} uses what LoRAX cannot run exactly, so nothing was loaded:"]
-        super().__init__(adapter, "\n".join([*lines, *(f"  {f}" for f in features)]))
+        lines += [f"  {feature[:400]}" for feature in features[: self.shown]]
+        if len(features) > self.shown:
+            lines.append(f"  ... and {len(features) - self.shown} more")
+        super().__init__(adapter, "\n".join(lines))
 
 
 class IncompatibleAdapter(AdapterError, ValueError):

@@ -207,7 +207,13 @@ class MultiModalLoRAExchange:
         return pack(self.store.get(key), path) if path.suffix == SUFFIX else self.store.export(key, path)
 
     def load_adapter(
-        self, source: str | Path, name: str | None = None, *, model: str | None = None, replace: bool = False
+        self,
+        source: str | Path,
+        name: str | None = None,
+        *,
+        model: str | None = None,
+        replace: bool = False,
+        prefix: str | None = None,
     ) -> str:
         """Take a folder or a ``.lorax`` bundle into the store, checked; returns its key.
 
@@ -217,26 +223,33 @@ class MultiModalLoRAExchange:
             model: The base to check it against at once. It is needed for a folder without a manifest, which does not
                 say which base it is for.
             replace: Make a new version when the name exists.
+            prefix: As for ``AdapterLibrary.load``; it needs a model.
 
         Raises:
+            UsageError: There is a ``prefix`` and no ``model``.
             AdapterError: It is damaged, unsupported, untrained or for another base; nothing is stored.
         """
+        if prefix is not None and model is None:
+            raise UsageError("prefix needs the model that the adapter is for: model=NAME.")
         path = Path(source).expanduser()
         if path.suffix == SUFFIX:
             with unpacked(path) as folder:
-                return self._take_in(folder, name, model, replace)
-        return self._take_in(path, name, model, replace)
+                return self._take_in(folder, name, model, replace, prefix)
+        return self._take_in(path, name, model, replace, prefix)
 
-    def _take_in(self, folder: Path, name: str | None, model: str | None, replace: bool) -> str:
+    def _take_in(self, folder: Path, name: str | None, model: str | None, replace: bool, prefix: str | None) -> str:
         if model is None:
             return receive(self.store, folder, name, replace=replace).name
         library = self._shelf.library(model)
         self._shelf.load(library)
-        return library.load(folder, name, replace=replace).name
+        return library.load(folder, name, replace=replace, prefix=prefix).name
 
     def list_adapters(self, model: str | None = None, task: str | None = None) -> list[StoredAdapter]:
         """The store's adapters: all, or those of a model or a task."""
-        return list(self.store.search(base=self.entry(model).identity if model else None, task=task))
+        if model is None:
+            return list(self.store.search(task=task))
+        known = self._shelf.library(model).known_components
+        return list(self.store.search(base=self.entry(model).identity, task=task, components=known))
 
     def remove_adapter(self, key: str) -> None:
         """Remove an adapter with all its versions.
@@ -335,9 +348,9 @@ class MultiModalLoRAExchange:
     def plan_transfer(self, key: str, model: str, *, allow_partial: bool = False) -> TransferPlan:
         """What moving an adapter to a model would take; nothing is loaded or changed."""
         images = MOST_UNLABELLED if self.entry(model).miniature else 0
-        stored, files = self.store.read(key)
+        stored, adapter = self.store.read_bytes(key)
         target = self._describe(model)
-        return plan_transfer(files, stored.manifest, target, images=images, allow_partial=allow_partial)
+        return plan_transfer(adapter, stored.manifest, target, images=images, allow_partial=allow_partial)
 
     def cross_model_adapter_transfer(
         self,

@@ -299,14 +299,8 @@ class VQASystem:
 
     def list_adapters(self, model: str | None = None) -> list[StoredAdapter]:
         """The store's adapters for question answering, of one model or of all."""
-        good, _ = self.store.list()
-        wanted = self.entry(model).identity if model else None
-        return [
-            a
-            for a in good
-            if a.manifest.task in ("vqa", "unknown")
-            and (wanted is None or a.manifest.base is None or a.manifest.base.name == wanted)
-        ]
+        good = self._shelf.library(model).list() if model else self.store.list()[0]
+        return [adapter for adapter in good if adapter.manifest.task in ("vqa", "unknown")]
 
     # --- answers ----------------------------------------------------------------------------------------------------
 

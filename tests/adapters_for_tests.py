@@ -58,8 +58,9 @@ def identify(base: LoadedModel, folder: Path | None = None) -> BaseIdentity:
         configuration=dict(known.configuration),
         components=base.fingerprint.components,
         adapted=describe_adapted(base.fingerprint, read_adapter_files(folder, "a").sites) if folder is not None else {},
-        tokenizer=known.tokenizer,
-        processor=known.processor,
+        preparation=dict(known.preparation),
+        quantization=base.placement.quantization,
+        dtype=base.placement.dtype,
     )
 
 

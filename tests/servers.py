@@ -114,6 +114,13 @@ class Hub:
         commits[name], self.heads[repository] = content, name
         return name
 
+    def remove(self, repository: str, path: str) -> None:
+        """Let a file be missing from the next commit on."""
+        commits = self.repositories[repository]
+        content = {name: data for name, data in commits[self.heads[repository]].items() if name != path}
+        name = hashlib.sha1(json.dumps([len(commits), path]).encode()).hexdigest()
+        commits[name], self.heads[repository] = content, name
+
     def resolve(self, repository: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
         """The commit and files of a revision."""
         name = self.heads.get(repository) if revision == "main" else revision
@@ -172,6 +179,8 @@ def serve_hub() -> Iterator[Hub]:
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif row["key"] == "lfsFile":
                     files[value["path"]] = hub.objects[value["oid"]]
+                elif row["key"] == "deletedFile":
+                    hub.remove(repository, value["path"])
             name = hub.commit(repository, files)
             self.json({"success": True, "commitOid": name, "commitUrl": f"{hub.url}/{repository}/commit/{name}"})
 
@@ -190,6 +199,10 @@ def serve_hub() -> Iterator[Hub]:
                 found = hub.resolve("/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main")
                 if found is None:
                     self.reply(b'{"error": "not found"}', 404, X_Error_Code="RepoNotFound")
+                    return
+                if parts[4:5] == ["tree"]:
+                    rows = [(name, len(data), hashlib.sha1(data).hexdigest()) for name, data in found[1].items()]
+                    self.json([{"type": "file", "path": n, "size": size, "oid": oid} for n, size, oid in rows])
                     return
                 siblings = [{"rfilename": name, "size": len(data)} for name, data in found[1].items()]
                 self.json({"id": "/".join(parts[2:4]), "sha": found[0], "siblings": siblings})

@@ -42,7 +42,7 @@ def compare_adapters(store: AdapterStore, first: str, second: str) -> AdapterDif
         AdapterNotFound: There is no such adapter or version.
         AdapterError: One cannot be read.
     """
-    mine, theirs = read_updates(store.files(first)), read_updates(store.files(second))
+    mine, theirs = (read_updates(store.read_bytes(name)[1]) for name in (first, second))
     shared = [site for site in mine if site in theirs and mine[site].shape == theirs[site].shape]
     rows = [(site, mine[site].cosine(theirs[site]), mine[site].distance(theirs[site])) for site in shared]
     return AdapterDiff(

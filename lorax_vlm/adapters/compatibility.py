@@ -5,28 +5,34 @@ surplus tensors, and says nothing at all about other weights of the same shapes.
 
 Each component that an adapter changes has a level:
 
-L0  every weight of the base, its configuration and its tokenizer are those the adapter was trained on
-L1  the base's weights in the places it changes are the very same; others differ
+L0  every weight of the base, its configuration and its preparation of text and images are those the adapter was
+    trained on
+L1  the base's weights in the places it changes are the very same; other things are not, or are not known
 L2  same places and shapes, weights close by: of one lineage
 L3  other weights or shapes, or places that do not exist, on a base that writes text all the same
 L4  one base writes text, the other chooses among answers
 L5  it cannot be moved at all
 
-Unknown is never taken for yes: without fingerprints there is no level, and an adapter is "unverified" at best.
+Unknown is never taken for yes: without fingerprints there is no level, and an adapter is "unverified" at best. It is
+"exact" on a base only if all that may change an answer is named by both and equal.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal
 
-from lorax_vlm.adapters.files import HEAD, AdapterFiles
+from lorax_vlm.adapters.files import AdapterFiles
 from lorax_vlm.adapters.manifest import BaseIdentity, Manifest
+from lorax_vlm.adapters.peft_config import HEAD
+from lorax_vlm.adapters.prefixed import missing_prefix
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
 
 Verdict = Literal["exact", "unverified", "refused"]
+_SHOWN = 3
 CLOSE_DISTANCE = 0.15
 """Relative distance of weights up to which bases count as of one lineage; see ``docs/transfer.md``."""
 
@@ -74,40 +80,123 @@ class CompatibilityReport:
 
 
 def check_compatibility(files: AdapterFiles, manifest: Manifest, base: BaseDescription) -> CompatibilityReport:
-    """Compare an adapter with a base: sites, shapes, and, where they are known, the very weights."""
+    """Compare an adapter with a base: sites, shapes, and, where they are known, the very weights and settings."""
     mismatches = [
         *_site_mismatches(files, base),
         *_shape_mismatches(files, base),
         *_head_mismatches(files, manifest.labels, base),
     ]
     made_for = manifest.base
-    components = tuple(_compare_components(files, made_for, base))
-    if made_for is None:
+    found = compare_bases(made_for, base) if made_for is not None else None
+    components = tuple(_compare_components(files, made_for, base, found))
+    if found is None:
         reasons = ("it has no manifest, so nothing says which weights it was trained on",)
         return CompatibilityReport("refused" if mismatches else "unverified", (*mismatches,) or reasons, components)
-    others = _configuration_mismatches(made_for, base)
-    if others:
-        mismatches.insert(0, f"base: trained on {made_for.name}; {'; '.join(others[:3])}")
-    if base.fingerprint is None:
-        if mismatches:
-            return CompatibilityReport("refused", tuple(mismatches), components)
-        reason = (
-            f"the weights of {base.name} were never read, so whether they are those of {made_for.name} is unknown: "
-            f"lorax-vlm models fingerprint {base.name}"
-        )
-        return CompatibilityReport("unverified", (reason,), components)
-    known = base.fingerprint.components
-    for component, digest in made_for.components.items():
-        if known.get(component) != digest:
-            mismatches.append(f"{component}: other weights than those of {made_for.name} it was trained on")
-    unknown = []
-    for what, trained_with, here in _preparations(made_for, base):
-        if trained_with is None or here is None:
-            unknown.append(f"{what}: whether it is that of {made_for.name} is unknown")
-        elif trained_with != here:
-            mismatches.append(f"{what}: another one than that of {made_for.name}")
+    mismatches = [*found.other_settings[:1], *mismatches, *found.other_settings[1:], *found.other_weights]
+    unknown = [*found.unknown, *found.precision]
+    if not mismatches and not unknown and any(part.level is not Level.IDENTICAL for part in components):
+        unknown.append("whether it changes the very weights it was trained on is unknown")
     verdict: Verdict = "refused" if mismatches else "unverified" if unknown else "exact"
-    return CompatibilityReport(verdict, (*mismatches, *unknown), components)
+    return CompatibilityReport(verdict, tuple(mismatches or unknown), components)
+
+
+@dataclass(frozen=True)
+class BaseComparison:
+    """What is known of two bases side by side, as readable lines."""
+
+    other_settings: tuple[str, ...]
+    """Configuration, tokenizer and image processor: what both name and say differently."""
+    other_weights: tuple[str, ...]
+    """Components whose weights both know, and that differ."""
+    unknown: tuple[str, ...]
+    """What only one of them knows."""
+    precision: tuple[str, ...]
+    """What they do differently in use."""
+
+    @property
+    def same_base(self) -> bool:
+        """Whether all that may change an answer, but for the precision in use, is known of both and equal."""
+        return not (self.other_settings or self.other_weights or self.unknown)
+
+
+def compare_bases(made_for: BaseIdentity, base: BaseDescription) -> BaseComparison:
+    """Compare the base that a manifest names with one that is here."""
+    settings, unknown = _compare_settings(made_for, base)
+    weights: list[str] = []
+    if base.fingerprint is None:
+        unknown.insert(
+            0,
+            f"the weights of {base.name} were never read, so whether they are those of {made_for.name} is unknown: "
+            f"lorax-vlm models fingerprint {base.name}",
+        )
+    else:
+        here = base.fingerprint.components
+        for component in (*made_for.components, *(c for c in here if c not in made_for.components)):
+            if component not in made_for.components:
+                unknown.append(f"{component}: whether its weights are those of {made_for.name} is unknown")
+            elif here.get(component) != made_for.components[component]:
+                weights.append(f"{component}: other weights than those of {made_for.name} it was trained on")
+    return BaseComparison(tuple(settings), tuple(weights), tuple(unknown), tuple(_compare_precision(made_for, base)))
+
+
+def _compare_settings(made_for: BaseIdentity, base: BaseDescription) -> tuple[list[str], list[str]]:
+    """What differs, and what is unknown, of configuration and preparation."""
+    differ = [
+        f"{key} is {_shown(base.configuration[key])}, there {_shown(value)}"
+        for key, value in _differing(made_for, base)
+    ]
+    if made_for.family != base.family:
+        differ.insert(0, f"it is of the family {base.family}, there {made_for.family}")
+    lines = [f"base: trained on {made_for.name}; {'; '.join(differ[:_SHOWN])}"] if differ else []
+    if made_for.preparation is None:
+        old = [
+            ("tokenizer", made_for.tokenizer, base.tokenizer),
+            ("image processor", made_for.processor, base.processor),
+        ]
+        lines += [f"{what}: another one than that of {made_for.name}" for what, t, h in old if t and h and t != h]
+        return lines, [f"recorded by an older version, which did not record all settings of {made_for.name}"]
+    lines += [
+        f"{file}: another one than that of {made_for.name}"
+        for file, digest in made_for.preparation.items()
+        if base.preparation.get(file, digest) != digest
+    ]
+    only = [*set(made_for.configuration) ^ set(base.configuration), *set(made_for.preparation) ^ set(base.preparation)]
+    unknown = (
+        [f"{', '.join(sorted(only)[:_SHOWN])}: named by only one of {made_for.name} and {base.name}"] if only else []
+    )
+    if not made_for.preparation or not made_for.configuration:
+        unknown.append(f"nothing is recorded of how {made_for.name} prepares text and images")
+    return lines, unknown
+
+
+def _differing(made_for: BaseIdentity, base: BaseDescription) -> Iterator[tuple[str, Any]]:
+    for key, value in made_for.configuration.items():
+        if key not in base.configuration:
+            continue
+        here = base.configuration[key]
+        if type(here) is not type(value) or here != value:
+            yield key, value
+        elif isinstance(value, list | dict) and json.dumps(here, sort_keys=True) != json.dumps(value, sort_keys=True):
+            yield key, value  # true within it is not 1
+
+
+def _shown(value: Any) -> str:
+    return quoted(value)[1:-1] if isinstance(value, str) else quoted(str(value))[1:-1]
+
+
+def _compare_precision(made_for: BaseIdentity, base: BaseDescription) -> list[str]:
+    """How the loaded base computes, and how it did when the adapter was trained."""
+    lines = []
+    here = base.quantization
+    if made_for.quantization != (here or "none"):
+        lines.append(
+            f"trained on a base in {made_for.quantization}, here {here}"
+            if here is not None
+            else f"trained on a base in {made_for.quantization}; how it is loaded here is not known yet"
+        )
+    if base.dtype is not None and made_for.dtype != base.dtype:
+        lines.append(f"trained in {made_for.dtype}, here {base.dtype}")
+    return lines
 
 
 _Finding = tuple[Level | None, float | None, str]
@@ -115,13 +204,15 @@ _Finding = tuple[Level | None, float | None, str]
 
 
 def _compare_components(
-    files: AdapterFiles, made_for: BaseIdentity | None, base: BaseDescription
+    files: AdapterFiles, made_for: BaseIdentity | None, base: BaseDescription, bases: BaseComparison | None
 ) -> Iterator[ComponentReport]:
     sites = group_by_component(files.sites)
     if files.head:
         sites["head"] = []
     for component, own in sites.items():
-        found = _compare_structure(own, files, made_for, base) or _compare_weights(component, own, made_for, base)
+        found = _compare_structure(own, files, made_for, base) or _compare_weights(
+            component, own, made_for, base, bases
+        )
         yield ComponentReport(component, len(own), *found)
 
 
@@ -142,12 +233,16 @@ def _compare_structure(
 
 
 def _compare_weights(
-    component: str, sites: Sequence[str], made_for: BaseIdentity | None, base: BaseDescription
+    component: str,
+    sites: Sequence[str],
+    made_for: BaseIdentity | None,
+    base: BaseDescription,
+    bases: BaseComparison | None,
 ) -> _Finding:
-    if made_for is None or base.fingerprint is None:
+    if made_for is None or bases is None or base.fingerprint is None:
         unknown = "which it was trained on" if made_for is None else f"those of {base.name} were never read"
         return None, None, f"same sites and shapes; the weights are unknown: {unknown}"
-    if _is_identical(made_for, base):
+    if bases.same_base:
         return Level.IDENTICAL, 0.0, "the very same base"
     names = [f"{site}.weight" for site in sites]
     trained_on = made_for.adapted.get(component)
@@ -155,41 +250,24 @@ def _compare_weights(
         what = "a head belongs to the whole of its base" if component == "head" else "their weights cannot be compared"
         return Level.REFUSED if component == "head" else None, None, what
     if base.fingerprint.digest_of(names) == trained_on.digest:
-        return Level.SAME_COMPONENT, 0.0, "the adapted weights are the very same; others differ"
+        return (
+            Level.SAME_COMPONENT,
+            0.0,
+            "the adapted weights are the very same; other things are not, or are not known",
+        )
     distance = trained_on.as_sketch().distance(base.fingerprint.sketch_of(names))
     level = Level.CLOSE if distance <= CLOSE_DISTANCE else Level.SAME_INTERFACE
     return level, distance, f"the adapted weights differ by about {distance:.2f} of their norm"
 
 
-def _is_identical(made_for: BaseIdentity, base: BaseDescription) -> bool:
-    """Every weight, every setting that both know, and a tokenizer and an image processor that are known to be equal."""
-    return (
-        base.fingerprint is not None
-        and base.fingerprint.components == made_for.components
-        and not _configuration_mismatches(made_for, base)
-        and all(mine == theirs and mine is not None for _, mine, theirs in _preparations(made_for, base))
-    )
-
-
-def _preparations(made_for: BaseIdentity, base: BaseDescription) -> list[tuple[str, str | None, str | None]]:
-    """What turns text and images into tensors, there and here."""
-    return [
-        ("tokenizer", made_for.tokenizer, base.tokenizer),
-        ("image processor", made_for.processor, base.processor),
-    ]
-
-
-def _configuration_mismatches(made_for: BaseIdentity, base: BaseDescription) -> list[str]:
-    """Settings that both configurations name and that differ; what only one names is a default."""
-    return [
-        f"{key} is {base.configuration[key]}, there {value}"
-        for key, value in made_for.configuration.items()
-        if key in base.configuration and base.configuration[key] != value
-    ]
-
-
 def _site_mismatches(files: AdapterFiles, base: BaseDescription) -> list[str]:
-    expected = {name for name in base.linear_shapes if targets_module(files.config, name)}
+    prefix = missing_prefix(files.sites, base.linear_shapes)
+    if prefix is not None:
+        return [
+            f"its {len(files.sites)} sites exist in this base with {prefix!r} before their names: LoRA was put on that "
+            f"part alone. Load it with prefix={prefix!r}, or --prefix {prefix}"
+        ]
+    expected = {name for name in base.linear_shapes if files.settings.selects(name)}
     mismatches = [
         f"{site}: in the adapter, but no linear layer of this base"
         for site in files.sites
@@ -239,29 +317,3 @@ def _head_mismatches(files: AdapterFiles, labels: Sequence[str], base: BaseDescr
         known = f"{len(labels)} answers" if labels else "no answers"
         mismatches.append(f"its head has {outputs} outputs, its manifest names {known} for them")
     return mismatches
-
-
-def targets_module(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a PEFT configuration selects a module; the rules are PEFT's ``check_target_module_exists``."""
-    if _names(config.get("exclude_modules"), name):
-        return False
-    targets = config["target_modules"]
-    if not _names(targets, name):
-        return False
-    indexes = config.get("layers_to_transform")
-    if isinstance(targets, str) or name in targets or indexes in (None, []):
-        return True
-    patterns = config.get("layers_pattern") or [r"[^.]*"]
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        match = re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", name)
-        if match:
-            return int(match[1]) in ([indexes] if isinstance(indexes, int) else indexes)
-    return False
-
-
-def _names(selector: str | list[str] | None, name: str) -> bool:
-    if not selector:
-        return False
-    if isinstance(selector, str):
-        return re.fullmatch(selector, name) is not None
-    return any(name == target or name.endswith(f".{target}") for target in selector)

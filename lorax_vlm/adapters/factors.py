@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE, AdapterFiles
-from lorax_vlm.models.tensor_files import StoredTensor, read_header
+from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, with_weights
+from lorax_vlm.models.tensor_files import StoredTensor
 
 ENERGY_SHARE = 0.95
 
@@ -118,10 +118,15 @@ def read_factors(tensors: Iterable[StoredTensor]) -> dict[str, tuple[np.ndarray,
     return {site: (pair["A"], pair["B"]) for site, pair in sorted(found.items()) if len(pair) == 2}
 
 
-def read_updates(files: AdapterFiles) -> dict[str, Update]:
-    """Every site's update, by module name."""
-    pairs = read_factors(read_header(files.folder / WEIGHTS_FILE)[0])
-    return {site: Update(a, b * files.scaling(site)) for site, (a, b) in pairs.items()}
+def read_updates(adapter: AdapterBytes | AdapterFiles) -> dict[str, Update]:
+    """Every site's update, by module name.
+
+    Raises:
+        DamagedAdapter: It was read without its weights, and they are not the same any more.
+    """
+    adapter = with_weights(adapter)
+    pairs = read_factors(adapter.tensors.values())
+    return {site: Update(a, b * adapter.files.scaling(site)) for site, (a, b) in pairs.items()}
 
 
 def total_norm(updates: Updates, sites: Sequence[str] | None = None) -> float:

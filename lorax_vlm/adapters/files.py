@@ -1,47 +1,50 @@
-"""A PEFT LoRA directory, read and checked before any of it reaches a model. No torch.
+"""A PEFT LoRA directory, read once, and checked before any of it reaches a model. No torch.
 
-Everything wrong is reported at once. Weights are read as bytes with safetensors; a pickle is never opened.
+Everything wrong is reported at once. What was hashed and checked is kept as bytes and handed on, so that what is used
+can be no other. Weights are read as safetensors; a pickle is never opened.
 """
 
-import json
-import math
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
 
-from lorax_vlm.adapters.integrity import hash_file
+from lorax_vlm.adapters.advice import advise_on_keys, advise_on_missing
 from lorax_vlm.adapters.manifest import FileRecord
-from lorax_vlm.errors import DamagedAdapter, UnsupportedAdapter
+from lorax_vlm.adapters.pattern_nodes import PatternRefused
+from lorax_vlm.adapters.peft_config import (
+    CONFIG_FILE,
+    HEAD,
+    LFS_POINTER,
+    MAX_CONFIG_BYTES,
+    LoraSettings,
+    config_problems,
+    parse_config,
+    read_settings,
+    unsupported_features,
+)
+from lorax_vlm.adapters.regular_files import read_regular
+from lorax_vlm.adapters.seen import MAX_SEEN_BYTES, SEEN_FILE, SeenImages
+from lorax_vlm.errors import DamagedAdapter, LoraxError, UnsupportedAdapter
+from lorax_vlm.foreign import quoted
+from lorax_vlm.models.tensor_files import StoredTensor, read_header
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLE_FILES = ("adapter_model.bin", "pytorch_model.bin", "adapter_model.pt", "adapter_model.pkl")
 MAX_WEIGHTS_BYTES = 4 * 1024**3
-MAX_CONFIG_BYTES = 1024**2
-MAX_RANK = 1024
+MAX_TENSORS = 50_000
+MAX_NAME_CHARACTERS = 500
+_LARGEST_UPDATE = 1e30
+"""Above it, products of factors leave what float32 holds."""
+_FILE_LIMITS = {CONFIG_FILE: MAX_CONFIG_BYTES, WEIGHTS_FILE: MAX_WEIGHTS_BYTES, SEEN_FILE: MAX_SEEN_BYTES}
 
 _KEY = re.compile(r"base_model\.model\.(?P<site>.+)\.lora_(?P<factor>[AB])\.weight")
-HEAD = "classifier"
-"""The one module that may travel whole with an adapter: ViLT's head over its answers."""
-_HEAD_KEY = re.compile(rf"base_model\.model\.(?P<name>{HEAD}\.\d+\.(?:weight|bias))")
-_NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
-
-# Options of a LoRA configuration that are understood here, or that say nothing about what is computed. Any other
-# option that is set makes the adapter unsupported: an unknown feature is never taken for plain LoRA.
-_UNDERSTOOD = {
-    *("peft_type", "r", "lora_alpha", "lora_dropout", "bias", "init_lora_weights"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    *("use_rslora", "rank_pattern", "alpha_pattern"),
-    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("megatron_core", "qalora_group_size", "ensure_weight_tying"),
-}
-# Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change the base's own weights.
-_PLAIN_INITIALISATIONS = (True, False, "gaussian", None)
+_HEAD_KEY = re.compile(rf"base_model\.model\.(?P<name>{HEAD}\.\d{{1,9}}\.(?:weight|bias))")
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,33 @@ class Factor:
 
     shape: tuple[int, ...]
     dtype: str
-    zero: bool
+    largest: float
+    """Largest absolute value."""
+
+    @property
+    def zero(self) -> bool:
+        """Whether it does nothing."""
+        return self.largest == 0
 
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """A sound PEFT LoRA directory."""
+    """A sound PEFT LoRA directory: all that is known of it, without its weights."""
 
     folder: Path
-    config: Mapping[str, Any]
+    settings: LoraSettings
     factors: Mapping[str, tuple[Factor, Factor]]
     """Per site the factors A ``(R, D_in)`` and B ``(D_out, R)``."""
     size_bytes: int
     head: Mapping[str, Factor] = field(default_factory=dict)
     """Tensors of an own head by name, such as ``classifier.3.weight``; empty without one."""
+    records: Mapping[str, FileRecord] = field(default_factory=dict)
+    """Sizes and digests of the files that were read."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """``adapter_config.json``."""
+        return self.settings.config
 
     @property
     def sites(self) -> list[str]:
@@ -77,7 +93,7 @@ class AdapterFiles:
 
     def scaling(self, site: str) -> float:
         """What the product of a site's factors is multiplied by: alpha / rank, rank-stabilised alpha / sqrt(rank)."""
-        return scaling_of(self.config, site, self.factors[site][0].shape[0])
+        return self.settings.scaling(site, self.factors[site][0].shape[0])
 
     def shape(self, site: str) -> tuple[int, int]:
         """``(D_out, D_in)`` of the matrix that a site's factors change."""
@@ -90,74 +106,182 @@ class AdapterFiles:
         return not self.head and all(a.zero or b.zero for a, b in self.factors.values())
 
 
+@dataclass(frozen=True, eq=False)
+class AdapterBytes:
+    """A sound PEFT LoRA directory with its weights: the very bytes that were hashed and checked.
+
+    It is as large as its file; whoever wants to know an adapter and not to use it keeps ``files``.
+    """
+
+    files: AdapterFiles
+    content: Mapping[str, bytes]
+    """Of each file by its name: configuration, weights, and, where it is there and belongs to it, what it has seen."""
+
+    @property
+    def data(self) -> bytes:
+        """All of ``adapter_model.safetensors``."""
+        return self.content[WEIGHTS_FILE]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, StoredTensor]:
+        """By name, such as ``base_model.model.SITE.lora_A.weight``; their values are read out of ``data``."""
+        return {tensor.name: tensor for tensor in read_header(self.data)[0]}
+
+    @property
+    def seen(self) -> SeenImages | None:
+        """The images that it was trained on; None when it does not say."""
+        data = self.content.get(SEEN_FILE)
+        return SeenImages.from_bytes(data) if data is not None else None
+
+    def pair(self, site: str) -> tuple[np.ndarray, np.ndarray]:
+        """A ``(R, D_in)`` and B ``(D_out, R)`` of a site in float32; the scaling is not folded in."""
+        a, b = (self.tensors[f"base_model.model.{site}.lora_{factor}.weight"].read() for factor in "AB")
+        return a, b
+
+
+def with_weights(adapter: AdapterFiles | AdapterBytes) -> AdapterBytes:
+    """An adapter with its weights; those that were let go are read again, if they are still the very ones.
+
+    Raises:
+        DamagedAdapter: They are not.
+    """
+    if isinstance(adapter, AdapterBytes):
+        return adapter
+    return read_adapter(adapter.folder, adapter.folder.name, adapter.records)
+
+
 def read_adapter_files(folder: Path, name: str, expected: Mapping[str, FileRecord] | None = None) -> AdapterFiles:
-    """Read and check a PEFT directory.
+    """Read and check a PEFT directory, and let its weights go again; see ``read_adapter``."""
+    return read_adapter(folder, name, expected).files
+
+
+def read_adapter(folder: Path, name: str, expected: Mapping[str, FileRecord] | None = None) -> AdapterBytes:
+    """Read and check a PEFT directory. Each of its files is read once.
 
     Args:
         folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
         name: For errors.
-        expected: Sizes and digests that the files must have.
+        expected: Sizes and digests that the files must have. Without any, ``exchange.seen`` is read where it is there.
 
     Raises:
         DamagedAdapter: A file is missing, a link, truncated, a pickle, not the expected one, holds NaN, or its shapes
             do not pair; all is listed.
         UnsupportedAdapter: It is sound but not plain LoRA.
     """
-    changed = [f"{file} was changed" for file, record in (expected or {}).items() if not _is(folder / file, record)]
-    links = [f"{file} is a link" for file in (CONFIG_FILE, WEIGHTS_FILE) if (folder / file).is_symlink()]
-    if changed or links:
-        raise DamagedAdapter(name, str(folder), [*changed, *links])
-    config = _read_config(folder, name)
-    unsupported = unsupported_features(config)
-    if unsupported:
-        raise UnsupportedAdapter(name, unsupported)
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        pickles = [file for file in PICKLE_FILES if (folder / file).exists()]
-        reason = f"{WEIGHTS_FILE} does not exist"
-        if pickles:
-            reason += f"; {pickles[0]} is a pickle, which can run code when opened, so it is never read"
-        raise DamagedAdapter(name, str(folder), [reason])
-    size = path.stat().st_size
-    if size > MAX_WEIGHTS_BYTES:
-        raise DamagedAdapter(
-            name, str(folder), [f"{WEIGHTS_FILE} has {size:,} bytes, the limit is {MAX_WEIGHTS_BYTES:,}"]
-        )
+    with only_our_errors(name, folder):
+        content = _read_files(folder, name, expected or {})
+        settings = _read_config(content[CONFIG_FILE], name, folder)
+        data = content[WEIGHTS_FILE]
+        try:
+            if data.startswith(b"version https://git-lfs"):
+                raise ValueError(LFS_POINTER)
+            tensors, _ = read_header(data)
+        except ValueError as error:
+            reason = str(error) if str(error) == LFS_POINTER else f"is truncated or not safetensors: {error}"
+            raise DamagedAdapter(name, str(folder), [f"{WEIGHTS_FILE} {reason}"]) from error
+        if len(tensors) > MAX_TENSORS:
+            problem = f"{WEIGHTS_FILE} holds {len(tensors):,} tensors, the limit is {MAX_TENSORS:,}"
+            raise DamagedAdapter(name, str(folder), [problem])
+        problems: list[str] = []
+        factors, head = _sort_tensors(tensors, settings.has_head, problems)
+        problems += _rank_problems(settings, factors)
+        problems += _size_problems(settings, factors)
+        if problems:
+            raise DamagedAdapter(name, str(folder), problems)
+        records = {file: FileRecord.of(own) for file, own in content.items()}
+        return AdapterBytes(AdapterFiles(folder, settings, factors, len(data), head, records), content)
+
+
+@contextmanager
+def only_our_errors(name: str, folder: Path) -> Iterator[None]:
+    """Turn whatever reading a foreign folder may still raise into ``DamagedAdapter``.
+
+    Args:
+        name: Of the adapter, for the error.
+        folder: Where it is.
+    """
     try:
-        tensors = deserialize(path.read_bytes())
-    except SafetensorError as error:
-        raise DamagedAdapter(name, str(folder), [f"{WEIGHTS_FILE} is truncated or not safetensors: {error}"]) from error
-    problems: list[str] = []
-    factors, head = _sort_tensors(tensors, bool(config.get("modules_to_save")), problems)
-    problems += _rank_problems(config, factors)
+        yield
+    except (LoraxError, MemoryError):
+        raise
+    except PatternRefused as error:
+        raise UnsupportedAdapter(name, [str(error)]) from error
+    except Exception as error:
+        reason = quoted(str(error), 200)[1:-1] or "no reason given"
+        raise DamagedAdapter(name, str(folder), [f"it cannot be read: {type(error).__name__}: {reason}"]) from error
+
+
+def _read_files(folder: Path, name: str, expected: Mapping[str, FileRecord]) -> dict[str, bytes]:
+    """Content of each file; all that is missing, none, or not as expected is listed."""
+    content: dict[str, bytes] = {}
+    problems = [f"{quoted(file)} is no file of an adapter" for file in expected if file not in _FILE_LIMITS]
+    for file, limit in _FILE_LIMITS.items():
+        if file == SEEN_FILE and file not in expected and (expected or not os.path.lexists(folder / file)):
+            continue
+        try:
+            data = read_regular(folder / file, limit)
+        except (FileNotFoundError, NotADirectoryError):
+            problems.append(advise_on_missing(folder, file))
+            continue
+        except OSError as error:
+            problems.append(f"{file} cannot be read: {error.strerror or error}")
+            continue
+        except ValueError as error:
+            problems.append(f"{file}: {error}")
+            continue
+        if file in expected and FileRecord.of(data) != expected[file]:
+            problems.append(f"{file} was changed")
+        content[file] = data
+    if SEEN_FILE in content and not problems:
+        try:
+            SeenImages.from_bytes(content[SEEN_FILE])
+        except ValueError as error:
+            problems.append(f"{SEEN_FILE}: {error}")
     if problems:
-        raise DamagedAdapter(name, str(folder), problems)
-    return AdapterFiles(folder, config, factors, size, head)
+        raise DamagedAdapter(name, str(folder), list(dict.fromkeys(problems)))
+    return content
 
 
-def _is(path: Path, record: FileRecord) -> bool:
-    return path.is_file() and hash_file(path) == record
+def _read_config(data: bytes, name: str, folder: Path) -> LoraSettings:
+    try:
+        config = parse_config(data)
+    except ValueError as error:
+        raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE} {error}"]) from error
+    problems = config_problems(config) if config.get("peft_type") == "LORA" else []
+    if problems:
+        raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE}: {problem}" for problem in problems])
+    if unsupported := unsupported_features(config):
+        raise UnsupportedAdapter(name, unsupported)
+    try:
+        return read_settings(config)
+    except PatternRefused:
+        raise
+    except ValueError as error:
+        raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE}: {error}"]) from error
 
 
 def _sort_tensors(
-    tensors: Sequence[tuple[str, Mapping[str, Any]]], with_head: bool, problems: list[str]
+    tensors: Sequence[StoredTensor], with_head: bool, problems: list[str]
 ) -> tuple[dict[str, tuple[Factor, Factor]], dict[str, Factor]]:
     """The factors by site, and the head's tensors by name."""
     halves: dict[str, dict[str, Factor]] = {}
     head: dict[str, Factor] = {}
-    for key, tensor in tensors:
-        if with_head and (of_head := _HEAD_KEY.fullmatch(key)):
-            factor = _read_factor(key, tensor, problems, dimensions=(1, 2))
+    unexpected = []
+    for tensor in tensors:
+        if with_head and (of_head := _HEAD_KEY.fullmatch(tensor.name)):
+            factor = _read_factor(tensor, problems, dimensions=(1, 2))
             if factor is not None:
                 head[of_head["name"]] = factor
             continue
-        match = _KEY.fullmatch(key)
-        if match is None:
-            problems.append(f"unexpected tensor {key!r}")
+        match = _KEY.fullmatch(tensor.name)
+        if match is None or len(match["site"]) > MAX_NAME_CHARACTERS or not match["site"].isprintable():
+            unexpected.append(tensor.name)
             continue
-        factor = _read_factor(key, tensor, problems)
+        factor = _read_factor(tensor, problems)
         if factor is not None:
             halves.setdefault(match["site"], {})[match["factor"]] = factor
+    problems += [f"unexpected tensor {quoted(name, 200)}" for name in unexpected]
+    problems += advise_on_keys(unexpected)
     if not tensors:
         problems.append(f"{WEIGHTS_FILE} holds no tensors")
     if with_head and not head:
@@ -165,100 +289,27 @@ def _sort_tensors(
     return _pair(halves, problems), head
 
 
-def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES:,} bytes"])
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE} does not exist"]) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE} is not JSON: {error}"]) from error
-    if not isinstance(config, dict):
-        raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE} holds {type(config).__name__}, expected an object"])
-    problems = []
-    if config.get("peft_type") == "LORA":
-        if not _is_rank(config.get("r")):
-            problems.append(f"{CONFIG_FILE}: r is {config.get('r')!r}, expected a whole number from 1 to {MAX_RANK}")
-        if not _is_scale(config.get("lora_alpha")):
-            problems.append(
-                f"{CONFIG_FILE}: lora_alpha is {config.get('lora_alpha')!r}, expected a number other than 0"
-            )
-        problems += [
-            f"{CONFIG_FILE}: {option} is {config.get(option)!r}, expected a pattern or a list of names"
-            for option in ("target_modules", "exclude_modules")
-            if not _is_selector(config.get(option), optional=option == "exclude_modules")
-        ]
-        problems += [
-            f"{CONFIG_FILE}: {option} is {config.get(option)!r}, expected numbers by pattern"
-            for option, is_value in (("rank_pattern", _is_rank), ("alpha_pattern", _is_scale))
-            if not _is_pattern(config.get(option), is_value)
-        ]
-    if problems:
-        raise DamagedAdapter(name, str(folder), problems)
-    return config
-
-
-def _is_rank(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RANK
-
-
-def _is_scale(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
-
-
-def _is_pattern(value: object, is_value: Callable[[object], bool]) -> bool:
-    if not value:
-        return value is None or value == {}
-    return isinstance(value, dict) and all(_is_selector(k, optional=False) and is_value(v) for k, v in value.items())
-
-
-def _is_selector(value: object, *, optional: bool) -> bool:
-    if not value:
-        return optional
-    if isinstance(value, str):
-        try:
-            re.compile(value)
-        except re.error:
-            return False
-        return True
-    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
-
-
-def unsupported_features(config: Mapping[str, Any]) -> list[str]:
-    """Options in a PEFT configuration that are not plain LoRA, as readable lines."""
-    if config.get("peft_type") != "LORA":
-        return [f"peft_type {config.get('peft_type')!r}; only LORA is supported"]
-    features = [
-        f"{option} = {value!r}"
-        for option, value in config.items()
-        if option not in _UNDERSTOOD and value and (option, value) != ("modules_to_save", [HEAD])
-    ]
-    if config.get("bias", "none") != "none":
-        features.append(f"bias = {config['bias']!r}")
-    if config.get("init_lora_weights") not in _PLAIN_INITIALISATIONS:
-        features.append(f"init_lora_weights = {config['init_lora_weights']!r}")
-    return features
-
-
-def _read_factor(
-    key: str, tensor: Mapping[str, Any], problems: list[str], dimensions: tuple[int, ...] = (2,)
-) -> Factor | None:
-    shape, dtype, data = tuple(tensor["shape"]), tensor["dtype"], tensor["data"]
-    if len(shape) not in dimensions or 0 in shape:
+def _read_factor(tensor: StoredTensor, problems: list[str], dimensions: tuple[int, ...] = (2,)) -> Factor | None:
+    key = tensor.name
+    if len(tensor.shape) not in dimensions or 0 in tensor.shape:
+        shape = quoted(str(tensor.shape))[1:-1]
         problems.append(f"{key}: shape {shape}, expected a matrix{' or a vector' if 1 in dimensions else ''}")
         return None
-    if dtype == "BF16":
-        values = (np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16).view(np.float32)
-    elif dtype in _NUMPY_TYPES:
-        values = np.frombuffer(data, dtype=_NUMPY_TYPES[dtype])
-    else:
-        problems.append(f"{key}: type {dtype}, expected a floating-point type")
+    if not tensor.is_float:
+        why = " in 16 or 32 bits; load it where it was made and save it once more" if "F8" in tensor.dtype else ""
+        problems.append(f"{key}: type {tensor.dtype}, expected a floating-point type{why}")
         return None
-    if not np.isfinite(values).all():
-        problems.append(f"{key}: {int((~np.isfinite(values)).sum())} of {values.size} values are NaN or infinite")
-    return Factor(shape, dtype, not values.any())
+    largest, wrong, count = 0.0, 0, 0
+    for values in tensor.chunks():
+        finite = np.isfinite(values)
+        count += len(values)
+        if finite.all():
+            largest = max(largest, float(np.abs(values).max()))
+        else:
+            wrong += int((~finite).sum())
+    if wrong:
+        problems.append(f"{key}: {wrong} of {count} values are NaN or infinite")
+    return Factor(tensor.shape, tensor.dtype, largest)
 
 
 def _pair(halves: Mapping[str, Mapping[str, Factor]], problems: list[str]) -> dict[str, tuple[Factor, Factor]]:
@@ -275,23 +326,21 @@ def _pair(halves: Mapping[str, Mapping[str, Factor]], problems: list[str]) -> di
     return factors
 
 
-def pattern_value(pattern: Mapping[str, float] | None, site: str, default: float) -> float:
-    """What ``rank_pattern`` or ``alpha_pattern`` says of a site; PEFT lets it name the end of a module's name."""
-    return next(
-        (value for key, value in (pattern or {}).items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", site)), default
-    )
-
-
-def scaling_of(config: Mapping[str, Any], site: str, rank: int) -> float:
-    """What a PEFT configuration multiplies a site's product by; without an alpha it is the rank."""
-    alpha = pattern_value(config.get("alpha_pattern"), site, config.get("lora_alpha", rank))
-    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
-
-
-def _rank_problems(config: Mapping[str, Any], factors: Mapping[str, tuple[Factor, Factor]]) -> list[str]:
+def _rank_problems(settings: LoraSettings, factors: Mapping[str, tuple[Factor, Factor]]) -> list[str]:
     problems = []
     for site, (a, _) in factors.items():
-        expected = pattern_value(config.get("rank_pattern"), site, config["r"])
+        expected = settings.rank(site)
         if a.shape[0] != expected:
             problems.append(f"{site}: rank {a.shape[0]}, the configuration says {expected}")
+    return problems
+
+
+def _size_problems(settings: LoraSettings, factors: Mapping[str, tuple[Factor, Factor]]) -> list[str]:
+    """Updates whose numbers would not stay finite."""
+    problems = []
+    for site, (a, b) in factors.items():
+        scale = abs(settings.scaling(site, a.shape[0]))
+        largest = max(scale * b.largest, a.largest, scale * a.largest * b.largest * a.shape[0])
+        if not largest < _LARGEST_UPDATE:
+            problems.append(f"{site}: its update reaches {largest:.0e}, which is no sound number")
     return problems

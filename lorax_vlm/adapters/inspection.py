@@ -4,18 +4,30 @@ Nothing here needs the base: names and shapes say which it may be, and how large
 from its factors.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lorax_vlm.adapters.advice import advise_on_missing
 from lorax_vlm.adapters.factors import Update, read_factors
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, scaling_of, unsupported_features
+from lorax_vlm.adapters.files import MAX_TENSORS, MAX_WEIGHTS_BYTES, WEIGHTS_FILE, only_our_errors
+from lorax_vlm.adapters.peft_config import (
+    CONFIG_FILE,
+    MAX_CONFIG_BYTES,
+    MAX_RANK,
+    config_problems,
+    parse_config,
+    read_settings,
+    unsupported_features,
+)
 from lorax_vlm.adapters.recipe import SITE_GROUPS
+from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import DamagedAdapter
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import list_models
 from lorax_vlm.models.components import component_of
 from lorax_vlm.models.tensor_files import read_header
@@ -89,24 +101,33 @@ def inspect_adapter(folder: Path) -> Inspection:
 
     Raises:
         DamagedAdapter: It has no readable configuration or weights, or no LoRA factors.
+        UnsupportedAdapter: A pattern of its configuration is not run here.
     """
-    weights = folder / WEIGHTS_FILE
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors, _ = read_header(weights)
-        pairs = read_factors(tensors)
-        if not isinstance(config, dict) or not pairs:
-            raise ValueError("it holds no LoRA factors")
-    except (OSError, ValueError) as error:
-        raise DamagedAdapter(folder.name, str(folder), [str(error)]) from error
-    updates = {site: Update(a, b * scaling_of(config, site, len(a))) for site, (a, b) in pairs.items()}
+    with only_our_errors(folder.name, folder):
+        return _inspect(folder)
+
+
+def _inspect(folder: Path) -> Inspection:
+    config, data = _read(folder)
+    tensors, _ = read_header(data)
+    pairs = read_factors(tensors)
+    settings = read_settings(config)
+    problems = [] if pairs else ["it holds no LoRA factors"]
+    for site, (a, b) in pairs.items():
+        if len(a) != b.shape[1] or not 1 <= len(a) <= MAX_RANK:
+            problems.append(f"{quoted(site)}: A {a.shape} and B {b.shape} do not share a rank from 1 to {MAX_RANK}")
+        elif not (np.isfinite(a).all() and np.isfinite(b).all()):
+            problems.append(f"{quoted(site)}: its values are not all finite")
+    if problems or len(tensors) > MAX_TENSORS:
+        raise DamagedAdapter(folder.name, str(folder), problems or [f"it holds more than {MAX_TENSORS:,} tensors"])
+    updates = {site: Update(a, b * settings.scaling(site, len(a))) for site, (a, b) in pairs.items()}
     norms = {site: update.norm for site, update in updates.items()}
     typical = float(np.median(list(norms.values())))
     used = {f"base_model.model.{site}.lora_{factor}.weight" for site in pairs for factor in "AB"}
     shapes = {site: update.shape for site, update in updates.items()}
     return Inspection(
         folder=folder,
-        size_bytes=weights.stat().st_size,
+        size_bytes=len(data),
         dtypes=tuple(sorted({tensor.dtype for tensor in tensors})),
         sites=tuple(
             SiteInspection(
@@ -128,6 +149,28 @@ def inspect_adapter(folder: Path) -> Inspection:
         claimed_base=str(config.get("base_model_name_or_path") or ""),
         likely_bases=tuple(_likely_bases(shapes)),
     )
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Configuration and weights. What of the configuration is needed is sound, the rest is anything."""
+    problems, content = [], {}
+    for file, limit in ((CONFIG_FILE, MAX_CONFIG_BYTES), (WEIGHTS_FILE, MAX_WEIGHTS_BYTES)):
+        try:
+            content[file] = read_regular(folder / file, limit)
+        except (FileNotFoundError, NotADirectoryError):
+            problems.append(advise_on_missing(folder, file))
+        except (OSError, ValueError) as error:
+            problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
+    config: dict[str, Any] = {}
+    if not problems:
+        try:
+            config = parse_config(content[CONFIG_FILE])
+            problems = config_problems({"r": 1, "lora_alpha": 1, **config}, targets=False)
+        except ValueError as error:
+            problems.append(f"{CONFIG_FILE} {error}")
+    if problems:
+        raise DamagedAdapter(folder.name, str(folder), list(dict.fromkeys(problems)))
+    return config, content[WEIGHTS_FILE]
 
 
 def _likely_bases(shapes: Mapping[str, tuple[int, int]]) -> list[str]:

@@ -7,19 +7,25 @@ a valid adapter; it only knows less about itself.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from lorax_vlm.errors import DamagedAdapter
+from lorax_vlm.adapters.regular_files import read_regular
+from lorax_vlm.errors import DamagedAdapter, UsageError
+from lorax_vlm.foreign import parse_json, quoted, text_problem
 from lorax_vlm.models.fingerprint import Sketch
 from lorax_vlm.types import GenerationSettings
 
 MANIFEST_FILE = "exchange.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_ADDED_AFTER: Mapping[int, tuple[tuple[str, ...], ...]] = {2: (("base", "preparation"), ("canary", "change"))}
+"""By version that is still read: the entries that came after it. It is written again as it was, without them."""
 MAX_MANIFEST_BYTES = 8 * 1024**2
+_SHOWN, _DEEPEST = 8, 60
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -47,16 +53,30 @@ class BaseIdentity:
     name: str
     family: str
     configuration: dict[str, Any]
-    """What decides names, shapes and the function, by dotted name; see ``models.description``."""
+    """Its whole configuration by dotted name, but for what does not matter; see ``models.description``. Up to version 2
+    only a few entries."""
     components: dict[str, str]
     """Digest of the weights per component."""
     adapted: dict[str, AdaptedPart] = Field(default_factory=dict)
     """By component; empty until the adapter's sites are known."""
+    preparation: dict[str, str] | None = None
+    """Digest of each file that says how text and images are prepared. None up to version 2."""
     tokenizer: str | None = None
+    """Digest of the vocabulary alone, as up to version 2."""
     processor: str | None = None
+    """Digest of some settings of the image processor, as up to version 2."""
     revision: str | None = None
     quantization: str = "none"
     dtype: str = "float32"
+
+    def is_of(self, name: str, components: Mapping[str, str] | None) -> bool:
+        """Whether it may be a base that is here: its name, and the weights where both are known.
+
+        Args:
+            name: What manifests call that base.
+            components: Digests of its weights. None: not known.
+        """
+        return self.name == name and (not components or not self.components or self.components == components)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -65,6 +85,11 @@ class FileRecord:
 
     size_bytes: Annotated[int, Field(ge=0)]
     sha256: _Sha256
+
+    @classmethod
+    def of(cls, data: bytes) -> "FileRecord":
+        """That of a file with this content."""
+        return cls(len(data), hashlib.sha256(data).hexdigest())
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -105,13 +130,15 @@ class CanaryAnswer:
 class Canary:
     """A fixed input, and what the base answers to it with and without the adapter."""
 
-    scene: int
+    scene: Annotated[int, Field(ge=0, lt=2**63)]
     """Seed of the drawn image."""
     prompt: str
     base: CanaryAnswer
     adapted: CanaryAnswer
     largest_change: float
     """Between any two logits, with and without."""
+    change: Annotated[list[tuple[int, float]], Field(max_length=1000)] | None = None
+    """The logits that the adapter changes most, by number: how much it adds. None up to version 2."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -149,9 +176,29 @@ class Manifest:
     """UTC, ISO 8601."""
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def no_better(self) -> bool:
+        """Whether training found nothing better than the base: the adapter may then change nothing."""
+        step = self.training.get("best_step")
+        return type(step) is int and step == 0
+
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, so equal manifests are equal bytes."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+        """Canonical JSON: sorted keys, so equal manifests are equal bytes.
+
+        Raises:
+            UsageError: It holds a number that JSON does not know, or half a character.
+        """
+        record = dataclasses.asdict(self)
+        for *parents, entry in _ADDED_AFTER.get(self.schema_version, ()):
+            holder: Any = record
+            for parent in parents:
+                holder = holder[parent] if isinstance(holder, dict) else None
+            if isinstance(holder, dict):
+                holder.pop(entry)
+        try:
+            return canonical_json(record)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"The manifest of {self.name!r} cannot be written: {error}.") from error
 
     @property
     def digest(self) -> str:
@@ -162,63 +209,100 @@ class Manifest:
 _ADAPTER = TypeAdapter(Manifest)
 
 
-def read_manifest(folder: Path, name: str, *, required: bool = False) -> Manifest:
+def read_manifest(folder: Path, name: str, *, required: bool = False, digest: str | None = None) -> Manifest:
     """Read ``exchange.json``; without one, what can be said without it.
 
     Args:
         folder: Of the adapter.
         name: Of the adapter, for errors and where there is none.
         required: Without one it is damaged.
+        digest: SHA-256 that it must have. None: any.
 
     Raises:
         DamagedAdapter: The file is not a manifest of a known version.
     """
-    path = folder / MANIFEST_FILE
-    try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES:,} bytes"])
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    text = _read_text(folder, name)
+    if text is None:
         if required:
-            raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} does not exist"]) from None
+            raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} does not exist"])
         return Manifest(name=name, task="unknown", style="", base=None, trained=True)
-    except UnicodeDecodeError as error:
-        raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} is not UTF-8 text: {error}"]) from error
+    if digest is not None and hashlib.sha256(text).hexdigest() != digest:
+        raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} was changed"])
     try:
         return parse_manifest(text)
     except ValueError as error:
         raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} is not a manifest: {error}"]) from error
 
 
-def parse_manifest(text: str) -> Manifest:
+def _read_text(folder: Path, name: str) -> bytes | None:
+    try:
+        return read_regular(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} cannot be read: {reason}"]) from error
+
+
+def parse_manifest(text: str | bytes) -> Manifest:
     """A manifest from its JSON.
 
     Raises:
-        ValueError: It is none of this version; everything wrong is said.
+        ValueError: It is none of a version that is read; what is wrong is said.
     """
-    record = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    record = parse_json(text, unique=True)
     version = record.get("schema_version") if isinstance(record, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {version!r}, this version reads {SCHEMA_VERSION}")
+    known = {SCHEMA_VERSION, *_ADDED_AFTER}
+    if type(version) is not int or version not in known:
+        raise ValueError(
+            f"schema_version is {quoted(version)}, this version reads {', '.join(map(str, sorted(known)))}"
+        )
+    problem = next(iter(_odd_texts(record)), None)
+    if problem:
+        raise ValueError(problem)
+    for *parents, entry in _ADDED_AFTER.get(version, ()):
+        holder: Any = record
+        for parent in parents:
+            holder = holder.get(parent) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and entry in holder:
+            raise ValueError(f"{'.'.join((*parents, entry))}: there is no such entry in version {version}")
     try:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
-        raise ValueError("; ".join(wrong)) from error
+        wrong = [f"{_place(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)]
+        more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
+        raise ValueError("; ".join([*(line[:200] for line in wrong[:_SHOWN]), *more])) from None
+
+
+def _place(location: tuple[str | int, ...]) -> str:
+    return ".".join(quoted(part, 40)[1:-1] if isinstance(part, str) else str(part) for part in location)
+
+
+def _odd_texts(value: Any, depth: int = 0) -> Iterator[str]:
+    """What is wrong with the texts in a JSON value, names of entries included."""
+    if isinstance(value, str):
+        if problem := text_problem(value):
+            yield f"{quoted(value)}: {problem}"
+    elif isinstance(value, dict | list):
+        if depth > _DEEPEST:
+            yield "objects or lists within each other too deep"
+            return
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _odd_texts(part, depth + 1)
+
+
+def canonical_json(record: Any) -> str:
+    """JSON with sorted keys, so that equal values are equal bytes.
+
+    Raises:
+        ValueError: It holds what JSON does not know.
+    """
+    text = json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text.encode("utf-8")
+    return text
 
 
 def manifest_schema() -> dict[str, Any]:
     """The JSON Schema of ``exchange.json``."""
     schema = _ADAPTER.json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": MANIFEST_FILE, **schema}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return record

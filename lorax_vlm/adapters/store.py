@@ -1,6 +1,6 @@
 """Where adapters live: every version kept, known by its content, replaced only as a whole. No torch.
 
-    STORE/objects/<digest>/   adapter_config.json  adapter_model.safetensors  exchange.json
+    STORE/objects/<digest>/   adapter_config.json  adapter_model.safetensors  exchange.json ...
     STORE/names/<name>.json   its versions, which one is in use, aliases, tags
 
 The digest is that of ``exchange.json``, which names the other files by theirs. A version is written beside its place
@@ -9,32 +9,44 @@ leaves the former version in use, and at most something nobody refers to, which 
 """
 
 import datetime
-import hashlib
-import json
-import os
+import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles, read_adapter_files
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, check_object, hash_file
+from lorax_vlm.adapters.durable import sync_folder, write_durably, writing_to
+from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, read_adapter, read_adapter_files
+from lorax_vlm.adapters.incoming import Addition, copy_version, write_version
+from lorax_vlm.adapters.integrity import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest, read_manifest
-from lorax_vlm.adapters.names import NAME, NameRecord, Version, parse_record, require_adapter_name
-from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter, LoraxError
+from lorax_vlm.adapters.names import NameRecord, Version, require_adapter_name, require_new_name
+from lorax_vlm.adapters.objects import ObjectFolders
+from lorax_vlm.adapters.records import NameRecords
+from lorax_vlm.adapters.regular_files import read_regular
+from lorax_vlm.adapters.upkeep import VerifyReport, abandoned, check_versions, unused
+from lorax_vlm.errors import (
+    AdapterExists,
+    AdapterNameError,
+    AdapterNotFound,
+    DamagedAdapter,
+    LoraxError,
+    PathError,
+)
 from lorax_vlm.settings import store_dir
 
+logger = logging.getLogger(__name__)
 _SCRATCH_PREFIX = ".writing-"
-_ABANDONED_S = 3600
 _TRIES = 3
 """An equal version that was removed and added again while it was read looks damaged once."""
+_LOCKED_S = 600.0
 T = TypeVar("T")
 
 
@@ -51,6 +63,16 @@ class StoredAdapter:
     aliases: tuple[str, ...] = ()
     """Those of this version."""
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its ``exchange.json`` as it is stored; it names all other files by theirs."""
+        return self.folder.name
+
+    @property
+    def signed(self) -> bool:
+        """Whether a signature lies beside it; by whom, only verifying tells."""
+        return (self.folder / SIGNATURE_FILE).is_file()
+
 
 @dataclass(frozen=True)
 class BrokenAdapter:
@@ -58,17 +80,6 @@ class BrokenAdapter:
 
     name: str
     error: LoraxError
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What reading and hashing everything in a store found."""
-
-    versions: int
-    size_bytes: int
-    problems: tuple[str, ...]
-    leftovers: tuple[Path, ...]
-    """Of writers that were killed; nobody refers to them, and ``clean`` removes them."""
 
 
 class AdapterStore:
@@ -80,21 +91,16 @@ class AdapterStore:
     def __init__(self, root: str | Path | None = None) -> None:
         """Use ``root``, by default the store of ``LORAX_VLM_HOME``."""
         self.root = Path(root).expanduser() if root is not None else store_dir()
+        self._records, self._objects = NameRecords(self.root), ObjectFolders(self.root)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """Names of all entries, sorted, broken ones included."""
-        try:
-            found = [
-                entry.name.removesuffix(".json") for entry in os.scandir(self._names) if entry.name.endswith(".json")
-            ]
-        except FileNotFoundError:
-            return []
-        return sorted(name for name in found if NAME.fullmatch(name))
+        return self._records.names()
 
     def __contains__(self, name: str) -> bool:
-        return self._record_path(name).is_file()
+        return self._records.has(name)
 
     def record(self, name: str) -> NameRecord:
         """Versions, aliases and tags of a name.
@@ -104,13 +110,7 @@ class AdapterStore:
             AdapterNotFound: There is none.
             DamagedAdapter: Its record cannot be read.
         """
-        path = self._record_path(name)
-        try:
-            return parse_record(path.read_bytes(), name)
-        except FileNotFoundError:
-            raise AdapterNotFound(name, str(self.root), self.names()) from None
-        except ValueError as error:
-            raise DamagedAdapter(name, str(path), [str(error)]) from error
+        return self._records.read(name)
 
     def get(self, name: str) -> StoredAdapter:
         """An adapter: the version in use, or the one that ``name@version`` or ``name@alias`` asks for.
@@ -118,7 +118,7 @@ class AdapterStore:
         Raises:
             AdapterNameError: ``name`` cannot be a name.
             AdapterNotFound: There is no such adapter or version.
-            DamagedAdapter: Its entry cannot be read.
+            DamagedAdapter: Its entry cannot be read, or its manifest is not the one that was stored.
         """
         return self._read(name, lambda stored: stored)
 
@@ -127,15 +127,16 @@ class AdapterStore:
         failed: dict[Version, int] = {}
         while True:
             record, version = self._choose(name)
-            folder = self._objects / version.object
+            folder = self._objects.path(version.object)
             try:
-                manifest = read_manifest(folder, record.name, required=True)
+                manifest = read_manifest(folder, record.name, required=True, digest=version.object)
                 aliases = tuple(alias for alias, number in record.aliases.items() if number == version.number)
                 return read(StoredAdapter(record.name, version.number, folder, manifest, tuple(record.tags), aliases))
             except DamagedAdapter:
                 failed[version] = failed.get(version, 0) + 1
                 if failed[version] == _TRIES:
                     raise
+                time.sleep(0.005 * failed[version])
 
     def _choose(self, name: str) -> tuple[NameRecord, Version]:
         """A name's record, and the version that is asked for."""
@@ -159,7 +160,13 @@ class AdapterStore:
         return good, broken
 
     def search(
-        self, text: str = "", *, base: str | None = None, task: str | None = None, tags: Sequence[str] = ()
+        self,
+        text: str = "",
+        *,
+        base: str | None = None,
+        task: str | None = None,
+        tags: Sequence[str] = (),
+        components: Mapping[str, str] | None = None,
     ) -> Sequence[StoredAdapter]:
         """Adapters whose name, style, task, base, data or tags contain every word of ``text``, ignoring case.
 
@@ -168,13 +175,14 @@ class AdapterStore:
             base: Only those made for this base.
             task: Only those of this task.
             tags: Only those with all of these tags.
+            components: Digests of the base's weights, where they are known: another base of that name is none.
         """
         words = text.casefold().split()
         return [
             adapter
             for adapter in self.list()[0]
             if all(word in _described(adapter) for word in words)
-            and (base is None or (adapter.manifest.base is not None and adapter.manifest.base.name == base))
+            and (base is None or (adapter.manifest.base is not None and adapter.manifest.base.is_of(base, components)))
             and (task is None or adapter.manifest.task == task)
             and set(tags) <= set(adapter.tags)
         ]
@@ -183,6 +191,10 @@ class AdapterStore:
         """An adapter and its checked PEFT files, both of one version; see ``get`` and ``read_adapter_files``."""
         return self._read(name, lambda stored: (stored, read_adapter_files(stored.folder, name, stored.manifest.files)))
 
+    def read_bytes(self, name: str) -> tuple[StoredAdapter, AdapterBytes]:
+        """An adapter and its checked PEFT files with their weights; see ``get`` and ``read_adapter``."""
+        return self._read(name, lambda stored: (stored, read_adapter(stored.folder, name, stored.manifest.files)))
+
     def files(self, name: str) -> AdapterFiles:
         """The checked PEFT files of an adapter; see ``read_adapter_files``."""
         return self.read(name)[1]
@@ -190,39 +202,78 @@ class AdapterStore:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def add(self, name: str, source: Path, manifest: Manifest, *, replace: bool = False) -> StoredAdapter:
-        """Check a PEFT directory and copy it in as the version in use. The source is left as it is.
+        """Check a PEFT directory and take it in as the version in use. The source is left as it is.
 
         Args:
             name: Name in the store.
-            source: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
-            manifest: Written beside them, with their digests.
+            source: As in ``Addition``.
+            manifest: As in ``Addition``.
             replace: Make a new version when the name exists, instead of raising.
 
         Raises:
-            AdapterExists: The name is taken and ``replace`` is false.
-            DamagedAdapter: The source is not sound; the store is unchanged.
-            UnsupportedAdapter: The source is not plain LoRA; the store is unchanged.
+            AdapterError, PathError: As ``add_all``; the store is unchanged.
         """
-        if not replace and require_adapter_name(name) in self:
-            raise AdapterExists(name, str(self.root))
-        self._record_path(name)
-        with self._scratch() as scratch:
-            for file in (CONFIG_FILE, WEIGHTS_FILE, SIGNATURE_FILE):
-                _copy_durably(source / file, scratch / file, name)
-            read_adapter_files(scratch, name)  # the copy, so that what was checked is what is stored
-            records = {file: hash_file(scratch / file) for file in (CONFIG_FILE, WEIGHTS_FILE)}
-            text = replaced(manifest, files=records).to_json()
-            _write_durably(scratch / MANIFEST_FILE, text)
-            digest = hashlib.sha256(text.encode()).hexdigest()
+        return self.add_all([Addition(name, source, manifest)], replace=replace)[0]
+
+    def add_all(
+        self, additions: Sequence[Addition], *, replace: bool = False, trust_signatures: bool = False
+    ) -> Sequence[StoredAdapter]:
+        """Check PEFT directories and take them in, all or none: not even a crash leaves some of them.
+
+        Args:
+            additions: Of different names.
+            replace: Make new versions of names that exist, instead of raising.
+            trust_signatures: Signatures of the sources were verified: they take the place of those that are there.
+
+        Raises:
+            AdapterNameError: A name cannot be one.
+            AdapterExists: A name is taken and ``replace`` is false, or differs from another by capitals only.
+            DamagedAdapter: A source is not sound, or not what its manifest says.
+            UnsupportedAdapter: A source is not plain LoRA.
+            PathError: The store cannot be written.
+        """
+        signed = {addition.name: self._is_signed(addition.name) for addition in additions if replace}
+        with ExitStack() as stack:
+            written = []
+            for addition in additions:
+                self._require_free(addition.name, replace)
+                scratch = stack.enter_context(self._scratch())
+                written.append((addition.name, scratch, write_version(addition, scratch)))
             with self._locked():
-                if name in self and not replace:
-                    raise AdapterExists(name, str(self.root))
-                self._objects.mkdir(exist_ok=True)
-                if not (self._objects / digest).is_dir():
-                    scratch.chmod(0o755)
-                    os.rename(scratch, self._objects / digest)
-                self._write_record(self._next_version(name, digest))
-        return self.get(name)
+                for name, scratch, digest in written:
+                    self._require_free(name, replace)
+                    self._objects.put(scratch, digest, trust_signature=trust_signatures)
+                self._records.write(*(self._next_version(name, digest) for name, _, digest in written))
+        stored = [self.get(addition.name) for addition in additions]
+        for adapter in stored:
+            if signed.get(adapter.name) and not adapter.signed:
+                logger.warning("Adapter %r was signed; version %d, in use now, is not.", adapter.name, adapter.version)
+        return stored
+
+    def _is_signed(self, name: str) -> bool:
+        try:
+            return name in self and self.get(name).signed
+        except LoraxError:  # damaged: said where it is read
+            return False
+
+    def _require_free(self, name: str, replace: bool) -> None:
+        if not replace and name in self:
+            raise AdapterExists(name, str(self.root))
+        require_new_name(name, self.names())
+
+    def require_writable(self) -> None:
+        """Find out, by trying, whether adapters can be stored: before hours are spent on making one.
+
+        Raises:
+            PathError: They cannot.
+        """
+        with self._scratch() as scratch, self._locked():
+            write_durably(scratch / MANIFEST_FILE, b"{}")
+            for folder in ("names", "objects"):
+                place = self.root / folder
+                with writing_to(place):
+                    place.mkdir(exist_ok=True)
+                    Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=place)).rmdir()
 
     def _next_version(self, name: str, digest: str) -> NameRecord:
         stored = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -243,7 +294,7 @@ class AdapterStore:
             earlier = [number for number in record.numbers if number < record.current]
             number = version if version is not None else max(earlier, default=0)
             self._require_version(record, number)
-            self._write_record(replaced(record, current=number))
+            self._records.write(replaced(record, current=number))
         return self.get(name)
 
     def set_alias(self, name: str, alias: str, version: int | None = None) -> StoredAdapter:
@@ -259,7 +310,7 @@ class AdapterStore:
             record = self.record(name)
             number = record.current if version is None else version
             self._require_version(record, number)
-            self._write_record(replaced(record, aliases={**record.aliases, alias: number}))
+            self._records.write(replaced(record, aliases={**record.aliases, alias: number}))
         return self.get(f"{name}@{alias}")
 
     def drop_alias(self, name: str, alias: str) -> None:
@@ -272,7 +323,7 @@ class AdapterStore:
             record = self.record(name)
             if alias not in record.aliases:
                 raise AdapterNotFound(f"{name}@{alias}", str(self.root), _references(record))
-            self._write_record(replaced(record, aliases={k: v for k, v in record.aliases.items() if k != alias}))
+            self._records.write(replaced(record, aliases={k: v for k, v in record.aliases.items() if k != alias}))
 
     def tag(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> StoredAdapter:
         """Add and remove tags of a name.
@@ -284,7 +335,7 @@ class AdapterStore:
         new = {require_adapter_name(tag) for tag in add}
         with self._locked():
             record = self.record(name)
-            self._write_record(replaced(record, tags=sorted((set(record.tags) | new) - set(remove))))
+            self._records.write(replaced(record, tags=sorted((set(record.tags) | new) - set(remove))))
         return self.get(name)
 
     def attach_signature(self, name: str, signature: Path) -> None:
@@ -294,9 +345,12 @@ class AdapterStore:
             AdapterNotFound: There is no such adapter or version.
         """
         stored = self.get(name)
+        content = read_regular(signature, MAX_SIGNATURE_BYTES)
         with self._locked(), self._scratch() as scratch:
-            _copy_durably(signature, scratch / SIGNATURE_FILE, name)
-            os.replace(scratch / SIGNATURE_FILE, stored.folder / SIGNATURE_FILE)
+            write_durably(scratch / SIGNATURE_FILE, content)
+            with writing_to(stored.folder):
+                (scratch / SIGNATURE_FILE).replace(stored.folder / SIGNATURE_FILE)
+                sync_folder(stored.folder)
 
     def remove(self, name: str) -> None:
         """Remove an adapter with all its versions.
@@ -304,11 +358,10 @@ class AdapterStore:
         Raises:
             AdapterNotFound: There is none.
         """
-        path = self._record_path(name)
-        if not path.is_file():
+        if name not in self:
             raise AdapterNotFound(name, str(self.root), self.names())
         with self._locked():
-            path.unlink(missing_ok=True)
+            self._records.remove(name)
             self._remove_leftovers()
 
     def drop_version(self, name: str, version: int) -> None:
@@ -326,9 +379,9 @@ class AdapterStore:
                 fallback = max(earlier, default=kept[0].number)
                 current = fallback if record.current == version else record.current
                 aliases = {alias: number for alias, number in record.aliases.items() if number != version}
-                self._write_record(replaced(record, current=current, versions=kept, aliases=aliases))
+                self._records.write(replaced(record, current=current, versions=kept, aliases=aliases))
             else:
-                self._record_path(name).unlink()
+                self._records.remove(name)
             self._remove_leftovers()
 
     def export(self, name: str, target: Path) -> Path:
@@ -338,17 +391,17 @@ class AdapterStore:
             AdapterNotFound: There is none.
             AdapterExists: ``target`` is not empty.
         """
-        stored = self.get(name)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise AdapterExists(name, str(target))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=target.parent))
-        try:
-            shutil.copytree(stored.folder, scratch, dirs_exist_ok=True)
-            scratch.chmod(0o755)
-            os.replace(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with writing_to(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=target.parent))
+            try:
+                self._read(name, lambda stored: copy_version(stored.folder, scratch, name))
+                scratch.chmod(0o755)
+                scratch.replace(target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
         return target
 
     def _require_version(self, record: NameRecord, number: int) -> None:
@@ -358,29 +411,16 @@ class AdapterStore:
     # --- whole store ------------------------------------------------------------------------------------------------
 
     def verify(self) -> VerifyReport:
-        """Read and hash every version of every name."""
-        problems: list[str] = []
-        checked: dict[str, int] = {}
-        with self._locked():  # so that nothing is removed while it is read
-            names = self.names()
-            for name in names:
-                try:
-                    versions = self.record(name).versions
-                except AdapterNotFound:
-                    continue
-                except LoraxError as error:
-                    problems.append(str(error))
-                    continue
-                for version in versions:
-                    if version.object not in checked:
-                        found, size = check_object(self._objects / version.object, version.object)
-                        checked[version.object] = size
-                        problems += [f"{name}@{version.number}: {problem}" for problem in found]
-            leftovers = tuple(self._leftovers())
-        return VerifyReport(len(checked), sum(checked.values()), tuple(problems), leftovers)
+        """Read and hash every version of every name. Nobody has to wait for it."""
+        versions, size_bytes, problems = check_versions(self._records, self._objects)
+        leftovers: tuple[Path, ...] = ()
+        if self.root.is_dir():
+            with self._locked():
+                leftovers = tuple(self._leftovers())
+        return VerifyReport(versions, size_bytes, tuple(problems), leftovers)
 
     def clean(self) -> int:
-        """Remove what nobody refers to; returns how many folders that were."""
+        """Remove what nobody refers to; returns how many files and folders that were."""
         with self._locked():
             return self._remove_leftovers()
 
@@ -388,59 +428,43 @@ class AdapterStore:
         """Only under the lock."""
         leftovers = list(self._leftovers())
         for path in leftovers:
-            shutil.rmtree(path, ignore_errors=True)
+            if path.parent == self._objects.path(""):
+                self._objects.remove(path.name)
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         return len(leftovers)
 
     def _leftovers(self) -> Iterator[Path]:
         """Only under the lock: a version that is being added is one."""
-        if not self.root.is_dir():
-            return
-        broken, used = False, set()
-        for name in self.names():
-            try:
-                used |= {version.object for version in self.record(name).versions}
-            except LoraxError:
-                broken = True  # its versions may be among those nobody else refers to
-        for path in self.root.glob(f"{_SCRATCH_PREFIX}*"):
-            with suppress(FileNotFoundError):  # its writer has just finished
-                if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                    yield path
-        if self._objects.is_dir() and not broken:
-            yield from (path for path in self._objects.iterdir() if path.name not in used)
+        yield from abandoned(self.root, _SCRATCH_PREFIX)
+        yield from unused(self._records, self._objects)
 
     # --- places -----------------------------------------------------------------------------------------------------
-
-    @property
-    def _names(self) -> Path:
-        return self.root / "names"
-
-    @property
-    def _objects(self) -> Path:
-        return self.root / "objects"
-
-    def _record_path(self, name: str) -> Path:
-        return self._names / f"{require_adapter_name(name)}.json"
-
-    def _write_record(self, record: NameRecord) -> None:
-        """Only under the lock."""
-        self._names.mkdir(exist_ok=True)
-        path = self._record_path(record.name)
-        scratch = path.with_name(f".{path.name}")
-        _write_durably(scratch, json.dumps(asdict(record), indent=1))
-        os.replace(scratch, path)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone in changing the store; released by the system when the process dies."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / ".lock"):
+        lock = FileLock(self.root / ".lock", timeout=_LOCKED_S)
+        with writing_to(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise PathError(str(self.root), f"another process has kept it locked for {_LOCKED_S:.0f} s") from None
+        try:
+            self._records.finish()
             yield
+        finally:
+            lock.release()
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         """A folder in the store's own file system, always removed."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self.root))
+        with writing_to(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self.root))
         try:
             yield scratch
         finally:
@@ -456,21 +480,3 @@ def _described(adapter: StoredAdapter) -> str:
     base = manifest.base.name if manifest.base else ""
     parts = [adapter.name, manifest.task, manifest.style, base, str(manifest.training.get("data", "")), *adapter.tags]
     return " ".join(parts).casefold()
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _copy_durably(source: Path, target: Path, name: str) -> None:
-    try:
-        shutil.copyfile(source, target)
-    except FileNotFoundError:
-        return  # said by the check of the copy
-    except OSError as error:
-        raise DamagedAdapter(name, str(source.parent), [f"{source.name} cannot be read: {error}"]) from error
-    with target.open("rb") as file:
-        os.fsync(file.fileno())

@@ -40,7 +40,8 @@ def check(
 ) -> None:
     """Compare an adapter with a base, without loading either. Exit code 1 when it is refused or answers otherwise.
 
-    Without --model the base is the one it says it was made for.
+    Without --model the base is the one it says it was made for. With --canary the exit code is 1, too, when nothing
+    tells whether it answers as recorded.
     """
     folder = _find(adapter, store)
     manifest = read_manifest(folder, adapter)
@@ -78,7 +79,8 @@ def check(
 def _canary_text(heard: "CanaryReport | None") -> str:
     if heard is None:
         return "nothing was recorded"
-    return f"answers {'as' if heard.agrees else 'not as'} recorded: {heard.reason}"
+    said = "answers as recorded" if heard.agrees else "answers not as recorded" if heard.tells else "cannot tell"
+    return f"{said}: {heard.reason}"
 
 
 def _ask_canary(model: str, folder: Path, manifest: Manifest, store: Path | None) -> "CanaryReport | None":

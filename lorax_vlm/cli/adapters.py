@@ -69,7 +69,7 @@ def state_of(manifest: Manifest) -> str:
     """``trained``, ``untrained``, or that training found nothing better than the base."""
     if not manifest.trained:
         return "untrained"
-    return "no better than its base" if manifest.training.get("best_step") == 0 else "trained"
+    return "no better than its base" if manifest.no_better else "trained"
 
 
 def _losses(training: Mapping[str, object]) -> str:

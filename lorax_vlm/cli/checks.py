@@ -9,6 +9,7 @@ from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scene_examples import require_task
 from lorax_vlm.errors import AdapterExists, AdapterNotFound, ImageError, LoraxError, UsageError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+from lorax_vlm.models.local import known_components
 
 
 def require_images(sources: Sequence[str]) -> None:
@@ -97,7 +98,7 @@ def require_free_names(
             continue
         stored = store.get(full)
         owner = stored.manifest.base
-        if owner is not None and owner.name != entry.identity:
+        if owner is not None and not owner.is_of(entry.identity, known_components(entry)):
             raise AdapterExists(full, str(store.root), owner.name)
         if stored.manifest.trained and not replace:
             raise AdapterExists(full, str(store.root))

@@ -47,8 +47,8 @@ def plan(
     from lorax_vlm.exchange.plan import plan_transfer
     from lorax_vlm.models.local import describe_local
 
-    stored, files = AdapterStore(store).read(name)
-    found = plan_transfer(files, stored.manifest, describe_local(to), images=images, allow_partial=allow_partial)
+    stored, adapter = AdapterStore(store).read_bytes(name)
+    found = plan_transfer(adapter, stored.manifest, describe_local(to), images=images, allow_partial=allow_partial)
     if as_json:
         print_json(found)
     else:
@@ -135,12 +135,9 @@ def merge(
 ) -> None:
     """Merge adapters of one base into one."""
     if preview:
-        from lorax_vlm.adapters.factors import read_updates
-        from lorax_vlm.exchange.merge import preview_merge
+        from lorax_vlm.exchange.merge import preview_stored
 
-        adapters = AdapterStore(store)
-        updates = {name: read_updates(adapters.files(name)) for name in names}
-        _print_lines(preview_merge(updates, weights or [1.0] * len(names)).lines())
+        _print_lines(preview_stored(AdapterStore(store), names, weights, method, rank).lines())  # type: ignore[arg-type]
         return
     from lorax_vlm.multimodal import MultiModalLoRAExchange
 
@@ -171,7 +168,7 @@ def fold(
     from lorax_vlm.exchange.fold import fold_adapter
     from lorax_vlm.models.loading import load_model
 
-    report = fold_adapter(load_model(model), folder, out, rank=rank)
+    report = fold_adapter(load_model(model, dtype="float32"), folder, out, rank=rank)
     say(
         f"{report.method} as plain LoRA of rank {', '.join(map(str, report.ranks))}: weights differ by "
         f"{report.weight_error:.1e} of the update, logits by {report.logits_error:.1e} of its effect. "

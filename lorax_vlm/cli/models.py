@@ -46,11 +46,11 @@ def list_models(as_json: AsJson = False) -> None:
 def fingerprint(
     name: Annotated[str, typer.Argument(help="Catalogue name, key, hub id or folder.")], as_json: AsJson = False
 ) -> None:
-    """Read all weights of a base once, so that adapters can be compared with it; the result is kept."""
+    """Read all weights of a base, so that adapters can be compared with it; the result is kept."""
     from lorax_vlm.models.catalog import get_model_entry
     from lorax_vlm.models.loading import describe_model
 
-    base = describe_model(get_model_entry(name))
+    base = describe_model(get_model_entry(name), anew=True)
     assert base.fingerprint is not None  # just read
     if as_json:
         print_json({"name": base.name, "family": base.family, "components": base.fingerprint.components})

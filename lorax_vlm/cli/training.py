@@ -277,7 +277,7 @@ def _print_result(stored: "StoredAdapter", curve: Path, effects: "SideEffects | 
         f"  loss     {training['first_validation_loss']:.4f} -> {training['best_validation_loss']:.4f} on validation, "
         f"{training['steps']} steps in {training['time_s']:.0f} s, the best at step {training['best_step']}"
     )
-    if training["best_step"] == 0:
+    if manifest.no_better:
         say(
             "  no better than the base: no step has a lower validation loss than the base alone, so the adapter was "
             "left as it began and changes nothing.\n"

@@ -4,32 +4,31 @@ A bundle is a zip archive without compression, directories or anything but the a
 grow, point elsewhere or hide in it. The same adapter gives the same bytes.
 """
 
+import hashlib
+import logging
+import os
 import shutil
-import stat
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
-from lorax_vlm.adapters.files import CONFIG_FILE, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, WEIGHTS_FILE
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, require_intact
-from lorax_vlm.adapters.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, read_manifest
+from lorax_vlm.adapters.durable import sync_folder, writing_to
+from lorax_vlm.adapters.files import only_our_errors
+from lorax_vlm.adapters.incoming import Addition
+from lorax_vlm.adapters.integrity import LIMITS, require_intact
+from lorax_vlm.adapters.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest, parse_manifest
 from lorax_vlm.adapters.names import require_adapter_name
+from lorax_vlm.adapters.portable import portable
+from lorax_vlm.adapters.regular_files import blocks_of, open_regular, read_regular
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.errors import AdapterExists, DamagedAdapter
+from lorax_vlm.errors import AdapterExists, DamagedAdapter, PathError
+from lorax_vlm.exchange.archive import read_archive, write_archive
 
+logger = logging.getLogger(__name__)
 SUFFIX = ".lorax"
-LIMITS = {
-    MANIFEST_FILE: MAX_MANIFEST_BYTES,
-    CONFIG_FILE: MAX_CONFIG_BYTES,
-    WEIGHTS_FILE: MAX_WEIGHTS_BYTES,
-    SIGNATURE_FILE: MAX_CONFIG_BYTES,
-}
-"""Every file that a bundle may hold, with the most bytes it may have."""
-_DATE = (1980, 1, 1, 0, 0, 0)
-_ENCRYPTED = 0x1
-_BLOCK = 2**20
 
 
 def pack(stored: StoredAdapter, path: Path) -> Path:
@@ -37,22 +36,59 @@ def pack(stored: StoredAdapter, path: Path) -> Path:
 
     Raises:
         AdapterExists: There is a file already.
-        DamagedAdapter: The stored files are not what their manifest says.
+        DamagedAdapter: The stored files are not what their manifest says; nothing is written.
+        PathError: The bundle cannot be written.
     """
-    if path.exists():
+    if path.is_dir():
+        raise PathError(str(path), "it is a folder", f"Name a file in it, such as {path / f'{stored.name}{SUFFIX}'}.")
+    if os.path.lexists(path):
         raise AdapterExists(stored.name, str(path))
     require_intact(stored.folder, stored.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.writing")
-    with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as archive:
-        for name in LIMITS:
-            if (stored.folder / name).is_file():
-                entry = zipfile.ZipInfo(name, _DATE)
-                entry.external_attr = (stat.S_IFREG | 0o644) << 16
-                with (stored.folder / name).open("rb") as source, archive.open(entry, "w", force_zip64=True) as out:
-                    shutil.copyfileobj(source, out, _BLOCK)
-    scratch.replace(path)
+    warn_of_places(stored.manifest)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as out:
+                write_archive(out, _files_of(stored))
+                out.flush()
+                os.fsync(out.fileno())
+            os.chmod(scratch, 0o644)
+            os.replace(scratch, path)
+        finally:
+            Path(scratch).unlink(missing_ok=True)
+        sync_folder(path.parent)
     return path
+
+
+def warn_of_places(manifest: Manifest) -> None:
+    """Say when the record of an adapter that is to be given away names folders of the machine where it was made."""
+    if portable(manifest.training) != manifest.training:
+        logger.warning(
+            "The record of adapter %r, which goes with it, names folders of the machine where it was made: "
+            "an older version wrote it. Train it again to be rid of them.",
+            manifest.name,
+        )
+
+
+def _files_of(stored: StoredAdapter) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """The files of a version with their content, which is compared with its manifest on the way."""
+    for name in LIMITS:
+        if (stored.folder / name).is_file():
+            expected = stored.manifest.files.get(name)
+            yield name, _blocks(stored, name, expected)
+
+
+def _blocks(stored: StoredAdapter, name: str, expected: FileRecord | None) -> Iterator[bytes]:
+    digest, size = hashlib.sha256(), 0
+    with only_our_errors(stored.name, stored.folder):
+        for block in blocks_of(stored.folder / name, LIMITS[name]):
+            digest.update(block)
+            size += len(block)
+            yield block
+        found = FileRecord(size, digest.hexdigest())
+        if (expected is not None and found != expected) or (name == MANIFEST_FILE and found.sha256 != stored.digest):
+            raise DamagedAdapter(stored.name, str(stored.folder), [f"{name} was changed"])
 
 
 @contextmanager
@@ -61,55 +97,55 @@ def unpacked(path: Path) -> Iterator[Path]:
 
     Raises:
         DamagedAdapter: It is no bundle, holds anything else, or its files are not what the manifest says.
+        PathError: There is no such file, or what is in it cannot be written.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="lorax-bundle-"))
+    with writing_to(Path(tempfile.gettempdir())):
+        scratch = Path(tempfile.mkdtemp(prefix="lorax-bundle-"))
     try:
-        _extract(path, scratch)
+        with _opened(path) as source:
+            _extract(source, path, scratch)
         require_intact(scratch, path.name, str(path))
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _extract(path: Path, folder: Path) -> None:
+def _opened(path: Path) -> BinaryIO:
     try:
-        with zipfile.ZipFile(path) as archive:
-            problems = _entry_problems(archive.infolist())
-            if problems:
-                raise DamagedAdapter(path.name, str(path), problems)
-            for entry in archive.infolist():
-                with archive.open(entry) as source, (folder / entry.filename).open("xb") as out:
-                    shutil.copyfileobj(source, out, _BLOCK)
-    except DamagedAdapter:
-        raise
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        # What zipfile raises for a broken, encrypted or unknown kind of archive.
+        return open_regular(path)
+    except OSError as error:
+        raise PathError.of(path, error) from error
+    except ValueError as error:
+        raise PathError(str(path), str(error)) from error
+
+
+def _extract(source: BinaryIO, path: Path, folder: Path) -> None:
+    try:
+        for name, blocks in read_archive(source, LIMITS):
+            with writing_to(folder):
+                out = (folder / name).open("xb", buffering=0)
+            with out:
+                for block in blocks:
+                    with writing_to(folder):
+                        _write_all(out, block)
+    except ValueError as error:
         raise DamagedAdapter(path.name, str(path), [f"it is no bundle: {error}"]) from error
+    except PathError:
+        raise
+    except OSError as error:
+        raise PathError.of(path, error) from error
 
 
-def _entry_problems(entries: list[zipfile.ZipInfo]) -> list[str]:
-    """All that is wrong with an archive's table of contents; nothing is extracted while there is anything."""
-    problems = []
-    names = [entry.filename for entry in entries]
-    problems += [f"{name!r} occurs {names.count(name)} times" for name in sorted(set(names)) if names.count(name) > 1]
-    for entry in entries:
-        name = entry.filename[:80]
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        if entry.filename not in LIMITS or entry.orig_filename != entry.filename:
-            problems.append(f"it holds {name!r}, which is no file of an adapter")
-            continue
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            problems.append(f"{name} is compressed")
-        if entry.file_size > LIMITS[entry.filename]:
-            problems.append(f"{name} has {entry.file_size:,} bytes, the limit is {LIMITS[entry.filename]:,}")
-        if entry.flag_bits & _ENCRYPTED:
-            problems.append(f"{name} is encrypted")
-        if kind not in (0, stat.S_IFREG):
-            problems.append(f"{name} is no ordinary file")
-    return problems
+def _write_all(out: FileIO, block: bytes) -> None:
+    """Write a block unbuffered, so that a full disk shows here and not when the file is closed."""
+    rest = memoryview(block)
+    while rest:
+        rest = rest[out.write(rest) :]
 
 
-def receive(store: AdapterStore, folder: Path, name: str | None = None, *, replace: bool = False) -> StoredAdapter:
+def receive(
+    store: AdapterStore, folder: Path, name: str | None = None, *, replace: bool = False, verified: bool = False
+) -> StoredAdapter:
     """Take a checked folder from elsewhere into a store, as it is; whether it fits a base is asked when it is used.
 
     Args:
@@ -117,16 +153,21 @@ def receive(store: AdapterStore, folder: Path, name: str | None = None, *, repla
         folder: With an adapter's files and manifest.
         name: In the store. None: the manifest's own.
         replace: Make a new version when the name exists.
+        verified: Its signature was verified, and takes the place of one that the same files may have in the store.
 
     Raises:
         AdapterNameError: The manifest's name cannot be one here; give another.
         AdapterExists: The name is taken and ``replace`` is false.
         DamagedAdapter: It is not sound, or not what its manifest says.
         UnsupportedAdapter: It is not plain LoRA.
+        PathError: The store cannot be written.
     """
-    require_intact(folder, name or folder.name)
-    manifest = read_manifest(folder, name or folder.name)
-    if (folder / MANIFEST_FILE).read_text(encoding="utf-8") != manifest.to_json():
-        # It would be written anew, and a signature or a digest of it would no longer hold.
-        raise DamagedAdapter(name or folder.name, str(folder), [f"{MANIFEST_FILE} is not in its canonical form"])
-    return store.add(require_adapter_name(name or manifest.name), folder, manifest, replace=replace)
+    shown = name or folder.name
+    manifest = require_intact(folder, shown)
+    with only_our_errors(shown, folder):
+        text = read_regular(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        if parse_manifest(text) != manifest or text != manifest.to_json().encode():
+            # It would be written anew, and a signature or a digest of it would no longer hold.
+            raise DamagedAdapter(shown, str(folder), [f"{MANIFEST_FILE} is not in its canonical form"])
+    addition = Addition(require_adapter_name(name or manifest.name), folder, manifest)
+    return store.add_all([addition], replace=replace, trust_signatures=verified)[0]

@@ -4,20 +4,32 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from lorax_vlm.adapters.durable import writing_to
 from lorax_vlm.adapters.factors import Updates
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.peft_config import CONFIG_FILE
+from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages
 
 
-def write_updates(folder: Path, updates: Updates, base: str) -> Path:
+def write_updates(folder: Path, updates: Updates, base: str, seen: SeenImages | None = None) -> Path:
     """Write a PEFT directory whose scaling is 1 everywhere; returns the folder.
 
     Args:
         folder: Made if it does not exist.
         updates: By module name; ranks may differ.
         base: What the configuration calls its base.
+        seen: The images that the updates were learnt from. None: not known.
+
+    Raises:
+        PathError: It cannot be written.
     """
+    with writing_to(folder):
+        return _write(folder, updates, base, seen)
+
+
+def _write(folder: Path, updates: Updates, base: str, seen: SeenImages | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     ranks = {site: update.rank for site, update in updates.items()}
     rank = max(ranks.values())
@@ -42,5 +54,8 @@ def write_updates(folder: Path, updates: Updates, base: str) -> Path:
         for factor, values in (("A", update.a), ("B", update.b)):
             tensors[f"base_model.model.{site}.lora_{factor}.weight"] = np.ascontiguousarray(values, np.float32)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True), encoding="utf-8")
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    # Not by the library's own writing, whose errors are of a kind of its own.
+    (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
+    if seen is not None:
+        (folder / SEEN_FILE).write_bytes(seen.to_bytes())
     return folder

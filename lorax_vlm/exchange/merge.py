@@ -6,72 +6,33 @@ whole updates: its plain versions combine A and B apart, which adds products of 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from lorax_vlm.adapters.factors import Update, Updates, read_updates, total_cosine, total_distance, total_norm
-from lorax_vlm.adapters.files import MAX_RANK, AdapterFiles
+from lorax_vlm.adapters.compatibility import check_compatibility
+from lorax_vlm.adapters.durable import own_folder
+from lorax_vlm.adapters.factors import Update, Updates, read_updates, total_distance
+from lorax_vlm.adapters.files import AdapterBytes
 from lorax_vlm.adapters.manifest import Manifest, Parent
-from lorax_vlm.adapters.store import StoredAdapter
+from lorax_vlm.adapters.peft_config import MAX_RANK
+from lorax_vlm.adapters.seen import join_seen
+from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import IncompatibleAdapter, UsageError
 from lorax_vlm.exchange.files import write_updates
+from lorax_vlm.exchange.merge_preview import MergePreview, exact_sum, preview_merge, weighted
+from lorax_vlm.foreign import quoted
 from lorax_vlm.runtime.library import AdapterLibrary
 
 Method = Literal["cat", "svd", "linear", "ties", "dare"]
 METHODS: tuple[Method, ...] = get_args(Method)
 _OF_PEFT = {"linear": "svd", "ties": "ties_svd", "dare": "dare_linear_svd"}
-_SAMPLED = 200_000
-
-
-@dataclass(frozen=True)
-class PairPreview:
-    """How two adapters agree where both change the base."""
-
-    first: str
-    second: str
-    sites: int
-    """Those that both have."""
-    cosine: float
-    """Of the updates at these sites together: 1 the same direction, 0 unrelated, -1 opposed."""
-    cosine_by_layer: Mapping[str, float]
-    sign_conflicts: float
-    """Share of the places, weighted by size, where they push in opposite directions; about .5 for unrelated ones."""
-
-
-@dataclass(frozen=True)
-class MergePreview:
-    """What merging would combine; nothing is written."""
-
-    norm_shares: Mapping[str, float]
-    """Each adapter's share of the squared norms, weights included."""
-    pairs: tuple[PairPreview, ...]
-    exact_rank: int
-    """Largest rank of the exact sum."""
-    rank_95: int
-    """Largest rank that any site needs for 95 % of the sum's squared norm."""
-    errors: Mapping[int, float]
-    """What is lost of the sum, relative to its norm, by rank."""
-
-    def lines(self) -> list[str]:
-        """For people."""
-        lines = [f"{name}: {share:.1%} of the squared norms" for name, share in self.norm_shares.items()]
-        for pair in self.pairs:
-            lines.append(
-                f"{pair.first} and {pair.second}: {pair.sites} sites in both, cosine {pair.cosine:+.3f}, "
-                f"sign conflicts {pair.sign_conflicts:.1%}"
-            )
-            opposed = sorted(pair.cosine_by_layer.items(), key=lambda item: item[1])[:3]
-            lines += [f"  {site}: cosine {cosine:+.3f}" for site, cosine in opposed]
-        lines.append(f"exact sum: rank {self.exact_rank}; rank {self.rank_95} holds 95 % of every site's squared norm")
-        return [*lines, *(f"  rank {rank}: loses {error:.1%}" for rank, error in self.errors.items())]
+LARGEST_WEIGHT = 1e6
 
 
 @dataclass(frozen=True)
@@ -85,73 +46,20 @@ class MergeReport:
     preview: MergePreview
 
 
-def preview_merge(adapters: Mapping[str, Updates], weights: Sequence[float]) -> MergePreview:
-    """Look before merging.
+def preview_stored(
+    store: AdapterStore, names: Sequence[str], weights: Sequence[float] | None, method: Method, rank: int | None
+) -> MergePreview:
+    """What merging stored adapters would combine; their base is not looked at.
 
-    Args:
-        adapters: Updates by site, by name of the adapter.
-        weights: One per adapter.
+    Raises:
+        UsageError: As ``merge_adapters``.
+        AdapterError: One cannot be read.
     """
-    scaled = dict(zip(adapters, weighted(list(adapters.values()), weights), strict=True))
-    squares = {name: total_norm(updates) ** 2 for name, updates in scaled.items()}
-    total = sum(squares.values()) or 1.0
-    summed = exact_sum(list(scaled.values()))
-    ranks = sorted({rank for rank in (4, 8, 16, 32, 64) if rank < max(u.rank for u in summed.values())})
-    return MergePreview(
-        norm_shares={name: square / total for name, square in squares.items()},
-        pairs=tuple(_preview_pair(*pair) for pair in combinations(scaled.items(), 2)),
-        exact_rank=max(update.rank for update in summed.values()),
-        rank_95=max(update.rank_for() for update in summed.values()),
-        errors={rank: _lost(summed, rank) for rank in ranks},
-    )
-
-
-def weighted(adapters: Sequence[Updates], weights: Sequence[float]) -> list[Updates]:
-    """Each adapter's updates times its weight."""
-    return [{s: u * weight for s, u in own.items()} for own, weight in zip(adapters, weights, strict=True)]
-
-
-def exact_sum(adapters: Sequence[Updates]) -> dict[str, Update]:
-    """The sum of some adapters' updates, site by site, without loss."""
-    summed: dict[str, Update] = {}
-    for updates in adapters:
-        for site, update in updates.items():
-            summed[site] = summed[site] + update if site in summed else update
-    return summed
-
-
-def _lost(summed: Updates, rank: int) -> float:
-    """What all sites together lose when each keeps its largest singular values."""
-    lost = sum(float((update.singular_values[rank:] ** 2).sum()) for update in summed.values())
-    return float(np.sqrt(lost) / total_norm(summed)) if lost else 0.0
-
-
-def _preview_pair(one: tuple[str, Updates], other: tuple[str, Updates]) -> PairPreview:
-    (first, mine), (second, theirs) = one, other
-    shared = [site for site in mine if site in theirs]
-    return PairPreview(
-        first,
-        second,
-        len(shared),
-        total_cosine(mine, theirs, shared),
-        {site: mine[site].cosine(theirs[site]) for site in shared},
-        _sign_conflicts(mine, theirs, shared),
-    )
-
-
-def _sign_conflicts(mine: Updates, theirs: Updates, sites: Sequence[str]) -> float:
-    """Over a sample of places of every site, so that no whole matrix is needed."""
-    rng = np.random.default_rng(0)
-    opposed = weight = 0.0
-    for site in sites:
-        a, b = mine[site], theirs[site]
-        count = min(_SAMPLED, a.shape[0] * a.shape[1])
-        rows, columns = rng.integers(a.shape[0], size=count), rng.integers(a.shape[1], size=count)
-        values = [np.einsum("nr,rn->n", u.b[rows], u.a[:, columns]) for u in (a, b)]
-        size = np.abs(values[0] * values[1])
-        opposed += float(size[values[0] * values[1] < 0].sum())
-        weight += float(size.sum())
-    return opposed / weight if weight else 0.0
+    factors = list(weights) if weights else [1.0] * len(names)
+    _require_request(names, factors, method, rank)
+    found = [store.read_bytes(name) for name in names]
+    require_different([stored for stored, _ in found])
+    return preview_merge({_reference(stored): read_updates(adapter) for stored, adapter in found}, factors)
 
 
 def merge_updates(
@@ -174,19 +82,51 @@ def merge_updates(
         seed: For ``dare``, which drops at random.
 
     Raises:
-        UsageError: The method is unknown, or the weights do not match.
+        UsageError: See ``require_mergeable``.
     """
-    if method not in METHODS:
-        raise UsageError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
-    if len(weights) != len(adapters) or not adapters:
-        raise UsageError(f"One weight per adapter is needed, got {len(weights)} for {len(adapters)}.")
+    require_mergeable(len(adapters), weights, method, rank, density)
     kept = rank or max(update.rank for updates in adapters for update in updates.values())
     if method in ("cat", "svd"):
         summed = exact_sum(weighted(adapters, weights))
         return summed if method == "cat" else {site: update.truncated(kept) for site, update in summed.items()}
     sites = sorted({site for updates in adapters for site in updates})
-    torch.manual_seed(seed)
-    return {site: _merge_by_peft(site, adapters, weights, method, kept, density) for site in sites}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return {site: _merge_by_peft(site, adapters, weights, method, kept, density) for site in sites}
+
+
+def require_mergeable(
+    count: int, weights: Sequence[float], method: Method, rank: int | None = None, density: float = 0.5
+) -> None:
+    """Check what is asked for, before anything is read.
+
+    Args:
+        count: Of adapters.
+        weights: One per adapter.
+        method: One of ``METHODS``.
+        rank: Most ranks per site.
+        density: Share of the values that are kept.
+
+    Raises:
+        UsageError: The method is unknown, the weights are not one finite number per adapter or all 0, or rank or
+            density are no such numbers.
+    """
+    if method not in METHODS:
+        raise UsageError(f"Unknown method {quoted(method)}. Known: {', '.join(METHODS)}.")
+    if len(weights) != count or not count:
+        raise UsageError(f"One weight per adapter is needed, got {len(weights)} for {count}.")
+    odd = [weight for weight in weights if not _is_number(weight) or not abs(weight) <= LARGEST_WEIGHT]
+    if odd or not any(weights):
+        what = f"{quoted(odd[0])} is none" if odd else "all are 0"
+        raise UsageError(f"Weights are numbers from -{LARGEST_WEIGHT:g} to {LARGEST_WEIGHT:g}, not all 0: {what}.")
+    if rank is not None and not (type(rank) is int and 1 <= rank <= MAX_RANK):
+        raise UsageError(f"rank is {quoted(rank)}, expected a whole number from 1 to {MAX_RANK}.")
+    if not _is_number(density) or not 0 < density <= 1:
+        raise UsageError(f"density is {quoted(density)}, expected a number above 0 and at most 1.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class _OneSite(nn.Module):
@@ -257,43 +197,74 @@ def merge_adapters(
         method: One of ``METHODS``.
         rank: As for ``merge_updates``.
         density: As for ``merge_updates``.
-        run_dir: For the files before they are stored.
+        run_dir: Below it a folder is made, and removed again, for the files before they are stored.
         replace: Make a new version when ``new_name`` exists.
 
     Raises:
-        UsageError: Fewer than two adapters, an unknown method, or the exact sum's rank is above the limit.
+        UsageError: Fewer than two adapters, one twice, or the exact sum's rank is above the limit; see
+            ``require_mergeable`` for the others.
         IncompatibleAdapter: They are not all plain adapters of this very base.
         AdapterExists: ``new_name`` is taken.
     """
-    if len(names) < 2:
-        raise UsageError(f"Merging needs at least two adapters, got {list(names)}.")
-    library.require_free(new_name, replace)
-    found = [library.store.read(name) for name in names]
-    _require_one_base(library, found)
-    stored = [adapter for adapter, _ in found]
     factors = list(weights) if weights is not None else [1.0] * len(names)
-    updates = [read_updates(files) for _, files in found]
+    _require_request(names, factors, method, rank, density)
+    library.require_free(new_name, replace)
+    found = [library.store.read_bytes(name) for name in names]
+    stored = [adapter for adapter, _ in found]
+    require_different(stored)
+    _require_one_base(library, found)
+    updates = [read_updates(adapter) for _, adapter in found]
     merged = merge_updates(updates, factors, method, rank=rank, density=density)
     largest = max(update.rank for update in merged.values())
     if largest > MAX_RANK:
         raise UsageError(f"The exact sum has rank {largest}, the limit is {MAX_RANK}. Use method='svd' with a rank.")
-    preview = preview_merge(dict(zip(names, updates, strict=True)), factors)
+    preview = preview_merge(dict(zip(map(_reference, stored), updates, strict=True)), factors)
     error = total_distance(exact_sum(weighted(updates, factors)), merged)
     report = MergeReport(method, largest, error, preview)
-    folder = write_updates(run_dir / "merged", merged, library.entry.identity)
     manifest = _manifest_of_merge(library, stored, new_name, report, factors)
-    return library.keep(folder, manifest, replace=replace), report
+    seen = join_seen(adapter.seen for _, adapter in found)
+    with own_folder(run_dir) as scratch:
+        folder = write_updates(scratch / "merged", merged, library.entry.identity, seen)
+        return library.keep(folder, manifest, replace=replace), report
 
 
-def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapter, AdapterFiles]]) -> None:
-    fingerprint = library.describe().fingerprint
+def _require_request(
+    names: Sequence[str], weights: Sequence[float], method: Method, rank: int | None, density: float = 0.5
+) -> None:
+    if len(names) < 2:
+        raise UsageError(f"Merging needs at least two adapters, got {list(names)}.")
+    require_mergeable(len(names), weights, method, rank, density)
+    if rank is not None and method == "cat":
+        raise UsageError("cat keeps the exact sum, so it takes no rank. Use method svd for one.")
+
+
+def require_different(adapters: Sequence[StoredAdapter]) -> None:
+    """Raise ``UsageError`` when an adapter is among some twice, perhaps under two names."""
+    known: dict[str, StoredAdapter] = {}
+    for adapter in adapters:
+        other = known.setdefault(adapter.digest, adapter)
+        if other is not adapter:
+            names = " and ".join(dict.fromkeys((_reference(other), _reference(adapter))))
+            raise UsageError(f"{names} is the same adapter twice; name it once and give it twice the weight.")
+
+
+def _reference(adapter: StoredAdapter) -> str:
+    return f"{adapter.name}@{adapter.version}"
+
+
+def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapter, AdapterBytes]]) -> None:
+    described = library.describe()
+    fingerprint = described.fingerprint
     assert fingerprint is not None  # describing reads it
     for adapter, own in found:
         base = adapter.manifest.base
         problems = []
         if base is None or base.components != fingerprint.components:
             problems.append("it was trained on another base, or on an unknown one")
-        if own.head:
+        else:
+            report = check_compatibility(own.files, adapter.manifest, described)
+            problems += report.reasons if report.verdict == "refused" else ()
+        if own.files.head:
             problems.append("it brings a head of its own; heads cannot be added up")
         if problems:
             raise IncompatibleAdapter(adapter.name, library.entry.name, problems)
@@ -315,7 +286,7 @@ def _manifest_of_merge(
         generation=first.generation,
         training={"data": "merged from " + ", ".join(a.name for a in stored), **facts},
         lineage=[
-            Parent(a.name, a.manifest.digest, f"merge-{report.method}", {"weight": weight})
+            Parent(a.name, a.digest, f"merge-{report.method}", {"weight": weight})
             for a, weight in zip(stored, weights, strict=True)
         ],
         licence="; ".join(dict.fromkeys(a.manifest.licence for a in stored if a.manifest.licence)),

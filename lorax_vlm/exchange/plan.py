@@ -12,7 +12,7 @@ from typing import Literal
 
 from lorax_vlm.adapters.compatibility import ComponentReport, Level, check_compatibility
 from lorax_vlm.adapters.factors import read_updates, total_norm
-from lorax_vlm.adapters.files import AdapterFiles
+from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, with_weights
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import SITE_GROUPS
 from lorax_vlm.models.components import group_by_component
@@ -88,7 +88,7 @@ class TransferPlan:
 
 
 def plan_transfer(
-    files: AdapterFiles,
+    adapter: AdapterBytes | AdapterFiles,
     manifest: Manifest,
     target: BaseDescription,
     *,
@@ -98,14 +98,16 @@ def plan_transfer(
     """Decide how each part of an adapter gets to a base.
 
     Args:
-        files: Of the adapter, folded into plain LoRA.
+        adapter: Its files; their weights are read again when they were let go.
         manifest: Of the adapter.
         target: The base.
         images: Unlabelled images at hand; without any, only weights can be taken over.
         allow_partial: Leave out what cannot be moved, instead of refusing.
     """
+    adapter = with_weights(adapter)
+    files = adapter.files
     report = check_compatibility(files, manifest, target)
-    updates = read_updates(files)
+    updates = read_updates(adapter)
     whole = total_norm(updates) ** 2
     sites = group_by_component(files.sites)
     parts = []

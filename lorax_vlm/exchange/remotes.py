@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorax_vlm.adapters.files import CONFIG_FILE, MAX_WEIGHTS_BYTES, WEIGHTS_FILE
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, hash_file, require_intact
+from lorax_vlm.adapters.durable import writing_to
+from lorax_vlm.adapters.files import MAX_WEIGHTS_BYTES, only_our_errors
+from lorax_vlm.adapters.incoming import copy_version
+from lorax_vlm.adapters.integrity import LIMITS, hash_file
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
+from lorax_vlm.adapters.regular_files import blocks_of
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.errors import DamagedAdapter, RemoteError, shown_address
-from lorax_vlm.exchange.bundle import LIMITS, SUFFIX, pack, receive, unpacked
+from lorax_vlm.errors import DamagedAdapter, LoraxError, RemoteError, shown_address
+from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked, warn_of_places
 from lorax_vlm.exchange.card import write_card
 from lorax_vlm.exchange.downloads import downloaded, upload
 from lorax_vlm.exchange.signing import verify_signature
@@ -86,11 +89,13 @@ def pull(
         if not (folder / MANIFEST_FILE).is_file():
             hint = f"it has no {MANIFEST_FILE}; import it for its base: lorax-vlm adapters import {shown} --model MODEL"
             raise DamagedAdapter(name or shown, shown, [hint])
-        if digest is not None and (found := hash_file(folder / MANIFEST_FILE).sha256) != digest:
+        with only_our_errors(name or shown, folder):
+            found = hash_file(folder / MANIFEST_FILE).sha256
+        if digest is not None and found != digest:
             raise DamagedAdapter(name or shown, shown, [f"{MANIFEST_FILE} has the digest {found}, not {digest}"])
         if public_key is not None:
             verify_signature(folder, name or shown, public_key)
-        return receive(store, folder, name, replace=replace)
+        return receive(store, folder, name, replace=replace, verified=public_key is not None)
 
 
 @contextmanager
@@ -122,49 +127,62 @@ def is_remote(source: str) -> bool:
 
 def _push_to_hub(stored: StoredAdapter, url: str, private: bool) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     repository, revision = _parse_hub(url)
     if revision is not None:
         raise RemoteError(url, "a revision is given by the hub; push to hf://owner/name")
-    require_intact(stored.folder, stored.name)
-    api = HfApi()
+    warn_of_places(stored.manifest)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "adapter"
-        shutil.copytree(stored.folder, folder)
+        folder = Path(scratch) / stored.digest
+        folder.mkdir()
+        copy_version(stored.folder, folder, stored.name)
         (folder / CARD_FILE).write_text(write_card(stored.manifest), encoding="utf-8")
-        try:
+        with _only_remote_errors(url):
+            api = HfApi()
             api.create_repo(repository, private=private, exist_ok=True)
             made = api.upload_folder(
-                repo_id=repository, folder_path=folder, commit_message=f"{stored.name}, version {stored.version}"
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=f"{stored.name}, version {stored.version}",
+                delete_patterns=list(LIMITS),  # a former version's signature, say, is none of this one
             )
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise RemoteError(url, str(error)) from error
     return f"hf://{repository}@{made.oid}"
+
+
+@contextmanager
+def _only_remote_errors(url: str) -> Iterator[None]:
+    """Turn whatever the hub's client raises into ``RemoteError``."""
+    try:
+        yield
+    except (LoraxError, MemoryError):
+        raise
+    except Exception as error:  # of several libraries
+        raise RemoteError(url, str(error) or type(error).__name__) from error
 
 
 @contextmanager
 def _fetched_from_hub(url: str) -> Iterator[Path]:
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     repository, revision = _parse_hub(url)
-    scratch = Path(tempfile.mkdtemp(prefix="lorax-hub-"))
+    with writing_to(Path(tempfile.gettempdir())):
+        scratch = Path(tempfile.mkdtemp(prefix="lorax-hub-"))
     try:
-        try:
+        with _only_remote_errors(url):
             info = HfApi().model_info(repository, revision=revision, files_metadata=True)
             there = {file.rfilename: file.size or 0 for file in info.siblings or []}
-            for file in (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE, SIGNATURE_FILE):
-                if file not in there:
-                    continue
-                if there[file] > LIMITS[file]:
-                    raise RemoteError(url, f"{file} has {there[file]:,} bytes, the limit is {LIMITS[file]:,}")
-                # All of one commit, whatever is pushed meanwhile; kept by the library, which resumes.
-                shutil.copyfile(hf_hub_download(repository, file, revision=info.sha), scratch / file)
-        except RemoteError:
-            raise
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise RemoteError(url, str(error)) from error
+            for file, limit in LIMITS.items():
+                if there.get(file, 0) > limit:
+                    raise RemoteError(url, f"{file} has {there[file]:,} bytes, the limit is {limit:,}")
+            # All of one commit, whatever is pushed meanwhile; kept by the library, which resumes.
+            found = {
+                file: Path(hf_hub_download(repository, file, revision=info.sha)) for file in LIMITS if file in there
+            }
+            for file, cached in found.items():
+                with (scratch / file).open("wb") as out:
+                    for block in blocks_of(cached, LIMITS[file], cache_links=True):  # whatever size was announced
+                        with writing_to(scratch):
+                            out.write(block)
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -7,9 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, require_intact
+from lorax_vlm.adapters.integrity import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, require_intact
+from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.errors import MissingExtra, SignatureRefused
+from lorax_vlm.errors import LoraxError, MissingExtra, SignatureRefused
+
+_PACKAGES = ("model_signing", "OpenSSL")
 
 
 def sign_adapter(store: AdapterStore, name: str, private_key: Path, *, password: str | None = None) -> StoredAdapter:
@@ -34,7 +37,7 @@ def sign_adapter(store: AdapterStore, name: str, private_key: Path, *, password:
         try:
             config = signing.Config().use_elliptic_key_signer(private_key=private_key, password=password)
             config.set_hashing_config(_without_signature(hashing)).sign(stored.folder, signature)
-        except (OSError, ValueError, TypeError) as error:
+        except Exception as error:  # as in ``verify_signature``
             raise SignatureRefused(name, f"the key {private_key} cannot sign: {error}") from error
         store.attach_signature(name, signature)
     return store.get(name)
@@ -55,8 +58,12 @@ def verify_signature(folder: Path, name: str, public_key: Path) -> None:
     _, hashing = _require_library()
     from model_signing import verifying
 
-    if not (folder / SIGNATURE_FILE).is_file():
-        raise SignatureRefused(name, f"it has no {SIGNATURE_FILE}")
+    try:
+        read_regular(folder / SIGNATURE_FILE, MAX_SIGNATURE_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SignatureRefused(name, f"it has no {SIGNATURE_FILE}") from None
+    except (OSError, ValueError) as error:
+        raise SignatureRefused(name, f"{SIGNATURE_FILE} cannot be read: {error}") from error
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
         config.set_hashing_config(_without_signature(hashing)).verify(folder, folder / SIGNATURE_FILE)
@@ -71,6 +78,10 @@ def _without_signature(hashing: Any) -> Any:
 def _require_library() -> tuple[Any, Any]:
     try:
         from model_signing import hashing, signing
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".", maxsplit=1)[0] in _PACKAGES:
+            raise MissingExtra("model-signing", "sign", "Signing adapters") from error
+        raise LoraxError(f"model-signing is installed and cannot be loaded: {error}. Install it anew.") from error
     except ImportError as error:
-        raise MissingExtra("model-signing", "sign", "Signing adapters") from error
+        raise LoraxError(f"model-signing is installed and cannot be loaded: {error}. Install it anew.") from error
     return signing, hashing

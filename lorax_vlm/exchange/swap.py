@@ -1,10 +1,14 @@
-"""Two adapters of two bases, each moved to the other's base: both, or neither."""
+"""Two adapters of two bases, each moved to the other's base: both, or neither.
+
+Both results are stored in one step of the store, so that not even a process that is killed leaves one of them.
+"""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as replaced
 
-from lorax_vlm.errors import TransferRefused
+from lorax_vlm.errors import TransferRefused, UsageError
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.exchange.transfer import PreparedTransfer, TransferData, TransferOptions, prepared_transfer
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -54,8 +58,13 @@ def exchange_adapters(there: Direction, back: Direction, *, replace: bool = Fals
 
     Raises:
         TransferRefused: One of them cannot be moved at all, or both are of one base; nothing was changed.
+        UsageError: The two bases keep their adapters in different stores, or both results would have one name.
         AdapterExists: A new name is taken.
     """
+    if there.target.store.root != back.target.store.root:
+        raise UsageError("Both bases must keep their adapters in one store to exchange them.")
+    if there.new_name == back.new_name:
+        raise UsageError(f"Both results would be called {there.new_name!r}; give them different names.")
     if there.source.entry.identity == there.target.entry.identity:
         reason = f"{back.name!r} is of that base, too. One batch may mix them; lorax-vlm exchange merge joins them"
         raise TransferRefused(there.name, there.target.entry.name, [reason])
@@ -66,14 +75,11 @@ def exchange_adapters(there: Direction, back: Direction, *, replace: bool = Fals
         if any(one.refused for one in prepared):
             first, second = (_not_kept(one) for one in prepared)
             return ExchangeReport(first, second)
-        first = prepared[0].keep(there.new_name, replace=replace)
-        try:
-            second = prepared[1].keep(back.new_name, replace=replace)
-        except BaseException:
-            store = there.target.store
-            store.drop_version(there.new_name, store.get(there.new_name).version)
-            raise
-        return ExchangeReport(first, second)
+        additions = [
+            one.addition(way.new_name, replace=replace) for one, way in zip(prepared, (there, back), strict=True)
+        ]
+        there.target.store.add_all(additions, replace=replace)
+        return ExchangeReport(prepared[0].kept_as(there.new_name), prepared[1].kept_as(back.new_name))
 
 
 def _prepare(stack: ExitStack, way: Direction) -> PreparedTransfer:
@@ -84,4 +90,4 @@ def _prepare(stack: ExitStack, way: Direction) -> PreparedTransfer:
 def _not_kept(prepared: PreparedTransfer) -> TransferReport:
     if prepared.refused:
         return prepared.report
-    return replace(prepared.report, label="refused", reasons=("the other adapter of the exchange was refused",))
+    return replaced(prepared.report, label="refused", reasons=("the other adapter of the exchange was refused",))

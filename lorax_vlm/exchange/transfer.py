@@ -6,7 +6,6 @@ of the same size.
 """
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorax_vlm.adapters.compatibility import Level
+from lorax_vlm.adapters.durable import own_folder, writing_to
 from lorax_vlm.adapters.factors import Updates, read_updates
-from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.files import AdapterBytes, read_adapter
+from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.manifest import Manifest, Measurement, Parent
 from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, join_seen
 from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.answers import exact_match
 from lorax_vlm.data.examples import Example
@@ -62,6 +64,8 @@ class TransferData:
     off_task: Sequence[Example] = ()
     """Labelled examples of other tasks, to see what is lost."""
     judge: Judge = judge_by_target
+    seen: SeenImages | None = None
+    """The unlabelled images, by their content. None: not known, unless training writes them down."""
 
 
 def read_transfer_data(
@@ -92,7 +96,7 @@ class TransferOptions:
     config: TrainConfig
     """For distillation; ``max_steps`` are those asked for."""
     run_dir: Path
-    """For checkpoints and candidates; emptied afterwards."""
+    """Below it a folder is made for checkpoints and candidates, and removed again."""
     allow_partial: bool = False
     """Leave out what cannot be moved, instead of refusing."""
     distil: bool = True
@@ -114,6 +118,8 @@ class PreparedTransfer:
     settings: GenerationSettings
     """How its text was decoded on the target."""
     load: Callable[[AdapterLibrary], object]
+    seen: SeenImages | None
+    """The images that the source and the result were trained on. None: not known."""
 
     @property
     def refused(self) -> bool:
@@ -129,13 +135,26 @@ class PreparedTransfer:
 
         Raises:
             AdapterExists: ``new_name`` is taken.
-            TransferRefused: Read back from the store it is not what was measured.
+            TransferRefused: What would be stored is not what was measured.
         """
         if self.refused:
             return self.report
+        self.target.store.add_all([self.addition(new_name, replace=replace)], replace=replace)
+        return self.kept_as(new_name)
+
+    def addition(self, new_name: str, *, replace: bool = False) -> Addition:
+        """What ``keep`` would store, checked against the target, which is loaded for it.
+
+        Raises:
+            AdapterExists: ``new_name`` is taken.
+            TransferRefused: It is not what was measured.
+        """
         self.load(self.target)
-        _keep(self, new_name, replace)
-        return dataclasses.replace(self.report, adapter=new_name)
+        return _addition(self, new_name, replace)
+
+    def kept_as(self, name: str) -> TransferReport:
+        """The report of a result that was stored."""
+        return dataclasses.replace(self.report, adapter=name)
 
 
 def transfer_adapter(
@@ -170,24 +189,25 @@ def prepared_transfer(
     Raises:
         TransferRefused: There is no way, or none with these data.
     """
-    stored, files = source.store.read(name)
+    stored, adapter = source.store.read_bytes(name)
     if not options.distil:
         data = dataclasses.replace(data, unlabelled=())
     images = len(data.unlabelled)
-    plan = plan_transfer(files, stored.manifest, target.describe(), images=images, allow_partial=options.allow_partial)
+    plan = plan_transfer(
+        adapter, stored.manifest, target.describe(), images=images, allow_partial=options.allow_partial
+    )
     if plan.refused:
         raise TransferRefused(name, plan.target, plan.reasons)
     options.load(source)
     asked = _ask_source(source, stored, plan, data)
     options.load(target)
     judge = data.judge if asked.measured_by == "labels" else judge_by_target
-    try:
+    with own_folder(options.run_dir) as scratch:
         settings = settings_on(target, source, stored.manifest)
-        bench = _Bench(target, stored.manifest, settings, asked.development, judge, options.run_dir)
-        report, chosen = _transfer(bench, asked, plan, read_updates(files), stored, data, options)
-        yield PreparedTransfer(report, target, stored, chosen, settings, options.load)
-    finally:
-        shutil.rmtree(options.run_dir, ignore_errors=True)
+        bench = _Bench(target, stored.manifest, settings, asked.development, judge, scratch)
+        report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
+        seen = _seen_by(chosen, adapter, data)
+        yield PreparedTransfer(report, target, stored, chosen, settings, options.load, seen)
 
 
 @dataclass(frozen=True)
@@ -358,7 +378,7 @@ def _distil(
     bench: _Bench, plan: TransferPlan, lesson: Lesson, start: _Candidate | None, options: TransferOptions
 ) -> _Candidate:
     """Train the target on the source's answers, beginning with the best candidate."""
-    begin = read_updates(read_adapter_files(start.folder, start.scored.name)) if start is not None else {}
+    begin = read_updates(read_adapter(start.folder, start.scored.name)) if start is not None else {}
     recipe = Recipe(
         "transferred",
         rank=max([plan.rank, *(update.rank for update in begin.values())]),
@@ -392,8 +412,17 @@ def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> li
     return reasons
 
 
-def _keep(prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> None:
-    """Store the result with where it came from and what it scored; the checks of every stored adapter apply."""
+def _seen_by(chosen: _Candidate, source: AdapterBytes, data: TransferData) -> SeenImages | None:
+    """The images that a result learnt from: the source's, and those it was distilled with."""
+    if not chosen.steps:
+        return source.seen
+    written = chosen.folder / SEEN_FILE
+    trained_on = SeenImages.from_bytes(written.read_bytes()) if written.is_file() else data.seen
+    return join_seen([source.seen, trained_on])
+
+
+def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> Addition:
+    """The result with where it came from and what it scored; the checks of every stored adapter apply."""
     library, chosen, report, source = prepared.target, prepared.chosen, prepared.report, prepared.stored.manifest
     interval: Interval = chosen.scored.mean
     manifest = library.manifest(
@@ -409,7 +438,7 @@ def _keep(prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> 
         lineage=[
             Parent(
                 name=prepared.stored.name,
-                manifest=source.digest,
+                manifest=prepared.stored.digest,
                 method=report.label,
                 parameters={"chosen": report.chosen, "source_base": report.plan.source, "steps": chosen.steps},
             ),
@@ -425,22 +454,28 @@ def _keep(prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> 
         high=interval.high,
         count=len(report.alone.scores),
     )
-    kept = library.keep(chosen.folder, dataclasses.replace(manifest, metrics=(figure,)), replace=replace_existing)
-    _require_effect(library, kept, report.plan, chosen)
+    with writing_to(chosen.folder):
+        (chosen.folder / SEEN_FILE).unlink(missing_ok=True)
+        if prepared.seen is not None:
+            (chosen.folder / SEEN_FILE).write_bytes(prepared.seen.to_bytes())
+    manifest = dataclasses.replace(manifest, metrics=(figure,))
+    addition = library.addition(chosen.folder, manifest, replace=replace_existing)
+    _require_effect(addition, report.plan, chosen)
+    return addition
 
 
-def _require_effect(library: AdapterLibrary, kept: StoredAdapter, plan: TransferPlan, chosen: _Candidate) -> None:
-    """Read the stored adapter again: it has the planned sites, none without an effect, and changes what is answered.
+def _require_effect(addition: Addition, plan: TransferPlan, chosen: _Candidate) -> None:
+    """What is to be stored has the planned sites, none without an effect, and changes what is answered.
 
     Raises:
-        TransferRefused: It is not what was measured; it is removed again.
+        TransferRefused: It is not what was measured.
     """
-    updates = read_updates(library.store.files(kept.name))
+    assert isinstance(addition.source, AdapterBytes)  # read by the library
+    updates = read_updates(addition.source)
     problems = [f"{site} is missing" for site in plan.copied_sites if site not in updates]
     if chosen.scored.name != "distilled":
         problems += [f"{site} has no effect" for site, update in updates.items() if not update.norm]
-    if kept.manifest.canary is None or not kept.manifest.canary.largest_change:
+    if addition.manifest.canary is None or not addition.manifest.canary.largest_change:
         problems.append("no logit changes with it")
     if problems:
-        library.store.drop_version(kept.name, kept.version)
-        raise TransferRefused(kept.name, plan.target, problems)
+        raise TransferRefused(addition.name, plan.target, problems)

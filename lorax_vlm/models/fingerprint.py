@@ -2,7 +2,7 @@
 
 PEFT does not check the base: an adapter loads without a word on any model of the same shapes. The fingerprint makes
 "same shapes, other weights" visible, and says how far apart two bases are. Reading all weights of a large checkpoint
-takes a while; the result is kept and used again as long as its files stay as they are.
+takes a while; the result is kept and used again as long as its files are the same.
 """
 
 import base64
@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,14 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from lorax_vlm.errors import CheckpointError
+from lorax_vlm.foreign import parse_json, quoted
 from lorax_vlm.models.components import group_by_component
+from lorax_vlm.models.kept_fingerprints import SKETCH_BUCKETS, TensorRecord, content_key_of, find, keep, key_of
 from lorax_vlm.models.tensor_files import StoredTensor, read_header
-from lorax_vlm.settings import fingerprints_dir
 
-SKETCH_BUCKETS = 64
 _SKETCH_SEED = 20_260_101
 _SKETCH_BLOCK = 2**16
-_FORMAT = 2
 
 _SHOWN_FROM_BYTES = 2**30
 
@@ -56,19 +55,6 @@ def shown_progress(name: str) -> Iterator[Progress]:
         yield show
     finally:
         bar.stop()
-
-
-@dataclass(frozen=True)
-class TensorRecord:
-    """One tensor of a base."""
-
-    shape: tuple[int, ...]
-    digest: str
-    """SHA-256 of its values in half precision when they survive it, else in single: in which precision they are stored
-    does not matter."""
-    norm: float
-    sketch: np.ndarray
-    """``SKETCH_BUCKETS`` numbers whose difference between two tensors has about the norm of the tensors' difference."""
 
 
 @dataclass(frozen=True)
@@ -125,28 +111,37 @@ class Sketch:
         return cls(norm, values)
 
 
-def read_fingerprint(folder: Path, progress: Progress | None = None) -> Fingerprint:
+def read_fingerprint(folder: Path, progress: Progress | None = None, *, anew: bool = False) -> Fingerprint:
     """The fingerprint of a checkpoint folder: the one kept from before, or read from all its weights in parallel.
 
+    Args:
+        folder: Of the checkpoint.
+        progress: Told how far it is.
+        anew: Read all weights, whatever was kept.
+
     Raises:
-        CheckpointError: The folder holds no safetensors weights, or a damaged file.
+        CheckpointError: The folder holds no safetensors weights, or a damaged file, or they change while they are read.
     """
     files = _weight_files(folder)
-    known = find_fingerprint(folder)
-    if known is not None:
-        return known
+    key = _key_of(folder, files)
     tensors = _read_tensors(files)
+    if not anew and (known := find(key, _shapes(tensors))) is not None:
+        return Fingerprint(known)
     total, done = sum(tensor.nbytes for tensor in tensors), 0
     records: dict[str, TensorRecord] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for tensor, record in zip(tensors, pool.map(_read_record, tensors), strict=True):
-            records[tensor.name] = record
-            done += tensor.nbytes
-            if progress is not None:
-                progress(done, total)
-    found = Fingerprint(records)
-    _keep(_kept_at(files), found)
-    return found
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for tensor, record in zip(tensors, pool.map(_read_record, tensors), strict=True):
+                records[tensor.name] = record
+                done += tensor.nbytes
+                if progress is not None:
+                    progress(done, total)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(str(folder), [f"its weights cannot be read: {error}"]) from error
+    if _key_of(folder, files) != key:
+        raise CheckpointError(str(folder), ["its files changed while they were read"])
+    keep(key, records)
+    return Fingerprint(records)
 
 
 def find_fingerprint(folder: Path) -> Fingerprint | None:
@@ -155,22 +150,18 @@ def find_fingerprint(folder: Path) -> Fingerprint | None:
     Raises:
         CheckpointError: The folder holds no safetensors weights.
     """
-    path = _kept_at(_weight_files(folder))
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return Fingerprint(
-            {
-                name: TensorRecord(
-                    tuple(shape), digest, norm, np.frombuffer(base64.b64decode(sketch), "<f4").astype(np.float64)
-                )
-                for name, (shape, digest, norm, sketch) in stored["tensors"].items()
-            }
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):  # half written by an older version: read it from the weights again
-        path.unlink(missing_ok=True)
-        return None
+    files = _weight_files(folder)
+    known = find(_key_of(folder, files), _shapes(_read_tensors(files)))
+    return Fingerprint(known) if known is not None else None
+
+
+def weights_key(folder: Path) -> str:
+    """What stands for the weights in a checkpoint folder, without reading all of them.
+
+    Raises:
+        CheckpointError: The folder holds no safetensors weights.
+    """
+    return _key_of(folder, _weight_files(folder), content_key_of)
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -179,45 +170,58 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         CheckpointError: The folder holds no safetensors weights, or a damaged file.
     """
-    return {tensor.name: tensor.shape for tensor in _read_tensors(_weight_files(folder))}
+    return _shapes(_read_tensors(_weight_files(folder)))
+
+
+def _shapes(tensors: Iterable[StoredTensor]) -> dict[str, tuple[int, ...]]:
+    return {tensor.name: tensor.shape for tensor in tensors}
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.safetensors"))
+    """The files that transformers would load: the one, else those that the index names, else all."""
+    one, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if one.is_file():
+        return [one]
+    files = _indexed_files(index) if index.is_file() else sorted(folder.glob("*.safetensors"))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            str(folder), [f"{quoted(name)} is named by {index.name} and not there" for name in missing]
+        )
     if not files:
         raise CheckpointError(str(folder), ["it holds no *.safetensors weights"])
     return files
 
 
+def _indexed_files(index: Path) -> list[Path]:
+    try:
+        names = set(parse_json(index.read_bytes())["weight_map"].values())
+        if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]{1,200}", name) for name in names):
+            raise ValueError("it names something other than files beside it")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(str(index), [f"it is no index of weights: {error}"]) from error
+    return sorted(index.parent / name for name in names)
+
+
 def _read_tensors(files: Iterable[Path]) -> list[StoredTensor]:
-    tensors = []
+    tensors: dict[str, StoredTensor] = {}
     for file in files:
         try:
-            tensors += read_header(file)[0]
-        except ValueError as error:
+            own = read_header(file)[0]
+        except (ValueError, OSError) as error:
             raise CheckpointError(str(file), [f"it is no sound safetensors file: {error}"]) from error
-    return tensors
+        twice = [tensor.name for tensor in own if tensor.name in tensors]
+        if twice:
+            raise CheckpointError(str(file), [f"{quoted(twice[0])} is in another of its files, too"])
+        tensors |= {tensor.name: tensor for tensor in own}
+    return list(tensors.values())
 
 
-def _kept_at(files: Iterable[Path]) -> Path:
-    facts = [str(_FORMAT)]
-    for file in files:
-        real = file.resolve()
-        status = real.stat()
-        facts.append(f"{real} {status.st_size} {status.st_mtime_ns}")
-    return fingerprints_dir() / f"{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:32]}.json"
-
-
-def _keep(path: Path, fingerprint: Fingerprint) -> None:
-    rows = {
-        name: [list(r.shape), r.digest, r.norm, base64.b64encode(r.sketch.astype("<f4").tobytes()).decode()]
-        for name, r in fingerprint.tensors.items()
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump({"tensors": rows}, file)
-    os.replace(scratch, path)
+def _key_of(folder: Path, files: Iterable[Path], key: Callable[[Iterable[Path]], str] = key_of) -> str:
+    try:
+        return key(files)
+    except OSError as error:
+        raise CheckpointError(str(folder), [f"its weights cannot be read: {error.strerror or error}"]) from error
 
 
 def _read_record(tensor: StoredTensor) -> TensorRecord:

@@ -18,10 +18,10 @@ from transformers.utils import logging as transformers_logging
 
 from lorax_vlm.errors import CheckpointError, MissingExtra
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry, with_family_defaults
-from lorax_vlm.models.description import BaseDescription, describe_checkpoint
+from lorax_vlm.models.description import BaseDescription, describe_checkpoint, require_no_adapter
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.registry import FamilyRow, find_family
-from lorax_vlm.models.fingerprint import Fingerprint, read_fingerprint, shown_progress
+from lorax_vlm.models.fingerprint import Fingerprint, read_fingerprint, shown_progress, weights_key
 from lorax_vlm.models.placement import (
     Device,
     Hardware,
@@ -55,6 +55,8 @@ class LoadedModel:
     """Commit of the hub repository, None for a local folder."""
     changing: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
     """Held by whoever puts layers into the module tree, or copies it."""
+    weights_key: str | None = None
+    """What stood for its files when they were loaded; see ``models.fingerprint.weights_key``."""
 
     def plain_copy(self) -> "LoadedModel":
         """The same base in a module tree of its own, without adapters; the tensors are shared.
@@ -85,11 +87,18 @@ class LoadedModel:
     @cached_property
     def description(self) -> BaseDescription:
         """What adapters must know of it; its fingerprint only where that was made before."""
-        return describe_checkpoint(self.folder, self.name)
+        described = describe_checkpoint(self.folder, self.name)
+        return dataclasses.replace(described, quantization=self.placement.quantization, dtype=self.placement.dtype)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """Digests of its weights. Of a large checkpoint all of them are read the first time, with a bar."""
+        """Digests of its weights. Of a large checkpoint all of them are read the first time, with a bar.
+
+        Raises:
+            CheckpointError: Its files are no longer those that were loaded.
+        """
+        if self.weights_key is not None and weights_key(self.folder) != self.weights_key:
+            raise CheckpointError(self.name, [f"its files in {self.folder} changed since it was loaded; load it again"])
         with shown_progress(self.name) as progress:
             return read_fingerprint(self.folder, progress)
 
@@ -126,33 +135,49 @@ def load_model(
     placement = plan_placement(entry, hardware, device, dtype, quantize)
     require_memory(entry, placement, hardware)
     folder, revision = _fetch(entry, [*_DESCRIBED_BY, *_WEIGHTS])
+    require_no_adapter(folder, entry.name)
     config = _read_config(folder, entry)
     row = find_family(config, entry.name)
-    family = row.make_family(row.load_processor(folder), config, entry.name)
+    family = row.make_family(_load_processor(folder, row, entry), config, entry.name)
+    key = weights_key(folder) if any(folder.glob("*.safetensors")) else None  # without any, loading says it better
     model = _load_weights(folder, config, row, entry, placement)
     row.after_loading(model, entry.name)
     model.eval().requires_grad_(False)
-    return LoadedModel(entry, model, family, placement, folder, revision)
+    return LoadedModel(entry, model, family, placement, folder, revision, weights_key=key)
 
 
-def describe_model(entry: CatalogEntry) -> BaseDescription:
+def describe_model(entry: CatalogEntry, *, anew: bool = False) -> BaseDescription:
     """A base with its fingerprint, without loading it; what is not on this machine is fetched first.
+
+    Args:
+        entry: The base.
+        anew: Read all of its weights, whatever was kept of them.
 
     Raises:
         CheckpointError: It cannot be fetched, or is of no supported family.
     """
     folder, _ = _fetch(entry, [*_DESCRIBED_BY, *_WEIGHTS])
     with shown_progress(entry.name) as progress:
-        read_fingerprint(folder, progress)
+        read_fingerprint(folder, progress, anew=anew)
     return describe_checkpoint(folder, entry.name)
 
 
 def _read_config(folder: Path, entry: CatalogEntry) -> Any:
     try:
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # files of anybody
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(entry.name, [f"its configuration cannot be read: {reason}"]) from error
+
+
+def _load_processor(folder: Path, row: FamilyRow, entry: CatalogEntry) -> Any:
+    try:
+        return row.load_processor(folder)
+    except MemoryError:
+        raise
+    except Exception as error:  # files of anybody; one that names Python code of its own is refused here
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(entry.name, [f"its tokenizer or processor cannot be loaded: {reason}"]) from error
 
 
 def _describe(entry: CatalogEntry) -> CatalogEntry:
@@ -166,7 +191,11 @@ def _describe(entry: CatalogEntry) -> CatalogEntry:
 
 
 def _load_weights(folder: Path, config: Any, row: FamilyRow, entry: CatalogEntry, placement: Placement) -> Any:
-    options: dict[str, Any] = {"dtype": getattr(torch, placement.dtype), "use_safetensors": True}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, placement.dtype),
+        "use_safetensors": True,
+        "trust_remote_code": False,
+    }
     if placement.quantization != "none":
         options["quantization_config"] = _quantization_config(placement, row)
     if placement.device == "cuda":

@@ -1,10 +1,12 @@
 """Where a checkpoint is on this machine, without loading or downloading anything. No torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lorax_vlm.errors import CheckpointError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.description import BaseDescription, describe_checkpoint
+from lorax_vlm.models.fingerprint import find_fingerprint
 
 
 def describe_local(name: str) -> BaseDescription:
@@ -33,3 +35,13 @@ def find_checkpoint(entry: CatalogEntry) -> Path | None:
 
     found = try_to_load_from_cache(entry.source, "config.json")
     return Path(found).parent if isinstance(found, str) else None
+
+
+def known_components(entry: CatalogEntry) -> Mapping[str, str] | None:
+    """Digests of a base's weights, where it is here and they were read before; nothing is read for that."""
+    folder = find_checkpoint(entry)
+    try:
+        found = find_fingerprint(folder) if folder is not None else None
+    except CheckpointError:  # said where the base is used
+        return None
+    return found.components if found is not None else None

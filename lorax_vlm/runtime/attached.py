@@ -1,12 +1,13 @@
 """Adapters attached to one loaded base, and which of them each row of a call uses.
 
-An adapter is checked against the base before anything of it is loaded. Its effect is limited to a ``with`` block;
-threads that share the base do not see each other's.
+An adapter is read once: the bytes that are checked against the base are those that are loaded. Its effect is limited to
+a ``with`` block; threads that share the base do not see each other's.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
-from lorax_vlm.adapters.files import HEAD, AdapterFiles, read_adapter_files
+from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, read_adapter
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
+from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.adapters.recipe import touches_image_path
 from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, UntrainedAdapter
 from lorax_vlm.models.families.text import require_equal_rows
@@ -50,11 +52,29 @@ class Attachment:
         return self.manifest.prompt if self.manifest.base is not None else None
 
 
+Read = Callable[[str], tuple[Manifest, AdapterBytes]]
+"""The record and the files of the adapter of a name, both of one version."""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What ``attach`` was told: where an adapter is, and what it is."""
+
+    folder: Path
+    manifest: Manifest
+    """With the digests of the files that were read then, so that they are the same whenever they are read again."""
+    serial: int
+
+
 class AttachedAdapters:
     """The adapters on one base. The base itself is never changed beyond layers that can be taken off again."""
 
     def __init__(
-        self, base: LoadedModel, locate: Callable[[str], Path] | None = None, budget_bytes: int | None = None
+        self,
+        base: LoadedModel,
+        locate: Callable[[str], Path] | None = None,
+        budget_bytes: int | None = None,
+        read: Read | None = None,
     ) -> None:
         """Start with the plain base.
 
@@ -63,10 +83,13 @@ class AttachedAdapters:
             locate: Where the adapter of a name is now; it is loaded from there on first use, again after it left
                 memory, and anew when the place has changed. None: only what ``attach`` was told.
             budget_bytes: Most memory for adapters. None: no limit.
+            read: Reads the adapter of a name. None: what is in its folder, which ``locate`` tells.
         """
         self.base = base
         self._locate = locate
-        self._folders: dict[str, Path] = {}
+        self._read = read if read is not None else lambda name: _read_folder(self._place(name), name)
+        self._told: dict[str, _Told] = {}
+        self._serial = itertools.count()
         self._resident: Residency[Attachment] = Residency(budget_bytes)
         self._seen = FeatureMemory()
 
@@ -80,40 +103,51 @@ class AttachedAdapters:
         """Memory that adapters take."""
         return self._resident.used_bytes
 
-    def check(self, name: str, folder: Path, manifest: Manifest) -> tuple[AdapterFiles, CompatibilityReport]:
-        """Read a PEFT directory and compare it with the base; nothing is loaded.
+    def check(
+        self, name: str, source: Path | AdapterBytes, manifest: Manifest
+    ) -> tuple[AdapterBytes, CompatibilityReport]:
+        """Compare a PEFT directory with the base; nothing is loaded.
+
+        Args:
+            name: For errors.
+            source: The directory, or what was read from it.
+            manifest: Of the adapter.
 
         Raises:
-            DamagedAdapter: Its files are not sound.
+            DamagedAdapter: Its files are not sound, or not those that the manifest names.
             UnsupportedAdapter: It is not plain LoRA.
             IncompatibleAdapter: It does not fit this base, or was trained on other weights.
             UntrainedAdapter: It changes nothing and is not marked untrained.
         """
-        files = read_adapter_files(folder, name, manifest.files)
-        if files.changes_nothing and manifest.trained and manifest.training.get("best_step") != 0:
+        adapter = source if isinstance(source, AdapterBytes) else read_adapter(source, name, manifest.files)
+        if adapter.files.changes_nothing and manifest.trained and not manifest.no_better:
             raise UntrainedAdapter(name)
         description = self.base.description
         if manifest.base is not None:  # only then there is something to compare the weights with
             description = dataclasses.replace(description, fingerprint=self.base.fingerprint)
-        report = check_compatibility(files, manifest, description)
+        report = check_compatibility(adapter.files, manifest, description)
         if report.verdict == "refused":
             raise IncompatibleAdapter(name, self.base.name, report.reasons)
-        return files, report
+        return adapter, report
 
-    def attach(self, name: str, folder: Path, manifest: Manifest | None = None) -> Attachment:
+    def attach(self, name: str, source: Path | AdapterBytes, manifest: Manifest | None = None) -> Attachment:
         """Load a PEFT directory onto the base; one of the same name is replaced.
 
         Args:
             name: What it is called from now on.
-            folder: With the adapter's files.
+            source: The directory, or what was read from it.
             manifest: None: what the folder holds, if any.
 
         Raises:
             AdapterError: As ``check``; the base and its other adapters are unchanged.
         """
-        with self._lease([name], {name: folder}, manifest) as found:
-            self._folders[name] = folder
-            return found[name]
+        folder = source.files.folder if isinstance(source, AdapterBytes) else source
+        manifest = manifest or read_manifest(folder, name)
+        adapter = source if isinstance(source, AdapterBytes) else read_adapter(source, name, manifest.files)
+        told = _Told(folder, dataclasses.replace(manifest, files=dict(adapter.files.records)), next(self._serial))
+        with self._lease({name: told.serial}, lambda _: (told.manifest, adapter)) as found:
+            self._told[name] = told
+            return dataclasses.replace(found[name], manifest=manifest)
 
     def get(self, name: str) -> Attachment:
         """An adapter, loaded if it is not in memory.
@@ -122,7 +156,7 @@ class AttachedAdapters:
             AdapterNotFound: There is none.
             AdapterError: As ``check``.
         """
-        with self._lease([name]) as found:
+        with self._lease_now([name]) as found:
             return found[name]
 
     def detach(self, name: str) -> None:
@@ -131,15 +165,15 @@ class AttachedAdapters:
         Raises:
             AdapterNotFound: It is not attached.
         """
-        if self._resident.get(name) is None and name not in self._folders:
+        if self._resident.get(name) is None and name not in self._told:
             raise self._not_found(name)
-        self._folders.pop(name, None)
+        self._told.pop(name, None)
         self._resident.remove(name)
 
     def detach_all(self) -> None:
         """Restore the plain base, when the calls that use it have ended."""
         with self._resident.idle():
-            self._folders.clear()
+            self._told.clear()
             self._resident.clear()
             for name, module in list(self.base.model.named_modules()):
                 if isinstance(module, RoutedLinear | RoutedHead):
@@ -147,7 +181,7 @@ class AttachedAdapters:
 
     def pin(self, name: str) -> None:
         """Load an adapter and keep it in memory until ``unpin``."""
-        with self._lease([name]):
+        with self._lease_now([name]):
             self._resident.pin(name)
 
     def unpin(self, name: str) -> None:
@@ -165,7 +199,7 @@ class AttachedAdapters:
             AdapterMemoryExceeded: They do not fit the budget together.
         """
         with ExitStack() as stack:
-            found = stack.enter_context(self._lease([name for name in rows if name is not None]))
+            found = stack.enter_context(self._lease_now([name for name in rows if name is not None]))
             stack.enter_context(routed([found[name].weights if name is not None else None for name in rows]))
             yield self.base.model
 
@@ -189,14 +223,14 @@ class AttachedAdapters:
         """
         require_equal_rows(adapters=len(rows), pictures=len(pictures), prompts=len(prompts))
         family, model = self.base.family, self.base.model
-        with self._lease([name for name in rows if name is not None]) as found:
+        with self._lease_now([name for name in rows if name is not None]) as found:
             features = self._look([found[name] if name is not None else None for name in rows], pictures, prompts)
             with routed([found[name].weights if name is not None else None for name in rows]):
                 return family.generate(model, features, prompts, settings)
 
     def answer_logits(self, name: str | None, picture: Image.Image, prompt: str) -> Tensor:
         """What the first token of an answer is chosen by, ``(V,)`` float32 on the CPU; see ``Family.answer_logits``."""
-        with self._lease([name] if name is not None else []) as found, torch.no_grad():
+        with self._lease_now([name] if name is not None else []) as found, torch.no_grad():
             row = found[name] if name is not None else None
             features = self._look([row], [picture], [prompt])
             with routed([row.weights if row is not None else None]):
@@ -232,32 +266,40 @@ class AttachedAdapters:
         with self.routed([name]) as model:
             yield model
 
+    def _lease_now(self, names: Sequence[str]) -> AbstractContextManager[dict[str, Attachment]]:
+        """Lease adapters in the versions that are theirs now."""
+        told = {name: self._told.get(name) for name in names}
+        versions = {name: own.serial if own is not None else self._place(name) for name, own in told.items()}
+
+        def read(name: str) -> tuple[Manifest, AdapterBytes]:
+            own = told[name]
+            if own is None:
+                return self._read(name)
+            return own.manifest, read_adapter(own.folder, name, own.manifest.files)
+
+        return self._lease(versions, read)
+
     @contextmanager
-    def _lease(
-        self, names: Sequence[str], folders: dict[str, Path] | None = None, given: Manifest | None = None
-    ) -> Iterator[dict[str, Attachment]]:
-        wanted = {name: (folders or {}).get(name) or self._folder(name) for name in names}
-        checked: dict[str, tuple[Manifest, AdapterFiles, CompatibilityReport]] = {}
+    def _lease(self, versions: Mapping[str, Hashable], read: Read) -> Iterator[dict[str, Attachment]]:
+        checked: dict[str, tuple[Manifest, AdapterBytes, CompatibilityReport]] = {}
 
         def measure(name: str) -> int:
-            manifest = given or read_manifest(wanted[name], name)
-            files, report = self.check(name, wanted[name], manifest)
-            checked[name] = manifest, files, report
-            return weights_nbytes(files, self.base.compute_dtype)
+            manifest, adapter = read(name)
+            checked[name] = manifest, *self.check(name, adapter, manifest)
+            return weights_nbytes(adapter.files, self.base.compute_dtype)
 
         def load(name: str) -> Attachment:
-            manifest, files, report = checked[name]
-            self._install(files)
-            head = self._plain_head() if files.head else None
-            weights = load_weights(files, self.base.compute_dtype, self.base.device, head, manifest.labels)
-            return Attachment(name, manifest, files, report, weights)
+            manifest, adapter, report = checked.pop(name)  # the bytes go as soon as the weights are there
+            self._install(adapter.files)
+            head = self._plain_head() if adapter.files.head else None
+            weights = load_weights(adapter, self.base.compute_dtype, self.base.device, head, manifest.labels)
+            return Attachment(name, manifest, adapter.files, report, weights)
 
-        with self._resident.lease(wanted, measure, load) as found:
+        with self._resident.lease(versions, measure, load) as found:
+            checked.clear()  # of those that another call brought into memory meanwhile
             yield found
 
-    def _folder(self, name: str) -> Path:
-        if name in self._folders:
-            return self._folders[name]
+    def _place(self, name: str) -> Path:
         if self._locate is None:
             raise self._not_found(name)
         return self._locate(name)
@@ -279,3 +321,8 @@ class AttachedAdapters:
     def _plain_head(self) -> nn.Sequential:
         head: Any = self.base.model.get_submodule(HEAD)
         return head.base_layer if isinstance(head, RoutedHead) else head
+
+
+def _read_folder(folder: Path, name: str) -> tuple[Manifest, AdapterBytes]:
+    manifest = read_manifest(folder, name)
+    return manifest, read_adapter(folder, name, manifest.files)

@@ -1,6 +1,7 @@
 """One base and the adapters of one store: kept on disk, attached on first use."""
 
 import datetime
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,15 +12,20 @@ from typing import Any
 
 from PIL import Image
 
+from lorax_vlm.adapters.files import AdapterBytes
 from lorax_vlm.adapters.identity import describe_adapted
+from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, Parent, read_manifest
 from lorax_vlm.adapters.names import require_adapter_name
+from lorax_vlm.adapters.portable import portable
+from lorax_vlm.adapters.prefixed import with_prefix
 from lorax_vlm.adapters.recipe import count_by_component
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import AdapterExists
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.loading import LoadedModel, describe_model
+from lorax_vlm.models.local import known_components
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
 from lorax_vlm.types import Generated, GenerationSettings
@@ -52,6 +58,7 @@ class AdapterLibrary:
         self._load = load
         self._adapter_memory_bytes = adapter_memory_bytes
         self._trials: set[str] = set()
+        self._trial_numbers = itertools.count()
 
     @cached_property
     def base(self) -> LoadedModel:
@@ -62,7 +69,13 @@ class AdapterLibrary:
 
     @cached_property
     def _attached(self) -> AttachedAdapters:
-        return AttachedAdapters(self.base, lambda name: self.store.get(name).folder, self._adapter_memory_bytes)
+        return AttachedAdapters(
+            self.base, lambda name: self.store.get(name).folder, self._adapter_memory_bytes, self._read
+        )
+
+    def _read(self, name: str) -> tuple[Manifest, AdapterBytes]:
+        stored, adapter = self.store.read_bytes(name)
+        return stored.manifest, adapter
 
     def require(self, name: str | None) -> None:
         """Raise ``AdapterNotFound`` for an unknown name; the base is not loaded for it."""
@@ -86,7 +99,7 @@ class AdapterLibrary:
         Raises:
             AdapterError: It is damaged or does not fit the base.
         """
-        name = f"trial of {folder.name} {len(self._trials)}"
+        name = f"trial of {folder.name} {next(self._trial_numbers)}"
         manifest = Manifest(name=name, task="unknown", style="", base=None, trained=True, labels=tuple(labels))
         # What is tried may turn out to do nothing: its score will say so.
         manifest = replaced(manifest, training={"best_step": 0})
@@ -164,15 +177,14 @@ class AdapterLibrary:
         lineage: Sequence[Parent] = (),
         licence: str = "",
     ) -> Manifest:
-        """The record of an adapter made on this base, now."""
+        """The record of an adapter made on this base, now. It names no folder of this machine."""
         base, description = self.base, self.base.description
         identity = BaseIdentity(
             name=self.entry.identity,
             family=base.family.name,
             configuration=dict(description.configuration),
             components=base.fingerprint.components,
-            tokenizer=description.tokenizer,
-            processor=description.processor,
+            preparation=dict(description.preparation),
             revision=base.revision,
             quantization=base.placement.quantization,
             dtype=base.placement.dtype,
@@ -187,8 +199,8 @@ class AdapterLibrary:
             prompt=prompt,
             generation=generation,
             labels=tuple(labels),
-            training=dict(training or {}),
-            lineage=tuple(lineage),
+            training=portable(dict(training or {})),
+            lineage=tuple(replaced(parent, parameters=portable(parent.parameters)) for parent in lineage),
             licence=licence or self.entry.licence,
             versions=package_versions(_RECORDED_PACKAGES),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -201,15 +213,25 @@ class AdapterLibrary:
         if not replace:
             raise AdapterExists(name, str(self.store.root))
         owner = self.store.get(name).manifest.base
-        if owner is not None and owner.name != self.entry.identity:
-            raise AdapterExists(name, str(self.store.root), owner.name)
+        if owner is not None and not self._is_this(owner):
+            alike = " of other weights" if owner.name == self.entry.identity else ""
+            raise AdapterExists(name, str(self.store.root), f"{owner.name}{alike}")
+
+    def _is_this(self, identity: BaseIdentity) -> bool:
+        """Whether it may be this base: its name, and its weights where they are known here."""
+        return identity.is_of(self.entry.identity, self.known_components)
+
+    @property
+    def known_components(self) -> Mapping[str, str] | None:
+        """Digests of the base's weights, where they have been read before; None where not. Nothing is loaded."""
+        if "base" in self.__dict__ and "fingerprint" in self.base.__dict__:
+            return self.base.fingerprint.components
+        return known_components(self.entry)
 
     def keep(
         self, folder: Path, manifest: Manifest, name: str | None = None, *, replace: bool = False
     ) -> StoredAdapter:
-        """Check a PEFT directory against the base and take it into the store.
-
-        What the manifest does not say yet is added: the weights it changes, and what it answers to a fixed input.
+        """Check a PEFT directory against the base and take it into the store; see ``addition``.
 
         Args:
             folder: The directory.
@@ -221,38 +243,59 @@ class AdapterLibrary:
             AdapterExists: The name is taken and ``replace`` is false.
             AdapterError: It is damaged or does not fit; nothing is stored.
         """
+        return self.store.add_all([self.addition(folder, manifest, name, replace=replace)], replace=replace)[0]
+
+    def addition(self, folder: Path, manifest: Manifest, name: str | None = None, *, replace: bool = False) -> Addition:
+        """What ``keep`` would store: the directory's files, read once and checked against the base.
+
+        What the manifest does not say yet is added: the weights it changes, and what it answers to a fixed input.
+
+        Raises:
+            AdapterError: As ``keep``.
+        """
         name = name or manifest.name
         self.require_free(name, replace)
-        files, report = self._attached.check(name, folder, manifest)
+        adapter, report = self._attached.check(name, folder, manifest)
         for reason in report.reasons:
             logger.warning("Adapter %r: %s.", name, reason)
-        manifest = replaced(manifest, rank=max(files.ranks), sites=count_by_component(files.sites))
+        sites = adapter.files.sites
+        manifest = replaced(manifest, rank=max(adapter.files.ranks), sites=count_by_component(sites))
         if manifest.base is not None and not manifest.base.adapted:
-            adapted = describe_adapted(self.base.fingerprint, files.sites)
+            adapted = describe_adapted(self.base.fingerprint, sites)
             manifest = replaced(manifest, base=replaced(manifest.base, adapted=adapted))
         if manifest.canary is None and manifest.base is not None:
-            manifest = replaced(manifest, canary=take_canary(self._attached, folder, manifest))
-        return self.store.add(name, folder, manifest, replace=replace)
+            manifest = replaced(manifest, canary=take_canary(self._attached, adapter, manifest))
+        return Addition(name, adapter, manifest)
 
-    def load(self, folder: Path, name: str | None = None, *, replace: bool = False) -> StoredAdapter:
+    def load(
+        self, folder: Path, name: str | None = None, *, replace: bool = False, prefix: str | None = None
+    ) -> StoredAdapter:
         """Take a directory saved here or by plain PEFT into the store.
 
         Args:
             folder: PEFT directory, with or without a manifest.
             name: Name in the store. None: the manifest's, or the folder's.
             replace: Make a new version when the name exists.
+            prefix: What to put before the names of all modules, for LoRA that was made for a part of the base alone,
+                such as ``language_model.``.
 
         Raises:
+            UsageError: ``prefix`` is no name, or the adapter says itself what it belongs to.
             AdapterExists: The name is taken and ``replace`` is false.
             AdapterError: It is damaged, unsupported, untrained or for another base; nothing is stored.
         """
+        if prefix is not None:
+            with with_prefix(folder, name or folder.name, prefix) as renamed:
+                return self.load(renamed, name or folder.name, replace=replace)
         manifest = read_manifest(folder, name or folder.name)
         return self.keep(folder, manifest, name, replace=replace)
 
     def list(self) -> list[StoredAdapter]:
         """The store's adapters that were made for this base, and those that do not say for which."""
         stored, _ = self.store.list()
-        return [a for a in stored if a.manifest.base is None or a.manifest.base.name == self.entry.identity]
+        known = self.known_components
+        owners = [(adapter, adapter.manifest.base) for adapter in stored]
+        return [a for a, owner in owners if owner is None or owner.is_of(self.entry.identity, known)]
 
     def remove(self, name: str) -> None:
         """Remove an adapter from the store and from the base.

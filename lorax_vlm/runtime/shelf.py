@@ -61,10 +61,10 @@ class BaseShelf:
     def library(self, model: str) -> AdapterLibrary:
         """The adapters of a base; it is not loaded for that."""
         entry = self.entry(model)
-        if entry.name not in self._libraries:
+        if entry.source not in self._libraries:  # not by name: two folders may end in the same one
             load = partial(load_model, entry.name if entry.miniature else entry.source, **self._options)
-            self._libraries[entry.name] = AdapterLibrary(entry, load, self.store, self._adapter_memory_bytes)
-        return self._libraries[entry.name]
+            self._libraries[entry.source] = AdapterLibrary(entry, load, self.store, self._adapter_memory_bytes)
+        return self._libraries[entry.source]
 
     def library_of(self, identity: str) -> AdapterLibrary:
         """The adapters of the base that manifests call ``identity``.
@@ -80,7 +80,7 @@ class BaseShelf:
     @property
     def loaded(self) -> list[str]:
         """Names of the bases in memory, least recently used first."""
-        return list(self._loaded)
+        return [library.entry.name for library, _ in self._loaded.values()]
 
     def needed_bytes(self, entry: CatalogEntry) -> int | None:
         """Estimate of what a base will take, None when only loading tells."""
@@ -93,9 +93,9 @@ class BaseShelf:
             OutOfMemoryForecast: It does not fit even alone.
             CheckpointError: It cannot be loaded.
         """
-        name = library.entry.name
-        if name in self._loaded:
-            self._loaded.move_to_end(name)
+        name, source = library.entry.name, library.entry.source
+        if source in self._loaded:
+            self._loaded.move_to_end(source)
             return library.base
         needed = self.needed_bytes(library.entry) or 0
         if self._budget_bytes is not None:
@@ -112,15 +112,15 @@ class BaseShelf:
                     raise
                 self._release_oldest()
         weights = sum(tensor.nbytes for tensor in (*base.model.parameters(), *base.model.buffers()))
-        self._loaded[name] = (library, max(needed, weights))
+        self._loaded[source] = (library, max(needed, weights))
         return base
 
     def _used_bytes(self) -> int:
         return sum(size for _, size in self._loaded.values())
 
     def _release_oldest(self) -> None:
-        name, (library, _) = self._loaded.popitem(last=False)
-        logger.info("%s leaves memory.", name)
+        _, (library, _) = self._loaded.popitem(last=False)
+        logger.info("%s leaves memory.", library.entry.name)
         library.release()
         gc.collect()
         if torch.cuda.is_available():

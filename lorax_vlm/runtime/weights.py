@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from lorax_vlm.adapters.files import HEAD, WEIGHTS_FILE, AdapterFiles
+from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, with_weights
+from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.models.families.vilt import AnswerHead, resize_head
 
 Factors = tuple[Tensor, Tensor]
@@ -40,24 +41,28 @@ def weights_nbytes(files: AdapterFiles, dtype: torch.dtype) -> int:
 
 
 def load_weights(
-    files: AdapterFiles,
+    adapter: AdapterBytes | AdapterFiles,
     dtype: torch.dtype,
     device: torch.device | str,
     base_head: nn.Sequential | None = None,
     labels: Sequence[str] = (),
 ) -> AdapterWeights:
-    """Read an adapter's tensors, straight from the file to where they compute.
+    """Bring an adapter's tensors to where they compute: out of the very bytes that were checked.
 
     Args:
-        files: A checked PEFT directory.
+        adapter: A checked PEFT directory; its weights are read again when they were let go.
         dtype: Of the base's computation; factors are kept in it.
         device: Where the base is.
         base_head: ViLT's own head, when the adapter brings one.
         labels: The answers its outputs stand for.
+
+    Raises:
+        DamagedAdapter: They were let go, and are not the same any more.
     """
-    # safe_open never frees two Python integers for every tensor it gives (safetensors 0.8.0).
-    # With thousands of requests that is megabytes.
-    stored = load((files.folder / WEIGHTS_FILE).read_bytes())
+    adapter = with_weights(adapter)
+    # Not by safe_open, which never frees two Python integers for every tensor it gives (safetensors 0.8.0):
+    # with thousands of requests that is megabytes.
+    files, stored = adapter.files, load(adapter.data)
 
     def factor(site: str, which: str, scaling: float) -> Tensor:
         # Multiplied before it is rounded to the base's precision.

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from lorax_vlm.adapters.files import HEAD
+from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.errors import TrainingError, UsageError
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.packing import use_packed_attention

@@ -10,7 +10,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from lorax_vlm.adapters.files import HEAD
+from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.models.families.packing import stream_of
 
 

@@ -36,7 +36,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lorax_vlm.adapters.factors import Update
-from lorax_vlm.adapters.files import HEAD
+from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe, count_by_component, touches_image_path
 from lorax_vlm.data.examples import DataSplits

@@ -9,9 +9,10 @@ import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 
-from lorax_vlm.adapters.compatibility import CLOSE_DISTANCE, Level, check_compatibility, targets_module
+from lorax_vlm.adapters.compatibility import CLOSE_DISTANCE, Level, check_compatibility
 from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.manifest import read_manifest
+from lorax_vlm.adapters.peft_config import read_settings
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.fingerprint import Fingerprint
 from lorax_vlm.models.loading import LoadedModel, load_model
@@ -115,9 +116,9 @@ SELECTORS = [
 
 @pytest.mark.parametrize("selector", SELECTORS, ids=str)
 def test_selection_equals_peft(selector: dict[str, object], base: BaseDescription) -> None:
-    config = LoraConfig(**selector)
+    config, settings = LoraConfig(**selector), read_settings(selector)
     for name in base.linear_shapes:
-        assert targets_module(selector, name) == bool(check_target_module_exists(config, name)), name
+        assert settings.selects(name) == bool(check_target_module_exists(config, name)), name
 
 
 # --- levels -----------------------------------------------------------------------------------------------------------
@@ -169,14 +170,18 @@ def test_unknown_is_never_a_level(adapter_folder: Path, mini: LoadedModel, base:
     assert "lorax-vlm models fingerprint blip2-opt-mini" in unread.reasons[0]
 
 
-@pytest.mark.parametrize("what", ["tokenizer", "processor"])
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
 def test_another_preparation_is_refused_and_an_unknown_one_is_not_exact(
-    adapter_folder: Path, mini: LoadedModel, base: BaseDescription, what: str
+    adapter_folder: Path, mini: LoadedModel, base: BaseDescription, file: str
 ) -> None:
     write_manifest(mini, adapter_folder)
-    assert check(adapter_folder, dataclasses.replace(base, **{what: "0" * 32})).verdict == "refused"
-    unknown = check(adapter_folder, dataclasses.replace(base, **{what: None}))
+    other = check(adapter_folder, dataclasses.replace(base, preparation={**base.preparation, file: "0" * 32}))
+    assert other.verdict == "refused"
+    assert file in other.reasons[0]
+    rest = {name: digest for name, digest in base.preparation.items() if name != file}
+    unknown = check(adapter_folder, dataclasses.replace(base, preparation=rest))
     assert unknown.verdict == "unverified"
+    assert file in unknown.reasons[0]
     assert unknown.level == Level.SAME_COMPONENT
 
 

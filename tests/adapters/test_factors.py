@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lorax_vlm.adapters.factors import Update, read_updates, total_norm
-from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.files import read_adapter
 from lorax_vlm.models.loading import LoadedModel
 from tests.adapters_for_tests import edit_config, write_random_adapter
 
@@ -63,7 +63,7 @@ def test_updates_of_a_file_are_pefts_deltas(mini: LoadedModel, tmp_path, config:
 
     folder = write_random_adapter(mini, tmp_path / "a")
     edit_config(folder, **config)
-    updates = read_updates(read_adapter_files(folder, "a"))
+    updates = read_updates(read_adapter(folder, "a"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(load_model("blip2-opt-mini").model, str(folder))

@@ -157,7 +157,7 @@ def test_export_is_a_plain_directory(store: AdapterStore, adapter_folder: Path, 
 def test_manifest_round_trip(store: AdapterStore, adapter_folder: Path) -> None:
     stored = store.add("one", adapter_folder, MANIFEST)
     text = (stored.folder / MANIFEST_FILE).read_text()
-    assert json.loads(text)["schema_version"] == 2
+    assert json.loads(text)["schema_version"] == 3
     assert stored.manifest.to_json() == text
 
 

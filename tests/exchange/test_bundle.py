@@ -1,15 +1,18 @@
 """Bundles: the same adapter in and out, and nothing else ever comes in, or gets out of the store."""
 
+import dataclasses
 import io
 import json
 import os
 import pickle
+import resource
 import shutil
 import stat
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE
-from lorax_vlm.adapters.integrity import SIGNATURE_FILE, hash_file
+from lorax_vlm.adapters.integrity import LIMITS, SIGNATURE_FILE, hash_file
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
+from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.errors import AdapterExists, AdapterNameError, DamagedAdapter, LoraxError
+from lorax_vlm.errors import AdapterExists, AdapterNameError, DamagedAdapter, LoraxError, PathError
+from lorax_vlm.exchange.archive import read_archive, write_archive
 from lorax_vlm.exchange.bundle import pack, receive, unpacked
 from lorax_vlm.models.loading import LoadedModel
 from tests.adapters_for_tests import write_manifest, write_random_adapter
@@ -79,12 +84,35 @@ def test_a_changed_adapter_is_not_packed(bundle: Path, store: AdapterStore, tmp_
 
 
 def archive(entries: list[tuple[zipfile.ZipInfo | str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """By the standard library, in the form of a bundle but for what a test changes."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as made, warnings.catch_warnings():
+    with zipfile.ZipFile(buffer, "w") as made, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that occur twice
-        for entry, content in entries:
-            made.writestr(entry, content)
+        for name, content in entries:
+            entry = name
+            if isinstance(entry, str):
+                entry = zipfile.ZipInfo(entry, (1980, 1, 1, 0, 0, 0))
+                entry.external_attr, entry.compress_type = (stat.S_IFREG | 0o644) << 16, compression
+            with made.open(entry, "w", force_zip64=True) as out:
+                out.write(content)
     return buffer.getvalue()
+
+
+def test_a_bundle_is_a_zip_archive_of_the_standard_library(bundle: Path, sealed: StoredAdapter) -> None:
+    assert bundle.read_bytes() == archive(list(contents(sealed.folder).items()))
+
+
+@pytest.mark.parametrize("limit", [None, 3000, 1000, 100, 1], ids=lambda limit: f"64 bits from {limit or 2**31}")
+def test_large_archives_are_those_of_the_standard_library(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if limit is not None:
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+        monkeypatch.setattr("lorax_vlm.exchange.archive.ZIP64_LIMIT", limit)
+    files = {MANIFEST_FILE: b"a" * 50, CONFIG_FILE: b"", WEIGHTS_FILE: b"b" * 2000}
+    own = io.BytesIO()
+    write_archive(own, [(name, [content[:30], content[30:]]) for name, content in files.items()])
+    assert own.getvalue() == archive(list(files.items()))
+    own.seek(0)
+    assert {name: b"".join(blocks) for name, blocks in read_archive(own, LIMITS)} == files
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -92,7 +120,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def special(name: str, kind: int) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name)
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     info.external_attr = (kind | 0o777) << 16
     return info
 
@@ -154,6 +182,10 @@ def encrypted(files: dict[str, bytes]) -> bytes:
     return bytes(data)
 
 
+def commented(data: bytes) -> bytes:
+    return data[:-2] + struct.pack("<H", 6) + b"hidden"
+
+
 ARCHIVES: dict[str, Callable[[dict[str, bytes]], bytes]] = {
     **extra_entries(),
     **replaced_kinds(),
@@ -174,6 +206,15 @@ ARCHIVES: dict[str, Callable[[dict[str, bytes]], bytes]] = {
     "a tar file's beginning": lambda files: b"exchange.json\0" * 40,
     "cut in half": lambda files: archive(list(files.items()))[:3000],
     "without its table": lambda files: archive(list(files.items()))[:-30],
+    "something before it": lambda files: b"#!/bin/sh\n" + archive(list(files.items())),
+    "something behind it": lambda files: archive(list(files.items())) + b"\0",
+    "a comment": lambda files: commented(archive(list(files.items()))),
+    "something between two files": lambda files: archive(list(files.items())).replace(b"PK\3\4", b"hiddenPK\3\4"),
+    "something before the table": lambda files: archive(list(files.items())).replace(b"PK\1\2", b"hiddenPK\1\2", 1),
+    "another order": lambda files: archive(list(reversed(files.items()))),
+    "another date": lambda files: archive(list(files.items())).replace(b"\x21\0", b"\x22\0"),
+    "an archive in an archive": lambda files: archive([(MANIFEST_FILE, archive(list(files.items())))]),
+    "a second table": lambda files: archive(list(files.items())) + archive(list(files.items()))[-22:],
     "a name that does not match its table": lambda files: archive(list(files.items())).replace(
         b"adapter_config.json", b"adapter_konfig.json", 1
     ),
@@ -260,7 +301,7 @@ MANIFESTS: dict[str, Callable[[dict], None]] = {
     "a name from right to left": lambda m: m.update(name="\u202elight"),
     "a reserved name": lambda m: m.update(name="base"),
     "an empty name": lambda m: m.update(name=""),
-    "another version": lambda m: m.update(schema_version=3),
+    "another version": lambda m: m.update(schema_version=4),
     "an unknown entry": lambda m: m.update(surprise=1),
     "a negative rank": lambda m: m.update(rank=-1),
     "trained in words": lambda m: m.update(trained="yes"),
@@ -347,20 +388,142 @@ FUZZ = settings(
 def test_any_flipped_byte_or_cut(
     sealed: StoredAdapter, tmp_path_factory: pytest.TempPathFactory, position: float, flip: int, keep: float
 ) -> None:
-    """Either nothing of it is taken in, or the flipped byte is none of the adapter's: all of it is as it was."""
+    """No byte of a bundle is without meaning: with any other one, nothing of it is taken in."""
     scratch = tmp_path_factory.mktemp("fuzz")
     data = bytearray(archive(list(contents(sealed.folder).items())))
     data[int(position * (len(data) - 1))] ^= flip
     (scratch / "x.lorax").write_bytes(data[: int(len(data) * keep)])
     store = AdapterStore(scratch / "store")
-    try:
+
+    def take() -> None:
         with unpacked(scratch / "x.lorax") as folder:
-            received = receive(store, folder)
-    except LoraxError:
-        assert store.names() == []
-    else:
-        assert received.folder.name == sealed.folder.name
-    assert sorted(path.name for path in scratch.iterdir()) in (["x.lorax"], ["store", "x.lorax"])
+            receive(store, folder)
+
+    with pytest.raises(LoraxError):
+        take()
+    assert [path.name for path in scratch.iterdir()] == ["x.lorax"]
+
+
+@pytest.mark.timeout(20)
+def test_a_table_of_many_names_is_refused_at_once(tmp_path: Path) -> None:
+    """It is not read: the first name, or the first byte that is not as it should be, is enough."""
+    path = tmp_path / "many.lorax"
+    path.write_bytes(archive([(f"{'n' * 80}{number}", b"") for number in range(40_000)]))
+    with pytest.raises(DamagedAdapter) as caught, unpacked(path):
+        pass
+    assert len(str(caught.value)) < 1000
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 3,000 bytes."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+
+def test_a_full_disk_is_no_damage(bundle: Path, sealed: StoredAdapter, store: AdapterStore, tmp_path: Path) -> None:
+    def unpack() -> None:
+        with unpacked(bundle):
+            pass
+
+    around = sorted(tmp_path.iterdir())
+    for write in (unpack, lambda: pack(sealed, tmp_path / "y.lorax")):
+        with pytest.raises(PathError, match="too large"), full_disk():
+            write()
+    with unpacked(bundle) as folder:
+        store.require_writable()
+        with pytest.raises(PathError, match="too large"), full_disk():
+            receive(store, folder)
+    assert sorted(path for path in tmp_path.iterdir() if path != store.root) == around, "nothing is left"
+    assert store.verify().leftovers == ()
+    assert store.names() == []
+
+
+def test_places_that_are_none(sealed: StoredAdapter, tmp_path: Path) -> None:
+    with pytest.raises(PathError, match="it is a folder"):
+        pack(sealed, tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(PathError):
+        pack(sealed, tmp_path / "file" / "a.lorax")
+    for path in (tmp_path / "gone.lorax", tmp_path):
+        with pytest.raises(PathError), unpacked(path):
+            pass
+    os.mkfifo(tmp_path / "pipe.lorax")
+    with pytest.raises(PathError, match="no ordinary file"), unpacked(tmp_path / "pipe.lorax"):
+        pass
+
+
+def test_what_is_written_is_on_the_disk(
+    sealed: StoredAdapter, store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files before they come into their places, folders afterwards."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def sync(handle: int) -> None:
+        status = os.fstat(handle)
+        synced.append("folder" if stat.S_ISDIR(status.st_mode) else "file")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    pack(sealed, tmp_path / "x.lorax")
+    assert synced == ["file", "folder"]
+    synced.clear()
+    store.add("x", sealed.folder, sealed.manifest)
+    assert synced.count("file") >= 4
+    assert synced.count("folder") >= 3
+    assert synced[-1] == "folder"
+
+
+# --- what goes with an adapter ----------------------------------------------------------------------------------------
+
+
+def test_seen_images_and_signatures_travel(sealed: StoredAdapter, store: AdapterStore, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(sealed.folder, tmp_path / "source"))
+    (source / MANIFEST_FILE).unlink()
+    (source / SEEN_FILE).write_bytes(SeenImages.of(["ab" * 32]).to_bytes())
+    stored = store.add("light", source, dataclasses.replace(sealed.manifest, files={}))
+    assert SEEN_FILE in stored.manifest.files
+    (tmp_path / "sig").write_bytes(b"a signature")
+    store.attach_signature("light", tmp_path / "sig")
+    other = AdapterStore(tmp_path / "other")
+    with unpacked(pack(store.get("light"), tmp_path / "light.lorax")) as folder:
+        received = receive(other, folder)
+    for file in (*FILES, SEEN_FILE, SIGNATURE_FILE):
+        assert (received.folder / file).read_bytes() == (stored.folder / file).read_bytes()
+    assert read_seen(received.folder, received.manifest) == SeenImages.of(["ab" * 32])
+
+
+def test_a_signature_is_attached_to_files_that_are_there(
+    sealed: StoredAdapter, store: AdapterStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = store.add("light", sealed.folder, sealed.manifest)
+    assert not first.signed
+    signed = Path(shutil.copytree(first.folder, tmp_path / "signed"))
+    for content, verified, expected in ((b"one", False, b"one"), (b"two", False, b"one"), (b"three", True, b"three")):
+        (signed / SIGNATURE_FILE).write_bytes(content)
+        received = receive(store, signed, replace=True, verified=verified)
+        assert received.folder == first.folder
+        assert (received.folder / SIGNATURE_FILE).read_bytes() == expected, "only a verified one takes another's place"
+    assert not caplog.messages
+    manifest = dataclasses.replace(sealed.manifest, style="other")
+    assert not store.add("light", sealed.folder, manifest, replace=True).signed
+    assert caplog.messages == ["Adapter 'light' was signed; version 5, in use now, is not."]
+
+
+def test_a_record_with_places_is_said(
+    sealed: StoredAdapter, store: AdapterStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = dataclasses.replace(sealed.manifest, training={"data": "/home/somebody/patients: 6 examples"})
+    pack(store.add("light", sealed.folder, manifest), tmp_path / "x.lorax")
+    assert "names folders of the machine" in caplog.text
 
 
 def test_there_are_at_least_two_hundred_of_them() -> None:

@@ -134,7 +134,7 @@ def test_a_merged_adapter_does_what_both_weights_do(
     from lorax_vlm.models.loading import load_model
 
     plain = load_model("blip2-opt-mini")
-    updates = [read_updates(library.store.files(name)) for name in ("one", "two")]
+    updates = [read_updates(library.store.read_bytes(name)[1]) for name in ("one", "two")]
     for site, update in exact_sum([updates[0], {s: u * 0.5 for s, u in updates[1].items()}]).items():
         plain.model.get_submodule(site).weight.data += torch.as_tensor(whole(update), dtype=torch.float32)
     other = AdapterLibrary(plain.entry, lambda: plain, library.store)

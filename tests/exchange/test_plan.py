@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.files import read_adapter
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.models.loading import LoadedModel
@@ -27,7 +27,7 @@ def plan(source: LoadedModel, target, folder: Path, recipe: str | Recipe = "medi
     if not folder.exists():
         write_random_adapter(source, folder, recipe)
     manifest = write_manifest(source, folder)
-    return plan_transfer(read_adapter_files(folder, "a"), manifest, target, **options)  # type: ignore[arg-type]
+    return plan_transfer(read_adapter(folder, "a"), manifest, target, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS, ids="-".join)
@@ -78,14 +78,14 @@ def test_close_weights_are_copied_and_far_ones_are_not(
     mini: LoadedModel, tmp_path: Path, distance: float, label: str
 ) -> None:
     folder = write_random_adapter(mini, tmp_path / "a")
-    sites = read_adapter_files(folder, "a").sites
+    sites = read_adapter(folder, "a").files.sites
     target = with_changed(described(mini), *(f"{site}.weight" for site in sites), distance=distance)
     assert plan(mini, target, folder).label == label
 
 
 def test_untrained_and_unknown_ones_are_refused(mini: LoadedModel, load_shared: Load, tmp_path: Path) -> None:
     folder = write_random_adapter(mini, tmp_path / "a", "portable")
-    files, flan = read_adapter_files(folder, "a"), described(load_shared("blip2-flan-mini"))
+    files, flan = read_adapter(folder, "a"), described(load_shared("blip2-flan-mini"))
     untrained = write_manifest(mini, folder, trained=False)
     assert any("never trained" in reason for reason in plan_transfer(files, untrained, flan).reasons)
     unknown = dataclasses.replace(untrained, trained=True, base=None)

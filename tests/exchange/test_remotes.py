@@ -236,6 +236,18 @@ def test_the_hub(hub: Hub, theirs: AdapterStore, store: AdapterStore, isolated_h
     assert store.names() == ["light"]
 
 
+def test_a_former_versions_signature_does_not_stay_on_the_hub(
+    hub: Hub, theirs: AdapterStore, isolated_home: Path
+) -> None:
+    hub.commit("team/light", {"exchange.sig": b"of another version", "notes.txt": b"somebody's own"})
+    done = run_cli(hub, isolated_home, "push", "light", "hf://team/light", "--store", str(theirs.root))
+    assert done.returncode == 0, done.stderr
+    files = hub.repositories["team/light"][hub.heads["team/light"]]
+    assert "exchange.sig" not in files
+    assert files["notes.txt"] == b"somebody's own"
+    assert files[WEIGHTS_FILE] == (theirs.get("light").folder / WEIGHTS_FILE).read_bytes()
+
+
 def test_a_plain_peft_repository_is_imported_for_its_base(
     hub: Hub, store: AdapterStore, mini: LoadedModel, tmp_path: Path, isolated_home: Path
 ) -> None:

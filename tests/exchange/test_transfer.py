@@ -10,11 +10,12 @@ import pytest
 
 from lorax_vlm.adapters.factors import read_updates
 from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.adapters.records import NameRecords
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_examples import scene_captions, scene_questions
 from lorax_vlm.data.scene_tasks import without_targets
-from lorax_vlm.errors import AdapterExists, TransferRefused
+from lorax_vlm.errors import AdapterExists, PathError, TransferRefused, UsageError
 from lorax_vlm.exchange import transfer as transfer_module
 from lorax_vlm.exchange.candidates import copies, random_like, shuffled_layers
 from lorax_vlm.exchange.swap import Direction, exchange_adapters
@@ -76,7 +77,7 @@ def test_what_both_bases_share_is_copied_bit_for_bit(libraries, tmp_path: Path, 
     assert report.accepted, report.lines()
     assert report.chosen == "copy"
     assert report.adapter == "twin.eyes"
-    mine, theirs = read_updates(store.files("eyes")), read_updates(store.files("twin.eyes"))
+    mine, theirs = (read_updates(store.read_bytes(name)[1]) for name in ("eyes", "twin.eyes"))
     assert set(mine) == set(theirs)
     for site, update in mine.items():
         assert np.allclose(update.b @ update.a, theirs[site].b @ theirs[site].a, atol=1e-6)
@@ -180,35 +181,77 @@ def test_exchanging_is_all_or_nothing(counting: AdapterLibrary, libraries, tmp_p
     assert store.names() == ["kind", "noise"]
 
 
-def test_a_failure_while_storing_takes_the_first_back(
-    counting: AdapterLibrary, libraries, tmp_path: Path, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def ways(counting: AdapterLibrary, libraries, tmp_path: Path) -> tuple[Direction, Direction]:
+    """Twice the same, which is worth it both times."""
     flan, unlabelled = libraries("blip2-flan-mini"), without_targets(kinds("train", 64, start=5000))
     there = Direction(counting, flan, "kind", "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
-    kept: list[str] = []
-    keep = transfer_module._keep
+    return there, dataclasses.replace(there, new_name="flan.other", options=options(tmp_path / "back"))
 
-    def failing(prepared, new_name: str, replace: bool) -> None:
-        if kept:
-            raise OSError("disk full")
-        kept.append(new_name)
-        keep(prepared, new_name, replace)
 
-    monkeypatch.setattr(transfer_module, "_keep", failing)
-    back = dataclasses.replace(there, new_name="flan.other", options=options(tmp_path / "back"))
-    with pytest.raises(OSError, match="disk full"):
-        exchange_adapters(there, back)
-    assert kept == ["flan.kind"]
+def test_both_are_stored_in_one_step_or_none(
+    ways: tuple[Direction, Direction], store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies at its first write of a record, at its second, ...: what is there is neither, or both."""
+    replace, died = NameRecords._replace, []
+
+    def dying(self: NameRecords, file: str, text: str) -> None:
+        if len(died) == 0:
+            died.append(file)
+            raise KeyboardInterrupt
+        replace(self, file, text)
+
+    monkeypatch.setattr(NameRecords, "_replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        exchange_adapters(*ways)
+    assert died == [".pending"], "both records are one file first"
+    assert AdapterStore(store.root).names() == ["kind"]
+    assert not list((tmp_path / "there").iterdir()), "its folder is gone"
+
+    def dying_later(self: NameRecords, file: str, text: str) -> None:
+        if file == "flan.other.json":
+            raise KeyboardInterrupt
+        replace(self, file, text)
+
+    monkeypatch.setattr(NameRecords, "_replace", dying_later)
+    with pytest.raises(KeyboardInterrupt):
+        exchange_adapters(*ways)
+    monkeypatch.undo()
+    found = AdapterStore(store.root)
+    assert found.names() == ["flan.kind", "flan.other", "kind"]
+    assert found.get("flan.other").manifest.lineage[0].name == "kind"
+    assert found.verify().problems == ()
+
+
+def test_one_that_cannot_be_stored_keeps_the_other_out(
+    ways: tuple[Direction, Direction], store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = transfer_module._addition
+    made: list[str] = []
+
+    def failing(prepared, new_name: str, replace: bool):
+        made.append(new_name)
+        if len(made) == 2:
+            raise PathError("/full", "No space left on device")
+        return make(prepared, new_name, replace)
+
+    monkeypatch.setattr(transfer_module, "_addition", failing)
+    with pytest.raises(PathError):
+        exchange_adapters(*ways)
+    assert made == ["flan.kind", "flan.other"]
     assert store.names() == ["kind"]
+    there, back = ways
+    with pytest.raises(UsageError, match="different names"):
+        exchange_adapters(there, dataclasses.replace(back, new_name=there.new_name))
 
 
 # --- candidates and lessons -------------------------------------------------------------------------------------------
 
 
 def test_controls_keep_the_spectrum_and_lose_the_rest(mini: LoadedModel, tmp_path: Path) -> None:
-    from lorax_vlm.adapters.files import read_adapter_files
+    from lorax_vlm.adapters.files import read_adapter
 
-    updates = read_updates(read_adapter_files(write_random_adapter(mini, tmp_path / "a"), "a"))
+    updates = read_updates(read_adapter(write_random_adapter(mini, tmp_path / "a"), "a"))
     alike = random_like(updates, seed=1)
     for site, update in updates.items():
         count = update.rank

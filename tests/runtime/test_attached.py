@@ -1,16 +1,22 @@
 """Adapters on a base: checked first, in effect within their block only, apart between threads."""
 
+import gc
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from lorax_vlm.adapters.compatibility import check_compatibility
+from lorax_vlm.adapters.files import WEIGHTS_FILE, AdapterBytes
 from lorax_vlm.adapters.recipe import get_recipe
+from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, UntrainedAdapter
+from lorax_vlm.errors import AdapterNotFound, DamagedAdapter, IncompatibleAdapter, UntrainedAdapter
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.attached import AttachedAdapters
+from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.training.trainer import write_untrained_adapter
 from lorax_vlm.types import GenerationSettings
 from tests.adapters_for_tests import EVERYWHERE, edit_config, write_manifest, write_random_adapter
@@ -150,3 +156,85 @@ def test_generation_with_an_adapter_on_every_component(adapters, mini, scenes, t
         plain = mini.family.generate(model, mini.family.encode_images(model, pixels), [""] * 4, settings)
     assert together == alone
     assert together != plain
+
+
+# --- what is used is what was checked ---------------------------------------------------------------------------------
+
+
+def test_the_weights_that_answer_are_the_bytes_that_were_checked(
+    mini: LoadedModel, scenes: list[Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file comes into the place between the check and the loading: it is not used."""
+    folder = write_random_adapter(mini, tmp_path / "a", seed=1)
+    other = write_random_adapter(mini, tmp_path / "b", seed=2)
+    attached = AttachedAdapters(mini)
+    attached.attach("one", folder)
+    with attached.using("one"):
+        expected = logits(mini, scenes)
+    attached.detach_all()
+
+    def check(*arguments: object) -> object:
+        report = check_compatibility(*arguments)  # type: ignore[arg-type]
+        shutil.copy(other / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+        return report
+
+    monkeypatch.setattr("lorax_vlm.runtime.attached.check_compatibility", check)
+    attached.attach("one", folder)
+    with attached.using("one"):
+        assert torch.equal(logits(mini, scenes), expected)
+    attached.detach_all()
+
+
+def test_a_folder_that_changed_is_read_when_it_is_attached_and_refused_when_it_comes_back(
+    mini: LoadedModel, scenes: list[Scene], tmp_path: Path
+) -> None:
+    folder = write_random_adapter(mini, tmp_path / "a", seed=1)
+    other = write_random_adapter(mini, tmp_path / "b", seed=2)
+    attached = AttachedAdapters(mini)
+    attached.attach("one", folder)
+    with attached.using("one"):
+        first = logits(mini, scenes)
+    shutil.copy(other / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+    with attached.using("one"):
+        assert torch.equal(logits(mini, scenes), first), "what was attached stays"
+    attached.attach("one", folder)
+    with attached.using("one"):
+        assert not torch.equal(logits(mini, scenes), first), "attaching again reads again"
+    attached._resident.clear()  # as when others need the room
+    with attached.using("one"):
+        pass
+    shutil.copy(write_random_adapter(mini, tmp_path / "c", seed=3) / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+    attached._resident.clear()
+    with pytest.raises(DamagedAdapter, match="was changed"), attached.using("one"):
+        pass
+    attached.detach_all()
+
+
+def test_adapters_that_are_listed_or_in_use_hold_no_file(
+    mini: LoadedModel, store: AdapterStore, tmp_path: Path
+) -> None:
+    """Bytes of files live from the check to the loading, and no longer."""
+    folder = write_random_adapter(mini, tmp_path / "a")
+    store.add("one", folder, write_manifest(mini, folder))
+    library = AdapterLibrary(mini.entry, lambda: mini, store)
+    found = library.find("one")
+    listed, files = store.list(), store.files("one")
+    assert found is not None
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is AdapterBytes]
+    assert (listed, files.sites) != ([], [])
+    library.restore_base()
+
+
+def test_a_stored_adapter_whose_record_was_changed_is_not_used(
+    mini: LoadedModel, store: AdapterStore, tmp_path: Path
+) -> None:
+    folder = write_random_adapter(mini, tmp_path / "a")
+    stored = store.add("one", folder, write_manifest(mini, folder, prompt="a photo of"))
+    file = stored.folder / "exchange.json"
+    file.chmod(0o644)
+    file.write_text(file.read_text().replace("a photo of", "a drawing of"))
+    library = AdapterLibrary(mini.entry, lambda: mini, store)
+    with pytest.raises(DamagedAdapter, match=r"exchange\.json was changed"):
+        library.find("one")
+    library.restore_base()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.residency import Traffic, write_adapters
-from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.files import read_adapter
 from lorax_vlm.errors import AdapterMemoryExceeded
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.attached import AttachedAdapters
@@ -172,11 +172,11 @@ def test_threads_with_more_adapters_than_fit_get_the_right_answers(mini: LoadedM
 
 def test_loading_leaves_nothing_behind(mini: LoadedModel, tmp_path: Path) -> None:
     """safetensors' own ``safe_open`` loses 56 bytes with every tensor it gives; reading the file whole does not."""
-    files = read_adapter_files(write_random_adapter(mini, tmp_path / "a"), "a")
+    adapter = read_adapter(write_random_adapter(mini, tmp_path / "a"), "a")
 
     def load(times: int) -> None:
         for _ in range(times):
-            load_weights(files, torch.float32, "cpu")
+            load_weights(adapter, torch.float32, "cpu")
         gc.collect()
 
     tracemalloc.start()
@@ -187,4 +187,4 @@ def test_loading_leaves_nothing_behind(mini: LoadedModel, tmp_path: Path) -> Non
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (after - before) / (100 * 2 * len(files.sites)) < 10, "bytes kept per tensor"
+    assert (after - before) / (100 * 2 * len(adapter.files.sites)) < 10, "bytes kept per tensor"

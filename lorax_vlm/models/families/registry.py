@@ -47,9 +47,9 @@ class FamilyRow:
 
 
 def _load_blip2_processor(folder: Path) -> Any:
-    processor = Blip2Processor.from_pretrained(folder)
+    processor = Blip2Processor.from_pretrained(folder, trust_remote_code=False)
     # With torchvision installed another implementation would be chosen, whose resizing differs slightly.
-    processor.image_processor = BlipImageProcessorPil.from_pretrained(folder)
+    processor.image_processor = BlipImageProcessorPil.from_pretrained(folder, trust_remote_code=False)
     return processor
 
 
@@ -58,15 +58,18 @@ def _load_instructblip_processor(folder: Path) -> Any:
     file = folder / "processor_config.json"
     stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return InstructBlipProcessor(
-        BlipImageProcessorPil.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder / "qformer_tokenizer"),
+        BlipImageProcessorPil.from_pretrained(folder, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(folder / "qformer_tokenizer", trust_remote_code=False),
         num_query_tokens=stored.get("num_query_tokens"),
     )
 
 
 def _load_vilt_processor(folder: Path) -> Any:
-    return ViltProcessor(ViltImageProcessorPil.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+    return ViltProcessor(
+        ViltImageProcessorPil.from_pretrained(folder, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+    )
 
 
 FAMILIES = (
