@@ -1,6 +1,7 @@
 """Visual question answering on several bases, with task adapters: create, train, ask, measure. Composition only."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from lorax_vlm.asking import question_prompt, question_settings, require_questio
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.data.scene_examples import require_task, scene_question_splits, scene_questions
-from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
+from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
+from lorax_vlm.measuring import side_effects, unseen_examples
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.placement import Device, Precision, Quantization
@@ -24,8 +26,9 @@ from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.training.config import MINI_VQA_CONFIGS, TrainConfig
+from lorax_vlm.training.inspection import BatchInspection
 from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_whole
-from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
+from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, training_examples
 
 
 class VQASystem:
@@ -106,8 +109,7 @@ class VQASystem:
 
     def default_config(self, model: str) -> TrainConfig:
         """Training settings when none are given."""
-        entry = self.entry(model)
-        return MINI_VQA_CONFIGS[entry.family] if entry.miniature else TrainConfig()
+        return MINI_VQA_CONFIGS[entry.family] if (entry := self.entry(model)).miniature else TrainConfig()
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 
@@ -259,6 +261,11 @@ class VQASystem:
         self.base(model)
         return self._workshop(model).train_together(orders, replace=replace, resume=resume, progress=progress)
 
+    def inspect(self, model: str, order: AdapterOrder, rows: int = 4) -> BatchInspection:
+        """Look into a batch of some rows, as training an order would build it; see ``training.inspection``."""
+        self.base(model)
+        return self._workshop(model).inspect(order, rows)
+
     def training_data(self, model: str, task: str, data: str | Path | DataSplits | None = None) -> DataSplits:
         """The examples an adapter would be trained on, with the base's prompt.
 
@@ -271,21 +278,12 @@ class VQASystem:
             DataError: The data have malformed rows, or are captions.
             UsageError: There is no ``data`` and this base has no scenes, or the task is unknown.
         """
-        entry = self.entry(model)
-        if isinstance(data, DataSplits):
-            splits = data
-        elif data is not None:
-            splits = read_data(data)
-        elif entry.miniature:
-            splits = scene_question_splits(task)
-        else:
-            raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
-        return splits.require_kind("questions").with_prompt(entry.question_template)
+        return training_examples(self.entry(model), "questions", data, partial(scene_question_splits, task))
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
-        """What an adapter does to skills that it was not trained for; see ``AdapterWorkshop.side_effects``."""
+        """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
         self.base(model)
-        return self._workshop(model).side_effects(self.store.get(self.stored_name(model, name)))
+        return side_effects(self._shelf.library(model), self.store.get(self.stored_name(model, name)))
 
     def training_curve(self, model: str, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""
@@ -402,6 +400,7 @@ class VQASystem:
         count: int = 500,
         source: str = "",
         ablations: bool = False,
+        include_seen: bool = False,
         **decoding: Any,
     ) -> VQAReport:
         """Measure an adapter, or the base for None, on questions with known answers.
@@ -413,12 +412,14 @@ class VQASystem:
             task: Type of the scenes' questions.
             count: Number of scenes.
             source: What ``examples`` are, for the report.
-            ablations: Ask again with grey images and with each other's. An adapter whose accuracy stays answers from
-                the question alone.
+            ablations: Ask again with grey images and with other ones. An adapter whose accuracy stays answers from the
+                question alone.
+            include_seen: Ask about the images that the adapter was trained on, too. To compare several on the same
+                questions, choose these once with ``unseen_examples``.
             decoding: As for ``answer_question``.
 
         Raises:
-            UsageError: There are neither ``examples`` nor a miniature world for this base.
+            UsageError: There are neither ``examples`` nor a miniature world for this base, or it has seen all of them.
         """
         if examples is None:
             if not self.entry(model).miniature:
@@ -427,15 +428,24 @@ class VQASystem:
         self.base(model)
         _, manifest = self._asked(self._shelf.library(model), model, adapter)
         settings = question_settings(self.entry(model), manifest).replace(**decoding)
-        return evaluate_questions(
+        asked = self.unseen_examples([(model, adapter)], examples, include_seen=include_seen)
+        report = evaluate_questions(
             partial(self.answer_questions, model=model, adapter=adapter, return_errors=True, **decoding),
-            examples,
+            asked.examples,
             ablations=ablations,
             source=source or "examples",
             base=self.entry(model).name,
             adapter=adapter,
             settings=settings,
         )
+        return replaced(report, seen=asked.of(self.stored_name(model, adapter) if adapter else None))
+
+    def unseen_examples(
+        self, adapters: Sequence[tuple[str, str | None]], examples: Sequence[Example], *, include_seen: bool = False
+    ) -> Asked:
+        """Those that no adapter, each given with its model, was trained on; see ``measuring.unseen_examples``."""
+        named = [(self._shelf.library(m), self.stored_name(m, name)) for m, name in adapters if name is not None]
+        return unseen_examples(named, examples, include_seen=include_seen)
 
     def benchmark_models(
         self,
@@ -447,6 +457,7 @@ class VQASystem:
         models: Sequence[str] | None = None,
         adapters: Mapping[str, Sequence[str]] | None = None,
         alone: int = 20,
+        include_seen: bool = False,
     ) -> list[BenchmarkRow]:
         """Ask every model, and every adapter of it, the same questions.
 
@@ -458,27 +469,30 @@ class VQASystem:
             models: Keys or names. None: all four.
             adapters: Names of the adapters to measure, by model. None: every stored one.
             alone: Questions that are asked one by one, for the latency.
+            include_seen: Ask about images that one of the adapters was trained on, too.
 
         Raises:
-            UsageError: The numbers of images, questions, answers or kinds differ.
+            UsageError: The numbers of images, questions, answers or kinds differ, or all images were trained on.
             OutOfMemoryForecast: A model would not fit.
         """
-        examples = asked_examples(images, questions, answers, kinds)
-        rows = []
+        chosen: list[tuple[str, str | None]] = []
         for model in models if models is not None else self.models:
             names = adapters.get(model, ()) if adapters is not None else self._short_names(model)
-            for adapter in (None, *names):
-                rows.append(
-                    benchmark_questions(
-                        partial(self.answer_questions, model=model, adapter=adapter, return_errors=True),
-                        examples,
-                        self.base(model).device,
-                        model=self.entry(model).name,
-                        adapter=adapter,
-                        judged=answers is not None,
-                        alone=alone,
-                    )
-                )
+            chosen += [(model, adapter) for adapter in (None, *names)]
+        examples = asked_examples(images, questions, answers, kinds)
+        asked = self.unseen_examples(chosen, examples, include_seen=include_seen)
+        rows = []
+        for model, adapter in chosen:
+            row = benchmark_questions(
+                partial(self.answer_questions, model=model, adapter=adapter, return_errors=True),
+                asked.examples,
+                self.base(model).device,
+                model=self.entry(model).name,
+                adapter=adapter,
+                judged=answers is not None,
+                alone=alone,
+            )
+            rows.append(replaced(row, seen=asked.of(self.stored_name(model, adapter) if adapter else None)))
         return rows
 
     def _short_names(self, model: str) -> list[str]:

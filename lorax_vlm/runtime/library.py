@@ -20,6 +20,7 @@ from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.portable import portable
 from lorax_vlm.adapters.prefixed import with_prefix
 from lorax_vlm.adapters.recipe import count_by_component
+from lorax_vlm.adapters.seen import SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import AdapterExists
 from lorax_vlm.models.catalog import CatalogEntry
@@ -289,6 +290,16 @@ class AdapterLibrary:
                 return self.load(renamed, name or folder.name, replace=replace)
         manifest = read_manifest(folder, name or folder.name)
         return self.keep(folder, manifest, name, replace=replace)
+
+    def seen_images(self, name: str) -> SeenImages | None:
+        """The images that an adapter was trained on; None when it does not say.
+
+        Raises:
+            AdapterNotFound: There is no such adapter.
+            DamagedAdapter: What it says was changed.
+        """
+        stored = self.store.get(name)
+        return read_seen(stored.folder, stored.manifest)
 
     def list(self) -> list[StoredAdapter]:
         """The store's adapters that were made for this base, and those that do not say for which."""
