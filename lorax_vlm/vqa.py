@@ -480,7 +480,7 @@ class VQASystem:
             names = adapters.get(model, ()) if adapters is not None else self._short_names(model)
             chosen += [(model, adapter) for adapter in (None, *names)]
         examples = asked_examples(images, questions, answers, kinds)
-        asked = self.unseen_examples(chosen, examples, include_seen=include_seen)
+        asked = self.unseen_examples(chosen, examples, include_seen=include_seen or answers is None)
         rows = []
         for model, adapter in chosen:
             row = benchmark_questions(
