@@ -42,6 +42,7 @@ def main() -> None:
     image = load_image(arguments.image) if scene is None else scene.image
     names = {f"{style}_captions": style for style in arguments.styles}
     if not arguments.no_train:
+        system.store.claim(list(names))  # and so never replace what somebody made
         config = replace(system.default_config, max_steps=arguments.steps or system.default_config.max_steps)
         data = {name: arguments.data / style for name, style in names.items()} if arguments.data else None
         system.train_adapters(names, data=data, complexity=arguments.recipe, config=config, replace=True)

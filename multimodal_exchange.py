@@ -35,6 +35,10 @@ def main() -> None:
     console, start = Console(highlight=False, soft_wrap=True), time.monotonic()
     system = MultiModalLoRAExchange(arguments.models, store=arguments.store)
 
+    made = {"both", *(part for _, name in WANTED.values() for part in (name, f"{name}.copy"))}
+    # Never replace what somebody made.
+    system.store.claim([f"{system.entry(model).name}.{name}" for model in system.models for name in sorted(made)])
+
     def show(title: str, lines: list[str]) -> None:
         console.print(f"\n{time.monotonic() - start:4.0f} s  {title}", style="bold")
         console.print("\n".join(lines), markup=False)

@@ -39,6 +39,8 @@ def main() -> None:
     console, start = Console(), time.monotonic()
     system = VQASystem(arguments.models, store=arguments.store)
     tasks = {model: tuple(arguments.tasks or DEMO_TASKS.get(model, ())) for model in arguments.model or MODELS}
+    # Never replace what somebody made.
+    system.store.claim([f"{system.entry(model).name}.{name}" for model, names in tasks.items() for name in names])
     for model, names in tasks.items():
         config = system.default_config(model)
         config = replace(config, max_steps=arguments.steps or config.max_steps)

@@ -12,12 +12,12 @@ PLAN = TransferPlan("mine", "here", "there", "distilled", parts=(), student_grou
 
 
 def report() -> TransferReport:
-    """Eight questions, each asked of six images: the source has six right, the target alone one, the result three."""
+    """Eight questions: the source has six right, the target alone one, the result three. Ten times over."""
     right = ("1", "2", "3", "4", "5", "6", "7", "8")
 
     def scored(name: str, *texts: str) -> Scored:
         scores = tuple(float(mine == its) for mine, its in zip(texts, right, strict=True))
-        return Scored(name, 6 * scores, 6 * texts)
+        return Scored(name, scores * 10, texts * 10)
 
     return TransferReport(
         plan=PLAN,
