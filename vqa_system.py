@@ -40,7 +40,7 @@ def main() -> None:
     system = VQASystem(arguments.models, store=arguments.store)
     tasks = {model: tuple(arguments.tasks or DEMO_TASKS.get(model, ())) for model in arguments.model or MODELS}
     for model, names in tasks.items():
-        config = system.default_config(model)
+        config = system.default_config(model, own_data=arguments.data is not None)
         config = replace(config, max_steps=arguments.steps or config.max_steps)
         if names:
             data = {task: arguments.data / task for task in names} if arguments.data else None

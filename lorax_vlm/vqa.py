@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax_vlm.adapters.manifest import Manifest
-from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.asking import question_prompt, question_settings, require_question
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
@@ -23,7 +23,9 @@ from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.runtime.shelf import BaseShelf
-from lorax_vlm.training.config import MINI_VQA_CONFIGS, TrainConfig
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.defaults import question_config, question_defaults
+from lorax_vlm.training.probe import ProbeReport
 from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_whole
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 
@@ -104,10 +106,14 @@ class VQASystem:
         """Names of the bases in memory, least recently used first."""
         return self._shelf.loaded
 
-    def default_config(self, model: str) -> TrainConfig:
-        """Training settings when none are given."""
-        entry = self.entry(model)
-        return MINI_VQA_CONFIGS[entry.family] if entry.miniature else TrainConfig()
+    def default_config(self, model: str, *, own_data: bool = False) -> TrainConfig:
+        """Training settings when none are given.
+
+        Args:
+            model: Key, catalogue name, hub id or folder.
+            own_data: Whether there will be ``data``; the miniatures' scenes need less.
+        """
+        return question_config(self.entry(model), own_data=own_data)
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 
@@ -123,7 +129,7 @@ class VQASystem:
         model: str,
         name: str,
         task: str,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         *,
         data: str | Path | DataSplits | None = None,
         config: TrainConfig | None = None,
@@ -140,7 +146,8 @@ class VQASystem:
             name: Name of the adapter; several models may have one of the same name.
             task: ``counting``, ``reasoning``, ``classification``, ``general`` or a type of the base's own questions;
                 with ``data`` any word.
-            complexity: ``light``, ``medium``, ``heavy`` or a ``Recipe``.
+            complexity: ``light``, ``medium``, ``heavy``, ``seeing`` or a ``Recipe``. None: ``heavy``; for ``data`` of
+                your own on a miniature ``seeing``, which adapts the image path as well, where the family has one.
             data: As for ``training_data``.
             config: Steps and rates. None: defaults for the base.
             replace: Make a new version when the name exists.
@@ -151,7 +158,8 @@ class VQASystem:
             UsageError: The task (without ``data``) or the complexity is unknown.
             LoraxError: Training failed.
         """
-        recipe, entry = get_recipe(complexity), self.entry(model)
+        entry = self.entry(model)
+        recipe, config = question_defaults(entry, complexity, config, own_data=data is not None)
         if data is None:
             require_task(task)
         splits = self.training_data(model, task, data) if data is not None or entry.miniature else None
@@ -161,7 +169,7 @@ class VQASystem:
             self._kind(model, task),
             recipe,
             splits,
-            config or self.default_config(model),
+            config,
             replace=replace,
             progress=progress,
         )
@@ -173,7 +181,7 @@ class VQASystem:
         task: str | None = None,
         *,
         data: str | Path | DataSplits | None = None,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         config: TrainConfig | None = None,
         replace: bool = False,
         resume: bool = False,
@@ -201,7 +209,7 @@ class VQASystem:
         tasks: Mapping[str, str],
         *,
         data: Mapping[str, str | Path | DataSplits] | None = None,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         config: TrainConfig | Mapping[str, TrainConfig] | None = None,
         replace: bool = False,
         resume: bool = False,
@@ -234,7 +242,7 @@ class VQASystem:
         task: str | None = None,
         *,
         data: str | Path | DataSplits | None = None,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         config: TrainConfig | None = None,
     ) -> AdapterOrder:
         """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
@@ -242,9 +250,8 @@ class VQASystem:
         if task is None:
             task = self.store.get(stored_name).manifest.style if stored_name in self.store else "general"
         splits = self.training_data(model, task, data)
-        return AdapterOrder(
-            stored_name, self._kind(model, task), get_recipe(complexity), splits, config or self.default_config(model)
-        )
+        recipe, config = question_defaults(self.entry(model), complexity, config, own_data=data is not None)
+        return AdapterOrder(stored_name, self._kind(model, task), recipe, splits, config)
 
     def train_orders(
         self,
@@ -286,6 +293,11 @@ class VQASystem:
         """What an adapter does to skills that it was not trained for; see ``AdapterWorkshop.side_effects``."""
         self.base(model)
         return self._workshop(model).side_effects(self.store.get(self.stored_name(model, name)))
+
+    def image_limit(self, model: str, name: str, splits: DataSplits) -> ProbeReport | None:
+        """What the image path does not hand on to an adapter that stalled; see ``AdapterWorkshop.image_limit``."""
+        self.base(model)
+        return self._workshop(model).image_limit(self.store.get(self.stored_name(model, name)), splits)
 
     def training_curve(self, model: str, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""

@@ -24,6 +24,7 @@ from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import DataError, ExampleError, LoraxError, PathError
 from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
+from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -32,6 +33,7 @@ from lorax_vlm.settings import features_dir, process_count, process_rank, runs_d
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan
+from lorax_vlm.training.probe import STALLED, ProbeReport, probe_image_path
 from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_run, held_run
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
 from lorax_vlm.types import Generated, GenerationSettings
@@ -273,6 +275,18 @@ class AdapterWorkshop:
 
         kinds = () if captions else (manifest.style, *_PARTS_OF.get(manifest.task, ()))
         return measure_side_effects(stored.name, kinds, ask, write if entry.captions and not captions else None)
+
+    def image_limit(self, stored: StoredAdapter, splits: DataSplits) -> ProbeReport | None:
+        """What the frozen image path hands on of what an adapter was to learn, where its training stalled.
+
+        Returns:
+            None where it did not stall, where the adapter changes the image path itself, or where it cannot be told.
+        """
+        manifest = stored.manifest
+        loss = manifest.training.get("last_training_loss")
+        if loss is None or loss <= STALLED or IMAGE_PATH_COMPONENTS & manifest.sites.keys():
+            return None
+        return probe_image_path(self._library.base, splits.train)
 
     def train_folder(
         self,

@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorax_vlm.adapters.recipe import SEEING_SITES
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Data, Device, Dtype, Model, Quantize, Store, read_asked_data
 from lorax_vlm.cli.output import print_json, print_table, say, say_parts
 from lorax_vlm.versions import package_versions
 
 if TYPE_CHECKING:
     from lorax_vlm.training.inspection import BatchInspection
+    from lorax_vlm.training.probe import ProbeReport
 
 _VERDICTS = {
     "depends": "it depends on the image",
@@ -39,6 +41,7 @@ def doctor(
 
     With --data, --style or --task, one training batch is decoded: which tokens carry loss, and whether the loss
     changes when the images are shuffled. It must: otherwise the model does not look at them, and the exit code is 1.
+    With --data of questions, it also says how much of the answers can be read off the frozen image path.
     """
     from lorax_vlm.adapters.store import AdapterStore
     from lorax_vlm.captioning import BLIP2CaptioningSystem
@@ -46,6 +49,7 @@ def doctor(
     from lorax_vlm.models.loading import probe_hardware
     from lorax_vlm.models.placement import plan_placement
     from lorax_vlm.training.inspection import choose_rows, inspect_batch
+    from lorax_vlm.training.probe import probe_image_path
     from lorax_vlm.vqa import VQASystem
 
     entry, hardware = get_model_entry(model), probe_hardware()
@@ -67,7 +71,7 @@ def doctor(
         "adapter store": f"{AdapterStore(store).root}: {len(good)} adapters, {len(broken)} broken",
     }
     versions = package_versions(_PACKAGES)
-    inspection = None
+    inspection, reading = None, None
     if data is not None or style or task:
         splits = read_asked_data(data)
         options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
@@ -78,14 +82,17 @@ def doctor(
             captioning = BLIP2CaptioningSystem(model, **options)
             base, splits = captioning.base, captioning.training_data(style or "", splits)
         inspection = inspect_batch(base, choose_rows(splits.train, rows))
+        reading = probe_image_path(base, splits.train) if data is not None else None
     if as_json:
-        print_json({"machine": facts, "versions": versions, "batch": inspection})
+        print_json({"machine": facts, "versions": versions, "batch": inspection, "image_path": reading})
     else:
         print_table(["", "lorax-vlm doctor"], [*facts.items(), *versions.items()])
         for broken_entry in broken:
             say(f"broken adapter {broken_entry.name}: {broken_entry.error}")
         if inspection is not None:
             _print_inspection(inspection)
+        if reading is not None:
+            _print_reading(reading)
     if inspection is not None and inspection.verdict == "ignored":
         raise typer.Exit(1)
 
@@ -112,6 +119,13 @@ def _print_inspection(inspection: "BatchInspection") -> None:
     say_parts([(losses, ""), (_VERDICTS[inspection.verdict], "red" if inspection.verdict == "ignored" else "")])
     if inspection.verdict != "depends":
         say(f"{inspection.reason}.")
+
+
+def _print_reading(reading: "ProbeReport") -> None:
+    for line in reading.lines():
+        say(line)
+    if reading.limits:
+        say(f"so the image path may limit an adapter of the language model alone; try --sites {SEEING_SITES}")
 
 
 def _loss(loss: float | None) -> str:
