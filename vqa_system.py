@@ -42,7 +42,7 @@ def main() -> None:
     # Never replace what somebody made.
     system.store.claim([f"{system.entry(model).name}.{name}" for model, names in tasks.items() for name in names])
     for model, names in tasks.items():
-        config = system.default_config(model)
+        config = system.default_config(model, own_data=arguments.data is not None)
         config = replace(config, max_steps=arguments.steps or config.max_steps)
         if names:
             data = {task: arguments.data / task for task in names} if arguments.data else None

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Sequence
 from lorax_vlm.adapters.seen import SeenImages
 from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.asking import answers_questions, question_prompt, question_settings
-from lorax_vlm.data.examples import Example
+from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.evaluation.seen import Asked, comparable, leave_out_seen
 from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
+from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
+from lorax_vlm.training.probe import STALLED, ProbeReport, probe_image_path
 from lorax_vlm.types import Generated
 
 _ASKED_TOGETHER = 64
@@ -67,3 +69,16 @@ def side_effects(library: AdapterLibrary, stored: StoredAdapter) -> SideEffects 
 
     kinds = () if captions else (manifest.style, *_PARTS_OF.get(manifest.task, ()))
     return measure_side_effects(stored.name, kinds, ask, write if entry.captions and not captions else None)
+
+
+def image_limit(library: AdapterLibrary, stored: StoredAdapter, splits: DataSplits) -> ProbeReport | None:
+    """What the frozen image path hands on of what an adapter was to learn, where its training stalled.
+
+    Returns:
+        None where it did not stall, where the adapter changes the image path itself, or where it cannot be told.
+    """
+    manifest = stored.manifest
+    loss = manifest.training.get("last_training_loss")
+    if loss is None or loss <= STALLED or IMAGE_PATH_COMPONENTS & manifest.sites.keys():
+        return None
+    return probe_image_path(library.base, splits.train)

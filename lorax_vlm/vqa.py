@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax_vlm.adapters.manifest import Manifest
-from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.asking import question_prompt, question_settings, require_question
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
@@ -25,8 +25,8 @@ from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.runtime.shelf import BaseShelf
-from lorax_vlm.training.config import MINI_VQA_CONFIGS, TrainConfig
-from lorax_vlm.training.inspection import BatchInspection
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.defaults import question_config, question_defaults
 from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_whole
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, training_examples
 
@@ -102,14 +102,24 @@ class VQASystem:
         """
         return self._shelf.load(self._shelf.library(model))
 
+    def library(self, model: str) -> AdapterLibrary:
+        """The store as far as it concerns a base, which is loaded; for ``measuring`` and ``workshop``."""
+        self.base(model)
+        return self._shelf.library(model)
+
     @property
     def loaded(self) -> list[str]:
         """Names of the bases in memory, least recently used first."""
         return self._shelf.loaded
 
-    def default_config(self, model: str) -> TrainConfig:
-        """Training settings when none are given."""
-        return MINI_VQA_CONFIGS[entry.family] if (entry := self.entry(model)).miniature else TrainConfig()
+    def default_config(self, model: str, *, own_data: bool = False) -> TrainConfig:
+        """Training settings when none are given.
+
+        Args:
+            model: Key, catalogue name, hub id or folder.
+            own_data: Whether there will be ``data``; the miniatures' scenes need less.
+        """
+        return question_config(self.entry(model), own_data=own_data)
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 
@@ -125,7 +135,7 @@ class VQASystem:
         model: str,
         name: str,
         task: str,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         *,
         data: str | Path | DataSplits | None = None,
         config: TrainConfig | None = None,
@@ -142,7 +152,8 @@ class VQASystem:
             name: Name of the adapter; several models may have one of the same name.
             task: ``counting``, ``reasoning``, ``classification``, ``general`` or a type of the base's own questions;
                 with ``data`` any word.
-            complexity: ``light``, ``medium``, ``heavy`` or a ``Recipe``.
+            complexity: ``light``, ``medium``, ``heavy``, ``seeing`` or a ``Recipe``. None: ``heavy``; for ``data`` of
+                your own on a miniature ``seeing``, which adapts the image path as well, where the family has one.
             data: As for ``training_data``.
             config: Steps and rates. None: defaults for the base.
             replace: Make a new version when the name exists.
@@ -153,19 +164,14 @@ class VQASystem:
             UsageError: The task (without ``data``) or the complexity is unknown.
             LoraxError: Training failed.
         """
-        recipe, entry = get_recipe(complexity), self.entry(model)
+        entry = self.entry(model)
+        recipe, config = question_defaults(entry, complexity, config, own_data=data is not None)
         if data is None:
             require_task(task)
         splits = self.training_data(model, task, data) if data is not None or entry.miniature else None
         self.base(model)
         return self._workshop(model).create(
-            f"{entry.name}.{name}",
-            self._kind(model, task),
-            recipe,
-            splits,
-            config or self.default_config(model),
-            replace=replace,
-            progress=progress,
+            f"{entry.name}.{name}", self._kind(model, task), recipe, splits, config, replace=replace, progress=progress
         )
 
     def train_adapter(
@@ -175,7 +181,7 @@ class VQASystem:
         task: str | None = None,
         *,
         data: str | Path | DataSplits | None = None,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         config: TrainConfig | None = None,
         replace: bool = False,
         resume: bool = False,
@@ -203,7 +209,7 @@ class VQASystem:
         tasks: Mapping[str, str],
         *,
         data: Mapping[str, str | Path | DataSplits] | None = None,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         config: TrainConfig | Mapping[str, TrainConfig] | None = None,
         replace: bool = False,
         resume: bool = False,
@@ -236,7 +242,7 @@ class VQASystem:
         task: str | None = None,
         *,
         data: str | Path | DataSplits | None = None,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         config: TrainConfig | None = None,
     ) -> AdapterOrder:
         """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
@@ -244,9 +250,8 @@ class VQASystem:
         if task is None:
             task = self.store.get(stored_name).manifest.style if stored_name in self.store else "general"
         splits = self.training_data(model, task, data)
-        return AdapterOrder(
-            stored_name, self._kind(model, task), get_recipe(complexity), splits, config or self.default_config(model)
-        )
+        recipe, config = question_defaults(self.entry(model), complexity, config, own_data=data is not None)
+        return AdapterOrder(stored_name, self._kind(model, task), recipe, splits, config)
 
     def train_orders(
         self,
@@ -260,11 +265,6 @@ class VQASystem:
         """Train what was ordered on one model in one run; caption styles of ``BLIP2CaptioningSystem.order`` too."""
         self.base(model)
         return self._workshop(model).train_together(orders, replace=replace, resume=resume, progress=progress)
-
-    def inspect(self, model: str, order: AdapterOrder, rows: int = 4) -> BatchInspection:
-        """Look into a batch of some rows, as training an order would build it; see ``training.inspection``."""
-        self.base(model)
-        return self._workshop(model).inspect(order, rows)
 
     def training_data(self, model: str, task: str, data: str | Path | DataSplits | None = None) -> DataSplits:
         """The examples an adapter would be trained on, with the base's prompt.
@@ -282,8 +282,7 @@ class VQASystem:
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
-        self.base(model)
-        return side_effects(self._shelf.library(model), self.store.get(self.stored_name(model, name)))
+        return side_effects(self.library(model), self.store.get(self.stored_name(model, name)))
 
     def training_curve(self, model: str, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorax_vlm.adapters.recipe import SEEING_SITES
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     Annotations,
@@ -28,6 +29,7 @@ from lorax_vlm.versions import package_versions
 
 if TYPE_CHECKING:
     from lorax_vlm.training.inspection import BatchInspection
+    from lorax_vlm.training.probe import ProbeReport
 
 _VERDICTS = {
     "depends": "it depends on the image",
@@ -64,14 +66,17 @@ def doctor(
 
     With --data, --style or --task, what training would refuse is refused, and one training batch is decoded: which
     tokens carry loss, and whether the loss changes when the images are shuffled. It must: otherwise the model does not
-    look at them, and the exit code is 1.
+    look at them, and the exit code is 1. With --data of questions, it also says how much of the answers can be read off
+    the frozen image path.
     """
     from lorax_vlm.adapters.store import AdapterStore
     from lorax_vlm.captioning import BLIP2CaptioningSystem
     from lorax_vlm.models.catalog import get_model_entry
     from lorax_vlm.models.loading import probe_hardware
     from lorax_vlm.models.placement import plan_placement
+    from lorax_vlm.training.probe import probe_image_path
     from lorax_vlm.vqa import VQASystem
+    from lorax_vlm.workshop import AdapterWorkshop
 
     entry, hardware = get_model_entry(model), probe_hardware()
     placement = plan_placement(entry, hardware, device, dtype, quantize)
@@ -93,6 +98,7 @@ def doctor(
     }
     versions = package_versions(_PACKAGES)
     inspection: BatchInspection | None = None
+    reading: ProbeReport | None = None
     described: list[str] = []
     notes: list[str] = []
     if data is not None or style or task:
@@ -107,9 +113,12 @@ def doctor(
             order = BLIP2CaptioningSystem(model, **options).order("doctor", style or "", data=splits)
         order = replace(order, skip_bad_rows=skip_bad_rows)
         described = [*order.splits.describe(), *notes]
-        inspection = answering.inspect(model, order, rows)
+        library = answering.library(model)
+        inspection = AdapterWorkshop(library).inspect(order, rows)
+        reading = probe_image_path(library.base, order.splits.train) if data is not None else None
     if as_json:
-        print_json({"machine": facts, "versions": versions, "data": described, "batch": inspection})
+        found = {"data": described, "batch": inspection, "image_path": reading}
+        print_json({"machine": facts, "versions": versions, **found})
     else:
         print_table(["", "lorax-vlm doctor"], [*facts.items(), *versions.items()])
         for broken_entry in broken:
@@ -118,6 +127,8 @@ def doctor(
             say(line)
         if inspection is not None:
             _print_inspection(inspection)
+        if reading is not None:
+            _print_reading(reading)
     if inspection is not None and inspection.verdict == "ignored":
         raise typer.Exit(1)
 
@@ -144,6 +155,13 @@ def _print_inspection(inspection: "BatchInspection") -> None:
     say_parts([(losses, ""), (_VERDICTS[inspection.verdict], "red" if inspection.verdict == "ignored" else "")])
     if inspection.verdict != "depends":
         say(f"{inspection.reason}.")
+
+
+def _print_reading(reading: "ProbeReport") -> None:
+    for line in reading.lines():
+        say(line)
+    if reading.limits:
+        say(f"so the image path may limit an adapter of the language model alone; try --sites {SEEING_SITES}")
 
 
 def _loss(loss: float | None) -> str:
