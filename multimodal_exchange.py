@@ -76,7 +76,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (LoraxError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except LoraxError as error:  # anything else is a bug, and shows as one
+        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("Interrupted. Nothing half-made was stored.")

@@ -36,15 +36,15 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=150, help="held-out questions per comparison")
     parser.add_argument("--store", type=Path, help="adapter store, by default that of lorax-vlm")
     arguments = parser.parse_args()
-    console, start = Console(), time.monotonic()
+    console, start = Console(markup=False), time.monotonic()
     system = VQASystem(arguments.models, store=arguments.store)
     tasks = {model: tuple(arguments.tasks or DEMO_TASKS.get(model, ())) for model in arguments.model or MODELS}
     # Never replace what somebody made.
     system.store.claim([f"{system.entry(model).name}.{name}" for model, names in tasks.items() for name in names])
     for model, names in tasks.items():
-        config = system.default_config(model, own_data=arguments.data is not None)
-        config = replace(config, max_steps=arguments.steps or config.max_steps)
         if names:
+            config = system.default_config(model, own_data=arguments.data is not None)
+            config = replace(config, max_steps=arguments.steps or config.max_steps)
             data = {task: arguments.data / task for task in names} if arguments.data else None
             system.train_adapters(model, dict(zip(names, names, strict=True)), data=data, config=config, replace=True)
 
@@ -76,7 +76,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (LoraxError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except LoraxError as error:  # anything else is a bug, and shows as one
+        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("Interrupted. Nothing half-trained was stored.")

@@ -124,11 +124,12 @@ class VQASystem:
     # --- adapters ---------------------------------------------------------------------------------------------------
 
     def stored_name(self, model: str, name: str) -> str:
-        """The store's name of an adapter: ``MODEL.NAME``, or ``name`` itself when that is an adapter of this base."""
-        qualified = f"{self.entry(model).name}.{name}"
-        if qualified not in self.store and name in self.store:
-            return name
-        return qualified
+        """The store's name of an adapter of a base, ``MODEL.NAME`` or plain; see ``AdapterStore.resolve``.
+
+        Raises:
+            AdapterNotFound: There is none.
+        """
+        return self._shelf.library(model).resolve(name)
 
     def create_vqa_adapter(
         self,

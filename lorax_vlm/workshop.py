@@ -161,6 +161,7 @@ class AdapterWorkshop:
             if resume and (stored := self._finished(order)) is not None:
                 return stored
             self._require_free(order, replace)
+            self._library.store.require_writable()
             plan, facts = self._plan(order)
             result = train_adapter(
                 self._library.base,
@@ -200,6 +201,7 @@ class AdapterWorkshop:
             for order in orders:
                 if order.name not in finished:
                     self._require_free(order, replace)
+            self._library.store.require_writable()
             planned = [self._plan(order) for order in orders]
             plans = [plan for plan, _ in planned]
             options: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}

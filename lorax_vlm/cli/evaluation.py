@@ -108,8 +108,7 @@ def evaluate(
     On a miniature also what an adapter does to skills that it was not trained for.
     """
     entry = require_model(model)
-    require_stored(store, names or [], entry)
-    stored = _stored(AdapterStore(store), names or [], entry)
+    stored = [AdapterStore(store).get(name) for name in require_stored(store, names or [], entry)]
     _check_options(entry, stored, task, style, data is not None)
     page = require_new_file(html)
     options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
@@ -133,10 +132,6 @@ def evaluate(
     if html is not None or ablations:
         raise UsageError("--html and --ablations belong to questions; these adapters caption.")
     _evaluate_captions(order, title=str(data) if data else f"{entry.name}, held-out scenes")
-
-
-def _stored(store: AdapterStore, names: Sequence[str], entry: CatalogEntry) -> list[StoredAdapter]:
-    return [store.get(full if (full := f"{entry.name}.{name}") in store else name) for name in names]
 
 
 def _check_options(
