@@ -71,6 +71,6 @@ if __name__ == "__main__":
     try:
         main()
     except LoraxError as error:  # anything else is a bug, and shows as one
-        sys.exit(str(error))
+        sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("Interrupted. Nothing half-trained was stored.")
