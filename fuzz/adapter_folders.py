@@ -41,14 +41,44 @@ _PATTERNS = (
     *("(" * 500 + ")" * 500, "[^.]" * 900, "(?P<n>q)(?P=n)", "\ud83d", "\0", "..", "a|" * 400 + "b", "(?#x)v_proj"),
 )
 VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, 1, 2, -1, 3.0, 0.5, 1e308, 1e-308, 10**5000, 10**400, 2**63, "", "none", "x" * 3000, "\ud83d", "a\0"),
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        2,
+        -1,
+        3.0,
+        0.5,
+        1e308,
+        1e-308,
+        10**5000,
+        10**400,
+        2**63,
+        "",
+        "none",
+        "x" * 3000,
+        "\ud83d",
+        "a\0",
+    ),
     *([], {}, [[]], [None], {"a": None}, {"": 1}, ["q_proj", 1], [2**70], {"q_proj": 0}, {"q_proj": 2, "v_proj": 1e9}),
     *("LORA", "pissa", "olora", "eva", "loftq", "classifier", ["classifier"], ["lm_head"], "lora_only", "all", "../x"),
     *({pattern: 2} for pattern in _PATTERNS),
     *_PATTERNS,
 )
 _TEXTS = (
-    *(b"", b"{", b"[]", b"null", b'"LORA"', b"[" * 3000, b'{"r": NaN}', b'{"r": 1e999}', b'{"r": ' + b"9" * 5000 + b"}"),
+    *(
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"LORA"',
+        b"[" * 3000,
+        b'{"r": NaN}',
+        b'{"r": 1e999}',
+        b'{"r": ' + b"9" * 5000 + b"}",
+    ),
     *(b'{"r": 1, "r": 2}', b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", b"\xff\xfe{\0}\0"),
 )
 
@@ -126,7 +156,9 @@ def damaged(rng: random.Random, value: Any, values: tuple[Any, ...] = VALUES) ->
         elif isinstance(holder, list):
             holder.insert(rng.randrange(len(holder) + 1), copy.deepcopy(holder[key]))
         else:
-            holder[rng.choice(["lora_bias", "use_dora", "layer_replication", "eva_config", "odd", "x" * 2000, "\0"])] = 1
+            holder[
+                rng.choice(["lora_bias", "use_dora", "layer_replication", "eva_config", "odd", "x" * 2000, "\0"])
+            ] = 1
     return value
 
 

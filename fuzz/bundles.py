@@ -94,7 +94,9 @@ def _numbers(rng: random.Random, data: bytes) -> bytes:
         width = rng.choice((2, 4, 8))
         place = rng.choice(places) + rng.randrange(4, 56)
         if place + width <= len(changed):
-            value = rng.choice((0, 1, 0x7FFF, 0xFFFF, 2**31, 2**32 - 1, 2**63, 2**64 - 1, len(data), rng.randrange(2**16)))
+            value = rng.choice(
+                (0, 1, 0x7FFF, 0xFFFF, 2**31, 2**32 - 1, 2**63, 2**64 - 1, len(data), rng.randrange(2**16))
+            )
             changed[place : place + width] = struct.pack("<Q", value)[:width]
     return bytes(changed)
 

@@ -102,7 +102,9 @@ def _try_store(rng: random.Random, folder: Path) -> None:
     if way < 0.8:
         path.write_bytes(broken)
     elif way < 0.9:
-        (store.root / "names" / ".pending").write_bytes(encoded(rng, damaged(rng, {"a": broken.decode("latin-1")}, values)))
+        (store.root / "names" / ".pending").write_bytes(
+            encoded(rng, damaged(rng, {"a": broken.decode("latin-1")}, values))
+        )
     else:
         (store.root / "names" / rng.choice(("..json", ".json", "A.json", "x y.json", "con.json"))).write_bytes(broken)
     _use(store)

@@ -152,9 +152,7 @@ def _confidences(library: AdapterLibrary, name: str, examples: Sequence[Example]
     return found
 
 
-def make_lesson(
-    examples: Sequence[Example], answers: Sequence[TeacherAnswer], *, fewest_held_out: int = 1
-) -> Lesson:
+def make_lesson(examples: Sequence[Example], answers: Sequence[TeacherAnswer], *, fewest_held_out: int = 1) -> Lesson:
     """Examples with the teacher's answers for targets, without those it is least sure of, and some held out.
 
     The last ones are held out, so that checkpoints are chosen by agreement with the teacher and no label is needed.
