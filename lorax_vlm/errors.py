@@ -14,6 +14,7 @@ LoraxError
 ├── AdapterError               anything about one adapter
 │   ├── AdapterNameError       a name that cannot be a folder (also ValueError)
 │   ├── AdapterNotFound        (also LookupError)
+│   ├── AmbiguousAdapter       several are meant by a name (also LookupError)
 │   ├── AdapterExists          (also ValueError)
 │   ├── DamagedAdapter         its files are not a sound PEFT LoRA (also ValueError)
 │   ├── UnsupportedAdapter     sound, but uses what cannot be run here (also ValueError)
@@ -37,6 +38,10 @@ into one message and exit code 1.
 
 import re
 from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+_NEAREST = 3
+"""Names that an error about a name shows."""
 
 
 def shown_address(address: str) -> str:
@@ -61,6 +66,19 @@ def _without_secrets(text: str, address: str) -> str:
         if found is not None and found[0]:
             text = text.replace(found[0], "...")
     return text
+
+
+def _nearest(name: str, known: Sequence[str]) -> list[str]:
+    """The names that look most like one, or whose last part does."""
+
+    def likeness(other: str) -> tuple[float, float]:
+        whole, end = (
+            SequenceMatcher(None, name.casefold(), part.casefold()).ratio()
+            for part in (other, other.rpartition(".")[2])
+        )
+        return max(whole, end), whole
+
+    return sorted(known, key=likeness, reverse=True)[:_NEAREST]
 
 
 class LoraxError(Exception):
@@ -185,16 +203,35 @@ class AdapterNotFound(AdapterError, LookupError):
     """No adapter of that name in the store or attached."""
 
     def __init__(self, adapter: str, place: str, known: Sequence[str]) -> None:
-        listing = ", ".join(known) if known else "none"
-        super().__init__(adapter, f"No adapter {adapter!r} in {place}. There: {listing}. See: lorax-vlm adapters list")
+        few = len(known) <= _NEAREST
+        listing = ", ".join(known if few else _nearest(adapter, known)) or "none"
+        what = "There" if few else f"Nearest of {len(known)}"
+        super().__init__(adapter, f"No adapter {adapter!r} in {place}. {what}: {listing}. See: lorax-vlm adapters list")
+
+
+class AmbiguousAdapter(AdapterError, LookupError):
+    """Several adapters are meant by a name. ``meant`` are all of them."""
+
+    def __init__(self, adapter: str, place: str, meant: Sequence[str]) -> None:
+        self.meant = sorted(meant)
+        more = f" and {len(meant) - _NEAREST} more" if len(meant) > _NEAREST else ""
+        listing = ", ".join(self.meant[:_NEAREST])
+        super().__init__(
+            adapter, f"{adapter!r} may be any of {listing}{more} in {place}. Write one of them out, or name its base."
+        )
 
 
 class AdapterExists(AdapterError, ValueError):
-    """The name is taken. ``owner`` is the base of the adapter that has it, when that is what speaks against it."""
+    """The name is taken. ``owner`` is the base of the adapter that has it, when that is what speaks against it.
 
-    def __init__(self, adapter: str, place: str, owner: str | None = None) -> None:
+    ``own`` is for a demonstration that would replace what somebody made.
+    """
+
+    def __init__(self, adapter: str, place: str, owner: str | None = None, *, own: bool = False) -> None:
         whose = f" for another base, {owner}" if owner else ""
-        way_out = "remove it" if owner else "replace it (replace=True, --replace), or remove it"
+        way_out = "remove it" if owner else "replace it (replace=True), or remove it"
+        if own:
+            whose, way_out = ", and no demonstration made it,", "use another store (store=), or remove it"
         super().__init__(
             adapter, f"Adapter {adapter!r} already exists{whose} in {place}. Choose another name, or {way_out}."
         )

@@ -210,7 +210,7 @@ def test_another_bases_adapter_is_never_replaced(system, mini, scenes, tmp_path:
 def test_checkpoints_stay_until_the_adapter_is_stored(system, scenes, monkeypatch) -> None:
     options = {"data": few(scenes), "config": QUICK, "progress": False}
     with monkeypatch.context() as patch:
-        patch.setattr(type(system.store), "add", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(type(system.store), "add_all", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             system.train_adapter("mine", "concise", **options)
     assert list(system._workshop.run_dir("mine").glob("checkpoint-*"))

@@ -9,9 +9,9 @@ from lorax_vlm.types import Caption, Generated, GenerationSettings
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": 0}, "max >= 1"),
-        ({"min_new_tokens": 31}, "min <= max"),
-        ({"min_new_tokens": -1}, "0 <= min"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1"),
+        ({"min_new_tokens": 31}, "min_new_tokens=31 is above max_new_tokens=30"),
+        ({"min_new_tokens": -1}, "min_new_tokens must be a whole number of at least 0"),
         ({"num_beams": 0}, "num_beams"),
         ({"temperature": 0.0}, "greedy"),
     ],
@@ -24,7 +24,7 @@ def test_decoding(options: dict[str, float], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"max_steps": 0}, "max_steps must be a whole number of at least 1"),
         ({"batch_size": 0}, "batch_size"),
         ({"gradient_accumulation": 0}, "gradient_accumulation"),
         ({"eval_every": 0}, "eval_every"),

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
@@ -114,16 +116,16 @@ def test_all_that_can_be_stored_is_stored_when_one_cannot(tmp_path: Path, monkey
     system = VQASystem("mini", store=tmp_path / "store")
     splits = scene_question_splits("color", 8, 4)
     tasks = {"one": "color", "two": "color", "three": "color"}
-    original = type(system.store).add
+    original = type(system.store).add_all
 
-    def add(self, name: str, *arguments: Any, **options: Any):
-        if name.endswith("two"):
+    def add_all(self, additions: Sequence[Addition], **options: Any):
+        if additions[0].name.endswith("two"):
             raise PathError("store", "no space left on device")
-        return original(self, name, *arguments, **options)
+        return original(self, additions, **options)
 
     options: dict[str, Any] = {"data": dict.fromkeys(tasks, splits), "complexity": "light", **OPTIONS}
     with monkeypatch.context() as patch:
-        patch.setattr(type(system.store), "add", add)
+        patch.setattr(type(system.store), "add_all", add_all)
         with pytest.raises(PathError, match="no space left"):
             system.train_adapters("blip2_opt", tasks, **options)
     assert system.store.names() == ["blip2-opt-mini.one", "blip2-opt-mini.three"]

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lorax_vlm.errors import LoraxError, PathError
+
+_LOCKED_S = 600.0
 
 
 @contextmanager
@@ -44,7 +48,27 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def own_folder(place: Path) -> Iterator[Path]:
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Alone in changing a folder, for the time of a block; the system lets go when the process dies.
+
+    Raises:
+        PathError: It cannot be locked, or another process keeps it.
+    """
+    lock = FileLock(folder / ".lock", timeout=_LOCKED_S)
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise PathError(str(folder), f"another process has kept it locked for {_LOCKED_S:.0f} s") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def own_folder(place: Path, prefix: str = "run-") -> Iterator[Path]:
     """A new folder below one, for the time of a block: nobody else writes there.
 
     Raises:
@@ -52,7 +76,7 @@ def own_folder(place: Path) -> Iterator[Path]:
     """
     with writing_to(place):
         place.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="run-", dir=place))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     try:
         yield folder
     finally:

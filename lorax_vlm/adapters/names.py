@@ -9,6 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from lorax_vlm.errors import AdapterExists, AdapterNameError
 
+DEMO_TAG = "demo"
+"""Of adapters that a demonstration made, and may make anew."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

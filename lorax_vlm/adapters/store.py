@@ -14,20 +14,19 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
-
-from lorax_vlm.adapters.durable import sync_folder, write_durably, writing_to
+from lorax_vlm.adapters.durable import locked_folder, own_folder, sync_folder, write_durably, writing_to
 from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, read_adapter, read_adapter_files
 from lorax_vlm.adapters.incoming import Addition, copy_version, write_version
 from lorax_vlm.adapters.integrity import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
+from lorax_vlm.adapters.lookup import choose_name, describe_in_words
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest, read_manifest
-from lorax_vlm.adapters.names import NameRecord, Version, require_adapter_name, require_new_name
+from lorax_vlm.adapters.names import DEMO_TAG, NameRecord, Version, require_adapter_name, require_new_name
 from lorax_vlm.adapters.objects import ObjectFolders
 from lorax_vlm.adapters.records import NameRecords
 from lorax_vlm.adapters.regular_files import read_regular
@@ -38,7 +37,6 @@ from lorax_vlm.errors import (
     AdapterNotFound,
     DamagedAdapter,
     LoraxError,
-    PathError,
 )
 from lorax_vlm.settings import store_dir
 
@@ -46,7 +44,6 @@ logger = logging.getLogger(__name__)
 _SCRATCH_PREFIX = ".writing-"
 _TRIES = 3
 """An equal version that was removed and added again while it was read looks damaged once."""
-_LOCKED_S = 600.0
 T = TypeVar("T")
 
 
@@ -92,6 +89,7 @@ class AdapterStore:
         """Use ``root``, by default the store of ``LORAX_VLM_HOME``."""
         self.root = Path(root).expanduser() if root is not None else store_dir()
         self._records, self._objects = NameRecords(self.root), ObjectFolders(self.root)
+        self._claimed: set[str] = set()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -121,6 +119,30 @@ class AdapterStore:
             DamagedAdapter: Its entry cannot be read, or its manifest is not the one that was stored.
         """
         return self._read(name, lambda stored: stored)
+
+    def resolve(self, name: str, model: str | None = None) -> str:
+        """The stored name that is meant by ``counting`` or ``blip2-opt-mini.counting``; a version stays behind it.
+
+        Args:
+            name: What somebody typed.
+            model: Only adapters of this base are meant, if there are any: its name, key, hub id or folder.
+
+        Raises:
+            AdapterNameError: ``name`` cannot be a name.
+            AdapterNotFound: None is meant; it names the nearest three.
+            AmbiguousAdapter: Several are meant.
+        """
+        plain, at, version = name.partition("@")
+        return (
+            choose_name(require_adapter_name(plain), self.names(), self._base_of, model, str(self.root)) + at + version
+        )
+
+    def _base_of(self, name: str) -> str | None:
+        try:
+            base = self.get(name).manifest.base
+        except LoraxError:  # damaged, or removed meanwhile: said where it is used
+            return None
+        return base.name if base is not None else None
 
     def _read(self, name: str, read: Callable[[StoredAdapter], T]) -> T:
         """Read a version without a lock; once more when it was removed or replaced meanwhile."""
@@ -181,7 +203,7 @@ class AdapterStore:
         return [
             adapter
             for adapter in self.list()[0]
-            if all(word in _described(adapter) for word in words)
+            if all(word in describe_in_words(adapter.name, adapter.manifest, adapter.tags) for word in words)
             and (base is None or (adapter.manifest.base is not None and adapter.manifest.base.is_of(base, components)))
             and (task is None or adapter.manifest.task == task)
             and set(tags) <= set(adapter.tags)
@@ -256,7 +278,26 @@ class AdapterStore:
         except LoraxError:  # damaged: said where it is read
             return False
 
+    def claim(self, names: Sequence[str]) -> None:
+        """Let this object store adapters of a demonstration: under names that are free, or its own from before.
+
+        What it stores under them is tagged as such. Anybody else's new version of the name takes the tag away again.
+
+        Raises:
+            AdapterNameError: A name cannot be one.
+            AdapterExists: A name is that of an adapter that somebody made.
+        """
+        for name in names:
+            self._require_own(name)
+        self._claimed |= set(names)
+
+    def _require_own(self, name: str) -> None:
+        if name in self and DEMO_TAG not in self.record(name).tags:
+            raise AdapterExists(name, str(self.root), own=True)
+
     def _require_free(self, name: str, replace: bool) -> None:
+        if name in self._claimed:
+            self._require_own(name)
         if not replace and name in self:
             raise AdapterExists(name, str(self.root))
         require_new_name(name, self.names())
@@ -277,11 +318,13 @@ class AdapterStore:
 
     def _next_version(self, name: str, digest: str) -> NameRecord:
         stored = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        own = [DEMO_TAG] if name in self._claimed else []
         if name not in self:
-            return NameRecord(name, 1, [Version(1, digest, stored)])
+            return NameRecord(name, 1, [Version(1, digest, stored)], tags=own)
         record = self.record(name)
-        number = max(record.numbers) + 1
-        return replaced(record, current=number, versions=[*record.versions, Version(number, digest, stored)])
+        number, tags = max(record.numbers) + 1, [*own, *(tag for tag in record.tags if tag != DEMO_TAG)]
+        versions = [*record.versions, Version(number, digest, stored)]
+        return replaced(record, current=number, versions=versions, tags=sorted(tags))
 
     def rollback(self, name: str, version: int | None = None) -> StoredAdapter:
         """Use a former version again: the one given, or the one before that in use. Later ones stay.
@@ -393,15 +436,10 @@ class AdapterStore:
         """
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise AdapterExists(name, str(target))
-        with writing_to(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=target.parent))
-            try:
-                self._read(name, lambda stored: copy_version(stored.folder, scratch, name))
-                scratch.chmod(0o755)
-                scratch.replace(target)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        with writing_to(target), own_folder(target.parent, _SCRATCH_PREFIX) as scratch:
+            self._read(name, lambda stored: copy_version(stored.folder, scratch, name))
+            scratch.chmod(0o755)
+            scratch.replace(target)
         return target
 
     def _require_version(self, record: NameRecord, number: int) -> None:
@@ -445,38 +483,15 @@ class AdapterStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone in changing the store; released by the system when the process dies."""
-        lock = FileLock(self.root / ".lock", timeout=_LOCKED_S)
-        with writing_to(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise PathError(str(self.root), f"another process has kept it locked for {_LOCKED_S:.0f} s") from None
-        try:
+        """Alone in changing the store."""
+        with locked_folder(self.root):
             self._records.finish()
             yield
-        finally:
-            lock.release()
 
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
+    def _scratch(self) -> AbstractContextManager[Path]:
         """A folder in the store's own file system, always removed."""
-        with writing_to(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self.root))
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        return own_folder(self.root, _SCRATCH_PREFIX)
 
 
 def _references(record: NameRecord) -> list[str]:
     return [f"{record.name}@{wanted}" for wanted in (*record.numbers, *record.aliases)]
-
-
-def _described(adapter: StoredAdapter) -> str:
-    manifest = adapter.manifest
-    base = manifest.base.name if manifest.base else ""
-    parts = [adapter.name, manifest.task, manifest.style, base, str(manifest.training.get("data", "")), *adapter.tags]
-    return " ".join(parts).casefold()

@@ -10,6 +10,7 @@ from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.checks import find_adapter
 from lorax_vlm.cli.options import AsJson, Model, Store
 from lorax_vlm.cli.output import flag, print_json, print_table, say
 from lorax_vlm.errors import UsageError
@@ -26,7 +27,8 @@ def _find(adapter: str, store: Path | None) -> Path:
     """The folder of a stored adapter, or the folder itself."""
     if Path(adapter).expanduser().is_dir():
         return Path(adapter).expanduser()
-    return AdapterStore(store).get(adapter).folder
+    adapters, name = find_adapter(store, adapter)
+    return adapters.get(name).folder
 
 
 def check(

@@ -19,6 +19,8 @@ from lorax_vlm.cli.options import (
     Data,
     Device,
     Dtype,
+    GroupBy,
+    HeldOut,
     Images,
     Model,
     Quantize,
@@ -81,6 +83,8 @@ def train(
     annotations: Annotations = None,
     columns: Columns = None,
     streaming: Streaming = False,
+    held_out: HeldOut = None,
+    group_by: GroupBy = None,
     model: Model = DEFAULT_MODEL,
     recipe: Annotated[
         str | None,
@@ -174,6 +178,8 @@ def train(
         "annotations": annotations,
         "columns": columns,
         "streaming": streaming or None,
+        "held_out": held_out,
+        "group_by": group_by,
         "skip_bad_rows": skip_bad_rows or None,
         "steps": steps,
         "batch_size": batch_size,
@@ -277,11 +283,13 @@ def _train(
 
 
 def _look_back(answering: "VQASystem", model: str, stored: "StoredAdapter", order: "AdapterOrder") -> Trained:
+    from lorax_vlm.measuring import image_limit
+
     curve = answering.training_curve(model, stored.name)
     if process_rank() > 0:
         return Trained(stored, curve, None, None)
     effects = answering.side_effects(model, stored.name)
-    return Trained(stored, curve, effects, answering.image_limit(model, stored.name, order.splits))
+    return Trained(stored, curve, effects, image_limit(answering.library(model), stored, order.splits))
 
 
 def _show(name: str, splits: "DataSplits") -> None:

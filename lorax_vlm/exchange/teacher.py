@@ -17,6 +17,7 @@ from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.types import GenerationSettings
 
+_HELD_OUT_SHARE = 0.1
 DROPPED_SHARE = 0.1
 """Of the examples the teacher is least sure of; it is wrong there most often."""
 _BATCH = 64
@@ -151,12 +152,15 @@ def _confidences(library: AdapterLibrary, name: str, examples: Sequence[Example]
     return found
 
 
-def make_lesson(
-    examples: Sequence[Example], answers: Sequence[TeacherAnswer], *, validation_share: float = 0.1
-) -> Lesson:
+def make_lesson(examples: Sequence[Example], answers: Sequence[TeacherAnswer], *, fewest_held_out: int = 1) -> Lesson:
     """Examples with the teacher's answers for targets, without those it is least sure of, and some held out.
 
     The last ones are held out, so that checkpoints are chosen by agreement with the teacher and no label is needed.
+
+    Args:
+        examples: That the teacher was asked.
+        answers: To each.
+        fewest_held_out: Hold out so many, though no more than half of them, where the usual share is less.
 
     Raises:
         UsageError: The teacher said nothing.
@@ -170,6 +174,6 @@ def make_lesson(
         for example, answer in zip(examples, answers, strict=True)
         if answer.text.strip() and answer.confidence >= threshold
     ]
-    held_out = max(1, round(validation_share * len(kept)))
+    held_out = max(1, round(_HELD_OUT_SHARE * len(kept)), min(fewest_held_out, len(kept) // 2))
     splits = DataSplits(kept[:-held_out] or kept, kept[-held_out:], f"{len(kept)} answers of the source")
     return Lesson(splits, len(kept), len(examples))

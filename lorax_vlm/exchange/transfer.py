@@ -36,7 +36,7 @@ from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson,
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.types import GenerationSettings, Interval
+from lorax_vlm.types import ENOUGH, GenerationSettings, Interval
 from lorax_vlm.workshop import AdapterWorkshop, fit_to_labels
 
 Judge = Callable[[Example, str], float]
@@ -44,6 +44,8 @@ Judge = Callable[[Example, str], float]
 
 QUICK_SHARE = 0.25
 """Share of the target's usual steps that distillation takes by default."""
+ENOUGH_UNLABELLED = 70
+"""Images without labels from which on enough of the source's answers are left to measure with, and as many to learn."""
 GOOD_ENOUGH = 0.95
 """Share of the source's gain from which on nothing is distilled."""
 
@@ -198,6 +200,7 @@ def prepared_transfer(
     )
     if plan.refused:
         raise TransferRefused(name, plan.target, plan.reasons)
+    _require_enough(name, plan.target, data)
     options.load(source)
     asked = _ask_source(source, stored, plan, data)
     options.load(target)
@@ -235,7 +238,8 @@ def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPla
     start, settings = time.monotonic(), settings_of(source, stored.manifest)
     lesson = None
     if data.unlabelled and plan.label != "exact":
-        lesson = make_lesson(data.unlabelled, ask_teacher(source, stored.name, data.unlabelled, settings))
+        answers = ask_teacher(source, stored.name, data.unlabelled, settings)
+        lesson = make_lesson(data.unlabelled, answers, fewest_held_out=1 if data.development else ENOUGH)
     if data.development:
         texts = answer(source, stored.name, data.development, settings)
         scored = Scored("source on its own base", judge_all(data.judge, data.development, texts), tuple(texts))
@@ -244,6 +248,21 @@ def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPla
         missing = "no labelled development examples, and no unlabelled ones that the source could answer"
         raise TransferRefused(stored.name, plan.target, [f"there is nothing to measure the result with: {missing}"])
     return _Asked(lesson, lesson.splits.validation, "agreement", None, time.monotonic() - start)
+
+
+def _require_enough(name: str, target: str, data: TransferData) -> None:
+    """Refuse before any work what could be measured on too few examples only, and would be refused after it.
+
+    Raises:
+        TransferRefused: There are too few.
+    """
+    labelled, unlabelled = len(data.development), len(data.unlabelled)
+    wanted = ENOUGH if labelled else ENOUGH_UNLABELLED
+    if 0 < (labelled or unlabelled) < wanted:
+        what = f"{labelled} labelled examples" if labelled else f"{unlabelled} unlabelled images"
+        raise TransferRefused(
+            name, target, [f"{what} are too few to tell whether the result is worth keeping; it takes {wanted}"]
+        )
 
 
 def judge_all(judge: Judge, examples: Sequence[Example], texts: Sequence[str]) -> tuple[float, ...]:

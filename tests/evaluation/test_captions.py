@@ -35,8 +35,8 @@ def test_shares_are_counted_per_caption(scenes: list[Scene]) -> None:
 
 
 def test_references_are_compared_word_for_word() -> None:
-    image = Image.new("RGB", (2, 2))
-    examples = [Example(image, target, f"row {i}") for i, target in enumerate(["A cat.", "a dog", "a  bird", "fish"])]
+    targets = enumerate(["A cat.", "a dog", "a  bird", "fish"])
+    examples = [[Example(Image.new("RGB", (2, 2), (i, 0, 0)), target, f"row {i}")] for i, target in targets]
     report = judge_reference_captions(
         [caption("a cat"), caption("a dog and more"), caption("a bird"), caption("")],
         0.25,
@@ -53,7 +53,7 @@ def test_nothing_to_judge(scenes: list[Scene]) -> None:
         judge_scene_captions([], [], "plain", **FACTS)
     with pytest.raises(ValueError, match="At least one example"):
         judge_reference_captions([], 0.0, [], source="s", **FACTS)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="a caption of each: 2, 1"):
         judge_scene_captions([caption("a")], scenes[:2], "plain", **FACTS)
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from lorax_vlm.exchange.plan import TransferPlan
 from lorax_vlm.exchange.report import Scored, TransferReport
 from lorax_vlm.types import Interval
@@ -10,11 +12,12 @@ PLAN = TransferPlan("mine", "here", "there", "distilled", parts=(), student_grou
 
 
 def report() -> TransferReport:
-    """Eight questions: the source has six right, the target alone one, the result three."""
+    """Eight questions: the source has six right, the target alone one, the result three. Ten times over."""
     right = ("1", "2", "3", "4", "5", "6", "7", "8")
 
     def scored(name: str, *texts: str) -> Scored:
-        return Scored(name, tuple(float(mine == its) for mine, its in zip(texts, right, strict=True)), texts)
+        scores = tuple(float(mine == its) for mine, its in zip(texts, right, strict=True))
+        return Scored(name, scores * 10, texts * 10)
 
     return TransferReport(
         plan=PLAN,
@@ -33,7 +36,7 @@ def test_what_is_kept_and_what_it_costs_elsewhere() -> None:
     made = report()
     assert made.gain.value == 2 / 8, "three right instead of one; 'two' is not the judge's '2'"
     assert made.of_source is not None
-    assert made.of_source.value == (3 - 1) / (6 - 1)
+    assert made.of_source.value == pytest.approx((3 - 1) / (6 - 1))
     assert made.agreement is not None
     assert made.agreement.value == 5 / 8, "1, 2 (written two), 3, 4, and the wrong 9"
     assert made.side_effects() == [

@@ -58,7 +58,7 @@ def add(library: AdapterLibrary, name: str, tmp_path: Path, recipe: str | Recipe
 
 def agreeing(library: AdapterLibrary, name: str) -> list[Example]:
     """Development examples whose right answer is, by construction, what the adapter says on its own base."""
-    examples = scene_captions("plain", "validation", 24)
+    examples = scene_captions("plain", "validation", 32)
     said = answer(library, name, examples, library.entry.caption_settings.replace(max_new_tokens=6))
     return [dataclasses.replace(e, target=text) for e, text in zip(examples, said, strict=True)]
 
@@ -95,7 +95,7 @@ def test_what_both_bases_share_is_copied_bit_for_bit(libraries, tmp_path: Path, 
 def test_without_an_effect_beyond_chance_nothing_is_stored(libraries, tmp_path: Path, store: AdapterStore) -> None:
     source, target = libraries("blip2-opt-mini"), libraries("blip2-flan-mini")
     add(source, "eyes", tmp_path, "portable", scale=0.05)  # too small to change any answer
-    data = TransferData(development=scene_captions("plain", "validation", 24))
+    data = TransferData(development=scene_captions("plain", "validation", 32))
     report = transfer_adapter(source, target, "eyes", "flan.eyes", data, options(tmp_path))
     assert not report.accepted
     assert report.label == "refused"
@@ -109,6 +109,11 @@ def test_refusals_come_before_anything_is_loaded(libraries, tmp_path: Path, stor
     never = options(tmp_path, load=lambda library: pytest.fail("a base was asked for"))
     with pytest.raises(TransferRefused, match="without unlabelled images"):
         transfer_adapter(source, target, "words", "flan.words", TransferData(), never)
+    with pytest.raises(TransferRefused, match="40 unlabelled images are too few to tell"):
+        transfer_adapter(source, target, "words", "flan.words", TransferData(kinds("train", 40)), never)
+    few = TransferData(kinds("train", 400), kinds("validation", 29))
+    with pytest.raises(TransferRefused, match="29 labelled examples are too few to tell"):
+        transfer_adapter(source, target, "words", "flan.words", few, never)
     with pytest.raises(AdapterExists):
         transfer_adapter(source, target, "words", "words", TransferData(), never)
     assert store.names() == ["words"]
@@ -163,14 +168,14 @@ def test_distillation_between_families_needs_no_label(
 def test_exchanging_is_all_or_nothing(counting: AdapterLibrary, libraries, tmp_path: Path, store: AdapterStore) -> None:
     flan = libraries("blip2-flan-mini")
     add(flan, "noise", tmp_path, "light", scale=0.05, task="vqa", prompt=flan.entry.question_template)
-    unlabelled = without_targets(kinds("train", 64, start=5000))
+    unlabelled = without_targets(kinds("train", 72, start=5000))
     there = Direction(counting, flan, "kind", "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
     back = Direction(
         flan,
         counting,
         "noise",
         "opt.noise",
-        TransferData(unlabelled, kinds("validation", 16)),
+        TransferData(unlabelled, kinds("validation", 32)),
         options(tmp_path / "back"),
     )
     report = exchange_adapters(there, back)
@@ -184,7 +189,7 @@ def test_exchanging_is_all_or_nothing(counting: AdapterLibrary, libraries, tmp_p
 @pytest.fixture
 def ways(counting: AdapterLibrary, libraries, tmp_path: Path) -> tuple[Direction, Direction]:
     """Twice the same, which is worth it both times."""
-    flan, unlabelled = libraries("blip2-flan-mini"), without_targets(kinds("train", 64, start=5000))
+    flan, unlabelled = libraries("blip2-flan-mini"), without_targets(kinds("train", 72, start=5000))
     there = Direction(counting, flan, "kind", "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
     return there, dataclasses.replace(there, new_name="flan.other", options=options(tmp_path / "back"))
 
@@ -273,5 +278,7 @@ def test_a_lesson_drops_what_the_teacher_is_least_sure_of() -> None:
     assert (lesson.asked, lesson.kept) == (40, 35), "nine tenths of the 39 that say something"
     targets = [e.target for e in (*lesson.splits.train, *lesson.splits.validation)]
     assert targets == [f"text {i}" for i in range(4, 39)]
+    held_out = [len(make_lesson(examples, answers, fewest_held_out=n).splits.validation) for n in (1, 10, 30)]
+    assert held_out == [4, 10, 17], "a tenth, as many as are needed, and never more than half"
     with pytest.raises(ValueError, match="nothing"):
         make_lesson(examples[:1], [TeacherAnswer("", 0.0)])

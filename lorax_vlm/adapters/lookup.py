@@ -1,0 +1,61 @@
+"""Which stored adapter is meant: by its name, by a part of it, or by words. No torch.
+
+Adapters of one base are often called by a plain name, ``counting``; where several bases share a store, by that of the
+base and theirs, ``blip2-opt-mini.counting``. People type either.
+"""
+
+from collections.abc import Callable, Sequence
+
+from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.errors import AdapterNotFound, AmbiguousAdapter
+from lorax_vlm.models.catalog import list_models
+
+
+def choose_name(
+    asked: str, names: Sequence[str], base_of: Callable[[str], str | None], model: str | None, place: str
+) -> str:
+    """The stored name that is meant by a plain or a full one.
+
+    Args:
+        asked: What somebody typed, without a version.
+        names: All stored names.
+        base_of: What a stored adapter's manifest calls its base; None where it does not say.
+        model: Only adapters of this base are meant, if there are any: a catalogue name, a key, a hub id or a folder.
+        place: Of the store, for errors.
+
+    Raises:
+        AdapterNotFound: None is meant.
+        AmbiguousAdapter: Several are.
+    """
+    bases = {
+        name: plain_base_name(base_of(name))
+        for name in names
+        if name == asked or name.endswith(f".{asked}") or asked.endswith(f".{name}")
+    }
+    meant = [name for name, base in bases.items() if asked in (name, f"{base}.{name}") or name == f"{base}.{asked}"]
+    if model is not None:
+        wanted = plain_base_name(model)
+        # One of another base is refused where it is used, by name and with what differs.
+        meant = [name for name in meant if bases[name] == wanted] or [name for name in meant if name == asked]
+    if asked in meant:
+        return asked
+    if not meant:
+        raise AdapterNotFound(asked, place, names)
+    if len(meant) > 1:
+        raise AmbiguousAdapter(asked, place, meant)
+    return meant[0]
+
+
+def plain_base_name(model: str | None) -> str | None:
+    """What the names of adapters begin with for a base: its name in the catalogue, else the last part of its own."""
+    if model is None:
+        return None
+    known = next((row.name for row in list_models() if model in (row.name, row.key, row.source)), None)
+    return known or model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def describe_in_words(name: str, manifest: Manifest, tags: Sequence[str]) -> str:
+    """What words are looked for in, without capitals."""
+    base = manifest.base.name if manifest.base else ""
+    parts = [name, manifest.task, manifest.style, base, str(manifest.training.get("data", "")), *tags]
+    return " ".join(parts).casefold()
