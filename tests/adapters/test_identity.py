@@ -152,3 +152,17 @@ def test_what_a_record_leaves_out_is_unknown(tmp_path: Path) -> None:
         assert check_compatibility(files, record, base).verdict == "unverified", missing
     assert check_compatibility(files, manifest, dataclasses.replace(base, dtype="bfloat16")).verdict == "unverified"
     assert check_compatibility(files, manifest, dataclasses.replace(base, fingerprint=None)).verdict == "unverified"
+
+
+def test_what_a_foreign_record_says_is_cut_short(tmp_path: Path) -> None:
+    twin = Twin("blip2-opt-mini", tmp_path)
+    base = describe_checkpoint(twin.folder, "twin")
+    files, manifest = read_adapter_files(tmp_path / "adapter", "a"), read_manifest(tmp_path / "adapter", "a")
+    assert manifest.base is not None
+    long = "\x1b[2J" + "x" * 100_000
+    record = dataclasses.replace(
+        manifest.base, name=long, family=long, dtype=long, quantization=long, components={long: "0"}, preparation={}
+    )
+    report = check_compatibility(files, dataclasses.replace(manifest, base=record), base)
+    assert report.verdict == "refused"
+    assert all(len(reason) < 1000 and "\x1b" not in reason for reason in report.reasons)
