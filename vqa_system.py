@@ -52,7 +52,7 @@ def main() -> None:
     for model, names in tasks.items():
         for name in (None, *names):
             answers = system.answer_questions([image] * len(questions), questions, model, name)
-            table.add_row(model, name or "-", *map(str, answers))
+            table.add_row(system.entry(model).name, name or "-", *map(str, answers))
     console.print(table)
 
     if arguments.models == "mini":

@@ -40,7 +40,8 @@ from lorax_vlm.evaluation.intervals import mean_interval, retention
 from lorax_vlm.exchange.candidates import random_like, shuffled_layers
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.teacher import answer, settings_on, template_on
-from lorax_vlm.exchange.transfer import TransferData, TransferOptions, judge_all, judge_by_target, prepared_transfer
+from lorax_vlm.exchange.transfer import TransferOptions, prepared_transfer
+from lorax_vlm.exchange.transfer_data import TransferData, judge_all, judge_by_target
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import load_model

@@ -21,15 +21,8 @@ from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.exchange.scene_data import MOST_UNLABELLED, scene_transfer_data
 from lorax_vlm.exchange.swap import Direction, ExchangeReport, exchange_adapters
 from lorax_vlm.exchange.teacher import answer, prompt_for, settings_of
-from lorax_vlm.exchange.transfer import (
-    QUICK_SHARE,
-    TransferData,
-    TransferOptions,
-    judge_all,
-    judge_by_target,
-    read_transfer_data,
-    transfer_adapter,
-)
+from lorax_vlm.exchange.transfer import QUICK_SHARE, TransferOptions, transfer_adapter
+from lorax_vlm.exchange.transfer_data import TransferData, judge_all, judge_by_target, read_transfer_data
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.loading import LoadedModel
@@ -317,14 +310,15 @@ class MultiModalLoRAExchange:
         scores = [
             judge_all(judge_by_target, examples, answer(library, name, examples, settings)) for name in (None, key)
         ]
+        images = [example.image_digest() for example in examples]
         return TaskReport(
             adapter=key,
             base=library.entry.name,
             task=task,
             count=len(examples),
-            before=mean_interval(scores[0]),
-            after=mean_interval(scores[1]),
-            gain=paired_difference(scores[0], scores[1]),
+            before=mean_interval(scores[0], images),
+            after=mean_interval(scores[1], images),
+            gain=paired_difference(scores[0], scores[1], images),
         )
 
     # --- between models ---------------------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.cli.checks import find_adapter
 from lorax_vlm.cli.options import AsJson, Model, Store
 from lorax_vlm.cli.output import flag, print_json, print_table, say
-from lorax_vlm.errors import UsageError
+from lorax_vlm.errors import AdapterNameError, AdapterNotFound, PathError, UsageError
 from lorax_vlm.models.local import describe_local
 from lorax_vlm.paths import naming, require_new_file
 
@@ -23,12 +22,23 @@ if TYPE_CHECKING:
 Adapter = Annotated[str, typer.Argument(help="Name in the store, or a PEFT folder.")]
 
 
-def _find(adapter: str, store: Path | None) -> Path:
-    """The folder of a stored adapter, or the folder itself."""
-    if Path(adapter).expanduser().is_dir():
-        return Path(adapter).expanduser()
-    adapters, name = find_adapter(store, adapter)
-    return adapters.get(name).folder
+def _find(adapter: str, store: Path | None, model: str = "") -> Path:
+    """The folder of a stored adapter, or the folder itself; a name means the store's, even beside a folder called so.
+
+    Raises:
+        PathError: It is written as a path, and no folder is there.
+    """
+    path, adapters = Path(adapter).expanduser(), AdapterStore(store)
+    if path.name != adapter:
+        if not path.is_dir():
+            raise PathError(str(path), "it is no folder")
+        return path
+    if path.is_dir():
+        try:
+            adapters.resolve(adapter, model or None)
+        except (AdapterNotFound, AdapterNameError):
+            return path
+    return adapters.get(adapters.resolve(adapter, model or None)).folder
 
 
 def check(
@@ -45,7 +55,7 @@ def check(
     Without --model the base is the one it says it was made for. With --canary the exit code is 1, too, when nothing
     tells whether it answers as recorded.
     """
-    folder = _find(adapter, store)
+    folder = _find(adapter, store, model)
     manifest = read_manifest(folder, adapter)
     if not model and manifest.base is None:
         raise UsageError(f"Adapter {adapter!r} does not say which base it was made for. Name one with --model.")

@@ -10,19 +10,22 @@ The file is other people's text: names must be text (YAML makes a truth value of
 alias is refused (a few lines of them unfold to gigabytes), and everything wrong is listed at once.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lorax_vlm.adapters.names import require_adapter_name
+from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import AdapterNameError, DataError
-from lorax_vlm.foreign import decode_text, quoted
+from lorax_vlm.foreign import decode_text, quoted, text_problem
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**16
+"""Some 700 adapters. Reading YAML takes a second for so much."""
 _HINT = "The file is YAML: one entry per adapter, NAME: {style: detailed} or NAME: {task: counting}."
 
 
@@ -36,7 +39,18 @@ def _number(value: Any) -> Any:
     return value
 
 
-_Word = Annotated[str, Field(min_length=1, description="text (in quotes, where YAML reads something else)")]
+def _sound_text(value: str) -> str:
+    if problem := text_problem(value):
+        raise ValueError(problem)
+    return value
+
+
+_Word = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(_sound_text),
+    Field(description="text (in quotes, where YAML reads something else)"),
+]
 _Count = Annotated[int, Field(ge=1, lt=2**31, description="a whole number from 1")]
 _Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0")]
 _Rate = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False, description="a number above 0")]
@@ -149,9 +163,8 @@ def read_order_file(path: Path, defaults: Mapping[str, Any]) -> list[AskedAdapte
 
 def _read_yaml(path: Path) -> Any:
     try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
-        if data is None:
-            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        # A link that somebody named is followed; a device or a pipe at its end is not read.
+        data = read_regular(Path(os.path.realpath(path)), MAX_BYTES)
         return yaml.load(decode_text(data), _PlainLoader)
     except OSError as error:
         raise DataError(str(path), [f"it cannot be read: {error.strerror or error}"], _HINT) from error
@@ -159,7 +172,9 @@ def _read_yaml(path: Path) -> Any:
         raise DataError(str(path), [" ".join(str(error).split())[:300]], _HINT) from error
     except RecursionError:
         raise DataError(str(path), ["settings within each other too deep"], _HINT) from None
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:  # what YAML's own types raise
+    except MemoryError:
+        raise
+    except Exception as error:  # YAML's own types raise a KeyError for !!bool x, and others more
         raise DataError(str(path), [f"it is not YAML that can be read: {str(error)[:200]}"], _HINT) from error
 
 
@@ -179,7 +194,7 @@ def _entry(name: Any, entry: Any, path: Path, defaults: Mapping[str, Any], probl
     problems += [
         f"{label}: unknown setting {quoted(key)}; known: {', '.join(_KNOWN)}" for key in entry if key not in _KNOWN
     ]
-    if ("style" in entry) == ("task" in entry):
+    if (entry.get("style") is None) == (entry.get("task") is None):
         problems.append(f"{label}: give it a style or a task, and not both")
     try:
         given = Options(**known).model_dump(exclude_none=True)
@@ -191,7 +206,7 @@ def _entry(name: Any, entry: Any, path: Path, defaults: Mapping[str, Any], probl
         return None
     for key in _PATHS:
         if key in given and not given[key].startswith("hub:"):
-            given[key] = str(path.parent / Path(given[key]).expanduser())
+            given[key] = str(path.parent / os.path.expanduser(given[key]))
     for key in ("images", "annotations"):
         if key in given:
             given[key] = Path(given[key])
@@ -214,8 +229,11 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{quoted(twice)} occurs twice", node.start_mark)
+        known = set()
+        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a name is no text", node.start_mark)
+            if key in known:
+                raise yaml.constructor.ConstructorError(None, None, f"{quoted(key)} occurs twice", node.start_mark)
+            known.add(key)
         return super().construct_mapping(node, deep)

@@ -71,7 +71,7 @@ def leave_out_seen(
         trained = ", ".join(name for name, images in by_adapter.items() if images)
         raise UsageError(
             f"All {len(distinct)} images were trained on by {trained}. Measure with others, or with these all the "
-            "same: --include-seen, include_seen=True."
+            "same (include_seen=True)."
         )
     return Asked(kept, shares)
 

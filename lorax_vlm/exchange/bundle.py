@@ -92,8 +92,12 @@ def _blocks(stored: StoredAdapter, name: str, expected: FileRecord | None) -> It
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
+def unpacked(path: Path, place: str | None = None) -> Iterator[Path]:
     """A folder with the files of a bundle, checked against their manifest, for the time of a block.
+
+    Args:
+        path: Of the bundle.
+        place: Where it is from, for errors. None: its path.
 
     Raises:
         DamagedAdapter: It is no bundle, holds anything else, or its files are not what the manifest says.
@@ -103,8 +107,8 @@ def unpacked(path: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix="lorax-bundle-"))
     try:
         with _opened(path) as source:
-            _extract(source, path, scratch)
-        require_intact(scratch, path.name, str(path))
+            _extract(source, path, scratch, place)
+        require_intact(scratch, place or path.name, place or str(path))
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -119,7 +123,7 @@ def _opened(path: Path) -> BinaryIO:
         raise PathError(str(path), str(error)) from error
 
 
-def _extract(source: BinaryIO, path: Path, folder: Path) -> None:
+def _extract(source: BinaryIO, path: Path, folder: Path, place: str | None) -> None:
     try:
         for name, blocks in read_archive(source, LIMITS):
             with writing_to(folder):
@@ -129,7 +133,7 @@ def _extract(source: BinaryIO, path: Path, folder: Path) -> None:
                     with writing_to(folder):
                         _write_all(out, block)
     except ValueError as error:
-        raise DamagedAdapter(path.name, str(path), [f"it is no bundle: {error}"]) from error
+        raise DamagedAdapter(place or path.name, place or str(path), [f"it is no bundle: {error}"]) from error
     except PathError:
         raise
     except OSError as error:

@@ -116,7 +116,8 @@ def fetched(url: str, *, allow_private: bool = True) -> Iterator[Path]:
         with _fetched_from_hub(url) as folder:
             yield folder
         return
-    with downloaded(url, _BUNDLE_LIMIT_BYTES, allow_private=allow_private) as file, unpacked(file) as folder:
+    found = downloaded(url, _BUNDLE_LIMIT_BYTES, allow_private=allow_private)
+    with found as file, unpacked(file, shown_address(url)) as folder:
         yield folder
 
 

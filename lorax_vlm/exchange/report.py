@@ -18,11 +18,18 @@ class Scored:
     """One per question, 0 to 1, the same questions in the same order for all."""
     texts: tuple[str, ...]
     """What was said to each."""
+    images: tuple[int, ...] | None = None
+    """A number for the image of each question: questions about one image are not independent. None: all have their own.
+    """
 
     @cached_property
     def mean(self) -> Interval:
-        """With its 95 % interval. Resampled once, however often candidates are compared by it."""
-        return mean_interval(self.scores)
+        """With its 95 % interval. Computed once, however often candidates are compared by it."""
+        return mean_interval(self.scores, self.images)
+
+    def gain_over(self, other: "Scored") -> Interval:
+        """What is gained over another thing that was asked the same, with its 95 % interval."""
+        return paired_difference(other.scores, self.scores, self.images)
 
     @property
     def silence(self) -> float:
@@ -99,14 +106,14 @@ class TransferReport:
     @property
     def gain(self) -> Interval:
         """Of the chosen candidate over the target alone."""
-        return paired_difference(self.alone.scores, self.final.scores)
+        return self.final.gain_over(self.alone)
 
     @property
     def of_source(self) -> Interval | None:
         """Share of what the source's adapter gains over the target alone; None where that cannot be measured."""
         if self.source is None:
             return None
-        return retention(self.final.scores, self.alone.scores, self.source.scores)
+        return retention(self.final.scores, self.alone.scores, self.source.scores, self.final.images)
 
     @property
     def agreement(self) -> Interval | None:
@@ -114,7 +121,7 @@ class TransferReport:
         if self.source is None:
             return None
         said = zip(self.final.texts, self.source.texts, strict=True)
-        return mean_interval([float(exact_match(mine, [its])) for mine, its in said])
+        return mean_interval([float(exact_match(mine, [its])) for mine, its in said], self.final.images)
 
     @property
     def rows(self) -> list[Scored]:

@@ -3,7 +3,7 @@
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_examples import scene_captions, scene_questions
 from lorax_vlm.data.scene_tasks import WRITING_TASKS, task_examples, without_targets
-from lorax_vlm.exchange.transfer import TransferData
+from lorax_vlm.exchange.transfer_data import TransferData
 from lorax_vlm.training.config import TrainConfig
 
 UNSEEN_FROM = 20_000

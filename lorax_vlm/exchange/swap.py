@@ -10,7 +10,8 @@ from dataclasses import replace as replaced
 
 from lorax_vlm.errors import TransferRefused, UsageError
 from lorax_vlm.exchange.report import TransferReport
-from lorax_vlm.exchange.transfer import PreparedTransfer, TransferData, TransferOptions, prepared_transfer
+from lorax_vlm.exchange.transfer import PreparedTransfer, TransferOptions, prepared_transfer
+from lorax_vlm.exchange.transfer_data import TransferData
 from lorax_vlm.runtime.library import AdapterLibrary
 
 

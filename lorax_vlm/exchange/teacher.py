@@ -155,12 +155,13 @@ def _confidences(library: AdapterLibrary, name: str, examples: Sequence[Example]
 def make_lesson(examples: Sequence[Example], answers: Sequence[TeacherAnswer], *, fewest_held_out: int = 1) -> Lesson:
     """Examples with the teacher's answers for targets, without those it is least sure of, and some held out.
 
-    The last ones are held out, so that checkpoints are chosen by agreement with the teacher and no label is needed.
+    Those about the last images are held out, so that checkpoints are chosen by agreement with the teacher and no label
+    is needed.
 
     Args:
         examples: That the teacher was asked.
         answers: To each.
-        fewest_held_out: Hold out so many, though no more than half of them, where the usual share is less.
+        fewest_held_out: Hold out so many images, though no more than half of them, where the usual share is less.
 
     Raises:
         UsageError: The teacher said nothing.
@@ -174,6 +175,10 @@ def make_lesson(examples: Sequence[Example], answers: Sequence[TeacherAnswer], *
         for example, answer in zip(examples, answers, strict=True)
         if answer.text.strip() and answer.confidence >= threshold
     ]
-    held_out = max(1, round(_HELD_OUT_SHARE * len(kept)), min(fewest_held_out, len(kept) // 2))
-    splits = DataSplits(kept[:-held_out] or kept, kept[-held_out:], f"{len(kept)} answers of the source")
+    images = list(dict.fromkeys(example.image_digest() for example in kept))
+    count = max(1, round(_HELD_OUT_SHARE * len(images)), min(fewest_held_out, len(images) // 2))
+    held_out = set(images[-count:])
+    train = [example for example in kept if example.image_digest() not in held_out]
+    validation = [example for example in kept if example.image_digest() in held_out]
+    splits = DataSplits(train or kept, validation, f"{len(kept)} answers of the source")
     return Lesson(splits, len(kept), len(examples))

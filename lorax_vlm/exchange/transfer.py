@@ -21,74 +21,24 @@ from lorax_vlm.adapters.manifest import Manifest, Measurement, Parent
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, join_seen
 from lorax_vlm.adapters.store import StoredAdapter
-from lorax_vlm.answers import exact_match
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.sources import read_data
-from lorax_vlm.data.splitting import without_images_of
-from lorax_vlm.data.unlabelled import read_unlabelled
 from lorax_vlm.errors import TransferRefused
-from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
 from lorax_vlm.exchange.candidates import copies, random_like
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import Cost, Scored, TransferReport
 from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson, settings_of, settings_on, template_on
+from lorax_vlm.exchange.transfer_data import Judge, TransferData, judge_by_target, require_enough, score_texts
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.types import ENOUGH, GenerationSettings, Interval
 from lorax_vlm.workshop import AdapterWorkshop, fit_to_labels
 
-Judge = Callable[[Example, str], float]
-"""How right an answer is, 0 to 1."""
-
 QUICK_SHARE = 0.25
 """Share of the target's usual steps that distillation takes by default."""
-ENOUGH_UNLABELLED = 70
-"""Images without labels from which on enough of the source's answers are left to measure with, and as many to learn."""
 GOOD_ENOUGH = 0.95
 """Share of the source's gain from which on nothing is distilled."""
-
-
-def judge_by_target(example: Example, text: str) -> float:
-    """1 for the example's own target, after the VQA challenge's normalisation."""
-    return float(exact_match(text, [example.target]))
-
-
-@dataclass(frozen=True)
-class TransferData:
-    """What a transfer may look at."""
-
-    unlabelled: Sequence[Example] = ()
-    """Examples whose targets are not read; the source answers them."""
-    development: Sequence[Example] = ()
-    """Labelled examples to choose with. Without any, agreement with the source on held-out answers is measured."""
-    off_task: Sequence[Example] = ()
-    """Labelled examples of other tasks, to see what is lost."""
-    judge: Judge = judge_by_target
-    seen: SeenImages | None = None
-    """The unlabelled images, by their content. None: not known, unless training writes them down."""
-
-
-def read_transfer_data(
-    unlabelled: str | Path | Sequence[Example] | None, development: str | Path | Sequence[Example] | None
-) -> TransferData | None:
-    """Transfer data from folders or examples; None when none are given.
-
-    Unlabelled images that are also among the development ones are left out.
-
-    Args:
-        unlabelled: Folder of images, see ``read_unlabelled``, or examples.
-        development: What ``read_data`` recognises, of which the validation examples are used, or examples.
-
-    Raises:
-        DataError: They are malformed.
-    """
-    if unlabelled is None and development is None:
-        return None
-    chosen_by = read_data(development).validation if isinstance(development, str | Path) else development or ()
-    images = read_unlabelled(unlabelled) if isinstance(unlabelled, str | Path) else unlabelled or ()
-    return TransferData(unlabelled=without_images_of(images, chosen_by), development=chosen_by)
 
 
 @dataclass(frozen=True)
@@ -200,7 +150,7 @@ def prepared_transfer(
     )
     if plan.refused:
         raise TransferRefused(name, plan.target, plan.reasons)
-    _require_enough(name, plan.target, data)
+    require_enough(name, plan.target, data)
     options.load(source)
     asked = _ask_source(source, stored, plan, data)
     options.load(target)
@@ -242,32 +192,12 @@ def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPla
         lesson = make_lesson(data.unlabelled, answers, fewest_held_out=1 if data.development else ENOUGH)
     if data.development:
         texts = answer(source, stored.name, data.development, settings)
-        scored = Scored("source on its own base", judge_all(data.judge, data.development, texts), tuple(texts))
+        scored = score_texts("source on its own base", data.judge, data.development, texts)
         return _Asked(lesson, data.development, "labels", scored, time.monotonic() - start)
     if lesson is None:
         missing = "no labelled development examples, and no unlabelled ones that the source could answer"
         raise TransferRefused(stored.name, plan.target, [f"there is nothing to measure the result with: {missing}"])
     return _Asked(lesson, lesson.splits.validation, "agreement", None, time.monotonic() - start)
-
-
-def _require_enough(name: str, target: str, data: TransferData) -> None:
-    """Refuse before any work what could be measured on too few examples only, and would be refused after it.
-
-    Raises:
-        TransferRefused: There are too few.
-    """
-    labelled, unlabelled = len(data.development), len(data.unlabelled)
-    wanted = ENOUGH if labelled else ENOUGH_UNLABELLED
-    if 0 < (labelled or unlabelled) < wanted:
-        what = f"{labelled} labelled examples" if labelled else f"{unlabelled} unlabelled images"
-        raise TransferRefused(
-            name, target, [f"{what} are too few to tell whether the result is worth keeping; it takes {wanted}"]
-        )
-
-
-def judge_all(judge: Judge, examples: Sequence[Example], texts: Sequence[str]) -> tuple[float, ...]:
-    """A score per example."""
-    return tuple(judge(example, text) for example, text in zip(examples, texts, strict=True))
 
 
 class _Bench:
@@ -290,13 +220,14 @@ class _Bench:
     def score(self, name: str, folder: Path | None = None, labels: Sequence[str] = ()) -> Scored:
         """Of the target alone, or with an adapter."""
         texts = self._ask(self._examples, self._settings, folder, labels)
-        return Scored(name, judge_all(self._judge, self._examples, texts), tuple(texts))
+        return score_texts(name, self._judge, self._examples, texts)
 
     def score_others(self, examples: Sequence[Example], folder: Path | None, labels: Sequence[str] = ()) -> Interval:
         """How right it is about other tasks, asked and decoded as usual for the base."""
         entry = self.library.entry
         settings = entry.answer_settings if examples[0].question else entry.caption_settings
-        return mean_interval(judge_all(judge_by_target, examples, self._ask(examples, settings, folder, labels)))
+        texts = self._ask(examples, settings, folder, labels)
+        return score_texts("others", judge_by_target, examples, texts).mean
 
     def _ask(
         self, examples: Sequence[Example], settings: GenerationSettings, folder: Path | None, labels: Sequence[str]
@@ -425,7 +356,7 @@ def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> li
     """Why the best candidate is not worth keeping: it must beat the target alone and every control beyond the noise."""
     reasons = []
     for other in (alone, *controls):
-        gain = paired_difference(other.scores, chosen.scores)
+        gain = chosen.gain_over(other)
         if not gain.above_zero:
             reasons.append(f"not better than {other.name}: {gain.points()}")
     return reasons

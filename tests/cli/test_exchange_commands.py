@@ -145,3 +145,27 @@ def test_plan_merge_and_fold(run, stored: AdapterStore, known: None, mini: Loade
 
     source = write(CONFIGS["DoRA"], tmp_path / "dora")
     assert "DoRA as plain LoRA" in run("exchange", "fold", source, tmp_path / "plain", "--model", "blip2-opt-mini")
+
+
+def test_a_name_means_the_store(run, known, stored: AdapterStore, mini, tmp_path: Path, monkeypatch) -> None:
+    """A folder called like an adapter does not take its place; what is written as a path is one."""
+    monkeypatch.chdir(tmp_path)
+    write_random_adapter(mini, tmp_path / "one", "light")
+    assert "exact: it was made for this base" in run("adapters", "check", "one")
+    assert "does not say which base" in run("adapters", "check", "./one", code=1)
+    assert "exact" in run("adapters", "check", "blip2-opt-mini.one"), "with its base before it"
+    assert "it is no folder" in run("adapters", "check", "./gone", code=1)
+    (tmp_path / "one").rename(tmp_path / "only here")
+    assert "rank" in run("adapters", "inspect", "only here")
+
+
+def test_a_fingerprint_that_is_asked_for_is_computed(run, isolated_home: Path) -> None:
+    """Whatever was kept: somebody may ask because they doubt it."""
+    first = run("models", "fingerprint", "blip2-opt-mini", "--json")
+    (kept,) = (isolated_home / "fingerprints").glob("*.json")
+    record = json.loads(kept.read_text())
+    name = sorted(record["tensors"])[0]
+    record["tensors"][name][1] = "0" * 32
+    kept.write_text(json.dumps(record))
+    assert run("models", "fingerprint", "blip2-opt-mini", "--json") == first
+    assert json.loads(kept.read_text())["tensors"][name][1] != "0" * 32

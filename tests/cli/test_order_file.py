@@ -1,5 +1,6 @@
 """The file of ``lorax-vlm train --adapters``."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,47 @@ def test_other_encodings(tmp_path: Path) -> None:
     path.write_bytes("one: {style: größer}".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):
         read_order_file(path, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {style: concise, steps: !!bool x}",
+        "a: {style: concise, steps: !!int x}",
+        "!!bool x: {style: concise}",
+        "a: {style: !!python/object/apply:os.getcwd []}",
+        "? [a]\n: {style: concise}",
+        "a: {style: concise}\n<<: {a: {style: creative}}",
+        "a: {style: ~, task: ~}",
+        "a: {style: ~}",
+        'a: {style: concise, data: "x\\0y"}',
+        'a: {style: concise, data: "\\ud83d"}',
+        "a: " + "[" * 20_000,
+        "a: {style: " + "9" * 5000 + "}",
+        "a: {style: concise}\n" + "#" * 70_000,
+    ],
+)
+def test_odd_yaml_is_refused_in_few_words(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_order_file(write(tmp_path, text), {})
+    assert len(str(caught.value)) < 2000
+
+
+def test_many_names_and_much_text_take_no_time(tmp_path: Path) -> None:
+    many = "".join(f"{number}: a\n" for number in range(8000))
+    with pytest.raises(DataError) as caught:
+        read_order_file(write(tmp_path, many), {})
+    assert len(caught.value.problems) == 8000
+
+
+def test_only_ordinary_files_are_read(tmp_path: Path) -> None:
+    """A pipe would be waited for, a device never ends."""
+    pipe, loop = tmp_path / "pipe", tmp_path / "loop"
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    for path in (pipe, loop, tmp_path, tmp_path / "gone", Path("/dev/zero"), tmp_path / "a\0b"):
+        with pytest.raises(DataError):
+            read_order_file(path, {})
+    (tmp_path / "link").symlink_to(write(tmp_path, "a: {style: concise, data: ~nobody-of-this-name/x}"))
+    (asked,) = read_order_file(tmp_path / "link", {})
+    assert asked.data == {"data": str(tmp_path / "~nobody-of-this-name" / "x")}

@@ -179,6 +179,16 @@ def test_addresses_that_lead_nowhere(url: str, store: AdapterStore) -> None:
     assert store.names() == []
 
 
+def test_what_is_wrong_with_a_bundle_is_said_of_its_address(store: AdapterStore, tmp_path: Path) -> None:
+    """And not of the file that it was fetched into."""
+    (tmp_path / "odd.lorax").write_bytes(b"PK")
+    url = f"file://{tmp_path}/odd.lorax"
+    with pytest.raises(DamagedAdapter) as caught:
+        pull(store, url)
+    assert str(caught.value).startswith(f"Adapter {url!r} in {url} is damaged")
+    assert "downloads" not in str(caught.value)
+
+
 def test_a_bundle_is_called_one(theirs: AdapterStore, tmp_path: Path) -> None:
     with pytest.raises(RemoteError, match=r"ends in \.lorax"):
         push(theirs, "light", f"file://{tmp_path}/light.zip")

@@ -51,3 +51,17 @@ def test_what_was_not_asked_is_not_reported() -> None:
     assert unasked.agreement is None
     assert unasked.side_effects() == ["empty answers: 37.5% alone, 12.5% with it"]
     assert not [line for line in unasked.lines() if "source" in line]
+
+
+def test_questions_about_one_image_count_as_one() -> None:
+    """Three questions about each of forty images say no more than one about each would."""
+    texts = ("",) * 120
+    right = tuple(float(number % 40 < 30) for number in range(120))
+    alone = Scored("alone", (0.0,) * 120, texts)
+    mine = Scored("mine", right, texts, images=tuple(range(40)) * 3)
+    once = Scored("once", right[:40], texts[:40])
+    assert mine.mean.groups == 40
+    assert (mine.mean.low, mine.mean.high) == (once.mean.low, once.mean.high)
+    assert mine.gain_over(alone).low < Scored("each", right, texts).gain_over(alone).low
+    few = Scored("few", right, texts, images=tuple(range(20)) * 6)
+    assert not few.gain_over(alone).above_zero, "a hundred questions about twenty images are too few"

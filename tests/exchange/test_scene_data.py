@@ -9,7 +9,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scene_tasks import TASKS, task_splits
 from lorax_vlm.exchange.scene_data import scene_transfer_data
 from lorax_vlm.exchange.teacher import answer
-from lorax_vlm.exchange.transfer import judge_all, judge_by_target
+from lorax_vlm.exchange.transfer_data import judge_all, judge_by_target
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.training.config import TrainConfig
