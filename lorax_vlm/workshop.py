@@ -390,7 +390,7 @@ def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) 
         try:
             family.check_example(example.prompt, example.target, example.answers, example.name)
         except ExampleError as error:
-            problems.append(Problem(error.example, error.reason))
+            problems.append(Problem(example.name, error.reason))
             return False
         return True
 
