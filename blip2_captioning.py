@@ -18,6 +18,7 @@ from rich.table import Table
 
 from lorax_vlm import BLIP2CaptioningSystem, LoraxError, draw_comparison_sheet, load_image, make_scene, score_caption
 
+DEFAULT = "blip2-opt-mini"
 STYLES = ("detailed", "concise", "creative")
 DEMO_SCENE = 2_000_000_131
 
@@ -25,7 +26,7 @@ DEMO_SCENE = 2_000_000_131
 def main() -> None:
     """Train, measure, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="blip2-opt-mini", help="catalogue name, hub id or folder")
+    parser.add_argument("--model", default=DEFAULT, help="catalogue name, hub id or folder")
     parser.add_argument("--image", help="path or URL; without it a drawn scene nobody was trained on")
     parser.add_argument("--data", type=Path, help="folder with one captioned image folder per style")
     parser.add_argument("--styles", nargs="+", default=STYLES, choices=STYLES, help="which styles")
@@ -35,12 +36,13 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="adapter store, by default that of lorax-vlm")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison.png"), help="comparison sheet")
     arguments = parser.parse_args()
-    console, start = Console(), time.monotonic()
+    console, start = Console(markup=False), time.monotonic()
 
     system = BLIP2CaptioningSystem(arguments.model, store=arguments.store)
     scene = make_scene(DEMO_SCENE) if arguments.image is None else None
     image = load_image(arguments.image) if scene is None else scene.image
-    names = {f"{style}_captions": style for style in arguments.styles}
+    base = "" if system.entry.name == DEFAULT else f"{system.entry.name}."  # a name belongs to one base
+    names = {f"{base}{style}_captions": style for style in arguments.styles}
     if not arguments.no_train:
         system.store.claim(list(names))  # and so never replace what somebody made
         config = replace(system.default_config, max_steps=arguments.steps or system.default_config.max_steps)
@@ -68,7 +70,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (LoraxError, ValueError) as error:
+    except LoraxError as error:  # anything else is a bug, and shows as one
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("Interrupted. Nothing half-trained was stored.")

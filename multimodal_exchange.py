@@ -32,16 +32,14 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="adapter store, by default that of lorax-vlm")
     parser.add_argument("--out", type=Path, default=Path("runs/exchange.html"), help="report")
     arguments = parser.parse_args()
-    console, start = Console(highlight=False, soft_wrap=True), time.monotonic()
+    console, start = Console(markup=False, highlight=False, soft_wrap=True), time.monotonic()
     system = MultiModalLoRAExchange(arguments.models, store=arguments.store)
 
-    made = {"both", *(part for _, name in WANTED.values() for part in (name, f"{name}.copy"))}
-    # Never replace what somebody made.
-    system.store.claim([f"{system.entry(model).name}.{name}" for model in system.models for name in sorted(made)])
+    made = ["both", *(part for _, name in WANTED.values() for part in (name, f"{name}.copy"))]
+    system.store.claim([f"{system.entry(model).name}.{name}" for model in system.models for name in made])
 
     def show(title: str, lines: list[str]) -> None:
-        console.print(f"\n{time.monotonic() - start:4.0f} s  {title}", style="bold")
-        console.print("\n".join(lines), markup=False)
+        console.print(f"\n{time.monotonic() - start:4.0f} s  {title}", *lines, sep="\n")
 
     keys = []
     for task, (model, name) in WANTED.items():
@@ -76,7 +74,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (LoraxError, ValueError) as error:
+    except LoraxError as error:  # anything else is a bug, and shows as one
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("Interrupted. Nothing half-made was stored.")

@@ -20,7 +20,7 @@ from lorax_vlm import LoraxError, VQASystem, load_image, make_scene
 
 MODELS = ("blip2_opt", "blip2_flan", "instructblip", "vilt")
 DEMO_TASKS = {"blip2_opt": ("counting", "reasoning"), "vilt": ("counting",)}
-DEMO_QUESTIONS = ["How many squares are there?", "Is the yellow square right of the blue square?"]
+ASKED = ["How many squares are there?", "Is the yellow square right of the blue square?"]
 
 
 def main() -> None:
@@ -36,25 +36,23 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=150, help="held-out questions per comparison")
     parser.add_argument("--store", type=Path, help="adapter store, by default that of lorax-vlm")
     arguments = parser.parse_args()
-    console, start = Console(), time.monotonic()
+    console, start = Console(markup=False), time.monotonic()
     system = VQASystem(arguments.models, store=arguments.store)
     tasks = {model: tuple(arguments.tasks or DEMO_TASKS.get(model, ())) for model in arguments.model or MODELS}
-    # Never replace what somebody made.
-    system.store.claim([f"{system.entry(model).name}.{name}" for model, names in tasks.items() for name in names])
+    system.store.claim([f"{system.entry(model).name}.{name}" for model in tasks for name in tasks[model]])
     for model, names in tasks.items():
-        config = system.default_config(model)
-        config = replace(config, max_steps=arguments.steps or config.max_steps)
         if names:
+            config = system.default_config(model, own_data=arguments.data is not None)
+            config = replace(config, max_steps=arguments.steps or config.max_steps)
             data = {task: arguments.data / task for task in names} if arguments.data else None
             system.train_adapters(model, dict(zip(names, names, strict=True)), data=data, config=config, replace=True)
 
-    image = load_image(arguments.image or make_scene(2_000_000_131).image)
-    questions = arguments.question or DEMO_QUESTIONS
+    image, questions = load_image(arguments.image or make_scene(2_000_000_131).image), arguments.question or ASKED
     table = Table("model", "adapter", *questions, title=f"\n{arguments.image or 'a drawn scene'}", title_justify="left")
     for model, names in tasks.items():
         for name in (None, *names):
             answers = system.answer_questions([image] * len(questions), questions, model, name)
-            table.add_row(model, name or "-", *map(str, answers))
+            table.add_row(system.entry(model).name, name or "-", *map(str, answers))
     console.print(table)
 
     if arguments.models == "mini":
@@ -68,15 +66,15 @@ def main() -> None:
             adapters=tasks,
         )
         for row in rows:
-            kinds = "  ".join(f"{kind} {share:4.0%}" for kind, share in sorted(row.by_kind.items()))
-            print(f"{row.model:<18}{row.adapter or '-':<15}{row.latency_p50_s * 1000:5.0f} ms  {kinds}")
+            kinds = (f"  {kind} {share:4.0%}" for kind, share in sorted(row.by_kind.items()))
+            print(f"{row.model:<18}{row.adapter or '-':<15}{row.latency_p50_s * 1000:5.0f} ms", *kinds)
     print(f"Done after {time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (LoraxError, ValueError) as error:
+    except LoraxError as error:  # anything else is a bug, and shows as one
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("Interrupted. Nothing half-trained was stored.")

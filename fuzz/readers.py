@@ -8,7 +8,6 @@ import copy
 import csv
 import io
 import json
-import logging
 import os
 import random
 import re
@@ -222,7 +221,6 @@ _WRITERS = (
 
 def attempt(rng: random.Random, folder: Path) -> None:
     """Write a data set, read it, and look whether all that is promised holds."""
-    logging.getLogger("lorax_vlm").setLevel(logging.ERROR)
     root = _folder_of_images(rng, folder)
     if rng.random() < 0.1:
         _unlabelled(rng, root, folder)

@@ -5,6 +5,7 @@ captioner) is asked in the base's words and decoded in its way.
 """
 
 from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.data.readers.values import is_blank
 from lorax_vlm.errors import PromptError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
@@ -22,9 +23,9 @@ def require_question(question: object) -> str:
     """A question without white space around it.
 
     Raises:
-        PromptError: It is empty, or no text.
+        PromptError: There is nothing to see of it, or it is no text.
     """
-    if not isinstance(question, str) or not question.strip():
+    if not isinstance(question, str) or is_blank(question):
         raise PromptError(f"the question {quoted(question)}", "it is empty or not text.")
     return question.strip()
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.asking import answers_questions, caption_prompt, caption_settings
-from lorax_vlm.data.examples import DataSplits
+from lorax_vlm.data.examples import Choice, DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import STYLES, require_style
-from lorax_vlm.data.scene_examples import scene_caption_splits
+from lorax_vlm.data.scene_examples import drawn_example, scene_caption_splits
 from lorax_vlm.data.scenes import Scene, iterate_scenes
-from lorax_vlm.data.sources import read_data
+from lorax_vlm.data.sources import read_parts
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.captions import (
     grouped_by_image,
@@ -25,7 +26,9 @@ from lorax_vlm.evaluation.captions import (
 )
 from lorax_vlm.evaluation.opening import readable, sources_in_turn
 from lorax_vlm.evaluation.reference_loss import reference_loss
+from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
+from lorax_vlm.measuring import side_effects, unseen_examples
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
@@ -33,7 +36,7 @@ from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, TrainConfig
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport, require_whole
-from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
+from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, training_examples
 
 BASE = "base"
 # Longest captions by style on real checkpoints, whose own preset is for one short sentence of at least eight tokens.
@@ -241,16 +244,8 @@ class BLIP2CaptioningSystem:
             DataError: The data have malformed rows, or are questions.
             UsageError: There is no ``data`` and this base has no scenes, or the style is unknown.
         """
-        if isinstance(data, DataSplits):
-            splits = data
-        elif data is not None:
-            splits = read_data(data, skip_bad_rows=skip_bad_rows)
-        elif self.entry.miniature:
-            require_style(style)
-            splits = scene_caption_splits(style)
-        else:
-            raise UsageError(f"{self.entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
-        return splits.require_kind("captions").with_prompt(self.entry.caption_prompt)
+        drawn = partial(scene_caption_splits, require_style(style)) if data is None and self.entry.miniature else None
+        return training_examples(self.entry, "captions", data, drawn, skip_bad_rows=skip_bad_rows)
 
     def training_curve(self, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""
@@ -381,25 +376,29 @@ class BLIP2CaptioningSystem:
         *,
         data: str | Path | DataSplits | None = None,
         count: int = 300,
+        split: Choice = "all",
+        include_seen: bool = False,
     ) -> CaptionReport | ReferenceReport:
         """Measure an adapter, or the base for None.
 
         On the miniatures' test scenes form and content of every caption are judged against the truth. With ``data``
-        captions are compared with the references of its validation examples.
+        captions are compared with its own, of all images that the adapter was not trained on.
 
         Args:
             name: Adapter, or None for the base.
             style: Style to judge by. None: the adapter's own, ``plain`` for the base.
             data: Folder or splits with reference captions.
             count: Number of test scenes.
+            split: With ``data``: which of its examples, as training divides them.
+            include_seen: Caption the images that the adapter was trained on, too.
 
         Raises:
             UsageError: There is neither ``data`` nor a miniature world for this base, or the adapter has a style of its
-                own and ``style`` is None.
+                own and ``style`` is None, or it was trained on all images.
         """
-        if data is not None:
-            return self._evaluate_on_references(name, self.training_data("", data))
-        return self._evaluate_on_scenes(name, [style or self._style(name)], self._test_scenes(count))[0]
+        given: dict[str, Any] = {"data": data, "count": count, "split": split, "include_seen": include_seen}
+        names = [name] if name is not None else []
+        return self.evaluate_adapters(names, style, with_base=name is None, **given)[0]
 
     def evaluate_adapters(
         self,
@@ -409,8 +408,10 @@ class BLIP2CaptioningSystem:
         data: str | Path | DataSplits | None = None,
         count: int = 300,
         with_base: bool = True,
+        split: Choice = "all",
+        include_seen: bool = False,
     ) -> list[CaptionReport | ReferenceReport]:
-        """Measure several adapters and, beside them, the base judged by each of their styles.
+        """Measure several adapters and, beside them, the base judged by each of their styles, on the same images.
 
         Args:
             names: Adapters. None: all of ``list_adapters``, less ``own_styles`` without ``data`` and ``style``.
@@ -418,6 +419,8 @@ class BLIP2CaptioningSystem:
             data: As for ``evaluate_adapter``.
             count: As for ``evaluate_adapter``.
             with_base: Measure the plain base too.
+            split: As for ``evaluate_adapter``.
+            include_seen: As for ``evaluate_adapter``; images that any of them was trained on are left out for all.
 
         Raises:
             UsageError: As for ``evaluate_adapter``.
@@ -426,23 +429,36 @@ class BLIP2CaptioningSystem:
             own = set() if style or data is not None else set(self.own_styles())
             names = [stored.name for stored in self.list_adapters() if stored.name not in own]
         if data is not None:
-            splits = self.training_data("", data)
-            return [self._evaluate_on_references(name, splits) for name in ([None] if with_base else []) + [*names]]
+            splits = data if isinstance(data, DataSplits) else read_parts(data)
+            splits = splits.require_kind("captions").with_prompt(self.entry.caption_prompt)
+            asked = self._unseen(names, list(splits.select(split)), include_seen)
+            every = ([None] if with_base else []) + [*names]
+            return [self._evaluate_on_references(name, asked, splits.source) for name in every]
         scenes = self._test_scenes(count)  # drawn once for all
+        drawn = self._unseen(names, [drawn_example(scene.seed) for scene in scenes], include_seen)
+        left = {example.name for example in drawn.examples}
+        scenes = [scene for scene in scenes if drawn_example(scene.seed).name in left]
         styles = {name: style or self._style(name) for name in names}
-        reports = [report for name in names for report in self._evaluate_on_scenes(name, [styles[name]], scenes)]
+        reports = [
+            replaced(report, seen=drawn.of(name))
+            for name in names
+            for report in self._evaluate_on_scenes(name, [styles[name]], scenes)
+        ]
         if not with_base:
             return [*reports]
-        judged = list(dict.fromkeys(["plain", *styles.values()]))
+        judged = list(dict.fromkeys(["plain", *styles.values()] if names else [style or "plain"]))
         return [*self._evaluate_on_scenes(None, judged, scenes), *reports]
+
+    def _unseen(self, names: Sequence[str], examples: Sequence[Example], include_seen: bool) -> Asked:
+        return unseen_examples([(self._library, name) for name in names], examples, include_seen=include_seen)
 
     def own_styles(self) -> list[str]:
         """Those of ``list_adapters`` whose style drawn scenes have no captions in, so that they need ``data``."""
         return [stored.name for stored in self.list_adapters() if stored.manifest.style not in STYLES]
 
     def side_effects(self, name: str) -> SideEffects | None:
-        """What an adapter does to skills that it was not trained for; see ``AdapterWorkshop.side_effects``."""
-        return self._workshop.side_effects(self.store.get(name))
+        """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
+        return side_effects(self._library, self.store.get(name))
 
     def _style(self, name: str | None) -> str:
         attachment = self._library.find(name)
@@ -461,17 +477,17 @@ class BLIP2CaptioningSystem:
         facts = self._report_facts(name, time.monotonic() - start)
         return [judge_scene_captions(captions, scenes, style, **facts) for style in styles]
 
-    def _evaluate_on_references(self, name: str | None, splits: DataSplits) -> ReferenceReport:
-        images = grouped_by_image(splits.validation)
+    def _evaluate_on_references(self, name: str | None, asked: Asked, source: str) -> ReferenceReport:
+        images, start, captions = grouped_by_image(asked.examples), time.monotonic(), []
         firsts = [same[0] for same in images]
-        start, captions = time.monotonic(), []
         for chunk in sources_in_turn(firsts, range(len(firsts))):
             captions += _captions(self.caption_images([readable(source) for _, source in chunk], name))
         facts = self._report_facts(name, time.monotonic() - start)
         prompt = caption_prompt(self.entry, self._asked(name))
         references = [example for same in images for example in same]
         loss = reference_loss(self.base, lambda: self._library.using(name), prompt, references, self.batch_size)
-        return judge_reference_captions(captions, loss, images, source=splits.source, **facts)
+        report = judge_reference_captions(captions, loss, images, source=source, **facts)
+        return replaced(report, seen=asked.of(name))
 
     def _report_facts(self, name: str | None, time_s: float) -> dict[str, Any]:
         return {"base": self.entry.name, "adapter": name, "settings": self._settings(name), "time_s": time_s}

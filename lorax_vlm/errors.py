@@ -229,9 +229,9 @@ class AdapterExists(AdapterError, ValueError):
 
     def __init__(self, adapter: str, place: str, owner: str | None = None, *, own: bool = False) -> None:
         whose = f" for another base, {owner}" if owner else ""
-        way_out = "remove it" if owner else "replace it (replace=True, --replace), or remove it"
+        way_out = "remove it" if owner else "replace it (replace=True), or remove it"
         if own:
-            whose, way_out = ", and no demonstration made it,", "use another store (store=, --store), or remove it"
+            whose, way_out = ", and no demonstration made it,", "use another store (store=), or remove it"
         super().__init__(
             adapter, f"Adapter {adapter!r} already exists{whose} in {place}. Choose another name, or {way_out}."
         )

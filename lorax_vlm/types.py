@@ -186,6 +186,28 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class SeenShare:
+    """How many of the images that are asked about an adapter was trained on."""
+
+    adapter: str
+    images: int
+    """Different images that were asked about."""
+    seen: int | None
+    """None: not known, as for an adapter that was made elsewhere."""
+    left_out: bool
+    """Whether those are left out of the figures."""
+
+    def line(self) -> str:
+        """For people."""
+        if self.seen is None:
+            return f"{self.adapter}: not known whether it was trained on any of these {self.images} images"
+        if not self.seen:
+            return f"{self.adapter}: trained on none of these {self.images} images"
+        end = "they are left out" if self.left_out else "they are counted like the others"
+        return f"{self.adapter}: trained on {self.seen} of these {self.images} images; {end}"
+
+
+@dataclass(frozen=True)
 class CaptionReport:
     """Figures of one adapter, or of the base, against scenes whose truth is known. Shares are from 0 to 1."""
 
@@ -209,6 +231,8 @@ class CaptionReport:
     """Of ``in_style``, ``true`` and ``in_style_and_true``."""
     scores: tuple[float, ...] = ()
     """Of each scene, 1 for a caption that is both in style and true."""
+    seen: SeenShare | None = None
+    """What of these images the adapter was trained on; None for the base."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +260,8 @@ class ReferenceReport:
     """Why a text metric has no figure, by its name."""
     scores: tuple[float, ...] = ()
     """Of each image, 1 for a caption that equals a reference."""
+    seen: SeenShare | None = None
+    """What of these images the adapter was trained on; None for the base."""
 
 
 @dataclass(frozen=True)
@@ -308,6 +334,8 @@ class VQAReport:
     """Accuracy by metric, that of ``metric`` first."""
     image_effect: ImageEffect | None = None
     """Whether the image matters; None when it was not asked."""
+    seen: SeenShare | None = None
+    """What of these images the adapter was trained on; None for the base."""
 
     @property
     def count(self) -> int:
@@ -337,6 +365,8 @@ class BenchmarkRow:
     """What ``accuracy`` is; only questions judged by it count. Empty without known answers."""
     interval: Interval | None = None
     """Of ``accuracy``."""
+    seen: SeenShare | None = None
+    """What of these images the adapter was trained on; None for the base."""
 
 
 @dataclass(frozen=True)

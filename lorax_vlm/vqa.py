@@ -1,31 +1,34 @@
 """Visual question answering on several bases, with task adapters: create, train, ask, measure. Composition only."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorax_vlm.adapters.manifest import Manifest
-from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.asking import question_prompt, question_settings, require_question
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.data.scene_examples import require_task, scene_question_splits, scene_questions
-from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
+from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
+from lorax_vlm.measuring import side_effects, unseen_examples
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.runtime.shelf import BaseShelf
-from lorax_vlm.training.config import MINI_VQA_CONFIGS, TrainConfig
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.defaults import question_config, question_defaults
 from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_whole
-from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
+from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, training_examples
 
 
 class VQASystem:
@@ -99,31 +102,41 @@ class VQASystem:
         """
         return self._shelf.load(self._shelf.library(model))
 
+    def library(self, model: str) -> AdapterLibrary:
+        """The store as far as it concerns a base, which is loaded; for ``measuring`` and ``workshop``."""
+        self.base(model)
+        return self._shelf.library(model)
+
     @property
     def loaded(self) -> list[str]:
         """Names of the bases in memory, least recently used first."""
         return self._shelf.loaded
 
-    def default_config(self, model: str) -> TrainConfig:
-        """Training settings when none are given."""
-        entry = self.entry(model)
-        return MINI_VQA_CONFIGS[entry.family] if entry.miniature else TrainConfig()
+    def default_config(self, model: str, *, own_data: bool = False) -> TrainConfig:
+        """Training settings when none are given.
+
+        Args:
+            model: Key, catalogue name, hub id or folder.
+            own_data: Whether there will be ``data``; the miniatures' scenes need less.
+        """
+        return question_config(self.entry(model), own_data=own_data)
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 
     def stored_name(self, model: str, name: str) -> str:
-        """The store's name of an adapter: ``MODEL.NAME``, or ``name`` itself when that is an adapter of this base."""
-        qualified = f"{self.entry(model).name}.{name}"
-        if qualified not in self.store and name in self.store:
-            return name
-        return qualified
+        """The store's name of an adapter of a base, ``MODEL.NAME`` or plain; see ``AdapterStore.resolve``.
+
+        Raises:
+            AdapterNotFound: There is none.
+        """
+        return self._shelf.library(model).resolve(name)
 
     def create_vqa_adapter(
         self,
         model: str,
         name: str,
         task: str,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         *,
         data: str | Path | DataSplits | None = None,
         config: TrainConfig | None = None,
@@ -140,7 +153,8 @@ class VQASystem:
             name: Name of the adapter; several models may have one of the same name.
             task: ``counting``, ``reasoning``, ``classification``, ``general`` or a type of the base's own questions;
                 with ``data`` any word.
-            complexity: ``light``, ``medium``, ``heavy`` or a ``Recipe``.
+            complexity: ``light``, ``medium``, ``heavy``, ``seeing`` or a ``Recipe``. None: ``heavy``; for ``data`` of
+                your own on a miniature ``seeing``, which adapts the image path as well, where the family has one.
             data: As for ``training_data``.
             config: Steps and rates. None: defaults for the base.
             replace: Make a new version when the name exists.
@@ -151,19 +165,14 @@ class VQASystem:
             UsageError: The task (without ``data``) or the complexity is unknown.
             LoraxError: Training failed.
         """
-        recipe, entry = get_recipe(complexity), self.entry(model)
+        entry = self.entry(model)
+        recipe, config = question_defaults(entry, complexity, config, own_data=data is not None)
         if data is None:
             require_task(task)
         splits = self.training_data(model, task, data) if data is not None or entry.miniature else None
         self.base(model)
         return self._workshop(model).create(
-            f"{entry.name}.{name}",
-            self._kind(model, task),
-            recipe,
-            splits,
-            config or self.default_config(model),
-            replace=replace,
-            progress=progress,
+            f"{entry.name}.{name}", self._kind(model, task), recipe, splits, config, replace=replace, progress=progress
         )
 
     def train_adapter(
@@ -173,7 +182,7 @@ class VQASystem:
         task: str | None = None,
         *,
         data: str | Path | DataSplits | None = None,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         config: TrainConfig | None = None,
         replace: bool = False,
         resume: bool = False,
@@ -201,7 +210,7 @@ class VQASystem:
         tasks: Mapping[str, str],
         *,
         data: Mapping[str, str | Path | DataSplits] | None = None,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         config: TrainConfig | Mapping[str, TrainConfig] | None = None,
         replace: bool = False,
         resume: bool = False,
@@ -234,7 +243,7 @@ class VQASystem:
         task: str | None = None,
         *,
         data: str | Path | DataSplits | None = None,
-        complexity: str | Recipe = "heavy",
+        complexity: str | Recipe | None = None,
         config: TrainConfig | None = None,
     ) -> AdapterOrder:
         """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
@@ -242,9 +251,8 @@ class VQASystem:
         if task is None:
             task = self.store.get(stored_name).manifest.style if stored_name in self.store else "general"
         splits = self.training_data(model, task, data)
-        return AdapterOrder(
-            stored_name, self._kind(model, task), get_recipe(complexity), splits, config or self.default_config(model)
-        )
+        recipe, config = question_defaults(self.entry(model), complexity, config, own_data=data is not None)
+        return AdapterOrder(stored_name, self._kind(model, task), recipe, splits, config)
 
     def train_orders(
         self,
@@ -271,21 +279,11 @@ class VQASystem:
             DataError: The data have malformed rows, or are captions.
             UsageError: There is no ``data`` and this base has no scenes, or the task is unknown.
         """
-        entry = self.entry(model)
-        if isinstance(data, DataSplits):
-            splits = data
-        elif data is not None:
-            splits = read_data(data)
-        elif entry.miniature:
-            splits = scene_question_splits(task)
-        else:
-            raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
-        return splits.require_kind("questions").with_prompt(entry.question_template)
+        return training_examples(self.entry(model), "questions", data, partial(scene_question_splits, task))
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
-        """What an adapter does to skills that it was not trained for; see ``AdapterWorkshop.side_effects``."""
-        self.base(model)
-        return self._workshop(model).side_effects(self.store.get(self.stored_name(model, name)))
+        """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
+        return side_effects(self.library(model), self.store.get(self.stored_name(model, name)))
 
     def training_curve(self, model: str, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""
@@ -402,6 +400,7 @@ class VQASystem:
         count: int = 500,
         source: str = "",
         ablations: bool = False,
+        include_seen: bool = False,
         **decoding: Any,
     ) -> VQAReport:
         """Measure an adapter, or the base for None, on questions with known answers.
@@ -413,12 +412,14 @@ class VQASystem:
             task: Type of the scenes' questions.
             count: Number of scenes.
             source: What ``examples`` are, for the report.
-            ablations: Ask again with grey images and with each other's. An adapter whose accuracy stays answers from
-                the question alone.
+            ablations: Ask again with grey images and with other ones. An adapter whose accuracy stays answers from the
+                question alone.
+            include_seen: Ask about the images that the adapter was trained on, too. To compare several on the same
+                questions, choose these once with ``unseen_examples``.
             decoding: As for ``answer_question``.
 
         Raises:
-            UsageError: There are neither ``examples`` nor a miniature world for this base.
+            UsageError: There are neither ``examples`` nor a miniature world for this base, or it has seen all of them.
         """
         if examples is None:
             if not self.entry(model).miniature:
@@ -427,15 +428,24 @@ class VQASystem:
         self.base(model)
         _, manifest = self._asked(self._shelf.library(model), model, adapter)
         settings = question_settings(self.entry(model), manifest).replace(**decoding)
-        return evaluate_questions(
+        asked = self.unseen_examples([(model, adapter)], examples, include_seen=include_seen)
+        report = evaluate_questions(
             partial(self.answer_questions, model=model, adapter=adapter, return_errors=True, **decoding),
-            examples,
+            asked.examples,
             ablations=ablations,
             source=source or "examples",
             base=self.entry(model).name,
             adapter=adapter,
             settings=settings,
         )
+        return replaced(report, seen=asked.of(self.stored_name(model, adapter) if adapter else None))
+
+    def unseen_examples(
+        self, adapters: Sequence[tuple[str, str | None]], examples: Sequence[Example], *, include_seen: bool = False
+    ) -> Asked:
+        """Those that no adapter, each given with its model, was trained on; see ``measuring.unseen_examples``."""
+        named = [(self._shelf.library(m), self.stored_name(m, name)) for m, name in adapters if name is not None]
+        return unseen_examples(named, examples, include_seen=include_seen)
 
     def benchmark_models(
         self,
@@ -447,6 +457,7 @@ class VQASystem:
         models: Sequence[str] | None = None,
         adapters: Mapping[str, Sequence[str]] | None = None,
         alone: int = 20,
+        include_seen: bool = False,
     ) -> list[BenchmarkRow]:
         """Ask every model, and every adapter of it, the same questions.
 
@@ -458,27 +469,30 @@ class VQASystem:
             models: Keys or names. None: all four.
             adapters: Names of the adapters to measure, by model. None: every stored one.
             alone: Questions that are asked one by one, for the latency.
+            include_seen: Ask about images that one of the adapters was trained on, too.
 
         Raises:
-            UsageError: The numbers of images, questions, answers or kinds differ.
+            UsageError: The numbers of images, questions, answers or kinds differ, or all images were trained on.
             OutOfMemoryForecast: A model would not fit.
         """
-        examples = asked_examples(images, questions, answers, kinds)
-        rows = []
+        chosen: list[tuple[str, str | None]] = []
         for model in models if models is not None else self.models:
             names = adapters.get(model, ()) if adapters is not None else self._short_names(model)
-            for adapter in (None, *names):
-                rows.append(
-                    benchmark_questions(
-                        partial(self.answer_questions, model=model, adapter=adapter, return_errors=True),
-                        examples,
-                        self.base(model).device,
-                        model=self.entry(model).name,
-                        adapter=adapter,
-                        judged=answers is not None,
-                        alone=alone,
-                    )
-                )
+            chosen += [(model, adapter) for adapter in (None, *names)]
+        examples = asked_examples(images, questions, answers, kinds)
+        asked = self.unseen_examples(chosen, examples, include_seen=include_seen or answers is None)
+        rows = []
+        for model, adapter in chosen:
+            row = benchmark_questions(
+                partial(self.answer_questions, model=model, adapter=adapter, return_errors=True),
+                asked.examples,
+                self.base(model).device,
+                model=self.entry(model).name,
+                adapter=adapter,
+                judged=answers is not None,
+                alone=alone,
+            )
+            rows.append(replaced(row, seen=asked.of(self.stored_name(model, adapter) if adapter else None)))
         return rows
 
     def _short_names(self, model: str) -> list[str]:

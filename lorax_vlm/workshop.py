@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,37 +16,31 @@ from lorax_vlm.adapters.factors import Update
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.adapters.seen import SeenImages, write_seen
 from lorax_vlm.adapters.store import StoredAdapter
-from lorax_vlm.asking import answers_questions, question_prompt, question_settings
-from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.examples import DataSplits, Example, Kind, NotedStream
 from lorax_vlm.data.problems import Problem, write_problems
-from lorax_vlm.data.scene_questions import QUESTION_TYPES
-from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import DataError, ExampleError, LoraxError, PathError
-from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
+from lorax_vlm.data.scene_examples import is_drawn
+from lorax_vlm.data.sources import read_data
+from lorax_vlm.errors import DataError, ExampleError, LoraxError, PathError, UsageError
+from lorax_vlm.evaluation.seen import DRAWN
+from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
 from lorax_vlm.runtime.library import AdapterLibrary
-from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.settings import features_dir, process_count, process_rank, runs_dir
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.inspection import BatchInspection, choose_rows, inspect_batch
 from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan
 from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_run, held_run
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
-from lorax_vlm.types import Generated, GenerationSettings
+from lorax_vlm.types import GenerationSettings
 
 logger = logging.getLogger(__name__)
 
 LEFT_OUT_FILE = "left_out.jsonl"
 """In the folder of a run: the rows that were left out, and why."""
-_ASKED_TOGETHER = 64
-# Types of question that the exchange's tasks teach.
-_PARTS_OF = {
-    "vqa": tuple(kind for kind in QUESTION_TYPES if kind != "reasoning"),
-    "general": ("general",),
-    "complex_reasoning": ("reasoning",),
-}
 
 
 @dataclass(frozen=True)
@@ -167,6 +161,7 @@ class AdapterWorkshop:
             if resume and (stored := self._finished(order)) is not None:
                 return stored
             self._require_free(order, replace)
+            self._library.store.require_writable()
             plan, facts = self._plan(order)
             result = train_adapter(
                 self._library.base,
@@ -206,6 +201,7 @@ class AdapterWorkshop:
             for order in orders:
                 if order.name not in finished:
                     self._require_free(order, replace)
+            self._library.store.require_writable()
             planned = [self._plan(order) for order in orders]
             plans = [plan for plan, _ in planned]
             options: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}
@@ -247,33 +243,6 @@ class AdapterWorkshop:
         if failures:
             raise failures[0]
 
-    def side_effects(self, stored: StoredAdapter) -> SideEffects | None:
-        """What an adapter does to skills that it was not trained for, beside the base.
-
-        Only on the miniatures, whose skills are known; None for any other base.
-        """
-        library, entry, manifest = self._library, self._library.entry, stored.manifest
-        if not entry.miniature:
-            return None
-        captions = not answers_questions(manifest)
-
-        def say(rows: Sequence[Row]) -> list[str]:
-            said = answer_rows(library, rows, batch_size=_ASKED_TOGETHER)
-            return [text.text for text in said if isinstance(text, Generated)]
-
-        def ask(adapter: str | None, examples: Sequence[Example]) -> list[str]:
-            own = manifest if adapter is not None else None
-            settings = question_settings(entry, own)
-            return say(
-                [Row(e.open_image(), adapter, question_prompt(entry, own, e.question), settings) for e in examples]
-            )
-
-        def write(adapter: str | None, scenes: Sequence[Scene]) -> list[str]:
-            return say([Row(s.image, adapter, entry.caption_prompt, entry.caption_settings) for s in scenes])
-
-        kinds = () if captions else (manifest.style, *_PARTS_OF.get(manifest.task, ()))
-        return measure_side_effects(stored.name, kinds, ask, write if entry.captions and not captions else None)
-
     def train_folder(
         self,
         recipe: Recipe,
@@ -303,31 +272,46 @@ class AdapterWorkshop:
         stored = self._library.store.get(order.name) if order.name in self._library.store else None
         self._library.require_free(order.name, replace or (stored is not None and not stored.manifest.trained))
 
-    def _plan(self, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
-        """What to train, and what the manifest is to say about it.
+    def plan(self, order: AdapterOrder) -> AdapterPlan:
+        """What training an order would train: the examples that fit the base, and the answers that ViLT's head needs.
 
         Raises:
             DataError: A text does not fit the model, or no answer is one that it can give.
         """
         family = self._library.base.family
         splits = require_fitting(family, order.splits, skip_bad_rows=order.skip_bad_rows)
-        if splits.skipped and process_rank() == 0:  # before the run, and with those that do not fit this base
+        labels: Sequence[str] = ()
+        if isinstance(family, ViltFamily):
+            splits, label_plan = fit_to_labels(family, splits)
+            logger.info("%s", label_plan.summary())
+            labels = label_plan.labels if label_plan.added else ()
+        purpose = {"kind": dataclasses.asdict(order.kind)}
+        return AdapterPlan(order.name, order.recipe, splits, order.config, labels, purpose)
+
+    def inspect(self, order: AdapterOrder, rows: int) -> BatchInspection:
+        """Look into a batch of some rows, as training an order would build it; see ``training.inspection``."""
+        plan = self.plan(order)
+        return inspect_batch(self._library.base, choose_rows(plan.data.train, rows), plan.labels)
+
+    def _plan(self, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
+        """What to train, and what the manifest is to say about it; rows that are left out are listed in a file."""
+        plan = self.plan(order)
+        splits = plan.data
+        if splits.skipped and process_rank() == 0:
             path = splits.write_left_out(self.run_dir(order.name) / LEFT_OUT_FILE)
             logger.warning("%d malformed rows of %s are left out; see %s", len(splits.skipped), splits.source, path)
         facts: dict[str, Any] = {
             "recipe": order.recipe.to_dict(),
             "config": order.config.to_dict(),
             "asked_data": order.splits.content(),
+            "data": splits.summary(),
+            "data_identity": splits.identity(),
         }
-        labels: Sequence[str] = ()
-        if isinstance(family, ViltFamily):
-            splits, label_plan = fit_to_labels(family, splits)
-            logger.info("%s", label_plan.summary())
-            labels = label_plan.labels if label_plan.added else ()
-            facts["label_coverage"] = label_plan.coverage
-        facts |= {"data": splits.summary(), "data_identity": splits.identity()}
-        purpose = {"kind": dataclasses.asdict(order.kind)}
-        return AdapterPlan(order.name, order.recipe, splits, order.config, labels, purpose), facts
+        if splits.streamed:
+            plan = dataclasses.replace(plan, data=dataclasses.replace(splits, train=NotedStream(splits.train)))
+        else:
+            facts[DRAWN] = any(is_drawn(example) for example in splits.train)
+        return plan, facts
 
     def _keep_trained(
         self, order: AdapterOrder, plan: AdapterPlan, facts: Mapping[str, Any], result: TrainingResult
@@ -335,6 +319,7 @@ class AdapterWorkshop:
         streamed = tuple(getattr(plan.data.train, "problems", ()))
         if streamed and process_rank() == 0:  # found while it was read
             write_problems([*plan.data.skipped, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
+        write_seen(result.folder, _images_of(plan.data))
         training = {**facts, **result.record()}
         manifest = self._manifest(
             order.name, order.kind, order.recipe, trained=True, training=training, labels=plan.labels
@@ -353,6 +338,46 @@ class AdapterWorkshop:
         )
 
 
+def training_examples(
+    entry: CatalogEntry,
+    kind: Kind,
+    data: str | Path | DataSplits | None,
+    drawn: Callable[[], DataSplits] | None,
+    *,
+    skip_bad_rows: bool = False,
+) -> DataSplits:
+    """The examples to train on, with the base's prompt.
+
+    Args:
+        entry: The base.
+        kind: What they must teach.
+        data: Splits, or what ``read_data`` recognises. None: drawn scenes, which a miniature has.
+        drawn: Draws them.
+        skip_bad_rows: Leave malformed rows out.
+
+    Raises:
+        DataError: The data have malformed rows, or are of the other kind.
+        UsageError: There is no ``data`` and this base has no scenes.
+    """
+    if isinstance(data, DataSplits):
+        splits = data
+    elif data is not None:
+        splits = read_data(data, skip_bad_rows=skip_bad_rows)
+    elif entry.miniature and drawn is not None:
+        splits = drawn()
+    else:
+        raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
+    template = entry.question_template if kind == "questions" else entry.caption_prompt
+    return splits.require_kind(kind).with_prompt(template)
+
+
+def _images_of(splits: DataSplits) -> SeenImages:
+    """The images that were trained on; of data in memory all, though a short run does not come to each."""
+    if isinstance(splits.train, NotedStream):
+        return SeenImages.of(splits.train.images)
+    return SeenImages.of(example.image_digest() for example in splits.train)
+
+
 def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) -> DataSplits:
     """The examples whose texts fit the model; those of a stream are looked at when they come.
 
@@ -365,7 +390,7 @@ def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) 
         try:
             family.check_example(example.prompt, example.target, example.answers, example.name)
         except ExampleError as error:
-            problems.append(Problem(error.example, error.reason))
+            problems.append(Problem(example.name, error.reason))
             return False
         return True
 

@@ -5,7 +5,8 @@ import struct
 import zlib
 from collections.abc import Iterable
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
 
 
 def encode(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
@@ -75,3 +76,15 @@ def as_pillow_reads_it(data: bytes) -> Image.Image:
         return image.convert("RGB")
     layered = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+
+
+def unseen_lines(count: int) -> list[tuple[Image.Image, str]]:
+    """Faint lines, each with whether it is the longer kind (yes, no): too small a thing for the miniatures' eyes."""
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(count):
+        long = bool(rng.integers(2))
+        image = Image.new("RGB", (224, 224), "white")
+        start = rng.integers(20, 200, 2)
+        ImageDraw.Draw(image).line([tuple(start), tuple(start + 2 + 2 * long)], fill=(230, 230, 230), width=1)
+        drawn.append((image, "yes" if long else "no"))
+    return drawn

@@ -230,7 +230,7 @@ def test_a_base_of_the_same_name_and_other_weights_is_another_base(
 def test_checkpoints_stay_until_the_adapter_is_stored(system, scenes, monkeypatch) -> None:
     options = {"data": few(scenes), "config": QUICK, "progress": False}
     with monkeypatch.context() as patch:
-        patch.setattr(type(system.store), "add", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(type(system.store), "add_all", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             system.train_adapter("mine", "concise", **options)
     assert list(system._workshop.run_dir("mine").glob("checkpoint-*"))

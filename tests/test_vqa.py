@@ -1,6 +1,7 @@
 """The second front door, on the miniatures."""
 
 import dataclasses
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,16 @@ from PIL import Image
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example, answered
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import AdapterExists, AdapterNotFound, ImageError, LoraxError, PromptError, UnknownModel
+from lorax_vlm.errors import (
+    AdapterExists,
+    AdapterNotFound,
+    ExampleError,
+    ImageError,
+    LoraxError,
+    PromptError,
+    UnknownModel,
+    UsageError,
+)
 from lorax_vlm.evaluation.html import write_vqa_page
 from lorax_vlm.evaluation.questions import compare_reports
 from lorax_vlm.models.catalog import MINIATURE_KEYS
@@ -72,9 +82,68 @@ def test_a_bad_row_fails_alone(system: VQASystem, scenes: list[Scene], model: st
         system.answer_questions(images, [COLOR] * 12, model)
 
 
+def avif(damaged: bool) -> bytes:
+    """A picture in a format whose decoder raises other errors than the rest."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(buffer, "AVIF")
+    data = bytearray(buffer.getvalue())
+    if damaged:
+        data[data.index(b"mdat") + 4] = 0
+    return bytes(data)
+
+
+ROWS = [
+    ("http://[::1", COLOR, ImageError, "not a well-formed address"),
+    ("http://h:port/", COLOR, ImageError, "not a well-formed address"),
+    ("http://127.0.0.1:9/a.png", COLOR, ImageError, "not public"),
+    ("https://example.invalid/a.png", COLOR, ImageError, ""),
+    ("ftp://example.org/a.png", COLOR, ImageError, "no such file"),
+    ("~nobody_here/a.png", COLOR, ImageError, "cannot be read"),
+    ("a\0b.png", COLOR, ImageError, "cannot be read"),
+    ("half \ud83d.png", COLOR, ImageError, "cannot be read"),
+    ("x" * 5000, COLOR, ImageError, "cannot be read"),
+    ("/dev/zero", COLOR, ImageError, "no ordinary file"),
+    (avif(damaged=True), COLOR, ImageError, "damaged"),
+    (b"", COLOR, ImageError, "empty"),
+    (None, COLOR, ImageError, "expected a path"),
+    (avif(damaged=False), "", PromptError, "empty"),
+    (avif(damaged=False), "\u200b", PromptError, "empty"),
+    (avif(damaged=False), None, PromptError, "not text"),
+    (avif(damaged=False), ["What?"], PromptError, "not text"),
+    (avif(damaged=False), "half \ud83d", PromptError, "half"),
+    (avif(damaged=False), "What? " * 400, PromptError, "Cannot ask"),
+]
+
+
+@pytest.mark.parametrize("model", ["blip2_opt", "vilt"])
+def test_whatever_is_wrong_with_a_row_the_others_are_answered(
+    system: VQASystem, scenes: list[Scene], model: str
+) -> None:
+    good = [scene.image for scene in scenes[:2]]
+    images, questions = [row[0] for row in ROWS], [row[1] for row in ROWS]
+    given = system.answer_questions([good[0], *images, good[1]], [COLOR, *questions, COLOR], model, return_errors=True)  # type: ignore[list-item]
+    assert [given[0], given[-1]] == system.answer_questions(good, [COLOR] * 2, model)
+    found = [(type(answer), str(answer)) for answer in given[1:-1]]
+    assert [kind for kind, _ in found] == [kind for _, _, kind, _ in ROWS]
+    assert [text for (_, text), (*_, reason) in zip(found, ROWS, strict=True) if reason not in text] == []
+    assert all(isinstance(answer, ValueError) for answer in given[1:-1])
+
+
+def test_odd_batches_are_refused(system: VQASystem, scenes: list[Scene]) -> None:
+    with pytest.raises(PromptError) as caught:
+        system.answer_question(scenes[0].image, "", "blip2_opt")
+    assert isinstance(caught.value, ExampleError)
+    assert system.answer_questions([], [], "blip2_opt") == []
+    for size in (0, -1, 2.5, True):
+        with pytest.raises(UsageError, match="batch_size must be a whole number of at least 1"):
+            VQASystem("mini", batch_size=size)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="list"):
+        system.answer_questions("photo.jpg", COLOR, "blip2_opt")  # type: ignore[arg-type]
+
+
 def test_overlong_questions_fail_alone_too(system: VQASystem, scenes: list[Scene]) -> None:
-    for model in ("blip2_opt", "instructblip"):
-        given = system.answer_questions([scenes[0].image] * 2, ["red " * 400, COLOR], model, return_errors=True)
+    for model in MINIATURE_KEYS:
+        given = system.answer_questions([scenes[0].image] * 2, ["red " * 1000, COLOR], model, return_errors=True)
         assert isinstance(given[0], PromptError)
         assert given[1] == system.answer_question(scenes[0].image, COLOR, model)
 
@@ -176,7 +245,7 @@ def test_ablations_expose_who_does_not_look(system: VQASystem, scenes: list[Scen
     habit = system.answer_question(grey, COLOR, "blip2_opt")
     blind = [answered(grey, COLOR, [str(habit)], f"grey {index}") for index in range(4)]
     unmoved = system.evaluate("blip2_opt", examples=blind, ablations=True)
-    assert (unmoved.accuracy.value, unmoved.blank, unmoved.shuffled) == (1.0, 1.0, 1.0)
+    assert (unmoved.accuracy.value, unmoved.blank, unmoved.shuffled) == (1.0, 1.0, None), "there is no other image"
 
 
 def test_unreadable_images_count_as_wrong_and_keep_their_reason(system: VQASystem, scenes: list[Scene]) -> None:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
@@ -74,19 +76,22 @@ def test_a_text_that_does_not_fit_is_found_before_the_run(model: str, scenes: li
     long = "red " * 700
     good = [Example(scene.image, "red", f"row {i}", question="What?") for i, scene in enumerate(scenes)]
     bad = [dataclasses.replace(good[3], target=long, name="long target"),
-           dataclasses.replace(good[4], question=long, name="long question")]  # fmt: skip
+           dataclasses.replace(good[4], question=long, name="long question"),
+           dataclasses.replace(good[5], target="half an emoji \ud83d", name="half target"),
+           dataclasses.replace(good[6], question="half \udc00?", name="half question")]  # fmt: skip
+    names = [example.name for example in bad]
     splits = DataSplits([*good[:8], *bad], good[8:], "mine")
     system = VQASystem("mini", store=tmp_path / "store")
     order = system.order(model, "x", "colors", data=splits, complexity="light", config=QUICK)
     with pytest.raises(DataError) as caught:
         system.train_orders(model, [order], progress=False)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["long target", "long question"]
+    assert [problem.split(":")[0] for problem in caught.value.problems] == names
     skipping = dataclasses.replace(order, skip_bad_rows=True)
     (kept,) = system.train_orders(model, [skipping], progress=False)
     assert kept.manifest.training["data_identity"]["train"] == 8
-    assert "2 malformed rows left out" in kept.manifest.training["data"]
+    assert "4 malformed rows left out" in kept.manifest.training["data"]
     listed = system.training_curve(model, "x").with_name(LEFT_OUT_FILE).read_text().splitlines()
-    assert [json.loads(line)["place"] for line in listed] == ["long target", "long question"]
+    assert [json.loads(line)["place"] for line in listed] == names
 
 
 def test_an_adapter_is_asked_and_decoded_as_it_says(tmp_path: Path, scenes: list[Scene]) -> None:
@@ -114,16 +119,16 @@ def test_all_that_can_be_stored_is_stored_when_one_cannot(tmp_path: Path, monkey
     system = VQASystem("mini", store=tmp_path / "store")
     splits = scene_question_splits("color", 8, 4)
     tasks = {"one": "color", "two": "color", "three": "color"}
-    original = type(system.store).add
+    original = type(system.store).add_all
 
-    def add(self, name: str, *arguments: Any, **options: Any):
-        if name.endswith("two"):
+    def add_all(self, additions: Sequence[Addition], **options: Any):
+        if additions[0].name.endswith("two"):
             raise PathError("store", "no space left on device")
-        return original(self, name, *arguments, **options)
+        return original(self, additions, **options)
 
     options: dict[str, Any] = {"data": dict.fromkeys(tasks, splits), "complexity": "light", **OPTIONS}
     with monkeypatch.context() as patch:
-        patch.setattr(type(system.store), "add", add)
+        patch.setattr(type(system.store), "add_all", add_all)
         with pytest.raises(PathError, match="no space left"):
             system.train_adapters("blip2_opt", tasks, **options)
     assert system.store.names() == ["blip2-opt-mini.one", "blip2-opt-mini.three"]

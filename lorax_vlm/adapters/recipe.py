@@ -125,6 +125,8 @@ RECIPES = {
     "light": Recipe("light", rank=4, groups=("lm-qv",)),
     "medium": Recipe("medium", rank=8, groups=("lm-attention",)),
     "heavy": Recipe("heavy", rank=16, groups=("lm-attention", "lm-mlp")),
+    # For pictures unlike those the base learnt to see: what the image path does not hand on, no language model can use.
+    "seeing": Recipe("seeing", rank=16, groups=("lm-attention", "lm-mlp", "projection", "qformer", "vision")),
     # Only what BLIP-2 and InstructBLIP share to the last bit, so that it can be taken over by any of them.
     "portable": Recipe("portable", rank=8, groups=("vision",)),
 }
@@ -145,6 +147,8 @@ def get_recipe(recipe: str | Recipe) -> Recipe:
 
 SITE_ALIASES = {"lm": ("lm-attention", "lm-mlp")}
 """Short words for several groups of sites."""
+SEEING_SITES = "vision,qformer,projection,lm"
+"""Those of the recipe ``seeing``, as ``--sites`` takes them."""
 
 
 def change_recipe(

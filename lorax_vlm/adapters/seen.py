@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lorax_vlm.adapters.durable import writing_to
 from lorax_vlm.adapters.manifest import FileRecord, Manifest
 from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import DamagedAdapter
@@ -142,6 +143,18 @@ def join_seen(parts: Iterable[SeenImages | None]) -> SeenImages | None:
         joined += part
     fits = len(joined.sections) <= MAX_SECTIONS and len(joined.to_bytes()) <= MAX_SEEN_BYTES
     return joined if fits else None
+
+
+def write_seen(folder: Path, seen: SeenImages | None) -> None:
+    """Put what an adapter was trained on beside its weights; for None, that it is not known, nothing.
+
+    Raises:
+        PathError: The file cannot be written.
+    """
+    with writing_to(folder):
+        (folder / SEEN_FILE).unlink(missing_ok=True)
+        if seen is not None:
+            (folder / SEEN_FILE).write_bytes(seen.to_bytes())
 
 
 def read_seen(folder: Path, manifest: Manifest) -> SeenImages | None:

@@ -6,6 +6,7 @@ import typer
 
 from lorax_vlm.adapters.compare import compare_adapters
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.checks import find_adapter
 from lorax_vlm.cli.options import AsJson, Store
 from lorax_vlm.cli.output import flag, print_json, print_table, say
 
@@ -14,7 +15,8 @@ Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 
 def versions(name: Name, store: Store = None, as_json: AsJson = False) -> None:
     """List every version of an adapter, with aliases and the one in use."""
-    record = AdapterStore(store).record(name)
+    adapters, name = find_adapter(store, name)
+    record = adapters.record(name)
     if as_json:
         print_json(record)
         return
@@ -37,7 +39,8 @@ def rollback(
     store: Store = None,
 ) -> None:
     """Use a former version again; later ones stay."""
-    stored = AdapterStore(store).rollback(name, to)
+    adapters, name = find_adapter(store, name)
+    stored = adapters.rollback(name, to)
     say(f"{name} is version {stored.version} now.")
 
 
@@ -49,7 +52,7 @@ def alias(
     store: Store = None,
 ) -> None:
     """Let NAME@ALIAS stand for a version."""
-    adapters = AdapterStore(store)
+    adapters, name = find_adapter(store, name)
     if drop:
         adapters.drop_alias(name, alias)
         say(f"{name}@{alias} is forgotten.")
@@ -65,7 +68,8 @@ def tag(
     store: Store = None,
 ) -> None:
     """Add or remove tags."""
-    stored = AdapterStore(store).tag(name, add=add or (), remove=remove or ())
+    adapters, name = find_adapter(store, name)
+    stored = adapters.tag(name, add=add or (), remove=remove or ())
     say(f"{name}: {', '.join(stored.tags) or 'no tags'}")
 
 
@@ -102,7 +106,9 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between two adapters or versions: records, sites, and the updates themselves."""
-    found = compare_adapters(AdapterStore(store), first, second)
+    adapters = AdapterStore(store)
+    first, second = adapters.resolve(first), adapters.resolve(second)
+    found = compare_adapters(adapters, first, second)
     if as_json:
         print_json(found)
         return

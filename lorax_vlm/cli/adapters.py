@@ -11,6 +11,7 @@ import typer
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli import adapter_checks, adapter_versions, remotes
+from lorax_vlm.cli.checks import find_adapter
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Model, Store
 from lorax_vlm.cli.output import flag, print_json, print_table, say
 from lorax_vlm.errors import UsageError
@@ -88,8 +89,8 @@ def _when(created: str) -> str:
 @app.command("show")
 def show_adapter(name: Name, store: Store = None, as_json: AsJson = False) -> None:
     """Show one adapter: its files, its base, how it was trained and with what losses."""
-    stored = AdapterStore(store).get(name)
-    files = AdapterStore(store).files(name)
+    adapters, name = find_adapter(store, name)
+    stored, files = adapters.get(name), adapters.files(name)
     if as_json:
         print_json(
             {
@@ -122,7 +123,8 @@ def export_adapter(
     name: Name, folder: Annotated[Path, typer.Argument(help="New or empty folder.")], store: Store = None
 ) -> None:
     """Copy an adapter out as a plain PEFT directory."""
-    say(f"Wrote {AdapterStore(store).export(name, folder)}")
+    adapters, name = find_adapter(store, name)
+    say(f"Wrote {adapters.export(name, folder)}")
 
 
 @app.command("import")
@@ -130,6 +132,13 @@ def import_adapter(
     source: Annotated[str, typer.Argument(help="A PEFT directory, saved here or by plain PEFT, or hf://owner/name.")],
     name: Annotated[str | None, typer.Option(help="Name in the store; by default its own.", show_default=False)] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Make a new version when the name exists.")] = False,
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="Put before the names of all modules, for LoRA of a part of the base, such as language_model.",
+            show_default=False,
+        ),
+    ] = None,
     model: Model = DEFAULT_MODEL,
     store: Store = None,
 ) -> None:
@@ -142,7 +151,7 @@ def import_adapter(
     if remote and name is None:
         raise UsageError("Importing from an address requires --name.")
     with fetched(source) if remote else nullcontext(Path(source)) as folder:
-        key = system.load_adapter(folder, name, model=model, replace=replace)
+        key = system.load_adapter(folder, name, model=model, replace=replace, prefix=prefix)
     stored = system.store.get(key)
     say(f"Stored {stored.name}, version {stored.version}: {stored.folder}")
 
@@ -152,8 +161,8 @@ def remove_adapter(
     name: Name, store: Store = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
     """Remove an adapter with all its versions."""
-    adapters = AdapterStore(store)
-    if name in adapters and not yes:
+    adapters, name = find_adapter(store, name)
+    if not yes:
         typer.confirm(f"Remove {name} with all its versions from {adapters.root}?", abort=True)
     adapters.remove(name)
     say(f"Removed {name}.")

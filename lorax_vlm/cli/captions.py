@@ -63,7 +63,7 @@ def caption(
     if as_json:
         print_json({"model": system.entry.name, "captions": results, **({"errors": failed} if failed else {})})
     else:
-        _print(results)
+        _print(results, named=len(images) > 1)
         if entry.miniature and _are_photographs(images):
             sys.stderr.write(f"{_DRAWN_ONLY.format(name=entry.name)}\n")
     if sheet is not None:
@@ -109,9 +109,10 @@ def _draw(image: str, captions: Mapping[str, str], sheet: Path, title: str, *, q
         say(f"Wrote {sheet}")
 
 
-def _print(results: Mapping[str, Mapping[str, str]]) -> None:
+def _print(results: Mapping[str, Mapping[str, str]], *, named: bool) -> None:
+    """Print captions, a single one alone unless several images were asked about."""
     for image, captions in results.items():
-        if len(results) == 1 and len(captions) == 1:
+        if not named and len(captions) == 1:
             say(next(iter(captions.values())) or _SILENT)
         else:
             print_table(["adapter", "caption"], [(name, text or _SILENT) for name, text in captions.items()], image)

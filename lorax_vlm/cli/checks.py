@@ -7,7 +7,7 @@ from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scene_examples import require_task
-from lorax_vlm.errors import AdapterExists, AdapterNotFound, ImageError, LoraxError, UsageError
+from lorax_vlm.errors import AdapterExists, ImageError, LoraxError, UsageError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.local import known_components
 
@@ -35,14 +35,25 @@ def image_problem(source: str) -> ImageError | None:
     return None
 
 
-def require_stored(store: Path | None, names: Sequence[str], entry: CatalogEntry) -> None:
-    """Raise ``AdapterNotFound`` for the first name that is no adapter in the store, alone or after the base's name."""
+def require_stored(store: Path | None, names: Sequence[str], entry: CatalogEntry) -> list[str]:
+    """The stored names of adapters that are to be used with a base.
+
+    Raises:
+        AdapterNotFound: A name means none.
+        AmbiguousAdapter: A name means several.
+    """
+    return [find_adapter(store, name, entry.name)[1] for name in names]
+
+
+def find_adapter(store: Path | None, name: str, model: str | None = None) -> tuple[AdapterStore, str]:
+    """The store, and the stored name of an adapter that is called by it or, without its base's name, by its own.
+
+    Raises:
+        AdapterNotFound: None is meant.
+        AmbiguousAdapter: Several are.
+    """
     adapters = AdapterStore(store)
-    for name in names:
-        try:
-            adapters.get(f"{entry.name}.{name}")
-        except AdapterNotFound:
-            adapters.get(name)
+    return adapters, adapters.resolve(name, model)
 
 
 def require_model(model: str) -> CatalogEntry:

@@ -1,7 +1,7 @@
 """``lorax-vlm evaluate``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +18,15 @@ from lorax_vlm.cli.options import (
     Data,
     Device,
     Dtype,
+    GroupBy,
+    HeldOut,
     Images,
+    IncludeSeen,
     Model,
     Quantize,
     SkipBadRows,
+    Split,
+    SplitChoice,
     Store,
     read_asked_data,
 )
@@ -55,6 +60,8 @@ class _Order:
     as_json: bool
     html: Path | None
     system: dict[str, Any]
+    split: SplitChoice
+    include_seen: bool
     splits: "DataSplits | None" = None
     stored: list[StoredAdapter] = field(default_factory=list)
 
@@ -73,7 +80,11 @@ def evaluate(
     images: Images = None,
     annotations: Annotations = None,
     columns: Columns = None,
+    held_out: HeldOut = None,
+    group_by: GroupBy = None,
     skip_bad_rows: SkipBadRows = False,
+    split: Split = "all",
+    include_seen: IncludeSeen = False,
     count: Annotated[int, typer.Option(min=1, help="Number of test scenes.")] = 300,
     base: Annotated[
         bool, typer.Option("--base/--no-base", help="Measure the plain base too, and what adapters do to other skills.")
@@ -93,26 +104,34 @@ def evaluate(
 
     Adapters that answer questions: accuracy by type of question with intervals, and the difference to the base.
     Adapters that caption: form and content on held-out scenes, or with --data agreement with reference captions.
+    With --data every row counts but those about images that one of the adapters was trained on.
     On a miniature also what an adapter does to skills that it was not trained for.
     """
     entry = require_model(model)
-    require_stored(store, names or [], entry)
-    stored = _stored(AdapterStore(store), names or [], entry)
+    stored = [AdapterStore(store).get(name) for name in require_stored(store, names or [], entry)]
     _check_options(entry, stored, task, style, data is not None)
     page = require_new_file(html)
     options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
-    splits = read_asked_data(data, images, annotations, columns, skip_bad_rows=skip_bad_rows)
-    order = _Order(model, names or [], task, style, count, base, ablations, as_json, page, options, splits, stored)
+    splits = read_asked_data(
+        data,
+        images,
+        annotations,
+        columns,
+        skip_bad_rows=skip_bad_rows,
+        held_out=held_out,
+        group_by=group_by,
+        purpose="evaluate",
+    )
+    keep = include_seen or split == "train"  # whoever asks about those that were trained on means them
+    order = _Order(
+        model, names or [], task, style, count, base, ablations, as_json, page, options, split, keep, splits, stored
+    )
     if _asks_questions(entry, order):
         _evaluate_questions(order)
         return
     if html is not None or ablations:
         raise UsageError("--html and --ablations belong to questions; these adapters caption.")
     _evaluate_captions(order, title=str(data) if data else f"{entry.name}, held-out scenes")
-
-
-def _stored(store: AdapterStore, names: Sequence[str], entry: CatalogEntry) -> list[StoredAdapter]:
-    return [store.get(full if (full := f"{entry.name}.{name}") in store else name) for name in names]
 
 
 def _check_options(
@@ -176,7 +195,7 @@ def _asks_questions(entry: CatalogEntry, order: _Order) -> bool:
     """
     asked = order.task is not None or not entry.captions
     if order.splits is not None:
-        has_questions = bool(order.splits.validation[0].question)
+        has_questions = order.splits.kind == "questions"
         if asked and not has_questions:
             way = (
                 "Leave --task out." if entry.captions else f"{entry.name} answers questions and cannot write captions."
@@ -194,11 +213,15 @@ def _evaluate_questions(order: _Order) -> None:
     system, model, splits = VQASystem(**order.system), order.model, order.splits
     tasks = {_task_of(adapter) for adapter in order.stored}
     asked = order.task or (tasks.pop() if len(tasks) == 1 else None) or GENERAL
-    examples: Sequence[Example] = list(splits.validation) if splits else system.test_questions(asked, order.count)
+    given: Sequence[Example] = list(splits.select(order.split)) if splits else system.test_questions(asked, order.count)
     source = splits.source if splits else f"scenes, {asked}, {order.count} held out"
     adapters: list[str | None] = [*([None] if order.with_base or not order.names else []), *order.names]
+    unseen = system.unseen_examples([(model, name) for name in adapters], given, include_seen=order.include_seen)
+    options: dict[str, Any] = {"source": source, "ablations": order.ablations, "include_seen": True}
+    shares = dict(zip(order.names, unseen.shares, strict=True))
     reports = [
-        system.evaluate(model, name, examples=examples, source=source, ablations=order.ablations) for name in adapters
+        replace(system.evaluate(model, name, examples=unseen.examples, **options), seen=shares.get(name or ""))
+        for name in adapters
     ]
     compared = reports[1:] if order.with_base else []
     differences = {r.adapter: {m: compare_reports(reports[0], r, m) for m in r.by_metric} for r in compared}
@@ -223,7 +246,7 @@ def _evaluate_questions(order: _Order) -> None:
         from lorax_vlm.evaluation.html import write_vqa_page
         from lorax_vlm.evaluation.opening import OpenedOnDemand
 
-        write_vqa_page(reports, OpenedOnDemand(examples), order.html, title=title, differences=lines)
+        write_vqa_page(reports, OpenedOnDemand(unseen.examples), order.html, title=title, differences=lines)
         if not order.as_json:
             say(f"Wrote {order.html}")
 
@@ -234,7 +257,13 @@ def _evaluate_captions(order: _Order, title: str) -> None:
     system = BLIP2CaptioningSystem(order.model, **order.system)
     names = [adapter.name for adapter in order.stored] or None
     reports = system.evaluate_adapters(
-        names, order.style, data=order.splits, count=order.count, with_base=order.with_base
+        names,
+        order.style,
+        data=order.splits,
+        count=order.count,
+        with_base=order.with_base,
+        split=order.split,
+        include_seen=order.include_seen,
     )
     differences = _against_base(reports)
     judged = dict.fromkeys(report.adapter for report in reports if report.adapter is not None)

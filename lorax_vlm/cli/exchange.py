@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.checks import find_adapter
 from lorax_vlm.cli.options import AsJson, Model, Store
 from lorax_vlm.cli.output import print_json, say
 
@@ -47,7 +48,8 @@ def plan(
     from lorax_vlm.exchange.plan import plan_transfer
     from lorax_vlm.models.local import describe_local
 
-    stored, adapter = AdapterStore(store).read_bytes(name)
+    adapters, name = find_adapter(store, name)
+    stored, adapter = adapters.read_bytes(name)
     found = plan_transfer(adapter, stored.manifest, describe_local(to), images=images, allow_partial=allow_partial)
     if as_json:
         print_json(found)
@@ -82,7 +84,7 @@ def transfer(
 
     system = MultiModalLoRAExchange(store=store)
     report = system.cross_model_adapter_transfer(
-        name,
+        system.store.resolve(name),
         to,
         new_name,
         unlabelled=unlabelled,
@@ -111,8 +113,8 @@ def swap(
 
     system = MultiModalLoRAExchange(store=store)
     report = system.exchange_adapters(
-        first,
-        second,
+        system.store.resolve(first),
+        system.store.resolve(second),
         unlabelled=unlabelled,
         steps=steps,
         allow_partial=allow_partial,
@@ -134,10 +136,12 @@ def merge(
     store: Store = None,
 ) -> None:
     """Merge adapters of one base into one."""
+    adapters = AdapterStore(store)
+    names = [adapters.resolve(name) for name in names]
     if preview:
         from lorax_vlm.exchange.merge import preview_stored
 
-        _print_lines(preview_stored(AdapterStore(store), names, weights, method, rank).lines())  # type: ignore[arg-type]
+        _print_lines(preview_stored(adapters, names, weights, method, rank).lines())  # type: ignore[arg-type]
         return
     from lorax_vlm.multimodal import MultiModalLoRAExchange
 

@@ -19,6 +19,9 @@ _BUG = (
     "lines above and what `lorax-vlm doctor` prints."
 )
 
+# What messages call by its name in Python, and its option.
+_OPTIONS = {"replace=True": "--replace", "include_seen=True": "--include-seen", "store=": "--store"}
+
 
 def print_version(asked: bool) -> None:
     """Print the version and exit when ``asked``."""
@@ -79,8 +82,10 @@ def main() -> None:
 
 def describe(error: LoraxError) -> str:
     """An error for people: its kind, where that says more than its message, and the message."""
-    kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-    return printable(f"{kind}{error}")
+    kind, text = "" if isinstance(error, UsageError) else f"{type(error).__name__}: ", str(error)
+    for keyword, option in _OPTIONS.items():
+        text = text.replace(f"({keyword})", f"({option})")
+    return printable(f"{kind}{text}")
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ Split = Annotated[
     SplitChoice, typer.Option("--split", help="With --data: which of its examples, as training divides them.")
 ]
 
+IncludeSeen = Annotated[bool, typer.Option("--include-seen", help="Count images that an adapter was trained on, too.")]
+
 
 def read_asked_data(
     data: str | None = None,

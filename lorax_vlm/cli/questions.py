@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from lorax_vlm.cli.checks import require_images, require_model, require_stored
-from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
+from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, IncludeSeen, Model, Quantize, Store
 from lorax_vlm.cli.output import percent, print_json, print_table, say
 from lorax_vlm.types import BenchmarkRow
 
@@ -59,6 +59,7 @@ def benchmark(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Number of test scenes.")] = 100,
     alone: Annotated[int, typer.Option(min=1, help="Questions asked one by one, for the latency.")] = 20,
+    include_seen: IncludeSeen = False,
     store: Store = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -81,11 +82,15 @@ def benchmark(
         kinds=[example.kind for example in examples],
         models=models or list(MINIATURE_KEYS.values()),
         alone=alone,
+        include_seen=include_seen,
     )
     if as_json:
         print_json({"questions": count, "rows": rows})
         return
     print_benchmark(rows, title=f"{count} questions about held-out scenes")
+    for row in rows:
+        if row.seen is not None:
+            say(row.seen.line())
 
 
 def _accuracy(row: BenchmarkRow) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.cli.checks import find_adapter
 from lorax_vlm.cli.options import Store
 from lorax_vlm.cli.output import say
 
@@ -21,7 +22,8 @@ def pack(name: Name, file: Annotated[Path, typer.Argument(help="New file, NAME.l
     """Write an adapter as one file."""
     from lorax_vlm.exchange.bundle import pack as write_bundle
 
-    path = write_bundle(AdapterStore(store).get(name), file)
+    adapters, name = find_adapter(store, name)
+    path = write_bundle(adapters.get(name), file)
     say(f"Wrote {path}, {path.stat().st_size:,} bytes")
 
 
@@ -48,7 +50,8 @@ def push(
     """Send an adapter to the hub or to any address that fsspec reaches."""
     from lorax_vlm.exchange.remotes import push as send
 
-    say(f"Pushed to {send(AdapterStore(store), name, url, private=private)}")
+    adapters, name = find_adapter(store, name)
+    say(f"Pushed to {send(adapters, name, url, private=private)}")
 
 
 def pull(
@@ -78,7 +81,8 @@ def sign(
     """Sign an adapter with OpenSSF model-signing; the key must not be encrypted."""
     from lorax_vlm.exchange.signing import sign_adapter
 
-    stored = sign_adapter(AdapterStore(store), name, key)
+    adapters, name = find_adapter(store, name)
+    stored = sign_adapter(adapters, name, key)
     say(f"Signed {stored.name}, version {stored.version}")
 
 
@@ -90,5 +94,6 @@ def verify_signature(
     """Check an adapter's signature against the key that is expected. Exit code 1 when it is refused."""
     from lorax_vlm.exchange.signing import verify_signature as check
 
-    check(AdapterStore(store).get(name).folder, name, key)
+    adapters, name = find_adapter(store, name)
+    check(adapters.get(name).folder, name, key)
     say(f"{name} is signed by the owner of {os.fspath(key)}, and unchanged.")

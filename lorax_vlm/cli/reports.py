@@ -32,6 +32,7 @@ def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title:
     if several := metrics_line(first):
         say(several)
     _say_caution(first.accuracy)
+    _say_seen(reports)
     for line in lines:
         say(line)
     _print_ablations([report for report in reports if report.image_effect is not None])
@@ -78,6 +79,7 @@ def print_caption_reports(
     shares = [r.intervals["in_style_and_true"] for r in judged] + [r.interval for r in compared if r.interval]
     if shares:
         _say_caution(min(shares, key=lambda share: share.groups))
+    _say_seen(reports)
     for name, difference in differences.items():
         what = "in style and true" if judged else "exact match"
         say(f"{name} against base, {what}: {difference_text(difference)}")
@@ -128,6 +130,11 @@ def _print_references(reports: Sequence[ReferenceReport], title: str) -> None:
 def share_text(interval: Interval) -> str:
     """A share with its interval."""
     return f"{percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def _say_seen(reports: Sequence[VQAReport | CaptionReport | ReferenceReport]) -> None:
+    for line in dict.fromkeys(report.seen.line() for report in reports if report.seen is not None):
+        say(line)
 
 
 def _say_caution(interval: Interval) -> None:

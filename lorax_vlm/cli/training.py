@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,6 +19,8 @@ from lorax_vlm.cli.options import (
     Data,
     Device,
     Dtype,
+    GroupBy,
+    HeldOut,
     Images,
     Model,
     Quantize,
@@ -32,14 +34,28 @@ from lorax_vlm.cli.output import print_json, say
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.settings import process_rank
+from lorax_vlm.training.defaults import question_recipe
 
 if TYPE_CHECKING:
     from lorax_vlm.adapters.store import StoredAdapter
     from lorax_vlm.data.examples import DataSplits
     from lorax_vlm.evaluation.side_effects import SideEffects
+    from lorax_vlm.training.probe import ProbeReport
     from lorax_vlm.vqa import VQASystem
+    from lorax_vlm.workshop import AdapterOrder
 
-_STYLE_RECIPE, _TASK_RECIPE = "medium", "heavy"
+_STYLE_RECIPE = "medium"
+
+
+class Trained(NamedTuple):
+    """A stored adapter, and what is known of its training."""
+
+    stored: "StoredAdapter"
+    curve: Path
+    effects: "SideEffects | None"
+    """What it does to other skills."""
+    limit: "ProbeReport | None"
+    """What the image path hands on, where training stalled."""
 
 
 def train(
@@ -67,11 +83,14 @@ def train(
     annotations: Annotations = None,
     columns: Columns = None,
     streaming: Streaming = False,
+    held_out: HeldOut = None,
+    group_by: GroupBy = None,
     model: Model = DEFAULT_MODEL,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="light (rank 4), medium (8), heavy (16) or portable (8). Default: medium for styles, heavy for tasks.",
+            help="light (rank 4), medium (8), heavy (16), seeing (16, with the image path) or portable (8). Default: "
+            "medium for styles, heavy for tasks; for tasks of a miniature with --data seeing (vilt-mini: heavy).",
             show_default=False,
         ),
     ] = None,
@@ -94,7 +113,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Optimiser steps. Default: 500; of miniatures 200 to 900, by family and kind.",
+            help="Optimiser steps. Default: 500; of miniatures 200 to 900 by family, for tasks with --data 1500.",
             show_default=False,
         ),
     ] = None,
@@ -159,6 +178,8 @@ def train(
         "annotations": annotations,
         "columns": columns,
         "streaming": streaming or None,
+        "held_out": held_out,
+        "group_by": group_by,
         "skip_bad_rows": skip_bad_rows or None,
         "steps": steps,
         "batch_size": batch_size,
@@ -188,18 +209,19 @@ def train(
     if as_json:
         records = [
             {
-                "name": stored.name,
-                "version": stored.version,
-                "folder": stored.folder,
-                "manifest": stored.manifest,
-                "side_effects": effects,
+                "name": trained.stored.name,
+                "version": trained.stored.version,
+                "folder": trained.stored.folder,
+                "manifest": trained.stored.manifest,
+                "side_effects": trained.effects,
+                "image_path": trained.limit,
             }
-            for stored, _, effects in kept
+            for trained in kept
         ]
         print_json({"adapters": records} if adapters is not None else records[0])
         return
-    for stored, curve, effects in kept:
-        _print_result(stored, curve, effects, model)
+    for trained in kept:
+        _print_result(trained, model)
 
 
 def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | None, *, replace: bool) -> None:
@@ -209,15 +231,19 @@ def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | Non
         require_adapter_name(adapter.name)
         stored = known.get(adapter.name) if adapter.name in known else None
         style = adapter.style or (stored.manifest.style if stored and not adapter.task else None)
-        require_kind(entry, style, adapter.task, adapter.recipe, "data" in adapter.data)
+        require_kind(entry, style, adapter.task, adapter.recipe, _has_own_data(adapter))
         if entry.family:
-            require_sites(_recipe(adapter), entry.family)
+            require_sites(_recipe(adapter, entry), entry.family)
     require_free_names(known, [(a.name, a.task is not None) for a in asked], entry, replace=replace)
 
 
-def _recipe(adapter: AskedAdapter) -> Recipe:
-    usual = _TASK_RECIPE if adapter.task else _STYLE_RECIPE
+def _recipe(adapter: AskedAdapter, entry: CatalogEntry) -> Recipe:
+    usual = question_recipe(entry, own_data=_has_own_data(adapter)) if adapter.task else get_recipe(_STYLE_RECIPE)
     return change_recipe(get_recipe(adapter.recipe or usual), **adapter.changes)
+
+
+def _has_own_data(adapter: AskedAdapter) -> bool:
+    return "data" in adapter.data
 
 
 def _train(
@@ -228,8 +254,8 @@ def _train(
     resume: bool,
     replace: bool,
     quiet: bool,
-) -> "list[tuple[StoredAdapter, Path, SideEffects | None]]":
-    """Train what is asked for, in one run; the stored adapters with training curves, and what they do elsewhere."""
+) -> list[Trained]:
+    """Train what is asked for, in one run."""
     import dataclasses
 
     from lorax_vlm.captioning import BLIP2CaptioningSystem
@@ -238,9 +264,10 @@ def _train(
     answering, orders = VQASystem(**system), []
     captioning = BLIP2CaptioningSystem(model, **system) if any(not adapter.task for adapter in asked) else None
     for adapter in asked:
-        splits, recipe = read_asked_data(**adapter.data), _recipe(adapter)
+        splits, recipe = read_asked_data(**adapter.data), _recipe(adapter, answering.entry(model))
         if adapter.task or captioning is None:
-            config = dataclasses.replace(answering.default_config(model), **adapter.config)
+            usual = answering.default_config(model, own_data=splits is not None)
+            config = dataclasses.replace(usual, **adapter.config)
             order = answering.order(model, adapter.name, adapter.task, data=splits, complexity=recipe, config=config)
         else:
             config = dataclasses.replace(captioning.default_config, **adapter.config)
@@ -252,14 +279,17 @@ def _train(
     eval_every = min(order.config.eval_every for order in orders)  # a joint run validates all at the same steps
     orders = [dataclasses.replace(o, config=dataclasses.replace(o.config, eval_every=eval_every)) for o in orders]
     kept = answering.train_orders(model, orders, replace=replace, resume=resume, progress=not quiet)
-    return [
-        (stored, answering.training_curve(model, stored.name), _side_effects(answering, model, stored))
-        for stored in kept
-    ]
+    return [_look_back(answering, model, stored, order) for stored, order in zip(kept, orders, strict=True)]
 
 
-def _side_effects(answering: "VQASystem", model: str, stored: "StoredAdapter") -> "SideEffects | None":
-    return answering.side_effects(model, stored.name) if process_rank() == 0 else None
+def _look_back(answering: "VQASystem", model: str, stored: "StoredAdapter", order: "AdapterOrder") -> Trained:
+    from lorax_vlm.measuring import image_limit
+
+    curve = answering.training_curve(model, stored.name)
+    if process_rank() > 0:
+        return Trained(stored, curve, None, None)
+    effects = answering.side_effects(model, stored.name)
+    return Trained(stored, curve, effects, image_limit(answering.library(model), stored, order.splits))
 
 
 def _show(name: str, splits: "DataSplits") -> None:
@@ -268,7 +298,8 @@ def _show(name: str, splits: "DataSplits") -> None:
         say(f"{name}: {line}" if name else line)
 
 
-def _print_result(stored: "StoredAdapter", curve: Path, effects: "SideEffects | None", model: str) -> None:
+def _print_result(trained: Trained, model: str) -> None:
+    stored, curve, effects, limit = trained
     manifest, training = stored.manifest, stored.manifest.training
     sites = ", ".join(f"{count} {component} layers" for component, count in manifest.sites.items())
     say(f"{stored.name}, version {stored.version}")
@@ -284,6 +315,10 @@ def _print_result(stored: "StoredAdapter", curve: Path, effects: "SideEffects | 
             f"  What was trained and not chosen: {curve.parent / 'rejected'}",
             style="red",
         )
+    if limit is not None and limit.limits:
+        say(f"  training stalled at a loss of {training['last_training_loss']:.2f} per target", style="red")
+        for line in limit.advice():
+            say(f"    {line}")
     if effects is not None:
         for line in effects.lines():
             say(f"  {line}", style="red" if effects.harmful else "")

@@ -21,16 +21,23 @@ def draw_scene_image(seed: int) -> Image.Image:
     return make_scene(seed).image
 
 
+def is_drawn(example: Example) -> bool:
+    """Whether an example's image is a scene that is drawn when it is needed."""
+    return isinstance(example.image, partial) and example.image.func is draw_scene_image
+
+
+def drawn_example(seed: int, target: str = "") -> Example:
+    """A scene with a text about it."""
+    return Example(partial(draw_scene_image, seed), target, f"scene {seed}")
+
+
 def scene_captions(style: str, split: str, count: int, start: int = 0) -> list[Example]:
     """Captions of one style over scenes of a split.
 
     Raises:
         UsageError: The style or the split is unknown.
     """
-    return [
-        Example(partial(draw_scene_image, scene.seed), scene.caption(style), f"scene {scene.seed}")
-        for scene in iterate_scenes(split, count, start)
-    ]
+    return [drawn_example(scene.seed, scene.caption(style)) for scene in iterate_scenes(split, count, start)]
 
 
 def scene_caption_splits(style: str, train_count: int = CAPTION_SCENES, validation_count: int = 96) -> DataSplits:

@@ -12,7 +12,6 @@ from lorax_vlm.data.readers.folder import ROW_HINT, read_image_folder
 from lorax_vlm.data.readers.gathering import Gathering, ReadKeywords, ReadOptions, SourceKeywords, read_options
 from lorax_vlm.data.readers.hub import HUB_PREFIX, read_hub_dataset
 from lorax_vlm.data.readers.image_files import ImageFiles
-from lorax_vlm.data.readers.rows import no_part
 from lorax_vlm.data.readers.table_files import part_by_folder, take_table
 from lorax_vlm.data.readers.tables import TABLE_SUFFIXES
 from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
@@ -113,8 +112,8 @@ def _read_table(path: Path, options: ReadOptions, images: Path | None) -> DataSp
     hint = (
         ROW_HINT if images is not None else f"{ROW_HINT} Where images are not beside it, give their folder: --images."
     )
-    gathering = Gathering(str(path), path.name, options, hint)
-    take_table(gathering, path, path.name, files, part_by_folder(folder) if images is None else no_part)
+    gathering = Gathering(str(path), path.name, options, hint, part_by_folder(folder) if images is not None else None)
+    take_table(gathering, path, path.name, files, part_by_folder(folder) if images is None else None)
     return gathering.splits(files.notes)
 
 

@@ -49,10 +49,12 @@ def draw_comparison_sheet(
     text_area.axis("off")
     text_area.set(xlim=(0, 1), ylim=(lines, 0))
     if title:
-        figure.suptitle(drawable(title), fontsize=12, parse_math=False)
+        figure.suptitle(drawable(title, 100), fontsize=12, parse_math=False)
     y = 0.5
     for name, text in wrapped.items():
-        text_area.text(0, y, drawable(name), fontsize=11, weight="bold", va="center", color="#1f3b73", parse_math=False)
+        text_area.text(
+            0, y, drawable(name, 60), fontsize=11, weight="bold", va="center", color="#1f3b73", parse_math=False
+        )
         if scores and name in scores:
             for x, (label, good) in zip((0.62, 0.84), _labels(scores[name]), strict=True):
                 mark, color = ("✓", "#1a7f37") if good else ("✗ not", "#c62828")

@@ -31,7 +31,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } d
 <th class="n">gain, points</th></tr></thead><tbody>
 {% for t in tasks %}<tr><td>{{ t.adapter }}</td><td>{{ t.task }}</td><td class="n">{{ t.before.percent() }}</td>
 <td class="n">{{ t.after.percent() }}</td><td class="n">{{ t.gain.points("") }}</td></tr>{% endfor %}
-</tbody></table><p class="small">Share of exact answers. Ranges are 95 % bootstrap intervals; gains are paired.</p>
+</tbody></table><p class="small">Share of exact answers. Ranges are 95 % intervals; gains are paired.</p>
 {% endif %}
 <h2>Which adapter belongs to which base?</h2>
 <img src="{{ picture }}" alt="Compatibility of every adapter with every base" style="max-width:100%">

@@ -20,6 +20,7 @@ from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.portable import portable
 from lorax_vlm.adapters.prefixed import with_prefix
 from lorax_vlm.adapters.recipe import count_by_component
+from lorax_vlm.adapters.seen import SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import AdapterExists, DamagedAdapter
 from lorax_vlm.models.catalog import CatalogEntry
@@ -77,10 +78,25 @@ class AdapterLibrary:
         stored, adapter = self.store.read_bytes(name)
         return stored.manifest, adapter
 
+    def resolve(self, name: str) -> str:
+        """The stored name of an adapter for this base that is called by it or by its own; see ``AdapterStore.resolve``.
+
+        Raises:
+            AdapterNotFound: None is meant.
+            AmbiguousAdapter: Several are.
+        """
+        return name if name in self._trials else self.store.resolve(name, self.entry.name)
+
     def require(self, name: str | None) -> None:
         """Raise ``AdapterNotFound`` for an unknown name; the base is not loaded for it."""
         if name is not None and name not in self._trials:
-            self.store.get(name)
+            self.store.get(self.resolve(name))
+
+    def _resolved(self, rows: Sequence[str | None]) -> list[str | None]:
+        for name in dict.fromkeys(rows):
+            self.require(name)
+        found = {name: self.resolve(name) for name in set(rows) if name is not None}
+        return [found[name] if name is not None else None for name in rows]
 
     def describe(self) -> BaseDescription:
         """The base with its fingerprint, without loading it; of a large one all weights are read the first time."""
@@ -117,9 +133,7 @@ class AdapterLibrary:
 
     def routed(self, rows: Sequence[str | None]) -> AbstractContextManager[Any]:
         """The model with an adapter of its own for each row; see ``AttachedAdapters.routed``."""
-        for name in rows:
-            self.require(name)
-        return self._attached.routed(rows)
+        return self._attached.routed(self._resolved(rows))
 
     def generate(
         self,
@@ -129,9 +143,7 @@ class AdapterLibrary:
         settings: GenerationSettings,
     ) -> list[Generated]:
         """Answer each prompt about its picture, each row with its own adapter; see ``AttachedAdapters.generate``."""
-        for name in rows:
-            self.require(name)
-        return self._attached.generate(rows, pictures, prompts, settings)
+        return self._attached.generate(self._resolved(rows), pictures, prompts, settings)
 
     def find(self, name: str | None) -> Attachment | None:
         """The adapter in the store's current version, loaded if it is not in memory; None for the plain base.
@@ -141,7 +153,7 @@ class AdapterLibrary:
             AdapterError: It is damaged or does not fit the base.
         """
         self.require(name)
-        return None if name is None else self._attached.get(name)
+        return None if name is None else self._attached.get(self.resolve(name))
 
     def check_canary(self, folder: Path, manifest: Manifest) -> CanaryReport | None:
         """Ask an adapter's directory what it was asked when it was stored; None when nothing was recorded.
@@ -292,6 +304,16 @@ class AdapterLibrary:
                 return self.load(renamed, name or folder.name, replace=replace)
         manifest = read_manifest(folder, name or folder.name)
         return self.keep(folder, manifest, name, replace=replace)
+
+    def seen_images(self, name: str) -> SeenImages | None:
+        """The images that an adapter was trained on; None when it does not say.
+
+        Raises:
+            AdapterNotFound: There is no such adapter.
+            DamagedAdapter: What it says was changed.
+        """
+        stored = self.store.get(name)
+        return read_seen(stored.folder, stored.manifest)
 
     def list(self) -> list[StoredAdapter]:
         """The store's adapters that were made for this base, and those that do not say for which."""

@@ -7,11 +7,15 @@ from itertools import islice
 
 import torch
 from PIL import Image
+from torch import nn
 
+from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.models.families.base import Batch, Family
+from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.trainer import peft_copy
 from lorax_vlm.types import ImageVerdict
 
 LOOKED_AT = 100
@@ -81,19 +85,22 @@ def choose_rows(examples: Iterable[Example], count: int) -> list[Example]:
 
 
 @torch.no_grad()
-def inspect_batch(base: LoadedModel, examples: Sequence[Example]) -> BatchInspection:
+def inspect_batch(base: LoadedModel, examples: Sequence[Example], labels: Sequence[str] = ()) -> BatchInspection:
     """Build one training batch exactly as training does, and look into it.
 
     Args:
         base: Base without adapters in effect.
         examples: At least two; of ``choose_rows``, so that the losses can tell something.
+        labels: ViLT only: the answers of the head that training would give the adapter.
 
     Raises:
         LoraxError: There are fewer than two examples, or one cannot be read or trained on.
     """
     if len(examples) < 2:
         raise LoraxError(f"At least 2 examples are needed to shuffle images, got {len(examples)}.")
-    family = base.family
+    family, model = base.family, base.model
+    if labels and isinstance(family, ViltFamily):
+        family, model = family.with_labels(labels), peft_copy(base, get_recipe("light"), 0, labels)
     images = [example.open_image() for example in examples]
     batch = _batch(family, examples, images)
     rows = [
@@ -101,9 +108,9 @@ def inspect_batch(base: LoadedModel, examples: Sequence[Example]) -> BatchInspec
         for index, example in enumerate(examples)
     ]
     grey = [Image.new("RGB", image.size, (127, 127, 127)) for image in images]
-    loss = _loss(base, batch)
-    shuffled = _loss(base, _batch(family, examples, [*images[1:], images[0]]))
-    blank = _loss(base, _batch(family, examples, grey))
+    loss = _loss(base, family, model, batch)
+    shuffled = _loss(base, family, model, _batch(family, examples, [*images[1:], images[0]]))
+    blank = _loss(base, family, model, _batch(family, examples, grey))
     verdict, reason = judge_losses(
         loss, shuffled, blank, targets=len({e.target for e in examples}), images=len({e.image_key for e in examples})
     )
@@ -152,7 +159,7 @@ def _batch(family: Family, examples: Sequence[Example], images: Sequence[Image.I
     )
 
 
-def _loss(base: LoadedModel, batch: Batch) -> float:
+def _loss(base: LoadedModel, family: Family, model: nn.Module, batch: Batch) -> float:
     inputs = {key: value.to(base.device) for key, value in batch.items()}
     labels = inputs.pop("labels")
-    return float(base.family.loss(base.model(**inputs).logits, labels))
+    return float(family.loss(model(**inputs).logits, labels))

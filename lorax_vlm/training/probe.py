@@ -14,6 +14,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from lorax_vlm.adapters.recipe import SEEING_SITES
 from lorax_vlm.data.examples import Example
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.loading import LoadedModel
@@ -21,6 +22,8 @@ from lorax_vlm.models.loading import LoadedModel
 FEWEST, MOST = 40, 300
 """Rows of one question: with fewer nothing can be said, with more nothing is gained."""
 GROUPS = 3
+STALLED = 0.1
+"""Mean training loss per target at the end of a run above which something holds it back."""
 LIMITED = 0.9
 """Share of the way from the most frequent answer to every answer below which the image path counts as the limit."""
 _FOLDS, _LOOKED_AT, _BATCH = 5, 20_000, 32
@@ -56,6 +59,12 @@ class ProbeReport:
         """Whether the image path seems to be what holds an adapter of the language model back."""
         return self.reached < LIMITED
 
+    def advice(self) -> list[str]:
+        """For people whose adapter of the language model alone stalled; nothing where the image path is not why."""
+        return (
+            [f"the image path seems to be the limit; try --sites {SEEING_SITES}", *self.lines()] if self.limits else []
+        )
+
     def lines(self) -> list[str]:
         """For people."""
         return [
@@ -67,6 +76,8 @@ class ProbeReport:
 
 def probe_image_path(base: LoadedModel, examples: Iterable[Example]) -> ProbeReport | None:
     """Try to read answers off the frozen features, question by question.
+
+    Of a full-size checkpoint on a CPU, where encoding an image takes seconds, only few images are looked at.
 
     Args:
         base: The base.
@@ -81,16 +92,18 @@ def probe_image_path(base: LoadedModel, examples: Iterable[Example]) -> ProbeRep
     """
     if not base.family.takes_features:
         return None
+    quick = base.entry.miniature or base.device.type != "cpu"
+    most, questions = (MOST, GROUPS) if quick else (2 * FEWEST, 1)
     groups: dict[str, dict[Hashable, Example]] = defaultdict(dict)
     for example in islice(examples, _LOOKED_AT):
         if example.question:
             groups[example.prompt].setdefault(example.image_key, example)
     found = []
     for rows in sorted(groups.values(), key=len, reverse=True):
-        some = _with_repeated_answers(list(rows.values()))[:MOST]
+        some = _with_repeated_answers(list(rows.values()))[:most]
         if len(some) >= FEWEST and len({e.target for e in some}) > 1:
             found.append(_probe(base, some))
-        if len(found) == GROUPS:
+        if len(found) == questions:
             break
     return ProbeReport(tuple(found)) if found else None
 

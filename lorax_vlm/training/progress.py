@@ -1,5 +1,7 @@
 """What a person sees of a run: a progress bar while it lasts, a curve afterwards."""
 
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
+
+from lorax_vlm.foreign import printable
+
+logger = logging.getLogger(__name__)
+_LONGEST_TITLE = 90
 
 
 class ProgressBar(TrainerCallback):
@@ -61,7 +68,8 @@ def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: 
     Args:
         history: The Trainer's log: rows with ``step`` and ``loss`` or ``eval_loss``.
         title: Heading of the picture.
-        path: Where to write it; parents are created.
+        path: Where to write it; parents are created. A place that cannot be written is said in the log: what was
+            trained is worth more than its picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -73,10 +81,15 @@ def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: 
         rows = [(row["step"], row[key]) for row in history if key in row]
         if rows:
             axes.plot(*zip(*rows, strict=True), label=label, **style)
-    axes.set_title(title, parse_math=False)
+    axes.set_title(printable(title)[:_LONGEST_TITLE], parse_math=False)
     axes.set(xlabel="step", ylabel="loss per target token", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure.savefig(path, dpi=120)
+    except OSError as error:
+        logger.warning("The training curve %s cannot be written: %s", path, error.strerror or error)
     return path

@@ -278,8 +278,7 @@ def _train(
     with preserved_random_state():
         peft_model = peft_copy(base, recipe, config.seed, labels)
         checkpoint_layers(peft_model, config.gradient_checkpointing)
-        distinct = encode is None and base.family.takes_features
-        if distinct:
+        if distinct := encode is None and base.family.takes_features:
             encode_distinct(peft_model.get_base_model())
         if start:
             start_from(peft_model, start)

@@ -15,7 +15,7 @@ def linear_names(base: LoadedModel) -> list[str]:
 
 def test_ranks() -> None:
     ranks = {name: recipe.rank for name, recipe in RECIPES.items()}
-    assert ranks == {"light": 4, "medium": 8, "heavy": 16, "portable": 8}
+    assert ranks == {"light": 4, "medium": 8, "heavy": 16, "seeing": 16, "portable": 8}
 
 
 # Worked by hand for three language layers, three vision layers, two Q-Former layers with two attentions each.

@@ -15,7 +15,7 @@ LEVELS = (
     ("cli",),
     ("captioning", "vqa", "multimodal"),
     ("exchange",),
-    ("workshop",),
+    ("workshop", "measuring"),
     ("training", "runtime", "evaluation", "asking"),
     ("adapters",),
     ("models", "data"),

@@ -9,7 +9,7 @@ from PIL import Image
 from lorax_vlm.data.folder import read_image_folder
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import DataError, UsageError
-from tests.data_for_tests import all_examples, captioned, numbered, png, targets, write_pictures
+from tests.data_for_tests import all_examples, captioned, numbered, png, targets, write_json, write_pictures
 
 
 def write_rows(folder: Path, rows: list[object]) -> None:
@@ -314,6 +314,61 @@ def test_names_of_the_folders_of_parts(tmp_path: Path, validation: str, above: b
     assert [len(part) for part in read_data(tmp_path).parts().values()] == [6, 2, 1]
 
 
+@pytest.mark.parametrize("way", ["images", "a folder between"])
+def test_folders_of_parts_further_down(tmp_path: Path, way: str) -> None:
+    above = "images" if way == "images" else "data/pictures"
+    names = [f"{above}/{part}/{n}.png" for part, few in (("train", 6), ("val", 2), ("test", 1)) for n in range(few)]
+    write_pictures(tmp_path, names)
+    write_rows(tmp_path, captioned(names))
+    assert [len(part) for part in read_data(tmp_path).parts().values()] == [6, 2, 1]
+
+
+@pytest.mark.parametrize("kind", ["coco", "list", "table"])
+def test_a_file_whose_images_are_in_folders_of_parts(tmp_path: Path, kind: str) -> None:
+    """Where there are several; a file of one part is all that there is to train on."""
+    names = [*(f"train/{n}.png" for n in range(6)), "val/6.png", "val/7.png", "test/8.png"]
+    write_pictures(tmp_path / "im", names)
+
+    def read(some: list[str]) -> list[int]:
+        if kind == "coco":
+            images = [{"id": n, "file_name": name} for n, name in enumerate(some)]
+            captions = [{"image_id": n, "caption": name} for n, name in enumerate(some)]
+            source = write_json(tmp_path / "c.json", {"images": images, "annotations": captions})
+        elif kind == "list":
+            source = write_json(tmp_path / "c.json", captioned(some))
+        else:
+            source = tmp_path / "c.jsonl"
+            source.write_text("\n".join(map(json.dumps, captioned(some))))
+        return [len(part) for part in read_data(source, images=tmp_path / "im").parts().values()]
+
+    assert read(names) == [6, 2, 1]
+    assert read(names[:6])[2] == 0
+    assert sum(read([f"test/{n}.png" for n in (8,)] + ["val/6.png", "val/7.png", *names[:1]])) == 4
+    write_pictures(tmp_path / "im", [f"test/{n}.png" for n in range(20, 26)], 20)
+    held = read([f"test/{n}.png" for n in range(20, 26)])
+    assert (sum(held), held[2]) == (6, 0)
+
+
+def test_lists_written_as_text_are_said(tmp_path: Path) -> None:
+    names = numbered(6)
+    write_pictures(tmp_path, names)
+    lines = [f"{name},what?,\"['red', 'blue']\"" for name in names[:4]] + [f"{name},what?,[EXIT]" for name in names[4:]]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,question,answers", *lines]))
+    assert "4 texts look like lists, as \"['red', 'blue']\", and are learnt letter for letter" in "\n".join(
+        read_data(tmp_path).notes
+    )
+
+
+def test_where_no_column_is_known_the_option_for_it_is_named(tmp_path: Path) -> None:
+    names = numbered(3)
+    write_pictures(tmp_path, names)
+    (tmp_path / "metadata.csv").write_text("\n".join(["File_Name,Caption", *(f"{name},x" for name in names)]))
+    with pytest.raises(DataError, match=r"no 'file_name' \(columns: File_Name, Caption\)") as caught:
+        read_data(tmp_path)
+    assert "--columns image=" in str(caught.value)
+    assert len(all_examples(read_data(tmp_path, columns={"image": "File_Name", "caption": "Caption"}))) == 3
+
+
 def test_without_a_validation_part_some_are_held_out_and_test_stays_test(tmp_path: Path) -> None:
     names = [*(f"train/{n}.png" for n in range(30)), *(f"test/{n}.png" for n in range(30, 40))]
     write_pictures(tmp_path, names)
@@ -335,7 +390,9 @@ def test_a_column_that_says_the_part(tmp_path: Path) -> None:
     rows = [row | {"fold": part, "split": "left"} for row, part in zip(captioned(names), said, strict=True)]
     write_rows(tmp_path, rows)
     assert [len(part) for part in read_data(tmp_path, columns={"split": "fold"}).parts().values()] == [4, 2, 1]
-    assert len(read_data(tmp_path).test) == 0  # a column of another meaning is none of ours
+    other = read_data(tmp_path)
+    assert len(other.test) == 0  # a column of another meaning is none of ours
+    assert "the column of parts is not used: it says 'left', no part that is known" in other.notes[0]
 
 
 def test_a_part_that_is_none(tmp_path: Path) -> None:

@@ -35,6 +35,17 @@ def test_without_rows_every_image_is_taken(folder: Path, scenes: list[Scene]) ->
     assert found[0].open_image().tobytes() == scenes[0].image.tobytes()
 
 
+def test_what_other_programs_leave_behind_is_no_image(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a Mac, thumbnails and half a download leave beside the images; an empty file is said."""
+    for junk in ("._0.png", "__MACOSX/._1.png", "__MACOSX/1.png", ".thumbs/0.png", "@eaDir/0.png", ".DS_Store"):
+        (folder / junk).parent.mkdir(exist_ok=True)
+        (folder / junk).write_bytes(b"\0\5\x16\7Mac OS X")
+    (folder / "zero.png").write_bytes(b"")
+    found = read_unlabelled(folder)
+    assert [example.name for example in found] == ["0.png", "1.png", "2.png"]
+    assert "zero.png" in caplog.text
+
+
 def test_questions_are_read_and_answers_are_not(folder: Path) -> None:
     write_rows(
         folder, {"file_name": "1.png", "question": "How many?", "answer": "3"}, {"file_name": "0.png", "caption": "x"}

@@ -308,6 +308,15 @@ def test_a_label_plan_adds_what_occurs_and_reports_coverage(vilt: LoadedModel) -
     assert plan_labels(family, [["red"], ["yes"]]).added == ()
 
 
+def test_options_called_a_or_the_are_labels(vilt: LoadedModel) -> None:
+    """Articles would be normalised to nothing, and so would punctuation."""
+    family = vilt.family
+    assert isinstance(family, ViltFamily)
+    plan = plan_labels(family, [[option] for option in ("A", "B", "C", "The") for _ in range(3)])
+    assert set(plan.added) == {"a", "b", "c", "the"}
+    assert plan.coverage == 1.0
+
+
 def test_a_grown_head_answers_as_before_where_it_knew_the_answer(vilt: LoadedModel, scenes: list[Scene]) -> None:
     head, labels = vilt.model.classifier, vilt.family.labels  # type: ignore[attr-defined]
     grown = grow_head(head, (*labels, "penguin", "owl"))

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from lorax_vlm.data.examples import DataSplits, answered
 from lorax_vlm.data.scene_examples import scene_questions
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.probe import _read, probe_image_path
+from tests.images_for_tests import unseen_lines
 
 
 def test_ridge_regression_by_the_kernel_is_ridge_regression() -> None:
@@ -44,14 +44,10 @@ def test_what_the_base_sees_can_be_read(name: str, load_shared: Callable[[str], 
 
 def test_what_the_base_does_not_see_cannot_be_read(mini: LoadedModel) -> None:
     """A hair's breadth of grey, which the base's preprocessing leaves in and its vision does not tell apart."""
-    rng = np.random.default_rng(1)
-    examples = []
-    for number in range(80):
-        thick = bool(rng.integers(2))
-        image = Image.new("RGB", (224, 224), "white")
-        start = rng.integers(20, 200, 2)
-        ImageDraw.Draw(image).line([tuple(start), tuple(start + 2 + 2 * thick)], fill=(230, 230, 230), width=1)
-        examples.append(answered(image, "Is it long?", ["yes" if thick else "no"], f"row {number}"))
+    examples = [
+        answered(image, "Is it long?", [answer], f"row {number}")
+        for number, (image, answer) in enumerate(unseen_lines(80))
+    ]
     report = probe_image_path(mini, DataSplits(examples, [], "x").with_prompt("Question: {question} Answer:").train)
     assert report is not None
     assert report.limits

@@ -23,7 +23,7 @@ from lorax_vlm.errors import ExampleError, NonFiniteLoss, NothingToResume, Train
 from lorax_vlm.models.families.base import target_loss
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.runs import is_complete
+from lorax_vlm.training.runs import REJECTED_FOLDER, is_complete
 from lorax_vlm.training.trainer import (
     AdapterTrainer,
     find_nonfinite_module,
@@ -200,6 +200,16 @@ def test_early_stopping_keeps_the_best(mini: LoadedModel, splits, tmp_path: Path
     assert result.steps < 60
     assert result.best_validation_loss == min(losses)
     assert losses[-1] > min(losses)
+
+
+def test_a_rate_at_which_nothing_is_learnt_leaves_the_base_as_it_is(mini: LoadedModel, tmp_path: Path) -> None:
+    """What was trained is kept beside the run, under another name."""
+    absurd = TrainConfig(max_steps=4, batch_size=4, learning_rate=1e4, eval_every=2, patience=None)
+    result = run(mini, scene_caption_splits("plain", 24, 8), tmp_path / "run", absurd)
+    assert (result.best_step, result.best_validation_loss) == (0, result.first_validation_loss)
+    assert all(row["eval_loss"] > result.first_validation_loss for row in result.history if row.get("eval_loss"))
+    assert read_adapter_files(result.folder, "a").changes_nothing
+    assert not read_adapter_files(tmp_path / "run" / REJECTED_FOLDER, "a").changes_nothing
 
 
 def test_resume_without_a_checkpoint(mini: LoadedModel, splits, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from lorax_vlm.data.readers.coco import COCO_HINT, take_captions
 from lorax_vlm.data.readers.gathering import Gathering, ReadKeywords, ReadOptions, read_options
 from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.rows import Spot, find_image
+from lorax_vlm.data.readers.table_files import part_by_folder
 from lorax_vlm.data.readers.tables import json_lines, read_whole
 from lorax_vlm.data.readers.vqa_pairs import VQA_HINT, take_pairs
 from lorax_vlm.errors import DataError, MalformedRow
@@ -77,7 +78,8 @@ def read_document(
         raise DataError(str(images), ["there is no such image folder"], NO_IMAGES_HINT)
     files = ImageFiles(path.parent if images is None else images, sub_folders=images is not None)
     hint = {"coco": COCO_HINT, "pairs": VQA_HINT}.get(kind, _LIST_HINT)
-    gathering = Gathering(str(path), path.name, options, hint if images else f"{hint} {NO_IMAGES_HINT}")
+    shown_hint = hint if images else f"{hint} {NO_IMAGES_HINT}"
+    gathering = Gathering(str(path), path.name, options, shown_hint, part_by_folder(files.folder))
     if kind == "coco":
         take_captions(gathering, document, files, path)
     elif annotations is not None:

@@ -1,5 +1,6 @@
 """From the rows that a reader found to the examples of each part; what is wrong comes out together, in order."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 from lorax_vlm.data.examples import DataSplits, Example, Kind, kind_of, require_one_kind
 from lorax_vlm.data.image_facts import Progress, examine
 from lorax_vlm.data.problems import Problem, require_no_problems
-from lorax_vlm.data.readers.columns import Columns
+from lorax_vlm.data.readers.columns import COLUMNS_HINT, Columns
 from lorax_vlm.data.readers.rows import FoundRow, ImageOf, PartOf, Spot, no_part, read_row
 from lorax_vlm.data.splitting import (
     DEFAULT_HELD_OUT,
@@ -23,6 +24,8 @@ from lorax_vlm.data.splitting import (
 )
 from lorax_vlm.errors import DataError, MalformedRow
 from lorax_vlm.foreign import quoted
+
+_LIST_AS_TEXT = re.compile(r"""\[\s*['"{].*['"}]\s*\]""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ def read_options(**keywords: Unpack[ReadKeywords]) -> ReadOptions:
 class Gathering:
     """What has been found so far, in the order of the data."""
 
-    def __init__(self, shown: str, label: str, options: ReadOptions, hint: str = "") -> None:
+    def __init__(
+        self, shown: str, label: str, options: ReadOptions, hint: str = "", folder_parts: PartOf | None = None
+    ) -> None:
         """Start with nothing.
 
         Args:
@@ -96,17 +101,22 @@ class Gathering:
             label: What records call the data: no path of this machine.
             options: What is asked for.
             hint: What rows should look like.
+            folder_parts: The part that an image's folder is called after; it counts where there are several, for a file
+                that somebody named may be of one part.
         """
+        self._folder_parts = folder_parts
         self.shown, self.label, self.options, self._hint = shown, label, options, hint
         self._found: list[FoundRow | Problem] = []
         self._columns: dict[str, None] = {}
 
-    def take(self, spot: Spot, row: Any, image_of: ImageOf, part_of: PartOf = no_part) -> None:
+    def take(self, spot: Spot, row: Any, image_of: ImageOf, part_of: PartOf | None = None) -> None:
         """Read a row; see ``read_row``. What is wrong with it is kept in its place."""
         if isinstance(row, Mapping):
             self._columns.update(dict.fromkeys(row))
         try:
-            self._found.append(read_row(row, self.options.columns, spot, image_of, part_of))
+            self._found.append(
+                read_row(row, self.options.columns, spot, image_of, part_of or self._folder_parts or no_part)
+            )
         except MalformedRow as wrong:
             self.refuse(spot, wrong)
 
@@ -125,13 +135,15 @@ class Gathering:
         self._require_one_text()
         divided = self._divided(self._looked_at())
         problems = [row for row in divided if isinstance(row, Problem)]
-        require_no_problems(self.shown, problems, self._hint, skip_bad_rows=self.options.skip_bad_rows)
         rows = [row for row in divided if isinstance(row, FoundRow)]
+        hint = self._hint if rows or COLUMNS_HINT in self._hint else f"{self._hint} {COLUMNS_HINT}"
+        require_no_problems(self.shown, problems, hint, skip_bad_rows=self.options.skip_bad_rows)
         if not rows:
             raise DataError(self.shown, [*problems, "no row is left" if problems else "it has no rows"], self._hint)
         counts: Counter[Kind] = Counter(kind_of(example) for row in rows for example in row.examples)
         require_one_kind(self.shown, counts)
         lines = [f"{count:,} {what}" for what, count in (notes or Counter()).items()]
+        lines += [*_unused_splits(rows), *_lists_as_text(rows)]
         return divide(rows, self.options.held_out, self.label, problems, lines)
 
     def _require_one_text(self) -> None:
@@ -150,11 +162,30 @@ class Gathering:
         """Every row with the part it belongs to: by its file or folder, or where those say nothing, by its column."""
         rows = [row for row in found if isinstance(row, FoundRow)]
         parts = {row.part for row in rows}
+        if self._folder_parts is not None and len(parts - {None}) < 2:
+            found = [replace(row, part=None) if isinstance(row, FoundRow) else row for row in found]
+            rows, parts = [row for row in found if isinstance(row, FoundRow)], {None}
         if len(parts) == 1 and any(part_called(row.split or "") for row in rows):
             return [part_by_column(row) if isinstance(row, FoundRow) else row for row in found]
         if len(parts) > 1 and None in parts:
             return [_require_part(row) if isinstance(row, FoundRow) else row for row in found]
         return list(found)
+
+
+def _unused_splits(rows: Sequence[FoundRow]) -> list[str]:
+    """What a column of parts says, where it names none that is known."""
+    said = dict.fromkeys(row.split for row in rows if row.split is not None)
+    if not said or any(map(part_called, said)):
+        return []
+    return [f"the column of parts is not used: it says {', '.join(map(quoted, list(said)[:3]))}, no part that is known"]
+
+
+def _lists_as_text(rows: Sequence[FoundRow]) -> list[str]:
+    """Tables without lists hold them written out; whoever meant several answers would learn brackets and quotes."""
+    found = [e.target for row in rows for e in row.examples if _LIST_AS_TEXT.fullmatch(e.target.strip())]
+    if not found:
+        return []
+    return [f"{len(found):,} texts look like lists, as {quoted(found[0])}, and are learnt letter for letter"]
 
 
 def part_by_column(row: FoundRow) -> FoundRow | Problem:

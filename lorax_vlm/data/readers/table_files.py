@@ -13,7 +13,7 @@ from lorax_vlm.data.splitting import part_called
 from lorax_vlm.errors import MalformedRow
 
 
-def take_table(gathering: Gathering, path: Path, name: str, files: ImageFiles, part_of: PartOf) -> None:
+def take_table(gathering: Gathering, path: Path, name: str, files: ImageFiles, part_of: PartOf | None) -> None:
     """Read the rows of a file.
 
     Args:
@@ -21,7 +21,7 @@ def take_table(gathering: Gathering, path: Path, name: str, files: ImageFiles, p
         path: JSON lines, CSV or parquet.
         name: What records call the file.
         files: Where its images are.
-        part_of: The part that a row belongs to by its image.
+        part_of: The part that a row belongs to by its image. None: the gathering's.
 
     Raises:
         DataError: It cannot be read at all.
@@ -43,12 +43,12 @@ def take_table(gathering: Gathering, path: Path, name: str, files: ImageFiles, p
 
 
 def part_by_folder(root: Path) -> PartOf:
-    """Rows belong to the part that the first folder below ``root`` is called after."""
+    """Rows belong to the part that a folder below ``root`` is called after, the outermost of such a name."""
 
     def part_of(image: Stored) -> str | None:
         if not isinstance(image, Path):
             return None
-        folders = image.relative_to(root).parts[:-1]
-        return part_called(folders[0]) if folders else None
+        parts = map(part_called, image.relative_to(root).parts[:-1])
+        return next((part for part in parts if part is not None), None)
 
     return part_of

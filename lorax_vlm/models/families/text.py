@@ -14,11 +14,20 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from lorax_vlm.errors import PromptError
+from lorax_vlm.foreign import quoted, text_problem
 from lorax_vlm.types import FinishReason, Generated, GenerationSettings
 
 
 def clean_text(text: str) -> str:
-    """Every run of white space as one space, none at the ends."""
+    """Every run of white space as one space, none at the ends.
+
+    Raises:
+        PromptError: It has half of a character, which no tokenizer takes, or is no text.
+    """
+    wrong = text_problem(text.replace("\0", " ")) if isinstance(text, str) else "no text in it"
+    if wrong is not None:
+        raise PromptError(quoted(text), f"it has {wrong}.")
     return " ".join(text.split())
 
 

@@ -111,6 +111,8 @@ class ViltFamily:
 
         Which answers can be learnt is decided over all examples together; see ``plan_labels``.
         """
+        for text in (target, *answers):
+            clean_text(text)
         problem = self._length_problem(prompt)
         if problem:
             raise ExampleError(name, problem)

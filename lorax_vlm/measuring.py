@@ -1,0 +1,84 @@
+"""Measuring the adapters of a base: what they do to other skills, and which images they may be asked about."""
+
+from collections.abc import Iterable, Sequence
+
+from lorax_vlm.adapters.seen import SeenImages
+from lorax_vlm.adapters.store import StoredAdapter
+from lorax_vlm.asking import answers_questions, question_prompt, question_settings
+from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.scene_questions import QUESTION_TYPES
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.evaluation.seen import Asked, comparable, leave_out_seen
+from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
+from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
+from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.rows import Row, answer_rows
+from lorax_vlm.training.probe import STALLED, ProbeReport, probe_image_path
+from lorax_vlm.types import Generated
+
+_ASKED_TOGETHER = 64
+# Types of question that the exchange's tasks teach.
+_PARTS_OF = {
+    "vqa": tuple(kind for kind in QUESTION_TYPES if kind != "reasoning"),
+    "general": ("general",),
+    "complex_reasoning": ("reasoning",),
+}
+
+
+def unseen_examples(
+    adapters: Iterable[tuple[AdapterLibrary, str]], examples: Sequence[Example], *, include_seen: bool = False
+) -> Asked:
+    """The examples whose images none of several adapters was trained on, and how many each has seen.
+
+    Args:
+        adapters: Those that are to be compared, with their bases, by the names that the store has for them.
+        examples: What they may be asked.
+        include_seen: Only count.
+
+    Raises:
+        AdapterNotFound: There is no such adapter.
+        UsageError: Nothing would be left.
+    """
+    seen: dict[str, SeenImages | None] = {}
+    for library, name in adapters:
+        seen[name] = comparable(library.seen_images(name), library.store.get(name).manifest, examples)
+    return leave_out_seen(examples, seen, include=include_seen)
+
+
+def side_effects(library: AdapterLibrary, stored: StoredAdapter) -> SideEffects | None:
+    """What an adapter does to skills that it was not trained for, beside the base.
+
+    Only on the miniatures, whose skills are known; None for any other base.
+    """
+    entry, manifest = library.entry, stored.manifest
+    if not entry.miniature:
+        return None
+    captions = not answers_questions(manifest)
+
+    def say(rows: Sequence[Row]) -> list[str]:
+        said = answer_rows(library, rows, batch_size=_ASKED_TOGETHER)
+        return [text.text for text in said if isinstance(text, Generated)]
+
+    def ask(adapter: str | None, examples: Sequence[Example]) -> list[str]:
+        own = manifest if adapter is not None else None
+        settings = question_settings(entry, own)
+        return say([Row(e.open_image(), adapter, question_prompt(entry, own, e.question), settings) for e in examples])
+
+    def write(adapter: str | None, scenes: Sequence[Scene]) -> list[str]:
+        return say([Row(s.image, adapter, entry.caption_prompt, entry.caption_settings) for s in scenes])
+
+    kinds = () if captions else (manifest.style, *_PARTS_OF.get(manifest.task, ()))
+    return measure_side_effects(stored.name, kinds, ask, write if entry.captions and not captions else None)
+
+
+def image_limit(library: AdapterLibrary, stored: StoredAdapter, splits: DataSplits) -> ProbeReport | None:
+    """What the frozen image path hands on of what an adapter was to learn, where its training stalled.
+
+    Returns:
+        None where it did not stall, where the adapter changes the image path itself, or where it cannot be told.
+    """
+    manifest = stored.manifest
+    loss = manifest.training.get("last_training_loss")
+    if loss is None or loss <= STALLED or IMAGE_PATH_COMPONENTS & manifest.sites.keys():
+        return None
+    return probe_image_path(library.base, splits.train)

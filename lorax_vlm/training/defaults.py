@@ -1,0 +1,40 @@
+"""What an adapter for questions is made with when nobody says. No torch."""
+
+from lorax_vlm.adapters.recipe import RECIPES, SITE_GROUPS, Recipe, get_recipe
+from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.training.config import MINI_VQA_CONFIGS, OWN_QUESTION_CONFIGS, TrainConfig
+
+
+def question_recipe(entry: CatalogEntry, *, own_data: bool = False) -> Recipe:
+    """The usual recipe of an adapter that answers questions.
+
+    A miniature knows drawn scenes, so it must learn to see what else it is shown; ViLT's one encoder is in every
+    recipe. A full-size checkpoint has seen photographs by the million, and adapting its image path costs many times
+    the time.
+
+    Args:
+        entry: The base.
+        own_data: Whether it is trained on data of somebody's own, and not on the scenes.
+    """
+    seeing = RECIPES["seeing"]
+    groups = SITE_GROUPS.get(entry.family, {})
+    return seeing if own_data and entry.miniature and set(seeing.groups) <= groups.keys() else RECIPES["heavy"]
+
+
+def question_config(entry: CatalogEntry, *, own_data: bool = False) -> TrainConfig:
+    """The usual settings of a run for questions; arguments as for ``question_recipe``."""
+    if not entry.miniature:
+        return TrainConfig()
+    return (OWN_QUESTION_CONFIGS if own_data else MINI_VQA_CONFIGS)[entry.family]
+
+
+def question_defaults(
+    entry: CatalogEntry, recipe: str | Recipe | None, config: TrainConfig | None, *, own_data: bool
+) -> tuple[Recipe, TrainConfig]:
+    """What is given, and the usual for what is not.
+
+    Raises:
+        UsageError: There is no recipe of that name.
+    """
+    chosen = question_recipe(entry, own_data=own_data) if recipe is None else get_recipe(recipe)
+    return chosen, config or question_config(entry, own_data=own_data)

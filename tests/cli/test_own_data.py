@@ -1,0 +1,106 @@
+"""Training, looking and measuring agree on what a person's own data are: same rows, same limits, same refusals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorax_vlm.data.scenes import Scene, iterate_scenes
+
+COLOR = "What color is the background?"
+QUICK = ("--steps", 2, "--batch-size", 4, "--eval-every", 2, "--recipe", "light")
+
+
+def write(folder: Path, scenes: list[Scene], **extra: Any) -> Path:
+    """A folder of questions about their backgrounds."""
+    folder.mkdir(parents=True)
+    rows = []
+    for scene in scenes:
+        scene.image.save(folder / f"{scene.seed}.png")
+        rows.append({"file_name": f"{scene.seed}.png", "question": COLOR, "answer": scene.background, **extra})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many() -> list[Scene]:
+    return list(iterate_scenes("test", 40))
+
+
+def test_every_row_that_was_not_trained_on_is_asked(run, many: list[Scene], tmp_path: Path) -> None:
+    photos = write(tmp_path / "photos", many)
+    run("train", "mine", "--task", "backgrounds", "--data", photos, "--held-out", "0.3", *QUICK)
+    manifest = json.loads(run("adapters", "show", "blip2-opt-mini.mine", "--json"))["manifest"]
+    counts = manifest["training"]["data_identity"]
+    assert counts["train"] + counts["validation"] == 40
+
+    def asked(*options: object) -> dict[str, Any]:
+        found = json.loads(run("evaluate", "mine", "--data", photos, "--json", "--no-base", *options))["reports"]
+        assert [report["adapter"] for report in found] == ["mine"]
+        return {"count": len(found[0]["records"]), **found[0]["seen"]}
+
+    unseen = {"adapter": "blip2-opt-mini.mine", "images": 40, "seen": counts["train"], "left_out": True}
+    assert asked() == {"count": counts["validation"], **unseen}
+    assert asked("--include-seen") == {"count": 40, **unseen, "left_out": False}
+    assert asked("--split", "held-out", "--held-out", "0.3")["count"] == counts["validation"]
+    assert asked("--split", "train", "--held-out", "0.3")["count"] == counts["train"]
+    printed = run("evaluate", "mine", "--data", photos, "--no-base")
+    assert f"blip2-opt-mini.mine: trained on {counts['train']} of these 40 images; they are left out" in printed
+    elsewhere = write(tmp_path / "test", many[:2] + list(iterate_scenes("validation", 30)))
+    base, mine = json.loads(run("evaluate", "mine", "--data", elsewhere, "--json"))["reports"]
+    known = mine["seen"]["seen"]
+    assert len(mine["records"]) == 32 - known, "all of another folder, less the same images under other names"
+    assert len(base["records"]) == 32 - known, "the base is asked the same"
+
+
+def test_groups_stay_together(run, many: list[Scene], tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    write(photos, many)
+    rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_text().splitlines()]
+    rows = [{**row, "clip": f"clip {n // 4}"} for n, row in enumerate(rows)]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for command in (("evaluate", "--model", "vilt-mini"), ("doctor", "--task", "backgrounds")):
+        found = json.loads(run(*command, "--data", photos, "--group-by", "clip", "--json"))
+        assert found
+    held_out = json.loads(
+        run("evaluate", "--data", photos, "--group-by", "clip", "--split", "held-out", "--held-out", "0.3", "--json")
+    )["reports"][0]["records"]
+    lines = {int(record["example"].rpartition(":")[2]) - 1 for record in held_out}
+    assert lines
+    assert {line // 4 for line in lines} == {
+        line // 4 for line in lines if {4 * (line // 4) + k for k in range(4)} <= lines
+    }
+    assert "no column" in run("doctor", "--data", photos, "--group-by", "patient", code=1)
+
+
+def test_doctor_takes_the_answers_that_training_would_add(run, many: list[Scene], tmp_path: Path) -> None:
+    photos = write(tmp_path / "photos", many[:12])
+    rows = (photos / "metadata.jsonl").read_text().replace('"answer": "', '"answer": "spacesuit ', 6)
+    (photos / "metadata.jsonl").write_text(rows)
+    batch = json.loads(run("doctor", "--data", photos, "--task", "suits", "--model", "vilt-mini", "--json"))["batch"]
+    assert batch["verdict"] == "depends"
+    run("train", "suits", "--data", photos, "--task", "suits", "--model", "vilt-mini", *QUICK)
+
+
+@pytest.mark.parametrize("damage", ["long", "cut", "mixed"])
+def test_doctor_refuses_what_training_would_refuse(run, damage: str, many: list[Scene], tmp_path: Path) -> None:
+    photos = write(tmp_path / "photos", many[:12])
+    file = photos / f"{many[3].seed}.png"
+    if damage == "long":
+        (photos / "metadata.jsonl").write_text((photos / "metadata.jsonl").read_text().replace(COLOR, "why " * 3000))
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        with (photos / "metadata.jsonl").open("a") as rows:
+            rows.write("\n" + json.dumps({"file_name": file.name, "caption": "a red star"}))
+    options = ("--data", photos, "--task", "backgrounds")
+    said = [run("doctor", *options, code=1), run("train", "mine", *options, *QUICK, code=1)]
+    assert said[0] == said[1]
+    assert said[0].startswith("DataError")
+
+
+def test_questions_are_looked_at_as_questions(run, many: list[Scene], tmp_path: Path) -> None:
+    photos = write(tmp_path / "photos", many[:12])
+    assert "these are questions: train them with --task NAME" in run("doctor", "--data", photos)
+    assert "--task NAME" in run("train", "mine", "--data", photos, *QUICK, code=1)

@@ -1,0 +1,74 @@
+"""Places that cannot be written or read, and rows that fail: found before the work where that is possible."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorax_vlm.cli.main import main
+from lorax_vlm.data.scenes import Scene
+
+
+@pytest.fixture
+def picture(tmp_path: Path, scenes: list[Scene]) -> Path:
+    scenes[0].image.save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "file").touch()
+    return tmp_path / "file"
+
+
+PLACES = [
+    ("evaluate --task general --count 2 --html {file}/r.html", "file"),
+    ("evaluate --task general --count 2 --html {folder}", "it is a folder"),
+    ("caption {picture} --sheet {file}/s.png", "file"),
+    ("caption {picture} --sheet {folder}", "it is a folder"),
+    ("train x --style plain --steps 1 --store {file}", "file"),
+    ("train x --style plain --steps 1 --store {file}/store", "file"),
+    ("adapters list --store {file}", "file"),
+    ("adapters pack one {folder}", "it is a folder"),
+    ("scenes export {file} --count 1", "it is a file"),
+    ("scenes export {file}/d --count 1", "file"),
+    ("caption {picture} --sheet /proc/none/s.png", "/proc/none"),
+]
+
+
+@pytest.mark.parametrize(("command", "reason"), PLACES, ids=[command for command, _ in PLACES])
+def test_a_place_that_cannot_be_used_is_one_message(
+    run, command: str, reason: str, picture: Path, file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if "pack" in command:
+        request.getfixturevalue("stored")
+    (tmp_path / "folder").mkdir()
+    before = sorted(path.name for path in tmp_path.rglob("*") if "home" not in path.parts)
+    names = {"file": file, "folder": tmp_path / "folder", "picture": picture}
+    said = run(*(part.format(**names) for part in command.split()), code=1)
+    assert reason in said
+    assert "PathError" in said
+    assert "Traceback" not in said
+    assert sorted(path.name for path in tmp_path.rglob("*") if "home" not in path.parts) == before
+
+
+def test_a_broken_file_of_several_fails_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], picture: Path, tmp_path: Path
+) -> None:
+    """The caption of the other one is printed, with the name of its image."""
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    asked = [tmp_path / "gone.png", picture, tmp_path / "broken.png"]
+    monkeypatch.setattr(sys, "argv", ["lorax-vlm", "caption", *map(str, asked)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    printed = capsys.readouterr()
+    assert stop.value.code == 1
+    assert [line for line in printed.out.splitlines() if str(picture) in line]
+    assert "base" in printed.out
+    gone, broken = printed.err.splitlines()
+    assert "gone.png': no such file" in gone
+    assert "broken.png': it is not an image" in broken
+
+
+def test_nothing_is_printed_when_all_are_broken(run, tmp_path: Path) -> None:
+    assert "gone.png': no such file" in run("caption", tmp_path / "gone.png", tmp_path / "other.png", code=1)
