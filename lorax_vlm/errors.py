@@ -40,8 +40,8 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-_NEAREST = 3
-"""Names that an error about a name shows."""
+_NEAREST, _FEW = 3, 8
+"""Names that an error about a name shows: all of a few, else the nearest."""
 
 
 def shown_address(address: str) -> str:
@@ -203,7 +203,7 @@ class AdapterNotFound(AdapterError, LookupError):
     """No adapter of that name in the store or attached."""
 
     def __init__(self, adapter: str, place: str, known: Sequence[str]) -> None:
-        few = len(known) <= _NEAREST
+        few = len(known) <= _FEW
         listing = ", ".join(known if few else _nearest(adapter, known)) or "none"
         what = "There" if few else f"Nearest of {len(known)}"
         super().__init__(adapter, f"No adapter {adapter!r} in {place}. {what}: {listing}. See: lorax-vlm adapters list")

@@ -207,6 +207,26 @@ def test_another_bases_adapter_is_never_replaced(system, mini, scenes, tmp_path:
     assert system.list_adapters() == []
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_base_of_the_same_name_and_other_weights_is_another_base(
+    system, mini, scenes, tmp_path: Path, replace: bool
+) -> None:
+    """Two folders called ``checkpoint``, say: neither sees, gets or replaces the other's adapters."""
+    folder = write_random_adapter(mini, tmp_path / "theirs")
+    theirs = write_manifest(mini, folder)
+    assert theirs.base is not None
+    other = {component: "0" * 32 for component in theirs.base.components}
+    kept = system.store.add(
+        "mine", folder, dataclasses.replace(theirs, base=dataclasses.replace(theirs.base, components=other))
+    )
+    assert system.list_adapters() == []
+    with pytest.raises(AdapterExists, match="for another base, blip2-opt-mini of other weights"):
+        system.create_captioning_adapter(
+            "mine", "concise", data=few(scenes), config=QUICK, replace=replace, progress=False
+        )
+    assert system.store.get("mine") == kept
+
+
 def test_checkpoints_stay_until_the_adapter_is_stored(system, scenes, monkeypatch) -> None:
     options = {"data": few(scenes), "config": QUICK, "progress": False}
     with monkeypatch.context() as patch:

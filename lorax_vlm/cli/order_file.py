@@ -26,6 +26,7 @@ from lorax_vlm.foreign import decode_text, quoted, text_problem
 
 MAX_BYTES = 2**16
 """Some 700 adapters. Reading YAML takes a second for so much."""
+_DEEPEST = 20
 _HINT = "The file is YAML: one entry per adapter, NAME: {style: detailed} or NAME: {task: counting}."
 
 
@@ -221,6 +222,11 @@ def _in_words(annotation: Any) -> str:
 
 class _PlainLoader(yaml.SafeLoader):
     """YAML in which no adapter gets lost (the usual loader keeps the last of two equal keys) and nothing unfolds."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level == _DEEPEST:  # each level makes all that follow slower
+            raise yaml.scanner.ScannerError(None, None, "settings within each other too deep", self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

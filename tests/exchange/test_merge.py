@@ -1,6 +1,7 @@
 """Merging: exact where it says so, PEFT's own numbers where PEFT does it, and a preview worked by hand."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorax_vlm.adapters.factors import Update
+from lorax_vlm.adapters.factors import Update, read_updates, total_distance
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene
@@ -130,7 +131,6 @@ def test_a_merged_adapter_does_what_both_weights_do(
         ("two", "merge-cat", {"weight": 0.5}),
     ]
     merged = logits(library, "both", scenes[0])
-    from lorax_vlm.adapters.factors import read_updates
     from lorax_vlm.models.loading import load_model
 
     plain = load_model("blip2-opt-mini")
@@ -158,3 +158,35 @@ def test_refusals_change_nothing(
     with pytest.raises(IncompatibleAdapter, match="another base"):
         merge(["one", "foreign"], "x")
     assert library.store.names() == ["foreign", "one", "two"]
+
+
+def test_merges_at_one_time_do_not_mix(library: AdapterLibrary, mini: LoadedModel, tmp_path: Path) -> None:
+    """Two threads merge different pairs, in one place: each result is the sum of its own pair."""
+    for seed, name in enumerate(("three", "four"), start=7):
+        folder = write_random_adapter(mini, tmp_path / name, "light", seed=seed)
+        write_manifest(mini, folder)
+        library.load(folder)
+    pairs, failed = {"a": ["one", "two"], "b": ["three", "four"]}, []
+    start = threading.Barrier(2)
+
+    def merge(pair: str) -> None:
+        own = AdapterLibrary(mini.entry, lambda: mini, AdapterStore(library.store.root))
+        start.wait()
+        for number in range(4):
+            try:
+                merge_adapters(own, pairs[pair], f"{pair}{number}", run_dir=tmp_path / "run")
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=merge, args=(pair,)) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert not list((tmp_path / "run").iterdir()), "each has removed its own folder"
+    updates = {name: read_updates(library.store.read_bytes(name)[1]) for name in library.store.names()}
+    for pair, names in pairs.items():
+        expected = exact_sum([updates[name] for name in names])
+        for number in range(4):
+            assert total_distance(expected, updates[f"{pair}{number}"]) < 1e-6
