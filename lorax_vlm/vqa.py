@@ -335,8 +335,7 @@ class VQASystem:
     ) -> list[Answer | LoraxError]:
         """Answer questions in batches; each answer is what the question alone would get.
 
-        Questions to different adapters share their batches, and an image object that is asked about several times is
-        encoded once.
+        Questions to different adapters share their batches; an image that is asked about again is encoded once.
 
         Args:
             images: One per question.
@@ -355,8 +354,8 @@ class VQASystem:
         questions = require_rows(questions, "questions", "answer_question")
         if len(images) != len(questions):
             raise UsageError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
-        alone = adapter is None or isinstance(adapter, str)
-        adapters = [adapter] * len(images) if alone else require_rows(adapter, "adapters", "a name")
+        one = isinstance(adapter, str | None)
+        adapters = [adapter] * len(images) if one else require_rows(adapter, "adapters", "a name")
         if len(adapters) != len(images):
             raise UsageError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
         base, library = self.base(model), self._shelf.library(model)

@@ -139,6 +139,12 @@ def test_a_sample_with_a_seed_is_the_same_alone_and_in_any_batch(system, scenes)
     assert system.caption_image(pictures[0], temperature=3.0) != system.caption_image(pictures[0], temperature=3.0)
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-300])
+def test_a_tiny_temperature_is_greedy(system, scenes, temperature: float) -> None:
+    pictures = [scene.image for scene in scenes[:3]]
+    assert system.caption_images(pictures, temperature=temperature, seed=3) == system.caption_images(pictures)
+
+
 def test_a_bad_image_fails_alone(system, scenes) -> None:
     images = [scenes[0].image, "gone.png", b"no image", scenes[1].image]
     said = system.caption_images(images, return_errors=True)

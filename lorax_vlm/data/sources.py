@@ -15,8 +15,8 @@ from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.table_files import part_by_folder, take_table
 from lorax_vlm.data.readers.tables import TABLE_SUFFIXES
 from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
-from lorax_vlm.errors import DataError, PathError
-from lorax_vlm.foreign import text_problem
+from lorax_vlm.errors import DataError, PathError, UsageError
+from lorax_vlm.foreign import quoted, text_problem
 
 _KINDS = "a folder, a .json, .jsonl, .csv or .parquet file, or hub:owner/name for a data set of the hub"
 
@@ -70,10 +70,12 @@ def read_parts(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSpl
     """Read examples to measure with: as ``read_data``, but any part may be empty, and one row is enough.
 
     Raises:
-        UsageError: As ``read_data``.
+        UsageError: As ``read_data``, or ``source`` is no path.
         DataError: As ``read_data``.
         PathError: A file or folder cannot be read.
     """
+    if not isinstance(source, str | Path):
+        raise UsageError(f"data must be a path, {HUB_PREFIX}owner/name or DataSplits, got {quoted(source)}.")
     images, annotations = _folder(options.pop("images", None)), _folder(options.pop("annotations", None))
     streaming = options.pop("streaming", False)
     shared = cast(ReadKeywords, options)
