@@ -17,6 +17,7 @@ from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.seen import leave_out_seen
+from lorax_vlm.multimodal import MultiModalLoRAExchange
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
 
@@ -158,3 +159,16 @@ def test_a_folder_with_one_part_or_one_row_can_be_measured(photos: Path, tmp_pat
         examples = list(read_parts(folder).select("all"))
         assert len(examples) == count
         assert system.evaluate("blip2_opt", examples=examples).count == count
+
+
+def test_a_merged_adapter_has_seen_what_its_parts_have(photos: Path, tmp_path: Path) -> None:
+    system = VQASystem("mini", store=tmp_path / "store")
+    rows = list(read_data(photos).train)
+    images = list(dict.fromkeys(example.image for example in rows))
+    for name, some in (("one", images[:2]), ("two", images[1:4])):
+        own = DataSplits([e for e in rows if e.image in some], rows[-2:], name)
+        system.train_adapter("blip2_opt", name, "color", data=own, **OPTIONS)
+    exchange = MultiModalLoRAExchange("mini", store=tmp_path / "store")
+    key, _ = exchange.merge_adapters(["blip2-opt-mini.one", "blip2-opt-mini.two"], "both")
+    [share] = system.unseen_examples([("blip2_opt", key)], rows).shares
+    assert (share.images, share.seen) == (len(images), 4)

@@ -122,50 +122,54 @@ class BaseComparison:
 def compare_bases(made_for: BaseIdentity, base: BaseDescription) -> BaseComparison:
     """Compare the base that a manifest names with one that is here."""
     settings, unknown = _compare_settings(made_for, base)
+    name = _shown(made_for.name)
     weights: list[str] = []
     if base.fingerprint is None:
         unknown.insert(
             0,
-            f"the weights of {base.name} were never read, so whether they are those of {made_for.name} is unknown: "
+            f"the weights of {base.name} were never read, so whether they are those of {name} is unknown: "
             f"lorax-vlm models fingerprint {base.name}",
         )
     else:
         here = base.fingerprint.components
         for component in (*made_for.components, *(c for c in here if c not in made_for.components)):
             if component not in made_for.components:
-                unknown.append(f"{component}: whether its weights are those of {made_for.name} is unknown")
+                unknown.append(f"{_shown(component)}: whether its weights are those of {name} is unknown")
             elif here.get(component) != made_for.components[component]:
-                weights.append(f"{component}: other weights than those of {made_for.name} it was trained on")
+                weights.append(f"{_shown(component)}: other weights than those of {name} it was trained on")
     return BaseComparison(tuple(settings), tuple(weights), tuple(unknown), tuple(_compare_precision(made_for, base)))
 
 
 def _compare_settings(made_for: BaseIdentity, base: BaseDescription) -> tuple[list[str], list[str]]:
     """What differs, and what is unknown, of configuration and preparation."""
+    name = _shown(made_for.name)
     differ = [
-        f"{key} is {_shown(base.configuration[key])}, there {_shown(value)}"
+        f"{_shown(key)} is {_shown(base.configuration[key])}, there {_shown(value)}"
         for key, value in _differing(made_for, base)
     ]
     if made_for.family != base.family:
-        differ.insert(0, f"it is of the family {base.family}, there {made_for.family}")
-    lines = [f"base: trained on {made_for.name}; {'; '.join(differ[:_SHOWN])}"] if differ else []
+        differ.insert(0, f"it is of the family {base.family}, there {_shown(made_for.family)}")
+    lines = [f"base: trained on {name}; {'; '.join(differ[:_SHOWN])}"] if differ else []
     if made_for.preparation is None:
         old = [
             ("tokenizer", made_for.tokenizer, base.tokenizer),
             ("image processor", made_for.processor, base.processor),
         ]
-        lines += [f"{what}: another one than that of {made_for.name}" for what, t, h in old if t and h and t != h]
-        return lines, [f"recorded by an older version, which did not record all settings of {made_for.name}"]
+        lines += [f"{what}: another one than that of {name}" for what, t, h in old if t and h and t != h]
+        return lines, [f"recorded by an older version, which did not record all settings of {name}"]
     lines += [
-        f"{file}: another one than that of {made_for.name}"
+        f"{_shown(file)}: another one than that of {name}"
         for file, digest in made_for.preparation.items()
         if base.preparation.get(file, digest) != digest
     ]
     only = [*set(made_for.configuration) ^ set(base.configuration), *set(made_for.preparation) ^ set(base.preparation)]
     unknown = (
-        [f"{', '.join(sorted(only)[:_SHOWN])}: named by only one of {made_for.name} and {base.name}"] if only else []
+        [f"{', '.join(map(_shown, sorted(only)[:_SHOWN]))}: named by only one of {name} and {base.name}"]
+        if only
+        else []
     )
     if not made_for.preparation or not made_for.configuration:
-        unknown.append(f"nothing is recorded of how {made_for.name} prepares text and images")
+        unknown.append(f"nothing is recorded of how {name} prepares text and images")
     return lines, unknown
 
 
@@ -190,12 +194,12 @@ def _compare_precision(made_for: BaseIdentity, base: BaseDescription) -> list[st
     here = base.quantization
     if made_for.quantization != (here or "none"):
         lines.append(
-            f"trained on a base in {made_for.quantization}, here {here}"
+            f"trained on a base in {_shown(made_for.quantization)}, here {here}"
             if here is not None
-            else f"trained on a base in {made_for.quantization}; how it is loaded here is not known yet"
+            else f"trained on a base in {_shown(made_for.quantization)}; how it is loaded here is not known yet"
         )
     if base.dtype is not None and made_for.dtype != base.dtype:
-        lines.append(f"trained in {made_for.dtype}, here {base.dtype}")
+        lines.append(f"trained in {_shown(made_for.dtype)}, here {base.dtype}")
     return lines
 
 

@@ -168,11 +168,12 @@ class Reader:
             raise self._refused("a bracket is not closed")
         if character != "\\":
             return character
-        kind, node = self._escape()
+        kind, *rest = self._escape()
         if kind != "chars":
             raise self._refused("an anchor in brackets")
-        classes += node.classes
-        return None if node.classes else str(node.ranges[0][0])
+        found: Chars = rest[0]
+        classes += found.classes
+        return None if found.classes else found.ranges[0][0]
 
     def _repeated(self, item: Node) -> Node:
         bounds = self._bounds()

@@ -24,6 +24,7 @@ from lorax_vlm.adapters.peft_config import MAX_RANK
 from lorax_vlm.adapters.seen import join_seen
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import IncompatibleAdapter, UsageError
+from lorax_vlm.evaluation.seen import DRAWN
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.merge_preview import MergePreview, exact_sum, preview_merge, weighted
 from lorax_vlm.foreign import quoted
@@ -284,7 +285,11 @@ def _manifest_of_merge(
         prompt=first.prompt,
         trained=True,
         generation=first.generation,
-        training={"data": "merged from " + ", ".join(a.name for a in stored), **facts},
+        training={
+            "data": "merged from " + ", ".join(a.name for a in stored),
+            DRAWN: any(a.manifest.training.get(DRAWN) for a in stored),
+            **facts,
+        },
         lineage=[
             Parent(a.name, a.digest, f"merge-{report.method}", {"weight": weight})
             for a, weight in zip(stored, weights, strict=True)

@@ -22,7 +22,9 @@ from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, join_seen
 from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.data.examples import Example
+from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.errors import TransferRefused
+from lorax_vlm.evaluation.seen import DRAWN
 from lorax_vlm.exchange.candidates import copies, random_like
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
@@ -72,6 +74,8 @@ class PreparedTransfer:
     load: Callable[[AdapterLibrary], object]
     seen: SeenImages | None
     """The images that the source and the result were trained on. None: not known."""
+    drawn: bool
+    """Whether some of them are drawn scenes."""
 
     @property
     def refused(self) -> bool:
@@ -160,7 +164,8 @@ def prepared_transfer(
         bench = _Bench(target, stored.manifest, settings, asked.development, judge, scratch)
         report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
         seen = _seen_by(chosen, adapter, data)
-        yield PreparedTransfer(report, target, stored, chosen, settings, options.load, seen)
+        drawn = bool(stored.manifest.training.get(DRAWN)) or any(is_drawn(example) for example in data.unlabelled)
+        yield PreparedTransfer(report, target, stored, chosen, settings, options.load, seen, drawn)
 
 
 @dataclass(frozen=True)
@@ -366,9 +371,7 @@ def _seen_by(chosen: _Candidate, source: AdapterBytes, data: TransferData) -> Se
     """The images that a result learnt from: the source's, and those it was distilled with."""
     if not chosen.steps:
         return source.seen
-    written = chosen.folder / SEEN_FILE
-    trained_on = SeenImages.from_bytes(written.read_bytes()) if written.is_file() else data.seen
-    return join_seen([source.seen, trained_on])
+    return join_seen([source.seen, SeenImages.of(example.image_digest() for example in data.unlabelled)])
 
 
 def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> Addition:
@@ -383,7 +386,12 @@ def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool)
         prompt=template_on(library, source),
         trained=True,
         generation=prepared.settings,
-        training={"transfer": report.label, "steps": chosen.steps, "data": f"transferred from {prepared.stored.name}"},
+        training={
+            "transfer": report.label,
+            "steps": chosen.steps,
+            "data": f"transferred from {prepared.stored.name}",
+            DRAWN: prepared.drawn,
+        },
         labels=chosen.labels,
         lineage=[
             Parent(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorax_vlm.adapters.seen import SeenImages
 from lorax_vlm.answers import exact_match
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.sources import read_data
@@ -37,8 +36,6 @@ class TransferData:
     off_task: Sequence[Example] = ()
     """Labelled examples of other tasks, to see what is lost."""
     judge: Judge = judge_by_target
-    seen: SeenImages | None = None
-    """The unlabelled images, by their content. None: not known, unless training writes them down."""
 
 
 def read_transfer_data(

@@ -22,7 +22,7 @@ from lorax_vlm.adapters.prefixed import with_prefix
 from lorax_vlm.adapters.recipe import count_by_component
 from lorax_vlm.adapters.seen import SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.errors import AdapterExists
+from lorax_vlm.errors import AdapterExists, DamagedAdapter
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.loading import LoadedModel, describe_model
@@ -222,12 +222,15 @@ class AdapterLibrary:
         """Raise ``AdapterExists`` when a name is taken, by another base even when it may be replaced."""
         if require_adapter_name(name) not in self.store:
             return
-        if not replace:
-            raise AdapterExists(name, str(self.store.root))
-        owner = self.store.get(name).manifest.base
+        try:
+            owner = self.store.get(name).manifest.base
+        except DamagedAdapter:  # a sound version may take its place
+            owner = None
         if owner is not None and not self._is_this(owner):
             alike = " of other weights" if owner.name == self.entry.identity else ""
             raise AdapterExists(name, str(self.store.root), f"{owner.name}{alike}")
+        if not replace:
+            raise AdapterExists(name, str(self.store.root))
 
     def _is_this(self, identity: BaseIdentity) -> bool:
         """Whether it may be this base: its name, and its weights where they are known here."""

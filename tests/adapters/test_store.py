@@ -1,17 +1,22 @@
 """The store: atomic, versioned, and one broken entry never hides the others."""
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.store_stress import stress
-from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter
+from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter
@@ -327,3 +332,146 @@ def test_processes_that_write_read_remove_and_are_killed(store: AdapterStore, ad
     store.clean()
     assert store.verify().problems == ()
     assert store.list()[1] == []
+
+
+# --- what is damaged, changed, or no ordinary file --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [(), (MANIFEST_FILE,), ("adapter_config.json", MANIFEST_FILE), ("flipped",)])
+def test_a_damaged_object_is_replaced_by_a_sound_one(
+    store: AdapterStore, adapter_folder: Path, left: tuple[str, ...]
+) -> None:
+    """Half of it removed, or a bit turned over: adding the same adapter again makes it whole, with its other names."""
+    first = store.add("one", adapter_folder, MANIFEST)
+    store.add("two", adapter_folder, MANIFEST)
+    for file in list(first.folder.iterdir()):
+        if left == ("flipped",):
+            file.write_bytes(file.read_bytes()[:-1] + b"\0")
+        elif file.name not in left:
+            file.unlink()
+    assert store.verify().problems
+    again = store.add("one", adapter_folder, MANIFEST, replace=True)
+    assert again.folder == first.folder
+    assert store.verify().problems == ()
+    assert store.files("two").sites == store.files("one@1").sites
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_is_no_folder_in_the_place_of_one_is_replaced(
+    store: AdapterStore, adapter_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    folder = store.add("one", adapter_folder, MANIFEST).folder
+    shutil.rmtree(folder)
+    if kind == "link":
+        folder.symlink_to(tmp_path / "gone")
+    else:
+        folder.write_text("")
+    store.add("two", adapter_folder, MANIFEST)
+    assert not folder.is_symlink()
+    assert store.verify().problems == ()
+    assert store.files("one").sites
+
+
+def test_a_removal_that_is_cut_short_leaves_nothing_that_is_taken_for_whole(
+    store: AdapterStore, adapter_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add("one", adapter_folder, MANIFEST)
+
+    def dying(path: Path, **_: object) -> None:
+        next(file for file in Path(path).rglob("*") if file.is_file()).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lorax_vlm.adapters.objects.shutil.rmtree", dying)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove("one")
+    monkeypatch.undo()
+    again = AdapterStore(store.root)
+    assert again.names() == []
+    again.add("one", adapter_folder, MANIFEST)
+    again.clean()
+    assert again.verify().problems == again.verify().leftovers == ()
+    assert again.files("one").sites
+
+
+@pytest.mark.parametrize("entry", ["prompt", "labels", "files", "trained", "base"])
+def test_a_changed_manifest_is_not_used(store: AdapterStore, adapter_folder: Path, entry: str) -> None:
+    path = store.add("one", adapter_folder, dataclasses.replace(MANIFEST, prompt="a")).folder / MANIFEST_FILE
+    record = json.loads(path.read_text())
+    record[entry] = {"prompt": "b", "labels": ["x"], "files": {}, "trained": False, "base": None}[entry]
+    path.write_text(json.dumps({**record, "style": "changed"}))
+    for read in (store.get, store.read, store.read_bytes, store.files):
+        with pytest.raises(DamagedAdapter, match=r"exchange\.json was changed"):
+            read("one")
+
+
+def test_what_is_stored_is_what_was_checked(store: AdapterStore, adapter_folder: Path) -> None:
+    """Its files are exchanged for others between the check and the copy."""
+    checked = read_adapter(adapter_folder, "one")
+    (adapter_folder / WEIGHTS_FILE).write_bytes(b"other")
+    stored = store.add_all([Addition("one", checked, MANIFEST)])[0]
+    assert store.verify().problems == ()
+    assert (stored.folder / WEIGHTS_FILE).read_bytes() == checked.data
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", WEIGHTS_FILE, "exchange.sig", "exchange.seen"])
+@pytest.mark.parametrize("kind", ["link", "device", "pipe", "folder", "loop"])
+@pytest.mark.timeout(30)
+def test_only_ordinary_files_are_taken_in(
+    store: AdapterStore, adapter_folder: Path, tmp_path: Path, file: str, kind: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a private key")
+    path = adapter_folder / file
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"link": secret, "device": "/dev/zero", "loop": path}[kind])
+    with contextlib.suppress(DamagedAdapter):
+        store.add("one", adapter_folder, MANIFEST)
+    assert store.names() == (["one"] if file == "exchange.sig" else [])
+    assert not any(b"private key" in found.read_bytes() for found in store.root.rglob("*") if found.is_file())
+    assert store.verify().problems == ()
+
+
+def test_the_links_of_the_hub_cache_are_followed(store: AdapterStore, adapter_folder: Path, tmp_path: Path) -> None:
+    """What ``snapshot_download`` returns; the same links anywhere else lead away."""
+    model = tmp_path / "models--a--b"
+    snapshot, blobs = model / "snapshots" / "0a1b", model / "blobs"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(adapter_folder, blobs)
+    for file in (WEIGHTS_FILE, "adapter_config.json"):
+        (snapshot / file).symlink_to(f"../../blobs/{file}")
+    stored = store.add("one", snapshot, MANIFEST)
+    assert not any(path.is_symlink() for path in stored.folder.iterdir())
+    other = shutil.copytree(model, tmp_path / "other", symlinks=True)
+    (other / "blobs").rename(other / "files")
+    for file in (WEIGHTS_FILE, "adapter_config.json"):
+        (other / "snapshots" / "0a1b" / file).unlink()
+        (other / "snapshots" / "0a1b" / file).symlink_to(f"../../files/{file}")
+    with pytest.raises(DamagedAdapter, match="it is a link"):
+        store.add("two", other / "snapshots" / "0a1b", MANIFEST)
+
+
+def test_a_full_disk_is_said_as_one(adapter_folder: Path, tmp_path: Path) -> None:
+    """And nothing is left of what did not fit; a limit for any file stands for the disk."""
+    script = f"""
+import resource, signal, sys
+from pathlib import Path
+from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.errors import PathError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+store = AdapterStore({str(tmp_path / "full")!r})
+try:
+    store.add("one", Path({str(adapter_folder)!r}), Manifest("one", "vqa", "", None, True))
+except PathError as error:
+    print(error)
+print(store.names(), [path.name for path in store.root.iterdir()])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[] []"

@@ -29,13 +29,15 @@ def asked(tmp_path: Path, mini: LoadedModel, load_shared) -> AdapterStore:
         folder = write_random_adapter(library.base, tmp_path / name, scale=1.0)
         write_manifest(library.base, folder, task="vqa", prompt=library.entry.question_template)
         library.load(folder, f"{base_name}.{name}")
-    for split, seeds in (("train", range(2)), ("validation", range(2, 74))):
+    for split, seeds in (("train", range(2)), ("validation", range(2, 80))):
         examples = [Example(draw_scene_image(seed), "", str(seed), question=QUESTION) for seed in seeds]
         own = libraries[mini.name]
         said = answer(own, f"{mini.name}.words", examples, own.entry.answer_settings)
         (tmp_path / "asked" / split).mkdir(parents=True)
         rows = []
         for example, text in zip(examples, said, strict=True):
+            if not text.strip():  # a random adapter may say nothing
+                continue
             example.open_image().save(tmp_path / "asked" / split / f"{example.name}.png")
             rows.append({"file_name": f"{example.name}.png", "question": QUESTION, "answer": text})
         (tmp_path / "asked" / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -48,7 +50,9 @@ def run_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", ["lorax-vlm", "exchange", *map(str, words), "--json"])
     with pytest.raises(SystemExit) as stop:
         main()
-    return int(stop.value.code or 0), json.loads(capsys.readouterr().out)
+    got = capsys.readouterr()
+    assert got.out, got.err
+    return int(stop.value.code or 0), json.loads(got.out)
 
 
 def test_a_copy_onto_the_same_weights_is_the_adapter(asked, tmp_path: Path, mini, capsys, monkeypatch) -> None:
@@ -59,11 +63,13 @@ def test_a_copy_onto_the_same_weights_is_the_adapter(asked, tmp_path: Path, mini
     assert code == 0, record["reasons"]
     assert (record["label"], record["chosen"], record["adapter"]) == ("exact", "copy", "twin.words")
     scores = {row["name"]: row["scores"] for row in (record["alone"], record["source"], *record["candidates"])}
-    assert scores["source on its own base"] == [1] * 72
+    count = len(scores["copy"])
+    assert count >= 70
+    assert scores["source on its own base"] == [1] * count
     for name, mean in record["means"].items():
         if name in scores:
-            assert mean["value"] == pytest.approx(sum(scores[name]) / 72)
-    assert record["gain"]["value"] == pytest.approx((sum(scores["copy"]) - sum(scores["target alone"])) / 72)
+            assert mean["value"] == pytest.approx(sum(scores[name]) / count)
+    assert record["gain"]["value"] == pytest.approx((sum(scores["copy"]) - sum(scores["target alone"])) / count)
     assert record["of_source"]["value"] > 0.7
     assert record["agreement"]["value"] == record["means"]["copy"]["value"]
     assert asked.get("twin.words").manifest.lineage[0].name == "blip2-opt-mini.words"

@@ -162,6 +162,12 @@ def test_distillation_between_families_needs_no_label(
         assert report.off_task[0].value > 0.8, "asked for captions, with room for them, though it answers questions"
     kept = library.store.get(f"{target}.kind").manifest
     assert kept.lineage[0].method == report.label
+    seen, source = library.seen_images(f"{target}.kind"), counting.seen_images("kind")
+    assert seen is not None
+    assert source is not None
+    assert seen.sections[: len(source.sections)] == source.sections, "what the source learnt from"
+    assert all(seen.contains(example.image_digest()) for example in data.unlabelled), "and what it learnt itself"
+    assert kept.training["drawn"] is True
     said = answer(library, f"{target}.kind", kinds("test", 8), library.entry.answer_settings)
     assert said == ["scene"] * 8
 
