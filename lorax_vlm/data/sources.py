@@ -81,6 +81,8 @@ def read_parts(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSpl
     shared = cast(ReadKeywords, options)
     if str(source).startswith(HUB_PREFIX):
         return read_hub_dataset(str(source).removeprefix(HUB_PREFIX), streaming=streaming, **shared)
+    if streaming:
+        raise UsageError(f"--streaming reads data sets of the hub ({HUB_PREFIX}owner/name), not files.")
     try:
         return _read_path(_require_path(source), read_options(**shared), shared, images, annotations)
     except PathError:
@@ -98,6 +100,8 @@ def _read_path(
 ) -> DataSplits:
     suffix = path.suffix.lower()
     if path.is_dir():
+        if images is not None or annotations is not None:
+            raise UsageError(f"--images and --annotations belong to a file of rows; {path} is a folder.")
         return read_image_folder(path, **given)
     if suffix == ".json":
         return read_document(path, options, images=images, annotations=annotations)

@@ -87,3 +87,10 @@ def test_one_image_can_be_measured_on_and_not_trained_on(tmp_path: Path) -> None
 def test_what_is_no_source(source: Any) -> None:
     with pytest.raises(UsageError, match="data must be a path, hub:owner/name or DataSplits, got "):
         read_data(source)
+
+
+def test_options_that_a_source_does_not_know_are_refused(photos: Path) -> None:
+    with pytest.raises(UsageError, match="--streaming reads data sets of the hub"):
+        read_data(photos, streaming=True)
+    with pytest.raises(UsageError, match="--images and --annotations belong to a file of rows"):
+        read_data(photos, images=photos)
