@@ -4,14 +4,34 @@ An adapter is asked as it was trained, where its record says how. What is asked 
 captioner) is asked in the base's words and decoded in its way.
 """
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.data.readers.values import is_blank
-from lorax_vlm.errors import PromptError
+from lorax_vlm.errors import PromptError, UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.types import GenerationSettings
 
 QUESTION_MARK = "{question}"
+
+
+def require_rows(rows: object, what: str, alone: str) -> list[Any]:
+    """What was given for several rows, as a list.
+
+    Args:
+        rows: As given.
+        what: Such as ``images``.
+        alone: What is called for one.
+
+    Raises:
+        UsageError: It is one, or none.
+    """
+    one = isinstance(rows, str | bytes | Mapping) or getattr(rows, "ndim", 1) in (0, 2, 3)  # an array of pixels
+    if one or not isinstance(rows, Iterable):
+        raise UsageError(f"A list of {what} is needed, got {quoted(rows)}; for one use {alone}.")
+    return list(rows)
 
 
 def answers_questions(manifest: Manifest) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.asking import answers_questions, caption_prompt, caption_settings
+from lorax_vlm.asking import answers_questions, caption_prompt, caption_settings, require_rows
 from lorax_vlm.data.examples import Choice, DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import STYLES, require_style
@@ -313,8 +313,7 @@ class BLIP2CaptioningSystem:
             return_errors: Put the error of a bad image in its place instead of raising it.
             decoding: As for ``caption_image``.
         """
-        if isinstance(images, str | bytes | Path):
-            raise UsageError("A list of images is needed; for one use caption_image.")
+        images = require_rows(images, "images", "caption_image")
         self._library.require(adapter)
         return self._caption(images, [adapter] * len(images), decoding, return_errors=return_errors)
 

@@ -12,6 +12,8 @@ FinishReason = Literal["eos", "length", "empty"]
 ENOUGH = 30
 """Independent examples below which nothing is said to be better or worse."""
 
+MOST_BEAMS = 100
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -47,6 +49,10 @@ class GenerationSettings:
                 "raise the latter, or lower the former."
             )
         require_whole("num_beams", self.num_beams, 1)
+        if self.num_beams > MOST_BEAMS:
+            raise UsageError(
+                f"num_beams must be at most {MOST_BEAMS}, got {self.num_beams}: each takes a row's memory."
+            )
         require_number("length_penalty", self.length_penalty, lambda value: True)
         require_number("repetition_penalty", self.repetition_penalty, lambda value: value > 0, "above 0")
         if self.temperature is not None:

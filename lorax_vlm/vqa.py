@@ -9,7 +9,7 @@ from typing import Any
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.asking import question_prompt, question_settings, require_question
+from lorax_vlm.asking import question_prompt, question_settings, require_question, require_rows
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.data.scene_examples import require_task, scene_question_splits, scene_questions
@@ -335,8 +335,7 @@ class VQASystem:
     ) -> list[Answer | LoraxError]:
         """Answer questions in batches; each answer is what the question alone would get.
 
-        Questions to different adapters share their batches, and an image object that is asked about several times is
-        encoded once.
+        Questions to different adapters share their batches; an image that is asked about again is encoded once.
 
         Args:
             images: One per question.
@@ -351,11 +350,12 @@ class VQASystem:
             UsageError: The numbers of images, questions or adapters differ.
             LoraxError: A row is bad, and ``return_errors`` is false.
         """
-        if isinstance(images, str | bytes) or isinstance(questions, str):
-            raise UsageError("A list of images and a list of questions are needed; for one use answer_question.")
+        images = require_rows(images, "images", "answer_question")
+        questions = require_rows(questions, "questions", "answer_question")
         if len(images) != len(questions):
             raise UsageError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
-        adapters = [adapter] * len(images) if adapter is None or isinstance(adapter, str) else list(adapter)
+        one = isinstance(adapter, str | None)
+        adapters = [adapter] * len(images) if one else require_rows(adapter, "adapters", "a name")
         if len(adapters) != len(images):
             raise UsageError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
         base, library = self.base(model), self._shelf.library(model)

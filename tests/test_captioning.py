@@ -11,6 +11,7 @@ from PIL import Image
 
 from lorax_vlm import BLIP2CaptioningSystem
 from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import (
@@ -27,6 +28,7 @@ from lorax_vlm.errors import (
 )
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.trainer import write_untrained_adapter
 from lorax_vlm.types import CaptionReport, ReferenceReport
 from tests.adapters_for_tests import EVERYWHERE, write_manifest, write_random_adapter
 
@@ -137,6 +139,12 @@ def test_a_sample_with_a_seed_is_the_same_alone_and_in_any_batch(system, scenes)
     assert system.caption_images(pictures, **hot) == alone
     assert system.caption_images(pictures[::-1], **hot) == alone[::-1]
     assert system.caption_image(pictures[0], temperature=3.0) != system.caption_image(pictures[0], temperature=3.0)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-300])
+def test_a_tiny_temperature_is_greedy(system, scenes, temperature: float) -> None:
+    pictures = [scene.image for scene in scenes[:3]]
+    assert system.caption_images(pictures, temperature=temperature, seed=3) == system.caption_images(pictures)
 
 
 def test_a_bad_image_fails_alone(system, scenes) -> None:
@@ -335,6 +343,17 @@ def test_train_and_evaluate_on_a_folder(system, folder: Path) -> None:
     assert base.exact_match == sum(system.caption_image(e.image) == e.target for e in held_out) / len(held_out)
     assert base.loss < 0.5, "the base captions plainly by itself"
     assert mine.protocol == base.protocol
+
+
+def test_losses_are_those_of_the_adapters_own_prompt(system, folder: Path, tmp_path: Path) -> None:
+    """Two that change nothing: one asked as the base is has the base's loss, one asked otherwise another."""
+    untrained = write_untrained_adapter(system.base, Recipe("t", 2, ("lm-qv",)), tmp_path / "untrained")
+    for name, prompt in (("same", system.entry.caption_prompt), ("other", "on a foggy morning,")):
+        facts = {"task": "captioning", "style": "", "recipe": "t", "prompt": prompt, "trained": False}
+        system._library.keep(untrained, system._library.manifest(name, **facts))
+    base, same, other = (system.evaluate_adapter(name, data=folder).loss for name in (None, "same", "other"))
+    assert same == pytest.approx(base, rel=1e-5)
+    assert other > 2 * base
 
 
 def test_malformed_rows_stop_training_before_it_starts(system, folder: Path) -> None:

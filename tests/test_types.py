@@ -18,6 +18,7 @@ from lorax_vlm.types import Caption, Generated, GenerationSettings
         ({"num_beams": 0}, "num_beams"),
         ({"num_beams": 2.5}, "num_beams must be a whole number of at least 1, got 2.5"),
         ({"num_beams": "3"}, "num_beams must be a whole number of at least 1, got '3'"),
+        ({"num_beams": 100_000}, "num_beams must be at most 100"),
         ({"num_beams": True}, "num_beams must be a whole number"),
         ({"max_new_tokens": None}, "max_new_tokens must be a whole number"),
         ({"temperature": 0.0}, "greedy"),

@@ -5,6 +5,7 @@ A site is a linear layer. Sites are always chosen by a full pattern over the who
 the vision encoder.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= 1024:
             raise UsageError(f"rank must be from 1 to 1024, got {self.rank}.")
-        if self.alpha is not None and self.alpha <= 0:
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise UsageError(f"alpha must be above 0, got {self.alpha}.")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be from 0 up to 1, got {self.dropout}.")

@@ -117,7 +117,8 @@ def read_asked_data(
     from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
 
     if data is None:
-        _require_no_data_options(images=images, annotations=annotations, columns=columns, group_by=group_by)
+        given = {"images": images, "annotations": annotations, "columns": columns, "group_by": group_by}
+        _require_no_data_options(**given, streaming=streaming or None)
         return None
     with _progress_bar() as bar:
         options = SourceKeywords(

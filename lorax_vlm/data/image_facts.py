@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from lorax_vlm.data.images import ImageSource, content_digest, decode_image, read_image_bytes
-from lorax_vlm.errors import ImageError
+from lorax_vlm.errors import ImageError, LoraxError
+from lorax_vlm.foreign import quoted
 
 Progress = Callable[[int, int], None]
 """Is told how many of how many images have been looked at."""
@@ -200,7 +201,7 @@ def example_digest(source: ImageSource | Callable[[], Image.Image]) -> str:
     A drawing is known by its function and arguments when those say all, else by its pixels.
 
     Raises:
-        ImageError: It cannot be read.
+        ImageError: It cannot be read, or the function that draws it fails.
     """
     if isinstance(source, RowImage):
         return source.digest or content_digest(source.read())
@@ -224,7 +225,14 @@ def _drawing_digest(draw: Callable[[], Image.Image]) -> str:
         name = f"{getattr(function, '__module__', '<>')}.{getattr(function, '__qualname__', '<>')}"
         if "<" not in name and _says_all(given):
             return hashlib.sha256(f"drawn by {name} {given!r}".encode()).hexdigest()
-    return content_digest(draw())
+    try:
+        picture = draw()
+    except (LoraxError, MemoryError):
+        raise
+    except Exception as error:  # of somebody's function
+        name = f"<{quoted(getattr(draw, '__qualname__', type(draw).__name__))[1:-1]}>"
+        raise ImageError(name, f"the function that draws it failed: {type(error).__name__}: {error}.") from error
+    return content_digest(picture)
 
 
 def _says_all(value: Any) -> bool:

@@ -21,6 +21,7 @@ from lorax_vlm.data.scene_drawing import draw_scene
 from lorax_vlm.data.scene_questions import QUESTION_TYPES, Question, write_questions
 from lorax_vlm.data.scene_words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, SceneObject
 from lorax_vlm.errors import UsageError
+from lorax_vlm.types import require_whole
 
 __all__ = [
     "QUESTION_TYPES",
@@ -117,8 +118,10 @@ def split_seeds(split: str, count: int, start: int = 0) -> range:
     """
     if split not in SPLITS:
         raise UsageError(f"Unknown split {split!r}. Known splits: {', '.join(SPLITS)}.")
+    require_whole("count", count, 0)
+    require_whole("start", start, 0)
     seeds = SPLITS[split]
-    if count < 0 or start < 0 or start + count > len(seeds):
+    if start + count > len(seeds):
         raise UsageError(f"Seeds {start} to {start + count} are not within the {len(seeds)} seeds of split {split!r}.")
     return seeds[start : start + count]
 

@@ -15,8 +15,8 @@ from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.table_files import part_by_folder, take_table
 from lorax_vlm.data.readers.tables import TABLE_SUFFIXES
 from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
-from lorax_vlm.errors import DataError, PathError
-from lorax_vlm.foreign import text_problem
+from lorax_vlm.errors import DataError, PathError, UsageError
+from lorax_vlm.foreign import quoted, text_problem
 
 _KINDS = "a folder, a .json, .jsonl, .csv or .parquet file, or hub:owner/name for a data set of the hub"
 
@@ -70,15 +70,19 @@ def read_parts(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSpl
     """Read examples to measure with: as ``read_data``, but any part may be empty, and one row is enough.
 
     Raises:
-        UsageError: As ``read_data``.
+        UsageError: As ``read_data``, or ``source`` is no path.
         DataError: As ``read_data``.
         PathError: A file or folder cannot be read.
     """
+    if not isinstance(source, str | Path):
+        raise UsageError(f"data must be a path, {HUB_PREFIX}owner/name or DataSplits, got {quoted(source)}.")
     images, annotations = _folder(options.pop("images", None)), _folder(options.pop("annotations", None))
     streaming = options.pop("streaming", False)
     shared = cast(ReadKeywords, options)
     if str(source).startswith(HUB_PREFIX):
         return read_hub_dataset(str(source).removeprefix(HUB_PREFIX), streaming=streaming, **shared)
+    if streaming:
+        raise UsageError(f"--streaming reads data sets of the hub ({HUB_PREFIX}owner/name), not files.")
     try:
         return _read_path(_require_path(source), read_options(**shared), shared, images, annotations)
     except PathError:
@@ -96,6 +100,8 @@ def _read_path(
 ) -> DataSplits:
     suffix = path.suffix.lower()
     if path.is_dir():
+        if images is not None or annotations is not None:
+            raise UsageError(f"--images and --annotations belong to a file of rows; {path} is a folder.")
         return read_image_folder(path, **given)
     if suffix == ".json":
         return read_document(path, options, images=images, annotations=annotations)

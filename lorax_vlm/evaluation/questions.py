@@ -47,8 +47,14 @@ def evaluate_questions(
         seed: Of the draw of the other images.
 
     Raises:
-        UsageError: There are no examples.
+        UsageError: There are no examples, or some have no question.
     """
+    asked_nothing = [example.name for example in examples if not example.question]
+    if asked_nothing:
+        raise UsageError(
+            f"{len(asked_nothing)} of {len(examples)} examples have no question, the first: {asked_nothing[0]}. These "
+            "are captions, which an adapter of a caption style is compared with."
+        )
     images = image_numbers(examples)
     answers, seconds = ask_in_turn(ask, examples, images, [example.question for example in examples])
     records = score_answers(answers, examples, images=images)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorax_vlm.errors import UnknownModel, UsageError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.types import GenerationSettings
 
 MINIS_DIR = Path(__file__).parent / "minis"
@@ -186,12 +187,16 @@ def list_models() -> tuple[CatalogEntry, ...]:
     return CATALOG
 
 
-def get_model_entry(name: str) -> CatalogEntry:
+def get_model_entry(name: str | Path) -> CatalogEntry:
     """The row for a name, a key, a hub id or a folder; unlisted checkpoints get their family's defaults.
 
     Raises:
         UnknownModel: It is none of these.
     """
+    if isinstance(name, Path):
+        name = str(name)
+    if not isinstance(name, str):
+        raise UnknownModel(quoted(name), [entry.name for entry in CATALOG])
     for entry in CATALOG:
         if name and name in (entry.name, entry.key, entry.source):
             return entry

@@ -56,7 +56,7 @@ class BaseShelf:
         Raises:
             UnknownModel: It is none of these.
         """
-        return get_model_entry(self.models.get(model, model))
+        return get_model_entry(self.models.get(model, model) if isinstance(model, str) else model)
 
     def library(self, model: str) -> AdapterLibrary:
         """The adapters of a base; it is not loaded for that."""

@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from lorax_vlm.adapters.recipe import RECIPES, SITE_GROUPS, Recipe, count_by_component, get_recipe, touches_image_path
+from lorax_vlm.errors import UsageError
 from lorax_vlm.models.loading import LoadedModel
 
 
@@ -96,3 +97,9 @@ def test_alpha_defaults_to_twice_the_rank() -> None:
 def test_image_path() -> None:
     assert not touches_image_path(["language_model.model.decoder.layers.0.fc1"])
     assert touches_image_path(["language_model.model.decoder.layers.0.fc1", "language_projection"])
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 0.0, -1.0])
+def test_alphas_that_are_none(alpha: float) -> None:
+    with pytest.raises(UsageError, match="alpha must be above 0"):
+        Recipe("x", 4, ("lm-qv",), alpha)

@@ -44,7 +44,13 @@ def test_every_option_reaches_the_reader(photos: Path, tmp_path: Path) -> None:
 
 def test_without_data_nothing_is_read_and_nothing_may_be_said_of_it(tmp_path: Path) -> None:
     assert read_asked_data() is None
-    for options in ({"images": tmp_path}, {"annotations": tmp_path}, {"columns": "image=a"}, {"group_by": "clip"}):
+    for options in (
+        {"images": tmp_path},
+        {"annotations": tmp_path},
+        {"columns": "image=a"},
+        {"group_by": "clip"},
+        {"streaming": True},
+    ):
         name = next(iter(options)).replace("_", "-")
         with pytest.raises(UsageError, match=f"--{name} says something about --data, which is not given"):
             read_asked_data(None, **options)  # type: ignore[arg-type]

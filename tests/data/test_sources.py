@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lorax_vlm.data.sources import read_data, read_parts
-from lorax_vlm.errors import DataError, LoraxError
+from lorax_vlm.errors import DataError, LoraxError, UsageError
 from tests.data_for_tests import all_examples, captioned, image_names, numbered, write_json, write_pictures, write_rows
 
 
@@ -81,3 +81,16 @@ def test_one_image_can_be_measured_on_and_not_trained_on(tmp_path: Path) -> None
     assert len(read_parts(tmp_path).select("held-out")) == 3
     with pytest.raises(DataError, match="0 training and 3 validation examples; both need at least one"):
         read_data(tmp_path)
+
+
+@pytest.mark.parametrize("source", [None, 5, ["a.jpg"], {"a": "b"}, b"photos"])
+def test_what_is_no_source(source: Any) -> None:
+    with pytest.raises(UsageError, match="data must be a path, hub:owner/name or DataSplits, got "):
+        read_data(source)
+
+
+def test_options_that_a_source_does_not_know_are_refused(photos: Path) -> None:
+    with pytest.raises(UsageError, match="--streaming reads data sets of the hub"):
+        read_data(photos, streaming=True)
+    with pytest.raises(UsageError, match="--images and --annotations belong to a file of rows"):
+        read_data(photos, images=photos)

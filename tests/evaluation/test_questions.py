@@ -130,6 +130,25 @@ def test_an_unreadable_image_is_wrong_and_shown_to_nobody(tmp_path: Path) -> Non
     assert (report.image_effect.verdict, report.image_effect.without_another) == ("depends", 0)
 
 
+def test_a_function_that_fails_to_draw_fails_its_row_alone(tmp_path: Path) -> None:
+    def fails() -> Image.Image:
+        raise ZeroDivisionError("of somebody")
+
+    examples = [about(name, tmp_path) for name in list(COLOURS)[:31]]
+    examples.insert(4, Example(fails, "it", "drawn", question="what is it?", answers=("it",)))
+    report = report_of(looking, examples)
+    assert report.accuracy.value == pytest.approx(31 / 32)
+    assert "ZeroDivisionError: of somebody" in report.records[4].error
+    with pytest.raises(ImageError, match="the function that draws it failed: ZeroDivisionError: of somebody"):
+        examples[4].image_digest()
+
+
+def test_captions_are_not_asked_about(tmp_path: Path) -> None:
+    examples = [about("colour 1", tmp_path), Example(tmp_path / "colour 1.png", "a caption", "row 2")]
+    with pytest.raises(UsageError, match="1 of 2 examples have no question, the first: row 2"):
+        report_of(looking, examples)
+
+
 # --- which metric -----------------------------------------------------------------------------------------------------
 
 RED = ["red"] * 9 + ["blue"]

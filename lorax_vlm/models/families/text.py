@@ -79,7 +79,9 @@ class RowSampler(LogitsProcessor):
 
     def __call__(self, input_ids: Any, scores: Any) -> Tensor:
         """Logits ``(B, V)`` over the temperature, without the unlikely tail, with each row's next noise."""
-        scores = scores.float() / self._temperature
+        scores = scores.double()
+        # Less than the largest, so that a tiny temperature leaves that one and not several infinities.
+        scores = ((scores - scores.amax(dim=1, keepdim=True)) / self._temperature).float()
         if self._top_p < 1:
             scores = TopPLogitsWarper(self._top_p)(input_ids, scores)
         drawn = [torch.rand(scores.shape[1], generator=generator) for generator in self._generators]
