@@ -278,24 +278,27 @@ class AdapterWorkshop:
         Raises:
             DataError: A text does not fit the model, or no answer is one that it can give.
         """
-        family = self._library.base.family
-        splits = require_fitting(family, order.splits, skip_bad_rows=order.skip_bad_rows)
-        labels: Sequence[str] = ()
-        if isinstance(family, ViltFamily):
-            splits, label_plan = fit_to_labels(family, splits)
-            logger.info("%s", label_plan.summary())
-            labels = label_plan.labels if label_plan.added else ()
-        purpose = {"kind": dataclasses.asdict(order.kind)}
-        return AdapterPlan(order.name, order.recipe, splits, order.config, labels, purpose)
+        return self._fitted(order)[0]
 
     def inspect(self, order: AdapterOrder, rows: int) -> BatchInspection:
         """Look into a batch of some rows, as training an order would build it; see ``training.inspection``."""
         plan = self.plan(order)
         return inspect_batch(self._library.base, choose_rows(plan.data.train, rows), plan.labels)
 
+    def _fitted(self, order: AdapterOrder) -> tuple[AdapterPlan, LabelPlan | None]:
+        family = self._library.base.family
+        splits = require_fitting(family, order.splits, skip_bad_rows=order.skip_bad_rows)
+        answers: LabelPlan | None = None
+        if isinstance(family, ViltFamily):
+            splits, answers = fit_to_labels(family, splits)
+            logger.info("%s", answers.summary())
+        labels = answers.labels if answers is not None and answers.added else ()
+        purpose = {"kind": dataclasses.asdict(order.kind)}
+        return AdapterPlan(order.name, order.recipe, splits, order.config, labels, purpose), answers
+
     def _plan(self, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
         """What to train, and what the manifest is to say about it; rows that are left out are listed in a file."""
-        plan = self.plan(order)
+        plan, answers = self._fitted(order)
         splits = plan.data
         if splits.skipped and process_rank() == 0:
             path = splits.write_left_out(self.run_dir(order.name) / LEFT_OUT_FILE)
@@ -307,6 +310,8 @@ class AdapterWorkshop:
             "data": splits.summary(),
             "data_identity": splits.identity(),
         }
+        if answers is not None:
+            facts["label_coverage"] = answers.coverage
         if splits.streamed:
             plan = dataclasses.replace(plan, data=dataclasses.replace(splits, train=NotedStream(splits.train)))
         else:

@@ -141,9 +141,9 @@ def test_plan_merge_and_fold(run, stored: AdapterStore, known: None, mini: Loade
         manifest = dataclasses.replace(stored.get(name).manifest, base=identify(mini, folder))
         stored.add(name, folder, manifest, replace=True)
     assert "stored as 'blip2-opt-mini.both'" in run("exchange", "merge", "one", "two", "--name", "both")
-    from tests.exchange.test_fold import CONFIGS, write
+    from tests.exchange.test_fold import VARIANTS, lora, write
 
-    source = write(CONFIGS["DoRA"], tmp_path / "dora")
+    source = write(lora(**VARIANTS["DoRA"]), tmp_path / "dora", mini)
     assert "DoRA as plain LoRA" in run("exchange", "fold", source, tmp_path / "plain", "--model", "blip2-opt-mini")
 
 
