@@ -165,7 +165,7 @@ def test_overlong_questions_fail_alone_too(system: VQASystem, scenes: list[Scene
 
 
 def test_unknown_names_never_mean_the_base(system: VQASystem, scenes: list[Scene]) -> None:
-    with pytest.raises(AdapterNotFound, match="No adapter 'counting'"):
+    with pytest.raises(AdapterNotFound, match=r"No adapter .counting'"):
         system.answer_question(scenes[0].image, COLOR, "vilt", "counting")
     with pytest.raises(UnknownModel):
         system.answer_question(scenes[0].image, COLOR, "blip3")
