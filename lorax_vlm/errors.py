@@ -111,11 +111,11 @@ class ImageError(LoraxError, ValueError):
 
 
 class ExampleError(LoraxError, ValueError):
-    """A training example cannot be used. ``example`` names it."""
+    """An example cannot be trained on, or measured with. ``example`` names it."""
 
     def __init__(self, example: str, reason: str) -> None:
         self.example, self.reason = example, reason
-        super().__init__(f"Cannot train on {example}: {reason}")
+        super().__init__(f"Cannot use {example}: {reason}")
 
 
 class PromptError(ExampleError):

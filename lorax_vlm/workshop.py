@@ -33,7 +33,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.inspection import BatchInspection, choose_rows, inspect_batch
 from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan
-from lorax_vlm.training.runs import CURVE_FILE, TrainingResult, discard_run, held_run
+from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, TrainingResult, discard_run, held_run
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
 from lorax_vlm.types import GenerationSettings
 
@@ -234,14 +234,22 @@ class AdapterWorkshop:
             result = results[order.name]
             try:
                 self._keep_trained(order, plan, facts, result)
-                self.training_curve(order.name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(result.curve, self.training_curve(order.name))
+                self._hand_on(result, self.run_dir(order.name))
             except LoraxError as error:
                 failures.append(error)
             except OSError as error:
                 failures.append(PathError.of(self.training_curve(order.name), error))
         if failures:
             raise failures[0]
+
+    @staticmethod
+    def _hand_on(result: TrainingResult, run_dir: Path) -> None:
+        """Put what a joint run leaves of one adapter where a run of its own would have left it."""
+        shutil.rmtree(run_dir / REJECTED_FOLDER, ignore_errors=True)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy(result.curve, run_dir / CURVE_FILE)
+        if (rejected := result.folder.parent / REJECTED_FOLDER).is_dir():
+            shutil.copytree(rejected, run_dir / REJECTED_FOLDER)
 
     def train_folder(
         self,

@@ -4,6 +4,7 @@ Everything that is asked of ``B A`` (its norm, its spectrum, how it agrees with 
 as the rank.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,9 +99,9 @@ class Update:
         return Update.of_singular(q_b @ u[:, :kept], s[:kept], vt[:kept] @ q_a.T)
 
     def distance(self, other: "Update") -> float:
-        """Norm of the difference, relative to this one's; 0 between two that do nothing."""
+        """Norm of the difference, relative to this one's; infinite where this one does nothing and the other something."""
         difference = (self + other * -1.0).norm
-        return difference / self.norm if self.norm else difference
+        return difference / self.norm if self.norm else math.inf if difference else 0.0
 
 
 Updates = Mapping[str, Update]
@@ -142,12 +143,14 @@ def total_cosine(first: Updates, second: Updates, sites: Sequence[str]) -> float
 
 
 def total_distance(first: Updates, second: Updates) -> float:
-    """Norm of the difference of all updates together, relative to the first's.
+    """Norm of the difference of all updates together, relative to the first's; infinite where the first does nothing.
 
     A site that one lacks, or has in another shape, is there for the other alone.
     """
     shared = {site for site in first if site in second and first[site].shape == second[site].shape}
     apart = [(first[site] + second[site] * -1.0).norm for site in shared]
     apart += [update.norm for site, update in (*first.items(), *second.items()) if site not in shared]
-    norm = total_norm(first)
-    return float(np.linalg.norm(apart) / norm) if norm else 0.0
+    norm, between = total_norm(first), float(np.linalg.norm(apart))
+    if not norm:
+        return math.inf if between else 0.0
+    return between / norm

@@ -6,9 +6,9 @@ Such files name every module without the part's own name. With it before them th
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from lorax_vlm.adapters.durable import writing_to
@@ -60,11 +60,13 @@ def with_prefix(folder: Path, name: str, prefix: str) -> Iterator[Path]:
         )
     adapter = read_adapter(folder, name)
     prefix = prefix if prefix.endswith(".") else f"{prefix}."
-    with TemporaryDirectory(prefix="lorax-prefixed-") as scratch, writing_to(Path(scratch)):
-        renamed = Path(scratch) / (folder.name or "adapter")
-        renamed.mkdir()
-        (renamed / CONFIG_FILE).write_text(json.dumps(_renamed_config(adapter, prefix), indent=1), encoding="utf-8")
-        (renamed / WEIGHTS_FILE).write_bytes(_renamed_weights(adapter, prefix))
+    with ExitStack() as stack:
+        with writing_to(Path(gettempdir())):  # and not around what is done with it
+            scratch = stack.enter_context(TemporaryDirectory(prefix="lorax-prefixed-"))
+            renamed = Path(scratch) / (folder.name or "adapter")
+            renamed.mkdir()
+            (renamed / CONFIG_FILE).write_text(json.dumps(_renamed_config(adapter, prefix), indent=1), encoding="utf-8")
+            (renamed / WEIGHTS_FILE).write_bytes(_renamed_weights(adapter, prefix))
         _require_same(adapter, read_adapter(renamed, name), prefix)
         yield renamed
 

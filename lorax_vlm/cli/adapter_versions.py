@@ -1,5 +1,6 @@
 """``lorax-vlm adapters``: versions, aliases and tags; what differs between two; whether all is sound. No torch."""
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -117,10 +118,8 @@ def diff(
         f"sites: {found.shared} in both, {len(found.only_first)} only in {first}, "
         f"{len(found.only_second)} only in {second}"
     )
-    say(
-        f"updates: norms {found.norms[0]:.3g} and {found.norms[1]:.3g}, distance {found.distance:.3f} of the first, "
-        f"cosine {found.cosine:+.3f}"
-    )
+    apart = f"distance {found.distance:.3f} of the first" if math.isfinite(found.distance) else "the first does nothing"
+    say(f"updates: norms {found.norms[0]:.3g} and {found.norms[1]:.3g}, {apart}, cosine {found.cosine:+.3f}")
     if found.farthest:
         print_table(
             ["site", "cosine ", "distance "],

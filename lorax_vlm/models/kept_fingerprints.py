@@ -56,7 +56,7 @@ def key_of(files: Iterable[Path]) -> str:
 
 
 def content_key_of(files: Iterable[Path]) -> str:
-    """What stands for the content of some weight files, wherever they are; another one for other weights.
+    """What stands for some weight files wherever they are; another one as soon as one of them was written to.
 
     Raises:
         OSError: One cannot be read.

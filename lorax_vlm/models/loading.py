@@ -98,7 +98,9 @@ class LoadedModel:
             CheckpointError: Its files are no longer those that were loaded.
         """
         if self.weights_key is not None and weights_key(self.folder) != self.weights_key:
-            raise CheckpointError(self.name, [f"its files in {self.folder} changed since it was loaded; load it again"])
+            raise CheckpointError(
+                self.name, [f"its files in {self.folder} were written to since it was loaded; load it again"]
+            )
         with shown_progress(self.name) as progress:
             return read_fingerprint(self.folder, progress)
 

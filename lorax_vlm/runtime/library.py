@@ -3,12 +3,12 @@
 import datetime
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace as replaced
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -58,21 +58,35 @@ class AdapterLibrary:
         self.store = store
         self._load = load
         self._adapter_memory_bytes = adapter_memory_bytes
+        self._lock = threading.RLock()
         self._trials: set[str] = set()
         self._trial_numbers = itertools.count()
 
-    @cached_property
+    @property
     def base(self) -> LoadedModel:
         """The loaded base."""
+        return cast(LoadedModel, self._once("base", self._load_base))
+
+    def _load_base(self) -> LoadedModel:
         loaded = self._load()
         self.entry = loaded.entry  # only loading tells the family, and the prompts, of a checkpoint that is not listed
         return loaded
 
-    @cached_property
+    @property
     def _attached(self) -> AttachedAdapters:
+        return cast(AttachedAdapters, self._once("_attached", self._attach))
+
+    def _attach(self) -> AttachedAdapters:
         return AttachedAdapters(
             self.base, lambda name: self.store.get(name).folder, self._adapter_memory_bytes, self._read
         )
+
+    def _once(self, name: str, make: Callable[[], object]) -> object:
+        """What is made on first use; of several threads the others wait for it."""
+        with self._lock:
+            if name not in self.__dict__:
+                self.__dict__[name] = make()
+            return self.__dict__[name]
 
     def _read(self, name: str) -> tuple[Manifest, AdapterBytes]:
         stored, adapter = self.store.read_bytes(name)

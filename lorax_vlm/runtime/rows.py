@@ -52,27 +52,27 @@ def answer_rows(
     by_settings: dict[GenerationSettings, list[tuple[int, Row]]] = {}
     for number, row in enumerate(rows):
         if isinstance(row, LoraxError):
+            if not return_errors:
+                raise row
             results[number] = row
         else:
             by_settings.setdefault(row.settings, []).append((number, row))
     for settings, members in by_settings.items():
-        for batch in _opened_batches(members, batch_size, results):
+        for batch in _opened_batches(members, batch_size, results, return_errors):
             try:
                 results |= _answer(library, batch, settings)
             except Exception as error:
                 if not return_errors:
                     raise
                 results |= _answer_one_by_one(library, batch, settings, error)
-    answered = [results[number] for number in range(len(rows))]
-    if not return_errors:
-        for result in answered:
-            if isinstance(result, LoraxError):
-                raise result
-    return answered
+    return [results[number] for number in range(len(rows))]
 
 
 def _opened_batches(
-    members: Sequence[tuple[int, Row]], batch_size: int, results: dict[int, Generated | LoraxError]
+    members: Sequence[tuple[int, Row]],
+    batch_size: int,
+    results: dict[int, Generated | LoraxError],
+    return_errors: bool,
 ) -> Iterator[list[_Opened]]:
     """Rows with their images, as many at a time as one batch takes. Neighbours that name one image share it."""
     batch: list[_Opened] = []
@@ -87,6 +87,8 @@ def _opened_batches(
         try:
             picture = same if same is not None else load_image(row.image)
         except LoraxError as error:
+            if not return_errors:  # before more is answered that would be lost
+                raise
             results[number] = error
             continue
         batch.append(_Opened(number, row, picture))

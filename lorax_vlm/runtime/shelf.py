@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
@@ -47,6 +48,7 @@ class BaseShelf:
         self.models, self.store = dict(models), store
         self._budget_bytes, self._adapter_memory_bytes = budget_bytes, adapter_memory_bytes
         self._options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
+        self._lock = threading.RLock()
         self._libraries: dict[str, AdapterLibrary] = {}
         self._loaded: OrderedDict[str, tuple[AdapterLibrary, int]] = OrderedDict()
 
@@ -61,10 +63,11 @@ class BaseShelf:
     def library(self, model: str) -> AdapterLibrary:
         """The adapters of a base; it is not loaded for that."""
         entry = self.entry(model)
-        if entry.source not in self._libraries:  # not by name: two folders may end in the same one
-            load = partial(load_model, entry.name if entry.miniature else entry.source, **self._options)
-            self._libraries[entry.source] = AdapterLibrary(entry, load, self.store, self._adapter_memory_bytes)
-        return self._libraries[entry.source]
+        with self._lock:
+            if entry.source not in self._libraries:  # not by name: two folders may end in the same one
+                load = partial(load_model, entry.name if entry.miniature else entry.source, **self._options)
+                self._libraries[entry.source] = AdapterLibrary(entry, load, self.store, self._adapter_memory_bytes)
+            return self._libraries[entry.source]
 
     def library_of(self, identity: str) -> AdapterLibrary:
         """The adapters of the base that manifests call ``identity``.
@@ -93,6 +96,10 @@ class BaseShelf:
             OutOfMemoryForecast: It does not fit even alone.
             CheckpointError: It cannot be loaded.
         """
+        with self._lock:
+            return self._load(library)
+
+    def _load(self, library: AdapterLibrary) -> LoadedModel:
         name, source = library.entry.name, library.entry.source
         if source in self._loaded:
             self._loaded.move_to_end(source)

@@ -15,7 +15,7 @@ from lorax_vlm.errors import LoraxError
 from lorax_vlm.models.families.base import Batch, Family
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.training.trainer import peft_copy
+from lorax_vlm.training.trainer import peft_copy, preserved_random_state
 from lorax_vlm.types import ImageVerdict
 
 LOOKED_AT = 100
@@ -100,7 +100,8 @@ def inspect_batch(base: LoadedModel, examples: Sequence[Example], labels: Sequen
         raise LoraxError(f"At least 2 examples are needed to shuffle images, got {len(examples)}.")
     family, model = base.family, base.model
     if labels and isinstance(family, ViltFamily):
-        family, model = family.with_labels(labels), peft_copy(base, get_recipe("light"), 0, labels)
+        with preserved_random_state():
+            family, model = family.with_labels(labels), peft_copy(base, get_recipe("light"), 0, labels)
     images = [example.open_image() for example in examples]
     batch = _batch(family, examples, images)
     rows = [

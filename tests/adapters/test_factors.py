@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorax_vlm.adapters.factors import Update, read_updates, total_norm
+from lorax_vlm.adapters.factors import Update, read_updates, total_distance, total_norm
 from lorax_vlm.adapters.files import read_adapter
 from lorax_vlm.models.loading import LoadedModel
 from tests.adapters_for_tests import edit_config, write_random_adapter
@@ -73,3 +73,11 @@ def test_updates_of_a_file_are_pefts_deltas(mini: LoadedModel, tmp_path, config:
         assert np.allclose(update.b @ update.a, delta, atol=1e-6), site
         norm += float(np.linalg.norm(delta) ** 2)
     assert total_norm(updates) == pytest.approx(norm**0.5, rel=1e-5)
+
+
+def test_nothing_is_infinitely_far_from_something() -> None:
+    one = random_update(np.random.default_rng(0), 6, 5, 2)
+    nothing = Update(one.a, one.b * 0)
+    assert total_distance({"site": nothing}, {"site": one}) == np.inf
+    assert total_distance({"site": one}, {"site": nothing}) == pytest.approx(1.0)
+    assert total_distance({"site": nothing}, {"site": nothing}) == 0
