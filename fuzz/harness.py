@@ -23,6 +23,7 @@ from typing import Any
 from lorax_vlm.errors import LoraxError
 
 SLOW_S = 5.0
+MOST_MIB = 1024
 _SHOWN = 10
 
 Try = Callable[[random.Random, Path], Any]
@@ -61,12 +62,16 @@ class Outcome:
 
     def line(self) -> str:
         """The last line of a run."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return (
             f"{self.name}: {self.cases:,} cases in {self.seconds:.0f} s: {self.taken:,} taken, "
             f"{self.refused:,} refused, {sum(self.findings.values()):,} exceptions that are not ours, "
-            f"{self.slow} over {SLOW_S:g} s, peak {peak:,.0f} MiB"
+            f"{self.slow} over {SLOW_S:g} s, peak {peak_mib():,.0f} MiB"
         )
+
+
+def peak_mib() -> float:
+    """Most memory that this process ever took."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run(fuzzer: Fuzzer, seconds: float, seed: int = 0, first: int = 0, most: int | None = None) -> Outcome:
@@ -142,4 +147,7 @@ def main(fuzzer: Fuzzer) -> int:
     parser.add_argument("--most", type=int, help="number of cases")
     asked = parser.parse_args()
     logging.getLogger("lorax_vlm").setLevel(logging.ERROR)  # what it warns of is what it is given
-    return 0 if run(fuzzer, asked.seconds, asked.seed, asked.first, asked.most).sound else 1
+    sound = run(fuzzer, asked.seconds, asked.seed, asked.first, asked.most).sound
+    if peak_mib() > MOST_MIB:
+        print(f"{fuzzer.name}: more than {MOST_MIB:,} MiB of memory")
+    return 0 if sound and peak_mib() <= MOST_MIB else 1

@@ -99,7 +99,7 @@ class Update:
         return Update.of_singular(q_b @ u[:, :kept], s[:kept], vt[:kept] @ q_a.T)
 
     def distance(self, other: "Update") -> float:
-        """Norm of the difference, relative to this one's; infinite where this one does nothing and the other something."""
+        """Norm of the difference, relative to this one's; infinite where this one alone does nothing."""
         difference = (self + other * -1.0).norm
         return difference / self.norm if self.norm else math.inf if difference else 0.0
 
