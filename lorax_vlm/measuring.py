@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from lorax_vlm.adapters.seen import SeenImages
 from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.asking import answers_questions, question_prompt, question_settings
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.evaluation.seen import Asked, comparable, leave_out_seen
+from lorax_vlm.evaluation.seen import Asked, Known, comparable, leave_out_seen
 from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -39,7 +38,7 @@ def unseen_examples(
         AdapterNotFound: There is no such adapter.
         UsageError: Nothing would be left.
     """
-    seen: dict[str, SeenImages | None] = {}
+    seen: dict[str, Known] = {}
     for library, name in adapters:
         seen[name] = comparable(library.seen_images(name), library.store.get(name).manifest, examples)
     return leave_out_seen(examples, seen, include=include_seen)

@@ -202,6 +202,8 @@ class SeenShare:
     """None: not known, as for an adapter that was made elsewhere."""
     left_out: bool
     """Whether those are left out of the figures."""
+    complete: bool = True
+    """Whether the others are known not to be among those it was trained on."""
 
     def line(self) -> str:
         """For people."""
@@ -210,7 +212,8 @@ class SeenShare:
         if not self.seen:
             return f"{self.adapter}: trained on none of these {self.images} images"
         end = "they are left out" if self.left_out else "they are counted like the others"
-        return f"{self.adapter}: trained on {self.seen} of these {self.images} images; {end}"
+        at_least, others = ("", "") if self.complete else ("at least ", "; of the others it is not known")
+        return f"{self.adapter}: trained on {at_least}{self.seen} of these {self.images} images; {end}{others}"
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from lorax_vlm.adapters.manifest import MANIFEST_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example, NotedStream, answered
-from lorax_vlm.data.scene_examples import scene_caption_splits, scene_questions
+from lorax_vlm.data.scene_examples import scene_caption_splits, scene_question_splits, scene_questions
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import UsageError
-from lorax_vlm.evaluation.seen import leave_out_seen
+from lorax_vlm.evaluation.seen import Known, leave_out_seen
 from lorax_vlm.multimodal import MultiModalLoRAExchange
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
@@ -143,7 +143,7 @@ def test_an_image_that_cannot_be_read_is_not_taken_for_seen(tmp_path: Path) -> N
     known = scene_questions("color", "train", 2)
     gone = [answered(tmp_path / f"{name}.png", COLOR, ["red"], name) for name in "ab"]
     seen = SeenImages.of(example.image_digest() for example in known)
-    asked = leave_out_seen([*known, *gone], {"mine": seen})
+    asked = leave_out_seen([*known, *gone], {"mine": Known(seen, complete=True)})
     assert [example.name for example in asked.examples] == ["a", "b"]
     assert [(share.images, share.seen) for share in asked.shares] == [(4, 2)]
 
@@ -171,4 +171,11 @@ def test_a_merged_adapter_has_seen_what_its_parts_have(photos: Path, tmp_path: P
     exchange = MultiModalLoRAExchange("mini", store=tmp_path / "store")
     key, _ = exchange.merge_adapters(["blip2-opt-mini.one", "blip2-opt-mini.two"], "both")
     [share] = system.unseen_examples([("blip2_opt", key)], rows).shares
-    assert (share.images, share.seen) == (len(images), 4)
+    assert (share.images, share.seen, share.complete) == (len(images), 4, True)
+    system.train_adapter("blip2_opt", "drawn", "color", data=scene_question_splits("color", 8, 4), **OPTIONS)
+    key, _ = exchange.merge_adapters(["blip2-opt-mini.one", "blip2-opt-mini.drawn"], "with.drawn")
+    asked = system.unseen_examples([("blip2_opt", key)], rows)
+    assert {example.image for example in asked.examples} == {*images[2:]}, "what is known is used"
+    assert asked.shares[0].line() == (
+        f"{key}: trained on at least 2 of these {len(images)} images; they are left out; of the others it is not known"
+    )

@@ -21,7 +21,7 @@ HEAD = "classifier"
 """The one module that may travel whole with an adapter: ViLT's head over its answers."""
 ALL_LINEAR = "all-linear"
 _OUTPUT_LAYER = "lm_head"
-_MAX_ALPHA = 1e9
+MAX_ALPHA = 1e9
 
 HARMLESS_OPTIONS = frozenset({"_from_model_config", "transformers_version", "_name_or_path", "_commit_hash"})
 """What transformers' configurations leave behind."""
@@ -206,7 +206,7 @@ def config_problems(config: Mapping[str, Any], *, targets: bool = True) -> list[
         problems.append(f"r is {quoted(config.get('r'))}, expected a whole number from 1 to {MAX_RANK}")
     if not _is_scale(config.get("lora_alpha")):
         alpha = quoted(config.get("lora_alpha"))
-        problems.append(f"lora_alpha is {alpha}, expected a number other than 0, at most {_MAX_ALPHA:.0e} either way")
+        problems.append(f"lora_alpha is {alpha}, expected a number other than 0, at most {MAX_ALPHA:.0e} either way")
     expected = "expected a pattern or a list of names"
     for option, optional in (("target_modules", not targets), ("exclude_modules", True), ("layers_pattern", True)):
         if not _is_selector(config.get(option), optional):
@@ -227,7 +227,7 @@ def _is_rank(value: object) -> bool:
 def _is_scale(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return value != 0 and abs(value) <= _MAX_ALPHA
+    return value != 0 and abs(value) <= MAX_ALPHA
 
 
 def _is_layer(value: object) -> bool:

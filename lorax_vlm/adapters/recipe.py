@@ -5,12 +5,12 @@ A site is a linear layer. Sites are always chosen by a full pattern over the who
 the vision encoder.
 """
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lorax_vlm.adapters.peft_config import MAX_ALPHA
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of, group_by_component
 
@@ -68,8 +68,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= 1024:
             raise UsageError(f"rank must be from 1 to 1024, got {self.rank}.")
-        if self.alpha is not None and not 0 < self.alpha < math.inf:
-            raise UsageError(f"alpha must be above 0, got {self.alpha}.")
+        if self.alpha is not None and not 0 < self.alpha <= MAX_ALPHA:
+            raise UsageError(f"alpha must be above 0 and at most {MAX_ALPHA:g}, got {self.alpha}.")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be from 0 up to 1, got {self.dropout}.")
         if not self.groups and not self.modules:

@@ -134,15 +134,16 @@ class SeenImages:
         return SeenImages(tuple(joined.values()))
 
 
-def join_seen(parts: Iterable[SeenImages | None]) -> SeenImages | None:
-    """The images of several adapters together; None where one does not know its own, or they fit no file."""
-    joined = SeenImages()
-    for part in parts:
-        if part is None:
-            return None
-        joined += part
+def join_seen(parts: Iterable[SeenImages | None]) -> tuple[SeenImages | None, bool]:
+    """What is known of the images of several adapters together, and whether that is all of them.
+
+    Nothing is known where none of them says, or where they fit no file.
+    """
+    parts = list(parts)
+    joined = sum((part for part in parts if part is not None), SeenImages())
     fits = len(joined.sections) <= MAX_SECTIONS and len(joined.to_bytes()) <= MAX_SEEN_BYTES
-    return joined if fits else None
+    complete = all(part is not None for part in parts)
+    return (joined, complete) if fits and (complete or joined.sections) else (None, False)
 
 
 def write_seen(folder: Path, seen: SeenImages | None) -> None:

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from lorax_vlm.evaluation.side_effects import SideEffects
 
 
+_SHOWN = 10
+
+
 @dataclass(frozen=True)
 class _Order:
     """What is to be measured, checked."""
@@ -237,9 +240,11 @@ def _evaluate_questions(order: _Order) -> None:
                 "differences": {name: found[reports[0].metric] for name, found in differences.items()},
                 "differences_by_metric": differences,
                 "side_effects": effects,
+                "data": _about(order),
             }
         )
     else:
+        _say_about(order)
         print_vqa_reports(reports, lines, title)
         _say_side_effects(effects)
     if order.html is not None:
@@ -276,14 +281,31 @@ def _evaluate_captions(order: _Order, title: str) -> None:
                 "reports": reports,
                 "differences": differences,
                 "side_effects": effects,
+                "data": _about(order),
                 "left_out": left_out,
             }
         )
         return
+    _say_about(order)
     print_caption_reports(reports, differences, title)
     _say_side_effects(effects)
     for name in left_out:
         say(f"{name} has an own style: give --data FOLDER")
+
+
+def _about(order: _Order) -> list[str]:
+    """What was read, and what of it was left out."""
+    if order.splits is None:
+        return []
+    return [order.splits.summary(), *order.splits.notes, *(f"left out: {row}" for row in order.splits.skipped)]
+
+
+def _say_about(order: _Order) -> None:
+    lines = _about(order)
+    for line in lines[:_SHOWN]:
+        say(line)
+    if len(lines) > _SHOWN:
+        say(f"and {len(lines) - _SHOWN} more rows left out")
 
 
 def _say_side_effects(effects: "dict[str, SideEffects | None]") -> None:

@@ -12,6 +12,17 @@ from lorax_vlm.types import SeenShare
 
 DRAWN = "drawn"
 """Fact of a manifest's training: it was on drawn scenes, which are known by their numbers and not by bytes of files."""
+PARTLY = "seen_partly"
+"""Fact of a manifest's training: it is made of several, and not all of them say what they were trained on."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the images that an adapter was trained on."""
+
+    images: SeenImages
+    complete: bool
+    """Whether it was trained on no others that could be among those asked about."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +37,8 @@ class Asked:
         return next((share for share in self.shares if share.adapter == adapter), None)
 
 
-def comparable(seen: SeenImages | None, manifest: Manifest, examples: Sequence[Example]) -> SeenImages | None:
-    """What an adapter saw, where that can be compared with the images that are asked about; None where not.
+def comparable(seen: SeenImages | None, manifest: Manifest, examples: Sequence[Example]) -> Known:
+    """What is known of the images that an adapter saw, as far as they can be compared with those that are asked about.
 
     Args:
         seen: What it says.
@@ -35,20 +46,20 @@ def comparable(seen: SeenImages | None, manifest: Manifest, examples: Sequence[E
         examples: What is asked about.
     """
     if not manifest.trained:
-        return SeenImages()
-    if manifest.training.get(DRAWN) and not all(is_drawn(example) for example in examples):
-        return None  # the same scene in a file is another content
-    return seen
+        return Known(SeenImages(), complete=True)
+    if seen is None:
+        return Known(SeenImages(), complete=False)
+    # The same scene in a file is another content.
+    hidden = manifest.training.get(DRAWN) and not all(is_drawn(example) for example in examples)
+    return Known(seen, complete=not hidden and not manifest.training.get(PARTLY))
 
 
-def leave_out_seen(
-    examples: Sequence[Example], seen: Mapping[str, SeenImages | None], *, include: bool = False
-) -> Asked:
+def leave_out_seen(examples: Sequence[Example], seen: Mapping[str, Known], *, include: bool = False) -> Asked:
     """The examples whose images none of several adapters was trained on, so that all are asked the same.
 
     Args:
         examples: Questions, or references.
-        seen: What each adapter was trained on, by its name; None where that is not known.
+        seen: What each adapter was trained on, as far as that is known, by its name.
         include: Keep them, and only count.
 
     Raises:
@@ -57,15 +68,20 @@ def leave_out_seen(
     keys = [_digest(example) for example in examples]
     distinct = set(keys)
     by_adapter = {
-        name: {key for key in distinct if isinstance(key, str) and images.contains(key)}
-        for name, images in seen.items()
-        if images is not None
+        name: {key for key in distinct if isinstance(key, str) and known.images.contains(key)}
+        for name, known in seen.items()
     }
-    known: set[Hashable] = set().union(*by_adapter.values())
-    kept = [example for example, key in zip(examples, keys, strict=True) if include or key not in known]
+    met: set[Hashable] = set().union(*by_adapter.values())
+    kept = [example for example, key in zip(examples, keys, strict=True) if include or key not in met]
     shares = tuple(
-        SeenShare(name, len(distinct), len(by_adapter[name]) if name in by_adapter else None, left_out=not include)
-        for name in seen
+        SeenShare(
+            name,
+            len(distinct),
+            len(by_adapter[name]) if known.complete or by_adapter[name] else None,
+            left_out=not include,
+            complete=known.complete,
+        )
+        for name, known in seen.items()
     )
     if examples and not kept:
         trained = ", ".join(name for name, images in by_adapter.items() if images)

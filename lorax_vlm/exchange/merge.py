@@ -6,7 +6,7 @@ whole updates: its plain versions combine A and B apart, which adds products of 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,7 +24,7 @@ from lorax_vlm.adapters.peft_config import MAX_RANK
 from lorax_vlm.adapters.seen import join_seen
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import IncompatibleAdapter, UsageError
-from lorax_vlm.evaluation.seen import DRAWN
+from lorax_vlm.evaluation.seen import DRAWN, PARTLY
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.merge_preview import MergePreview, exact_sum, preview_merge, weighted
 from lorax_vlm.foreign import quoted
@@ -222,8 +222,9 @@ def merge_adapters(
     preview = preview_merge(dict(zip(map(_reference, stored), updates, strict=True)), factors)
     error = total_distance(exact_sum(weighted(updates, factors)), merged)
     report = MergeReport(method, largest, error, preview)
-    manifest = _manifest_of_merge(library, stored, new_name, report, factors)
-    seen = join_seen(adapter.seen for _, adapter in found)
+    seen, complete = join_seen(adapter.seen for _, adapter in found)
+    partly = not complete or any(adapter.manifest.training.get(PARTLY) for adapter in stored)
+    manifest = _manifest_of_merge(library, stored, new_name, report, factors, {PARTLY: True} if partly else {})
     with own_folder(run_dir) as scratch:
         folder = write_updates(scratch / "merged", merged, library.entry.identity, seen)
         return library.keep(folder, manifest, replace=replace), report
@@ -272,7 +273,12 @@ def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapt
 
 
 def _manifest_of_merge(
-    library: AdapterLibrary, stored: Sequence[StoredAdapter], name: str, report: MergeReport, weights: Sequence[float]
+    library: AdapterLibrary,
+    stored: Sequence[StoredAdapter],
+    name: str,
+    report: MergeReport,
+    weights: Sequence[float],
+    seen: Mapping[str, bool],
 ) -> Manifest:
     first = stored[0].manifest
     same = all((a.manifest.task, a.manifest.style) == (first.task, first.style) for a in stored)
@@ -288,6 +294,7 @@ def _manifest_of_merge(
         training={
             "data": "merged from " + ", ".join(a.name for a in stored),
             DRAWN: any(a.manifest.training.get(DRAWN) for a in stored),
+            **seen,
             **facts,
         },
         lineage=[

@@ -24,7 +24,7 @@ from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.errors import TransferRefused
-from lorax_vlm.evaluation.seen import DRAWN
+from lorax_vlm.evaluation.seen import DRAWN, PARTLY
 from lorax_vlm.exchange.candidates import copies, random_like
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
@@ -76,6 +76,8 @@ class PreparedTransfer:
     """The images that the source and the result were trained on. None: not known."""
     drawn: bool
     """Whether some of them are drawn scenes."""
+    partly: bool
+    """Whether there are others, of which nothing is known."""
 
     @property
     def refused(self) -> bool:
@@ -163,9 +165,9 @@ def prepared_transfer(
         settings = settings_on(target, source, stored.manifest)
         bench = _Bench(target, stored.manifest, settings, asked.development, judge, scratch)
         report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
-        seen = _seen_by(chosen, adapter, data)
+        seen, partly = _seen_by(chosen, adapter, stored.manifest, data)
         drawn = bool(stored.manifest.training.get(DRAWN)) or any(is_drawn(example) for example in data.unlabelled)
-        yield PreparedTransfer(report, target, stored, chosen, settings, options.load, seen, drawn)
+        yield PreparedTransfer(report, target, stored, chosen, settings, options.load, seen, drawn, partly)
 
 
 @dataclass(frozen=True)
@@ -367,11 +369,16 @@ def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> li
     return reasons
 
 
-def _seen_by(chosen: _Candidate, source: AdapterBytes, data: TransferData) -> SeenImages | None:
-    """The images that a result learnt from: the source's, and those it was distilled with."""
+def _seen_by(
+    chosen: _Candidate, source: AdapterBytes, manifest: Manifest, data: TransferData
+) -> tuple[SeenImages | None, bool]:
+    """The images that a result learnt from: the source's, and those it was distilled with; and whether by others."""
+    partly = bool(manifest.training.get(PARTLY))
     if not chosen.steps:
-        return source.seen
-    return join_seen([source.seen, SeenImages.of(example.image_digest() for example in data.unlabelled)])
+        return source.seen, partly
+    taught = SeenImages.of(example.image_digest() for example in data.unlabelled)
+    seen, complete = join_seen([source.seen, taught])
+    return seen, partly or not complete
 
 
 def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> Addition:
@@ -391,6 +398,7 @@ def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool)
             "steps": chosen.steps,
             "data": f"transferred from {prepared.stored.name}",
             DRAWN: prepared.drawn,
+            **({PARTLY: True} if prepared.partly else {}),
         },
         labels=chosen.labels,
         lineage=[
