@@ -40,7 +40,13 @@ def test_every_row_that_was_not_trained_on_is_asked(run, many: list[Scene], tmp_
         assert [report["adapter"] for report in found] == ["mine"]
         return {"count": len(found[0]["records"]), **found[0]["seen"]}
 
-    unseen = {"adapter": "blip2-opt-mini.mine", "images": 40, "seen": counts["train"], "left_out": True}
+    unseen = {
+        "adapter": "blip2-opt-mini.mine",
+        "images": 40,
+        "seen": counts["train"],
+        "left_out": True,
+        "complete": True,
+    }
     assert asked() == {"count": counts["validation"], **unseen}
     assert asked("--include-seen") == {"count": 40, **unseen, "left_out": False}
     assert asked("--split", "held-out", "--held-out", "0.3")["count"] == counts["validation"]
