@@ -85,4 +85,4 @@ OWN_QUESTION_CONFIGS = {
     "vilt": _OWN,
 }
 """For questions about pictures of somebody's own on the miniatures, by family, with what ``training.defaults`` adapts.
-Twice the rate diverges; several rows of an image after each other are faster and end with twice the validation loss."""
+Twice the rate gets stuck; several rows of an image after each other are faster and generalise less."""
