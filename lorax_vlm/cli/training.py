@@ -113,7 +113,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Optimiser steps. Default: 500; of miniatures 200 to 900 by family, for tasks with --data 1500.",
+            help="Optimiser steps. Default: 500; of miniatures 200 to 900 by family, with --task and --data to 2400.",
             show_default=False,
         ),
     ] = None,
