@@ -37,11 +37,11 @@ def require_new_file(path: Path | None, suffix: str = "") -> Path | None:
     if path is None:
         return None
     path = path.expanduser()
-    if path.is_dir():
-        raise PathError(str(path), "it is a folder", "Name a file in it.")
-    if suffix and not path.suffix:
-        path = path.with_suffix(suffix)
     with naming(path):
+        if path.is_dir():
+            raise PathError(str(path), "it is a folder", "Name a file in it.")
+        if suffix and not path.suffix:
+            path = path.with_suffix(suffix)
         require_writable_folder(path.parent)
         if path.exists() and not os.access(path, os.W_OK):
             raise PathError(str(path), "it may not be written")

@@ -434,8 +434,9 @@ class AdapterStore:
             AdapterNotFound: There is none.
             AdapterExists: ``target`` is not empty.
         """
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise AdapterExists(name, str(target))
+        with writing_to(target):
+            if target.exists() and (not target.is_dir() or any(target.iterdir())):
+                raise AdapterExists(name, str(target))
         with writing_to(target), own_folder(target.parent, _SCRATCH_PREFIX) as scratch:
             self._read(name, lambda stored: copy_version(stored.folder, scratch, name))
             scratch.chmod(0o755)

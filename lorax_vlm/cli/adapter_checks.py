@@ -1,5 +1,6 @@
 """``lorax-vlm adapters``: does it belong to that base? what is in it? No torch, unless the base is asked."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,10 +31,10 @@ def _find(adapter: str, store: Path | None, model: str = "") -> Path:
     """
     path, adapters = Path(adapter).expanduser(), AdapterStore(store)
     if path.name != adapter:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise PathError(str(path), "it is no folder")
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         try:
             adapters.resolve(adapter, model or None)
         except (AdapterNotFound, AdapterNameError):

@@ -39,7 +39,7 @@ def pack(stored: StoredAdapter, path: Path) -> Path:
         DamagedAdapter: The stored files are not what their manifest says; nothing is written.
         PathError: The bundle cannot be written.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise PathError(str(path), "it is a folder", f"Name a file in it, such as {path / f'{stored.name}{SUFFIX}'}.")
     if os.path.lexists(path):
         raise AdapterExists(stored.name, str(path))

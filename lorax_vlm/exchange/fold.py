@@ -98,8 +98,9 @@ def fold_adapter(
         raise UsageError(f"rank is {quoted(rank)}, expected a whole number from 1 to {MAX_RANK}.")
     if not tolerance > 0:
         raise UsageError(f"tolerance is {quoted(tolerance)}, expected a number above 0.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise AdapterExists(folder.name, str(out))
+    with writing_to(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise AdapterExists(folder.name, str(out))
     with only_our_errors(folder.name, folder):
         config, data = _read(folder)
         plain = base.plain_copy()

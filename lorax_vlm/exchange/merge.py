@@ -50,16 +50,25 @@ class MergeReport:
 def preview_stored(
     store: AdapterStore, names: Sequence[str], weights: Sequence[float] | None, method: Method, rank: int | None
 ) -> MergePreview:
-    """What merging stored adapters would combine; their base is not looked at.
+    """What merging stored adapters would combine; of their bases only what their records say is looked at.
 
     Raises:
-        UsageError: As ``merge_adapters``.
+        UsageError: As ``merge_adapters``; or they are of different bases, or do not say of which.
         AdapterError: One cannot be read.
     """
     factors = list(weights) if weights else [1.0] * len(names)
     _require_request(names, factors, method, rank)
     found = [store.read_bytes(name) for name in names]
     require_different([stored for stored, _ in found])
+    bases = {
+        (base.name, *sorted(base.components.items())) if (base := stored.manifest.base) is not None else None
+        for stored, _ in found
+    }
+    if len(bases) > 1 or None in bases:
+        said = ", ".join(
+            f"{s.name} of {s.manifest.base.name if s.manifest.base else 'an unknown base'}" for s, _ in found
+        )
+        raise UsageError(f"Only adapters of the same weights can be merged, and these are {said}.")
     return preview_merge({_reference(stored): read_updates(adapter) for stored, adapter in found}, factors)
 
 

@@ -3,6 +3,7 @@
 A valid signature by an unknown key proves nothing, so verifying always takes the public key that is expected.
 """
 
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import LoraxError, MissingExtra, SignatureRefused
 
 _PACKAGES = ("model_signing", "OpenSSL")
+_MAX_KEY_BYTES = 64 * 1024
 
 
 def sign_adapter(store: AdapterStore, name: str, private_key: Path, *, password: str | None = None) -> StoredAdapter:
@@ -31,6 +33,7 @@ def sign_adapter(store: AdapterStore, name: str, private_key: Path, *, password:
     """
     signing, hashing = _require_library()
     stored = store.get(name)
+    _require_key(private_key, name)
     require_intact(stored.folder, name)
     with tempfile.TemporaryDirectory() as scratch:
         signature = Path(scratch) / SIGNATURE_FILE
@@ -56,6 +59,7 @@ def verify_signature(folder: Path, name: str, public_key: Path) -> None:
         MissingExtra: ``model-signing`` is not installed.
     """
     _, hashing = _require_library()
+    _require_key(public_key, name)
     from model_signing import verifying
 
     try:
@@ -69,6 +73,16 @@ def verify_signature(folder: Path, name: str, public_key: Path) -> None:
         config.set_hashing_config(_without_signature(hashing)).verify(folder, folder / SIGNATURE_FILE)
     except Exception as error:  # the library raises its dependencies' errors, some of them of no common class
         raise SignatureRefused(name, f"{public_key} does not confirm its signature: {error or type(error)}") from error
+
+
+def _require_key(path: Path, name: str) -> None:
+    """Refuse what the library would read without an end: a device, a pipe, a huge file."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SignatureRefused(name, f"the key {path} cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_KEY_BYTES:
+        raise SignatureRefused(name, f"{path} is no key: an ordinary file of at most {_MAX_KEY_BYTES:,} bytes")
 
 
 def _without_signature(hashing: Any) -> Any:

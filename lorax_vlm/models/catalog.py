@@ -4,6 +4,7 @@ Any other checkpoint of a supported family works by hub id or folder; it takes t
 hub checkpoints: parameters computed from the published configurations, prompts and decoding from the papers' code.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -200,7 +201,7 @@ def get_model_entry(name: str | Path) -> CatalogEntry:
     for entry in CATALOG:
         if name and name in (entry.name, entry.key, entry.source):
             return entry
-    if name and Path(name).expanduser().is_dir():
+    if name and os.path.isdir(os.path.expanduser(name)):  # which say no where the system refuses a name
         folder = Path(name).expanduser().resolve()
         return CatalogEntry(name=folder.name, source=str(folder), family="")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):

@@ -72,3 +72,50 @@ def test_a_broken_file_of_several_fails_alone(
 
 def test_nothing_is_printed_when_all_are_broken(run, tmp_path: Path) -> None:
     assert "gone.png': no such file" in run("caption", tmp_path / "gone.png", tmp_path / "other.png", code=1)
+
+
+LONG = [
+    "caption {long}",
+    "caption {picture} -m {long}",
+    "caption {picture} -a {long}",
+    "caption {picture} --sheet {long}.png",
+    "ask {long} question",
+    "evaluate --data {long}",
+    "evaluate --task general --html {long}",
+    "train x --data {long}",
+    "train --adapters {long}",
+    "train x --style plain --steps 1 --store {long}",
+    "doctor --data {long}",
+    "doctor -m {long}",
+    "adapters export one {long}",
+    "adapters pack one {long}",
+    "adapters import {long} --name x",
+    "adapters unpack {long}",
+    "adapters check {long}",
+    "adapters inspect ./{long}",
+    "adapters sign one --key {long}",
+    "exchange plan one --to {long}",
+    "exchange fold {long} out --model blip2-opt-mini",
+    "models fingerprint {long}",
+    "scenes export {long} --count 1",
+]
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_a_name_that_the_system_refuses_is_one_message(
+    command: str, picture: Path, stored, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"long": "n" * 5000, "picture": picture}
+    monkeypatch.setattr(sys, "argv", ["lorax-vlm", *(part.format(**names) for part in command.split())])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["sign", "verify-signature"])
+def test_a_device_is_no_key(run, stored, command: str) -> None:
+    pytest.importorskip("model_signing")
+    assert "is no key" in run("adapters", command, "one", "--key", "/dev/zero", code=1)
