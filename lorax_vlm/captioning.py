@@ -35,7 +35,7 @@ from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, TrainConfig
-from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport, require_whole
+from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport, SeenShare, require_whole
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, training_examples
 
 BASE = "base"
@@ -347,11 +347,10 @@ class BLIP2CaptioningSystem:
     ) -> list[Caption | LoraxError]:
         """One caption per image and its adapter; rows of equal settings share batches."""
         base = self.base
-        asked = {name: self._asked(name) for name in dict.fromkeys(adapters)}
-        rows = [
-            Row(image, name, caption_prompt(base.entry, asked[name]), self._settings(name).replace(**decoding))
-            for image, name in zip(images, adapters, strict=True)
-        ]
+        asked = {name: self._asked(name) for name in dict.fromkeys(adapters)}  # once: it may be replaced meanwhile
+        prompts = {name: caption_prompt(base.entry, manifest) for name, manifest in asked.items()}
+        settings = {n: caption_settings(base.entry, manifest).replace(**decoding) for n, manifest in asked.items()}
+        rows = [Row(image, n, prompts[n], settings[n]) for image, n in zip(images, adapters, strict=True)]
         said = answer_rows(self._library, rows, batch_size=self.batch_size, return_errors=return_errors)
         return [
             text if isinstance(text, LoraxError) else Caption.of(text, base.name, name)
@@ -439,7 +438,7 @@ class BLIP2CaptioningSystem:
         scenes = [scene for scene in scenes if drawn_example(scene.seed).name in left]
         styles = {name: style or self._style(name) for name in names}
         reports = [
-            replaced(report, seen=drawn.of(name))
+            replaced(report, seen=self._share(drawn, name))
             for name in names
             for report in self._evaluate_on_scenes(name, [styles[name]], scenes)
         ]
@@ -449,7 +448,11 @@ class BLIP2CaptioningSystem:
         return [*self._evaluate_on_scenes(None, judged, scenes), *reports]
 
     def _unseen(self, names: Sequence[str], examples: Sequence[Example], include_seen: bool) -> Asked:
-        return unseen_examples([(self._library, name) for name in names], examples, include_seen=include_seen)
+        named = [(self._library, self._library.resolve(name)) for name in names]
+        return unseen_examples(named, examples, include_seen=include_seen)
+
+    def _share(self, asked: Asked, name: str | None) -> SeenShare | None:
+        return asked.of(self._library.resolve(name) if name is not None else None)
 
     def own_styles(self) -> list[str]:
         """Those of ``list_adapters`` whose style drawn scenes have no captions in, so that they need ``data``."""
@@ -457,7 +460,7 @@ class BLIP2CaptioningSystem:
 
     def side_effects(self, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
-        return side_effects(self._library, self.store.get(name))
+        return side_effects(self._library, self.store.get(self._library.resolve(name)))
 
     def _style(self, name: str | None) -> str:
         attachment = self._library.find(name)
@@ -486,7 +489,7 @@ class BLIP2CaptioningSystem:
         references = [example for same in images for example in same]
         loss = reference_loss(self.base, lambda: self._library.using(name), prompt, references, self.batch_size)
         report = judge_reference_captions(captions, loss, images, source=source, **facts)
-        return replaced(report, seen=asked.of(name))
+        return replaced(report, seen=self._share(asked, name))
 
     def _report_facts(self, name: str | None, time_s: float) -> dict[str, Any]:
         return {"base": self.entry.name, "adapter": name, "settings": self._settings(name), "time_s": time_s}

@@ -60,7 +60,7 @@ def preview_stored(
     _require_request(names, factors, method, rank)
     found = [store.read_bytes(name) for name in names]
     require_different([stored for stored, _ in found])
-    return preview_merge({_reference(stored): read_updates(adapter) for stored, adapter in found}, factors)
+    return preview_merge({stored.reference: read_updates(adapter) for stored, adapter in found}, factors)
 
 
 def merge_updates(
@@ -219,7 +219,7 @@ def merge_adapters(
     largest = max(update.rank for update in merged.values())
     if largest > MAX_RANK:
         raise UsageError(f"The exact sum has rank {largest}, the limit is {MAX_RANK}. Use method='svd' with a rank.")
-    preview = preview_merge(dict(zip(map(_reference, stored), updates, strict=True)), factors)
+    preview = preview_merge(dict(zip([one.reference for one in stored], updates, strict=True)), factors)
     error = total_distance(exact_sum(weighted(updates, factors)), merged)
     report = MergeReport(method, largest, error, preview)
     manifest = _manifest_of_merge(library, stored, new_name, report, factors)
@@ -245,12 +245,8 @@ def require_different(adapters: Sequence[StoredAdapter]) -> None:
     for adapter in adapters:
         other = known.setdefault(adapter.digest, adapter)
         if other is not adapter:
-            names = " and ".join(dict.fromkeys((_reference(other), _reference(adapter))))
+            names = " and ".join(dict.fromkeys((other.reference, adapter.reference)))
             raise UsageError(f"{names} is the same adapter twice; name it once and give it twice the weight.")
-
-
-def _reference(adapter: StoredAdapter) -> str:
-    return f"{adapter.name}@{adapter.version}"
 
 
 def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapter, AdapterBytes]]) -> None:
@@ -286,7 +282,7 @@ def _manifest_of_merge(
         trained=True,
         generation=first.generation,
         training={
-            "data": "merged from " + ", ".join(a.name for a in stored),
+            "data": "merged from " + ", ".join(a.reference for a in stored),
             DRAWN: any(a.manifest.training.get(DRAWN) for a in stored),
             **facts,
         },
