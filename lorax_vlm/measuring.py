@@ -32,7 +32,7 @@ def unseen_examples(
     """The examples whose images none of several adapters was trained on, and how many each has seen.
 
     Args:
-        adapters: Those that are to be compared, with their bases, by the names that the store has for them.
+        adapters: Those that are to be compared, with their bases, by name.
         examples: What they may be asked.
         include_seen: Only count.
 
@@ -42,7 +42,7 @@ def unseen_examples(
     """
     seen: dict[str, SeenImages | None] = {}
     for library, name in adapters:
-        stored = library.store.get(name)
+        stored = library.store.get(library.resolve(name))
         seen[name] = comparable(read_seen(stored.folder, stored.manifest), stored.manifest, examples)
     return leave_out_seen(examples, seen, include=include_seen)
 

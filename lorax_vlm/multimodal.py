@@ -106,8 +106,9 @@ class MultiModalLoRAExchange:
         """Training settings when none are given, perhaps with another number of steps."""
         entry, config = self.entry(model), TrainConfig()
         if entry.miniature:
-            config = (MINI_CAPTION_CONFIGS if task == "captioning" else MINI_VQA_CONFIGS)[entry.family]
-        return config.with_steps(steps) if steps else config
+            captions = task == "captioning" and entry.captions
+            config = (MINI_CAPTION_CONFIGS if captions else MINI_VQA_CONFIGS)[entry.family]
+        return config.with_steps(steps) if steps is not None else config
 
     def _owner(self, stored: StoredAdapter) -> AdapterLibrary:
         """The library of the base that an adapter was made for."""
@@ -154,7 +155,7 @@ class MultiModalLoRAExchange:
             UsageError: The task or the complexity is unknown, or the model cannot do the task.
             LoraxError: Training failed.
         """
-        entry, recipe = self.entry(model), get_recipe(complexity)
+        entry, recipe = self._shelf.described(model), get_recipe(complexity)
         require_exchange_task(task, writes=entry.captions)
         splits = self._training_data(entry, task, data)
         library = self._shelf.library(model)
@@ -489,4 +490,4 @@ class MultiModalLoRAExchange:
         self, key: str, model: str, steps: int | None = None, config: TrainConfig | None = None
     ) -> TrainConfig:
         usual = config or self.default_config(model, self.store.get(key).manifest.task)
-        return usual.with_steps(steps or max(1, round(QUICK_SHARE * usual.max_steps)))
+        return usual.with_steps(steps if steps is not None else max(1, round(QUICK_SHARE * usual.max_steps)))

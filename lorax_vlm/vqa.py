@@ -165,7 +165,7 @@ class VQASystem:
             UsageError: The task (without ``data``) or the complexity is unknown.
             LoraxError: Training failed.
         """
-        entry = self.entry(model)
+        entry = self._shelf.described(model)
         recipe, config = question_defaults(entry, complexity, config, own_data=data is not None)
         if data is None:
             require_task(task)
@@ -251,7 +251,7 @@ class VQASystem:
         if task is None:
             task = self.store.get(stored_name).manifest.style if stored_name in self.store else "general"
         splits = self.training_data(model, task, data)
-        recipe, config = question_defaults(self.entry(model), complexity, config, own_data=data is not None)
+        recipe, config = question_defaults(self._shelf.described(model), complexity, config, own_data=data is not None)
         return AdapterOrder(stored_name, self._kind(model, task), recipe, splits, config)
 
     def train_orders(
@@ -279,7 +279,7 @@ class VQASystem:
             DataError: The data have malformed rows, or are captions.
             UsageError: There is no ``data`` and this base has no scenes, or the task is unknown.
         """
-        return training_examples(self.entry(model), "questions", data, partial(scene_question_splits, task))
+        return training_examples(self._shelf.described(model), "questions", data, partial(scene_question_splits, task))
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
@@ -293,7 +293,8 @@ class VQASystem:
         return AdapterWorkshop(self._shelf.library(model))
 
     def _kind(self, model: str, task: str) -> AdapterKind:
-        return AdapterKind("vqa", task, (entry := self.entry(model)).question_template, entry.answer_settings)
+        entry = self._shelf.described(model)
+        return AdapterKind("vqa", task, entry.question_template, entry.answer_settings)
 
     def list_adapters(self, model: str | None = None) -> list[StoredAdapter]:
         """The store's adapters that answer questions, or do not say what they do, of one model or of all."""

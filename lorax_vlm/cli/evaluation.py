@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.asking import answers_questions
+from lorax_vlm.asking import answers_questions, require_captions
 from lorax_vlm.cli.checks import require_model, require_stored
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
@@ -152,8 +152,8 @@ def _check_options(
     """
     if task and style:
         raise UsageError("Give --style to judge captions or --task to ask questions, not both.")
-    if style and not entry.captions:
-        raise UsageError(f"{entry.name} only chooses among fixed answers; it cannot write captions.")
+    if style:
+        require_captions(entry)
     if has_data:
         if style:
             raise UsageError(
