@@ -15,6 +15,8 @@ from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.types import GenerationSettings
 
 QUESTION_MARK = "{question}"
+# Longest captions by style on real checkpoints, whose own preset is for one short sentence of at least eight tokens.
+_STYLE_TOKENS = {"detailed": 120, "concise": 20, "creative": 60}
 
 
 def require_rows(rows: object, what: str, alone: str) -> list[Any]:
@@ -37,6 +39,12 @@ def require_rows(rows: object, what: str, alone: str) -> list[Any]:
 def answers_questions(manifest: Manifest) -> bool:
     """Whether an adapter was trained to answer a question or an instruction, not to caption."""
     return QUESTION_MARK in manifest.prompt
+
+
+def require_captions(entry: CatalogEntry) -> None:
+    """Raise ``UsageError`` for a base that cannot write captions."""
+    if not entry.captions:
+        raise UsageError(f"{entry.name} only chooses among fixed answers; it cannot write captions.")
 
 
 def require_question(question: object) -> str:
@@ -74,6 +82,15 @@ def question_settings(entry: CatalogEntry, manifest: Manifest | None) -> Generat
     """How an answer is decoded when the caller does not say."""
     own = manifest.generation if manifest is not None and answers_questions(manifest) else None
     return own or entry.answer_settings
+
+
+def style_settings(entry: CatalogEntry, style: str) -> GenerationSettings:
+    """How the captions of a new adapter for a style are to be decoded."""
+    settings = entry.caption_settings
+    if entry.miniature:
+        return settings
+    limit = _STYLE_TOKENS.get(style, settings.max_new_tokens)
+    return settings.replace(max_new_tokens=limit, min_new_tokens=0)
 
 
 def caption_settings(entry: CatalogEntry, manifest: Manifest | None) -> GenerationSettings:

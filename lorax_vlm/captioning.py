@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lorax_vlm import asking
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.asking import answers_questions, caption_prompt, caption_settings, require_rows
 from lorax_vlm.data.examples import Choice, DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import STYLES, require_style
@@ -29,7 +29,7 @@ from lorax_vlm.evaluation.reference_loss import reference_loss
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.measuring import side_effects, unseen_examples
-from lorax_vlm.models.catalog import get_model_entry
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -39,8 +39,6 @@ from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, Referenc
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, training_examples
 
 BASE = "base"
-# Longest captions by style on real checkpoints, whose own preset is for one short sentence of at least eight tokens.
-_STYLE_TOKENS = {"detailed": 120, "concise": 20, "creative": 60}
 
 
 class BLIP2CaptioningSystem:
@@ -79,8 +77,7 @@ class BLIP2CaptioningSystem:
             UsageError: ``model`` cannot write captions (ViLT).
         """
         self.entry = get_model_entry(model)
-        if not self.entry.captions:
-            raise UsageError(f"{self.entry.name} only chooses among fixed answers; it cannot write captions.")
+        asking.require_captions(self.entry)
         self.store = AdapterStore(store)
         self.batch_size = batch_size if batch_size is not None else 128 if self.entry.miniature else 32
         require_whole("batch_size", self.batch_size, 1)
@@ -90,8 +87,19 @@ class BLIP2CaptioningSystem:
 
     @property
     def base(self) -> LoadedModel:
-        """The base, loaded on first use."""
-        return self._library.base
+        """The base, loaded on first use.
+
+        Raises:
+            UsageError: It cannot write captions, which only loading tells of what is not on this machine.
+        """
+        base = self._library.base
+        asking.require_captions(base.entry)
+        self.entry = base.entry
+        return base
+
+    def _described(self) -> CatalogEntry:
+        """The base with its prompts; one that is not on this machine is loaded for them."""
+        return self.entry if self.entry.family else self.base.entry
 
     @property
     def default_config(self) -> TrainConfig:
@@ -229,11 +237,8 @@ class BLIP2CaptioningSystem:
         return AdapterOrder(name, self._kind(style), get_recipe(complexity), splits, config or self.default_config)
 
     def _kind(self, style: str) -> AdapterKind:
-        settings = self.entry.caption_settings
-        if not self.entry.miniature:
-            limit = _STYLE_TOKENS.get(style, settings.max_new_tokens)
-            settings = settings.replace(max_new_tokens=limit, min_new_tokens=0)
-        return AdapterKind("captioning", style, self.entry.caption_prompt, settings)
+        entry = self._described()
+        return AdapterKind("captioning", style, entry.caption_prompt, asking.style_settings(entry, style))
 
     def training_data(
         self, style: str = "", data: str | Path | DataSplits | None = None, *, skip_bad_rows: bool = False
@@ -245,7 +250,7 @@ class BLIP2CaptioningSystem:
             UsageError: There is no ``data`` and this base has no scenes, or the style is unknown.
         """
         drawn = partial(scene_caption_splits, require_style(style)) if data is None and self.entry.miniature else None
-        return training_examples(self.entry, "captions", data, drawn, skip_bad_rows=skip_bad_rows)
+        return training_examples(self._described(), "captions", data, drawn, skip_bad_rows=skip_bad_rows)
 
     def training_curve(self, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""
@@ -271,7 +276,7 @@ class BLIP2CaptioningSystem:
 
         Adapters that answer questions or instructions are left out.
         """
-        return [stored for stored in self._library.list() if not answers_questions(stored.manifest)]
+        return [stored for stored in self._library.list() if not asking.answers_questions(stored.manifest)]
 
     def remove_adapter(self, name: str) -> None:
         """Remove an adapter from the store.
@@ -313,7 +318,7 @@ class BLIP2CaptioningSystem:
             return_errors: Put the error of a bad image in its place instead of raising it.
             decoding: As for ``caption_image``.
         """
-        images = require_rows(images, "images", "caption_image")
+        images = asking.require_rows(images, "images", "caption_image")
         self._library.require(adapter)
         return self._caption(images, [adapter] * len(images), decoding, return_errors=return_errors)
 
@@ -347,11 +352,12 @@ class BLIP2CaptioningSystem:
     ) -> list[Caption | LoraxError]:
         """One caption per image and its adapter; rows of equal settings share batches."""
         base = self.base
-        asked = {name: self._asked(name) for name in dict.fromkeys(adapters)}
-        rows = [
-            Row(image, name, caption_prompt(base.entry, asked[name]), self._settings(name).replace(**decoding))
-            for image, name in zip(images, adapters, strict=True)
-        ]
+        asked = {name: self._asked(name) for name in dict.fromkeys(adapters)}  # once: it may be replaced meanwhile
+        prompts = {name: asking.caption_prompt(base.entry, manifest) for name, manifest in asked.items()}
+        settings = {
+            n: asking.caption_settings(base.entry, manifest).replace(**decoding) for n, manifest in asked.items()
+        }
+        rows = [Row(image, n, prompts[n], settings[n]) for image, n in zip(images, adapters, strict=True)]
         said = answer_rows(self._library, rows, batch_size=self.batch_size, return_errors=return_errors)
         return [
             text if isinstance(text, LoraxError) else Caption.of(text, base.name, name)
@@ -363,8 +369,7 @@ class BLIP2CaptioningSystem:
         return attachment.manifest if attachment is not None else None
 
     def _settings(self, adapter: str | None) -> GenerationSettings:
-        """As the adapter says; one without a word, and the base, as the catalogue says."""
-        return caption_settings(self.base.entry, self._asked(adapter))
+        return asking.caption_settings(self.base.entry, self._asked(adapter))
 
     # --- figures ----------------------------------------------------------------------------------------------------
 
@@ -396,8 +401,7 @@ class BLIP2CaptioningSystem:
                 own and ``style`` is None, or it was trained on all images.
         """
         given: dict[str, Any] = {"data": data, "count": count, "split": split, "include_seen": include_seen}
-        names = [name] if name is not None else []
-        return self.evaluate_adapters(names, style, with_base=name is None, **given)[0]
+        return self.evaluate_adapters([name] if name is not None else [], style, with_base=name is None, **given)[0]
 
     def evaluate_adapters(
         self,
@@ -429,7 +433,7 @@ class BLIP2CaptioningSystem:
             names = [stored.name for stored in self.list_adapters() if stored.name not in own]
         if data is not None:
             splits = data if isinstance(data, DataSplits) else read_parts(data)
-            splits = splits.require_kind("captions").with_prompt(self.entry.caption_prompt)
+            splits = splits.require_kind("captions").with_prompt(self._described().caption_prompt)
             asked = self._unseen(names, list(splits.select(split)), include_seen)
             every = ([None] if with_base else []) + [*names]
             return [self._evaluate_on_references(name, asked, splits.source) for name in every]
@@ -443,10 +447,8 @@ class BLIP2CaptioningSystem:
             for name in names
             for report in self._evaluate_on_scenes(name, [styles[name]], scenes)
         ]
-        if not with_base:
-            return [*reports]
         judged = list(dict.fromkeys(["plain", *styles.values()] if names else [style or "plain"]))
-        return [*self._evaluate_on_scenes(None, judged, scenes), *reports]
+        return [*(self._evaluate_on_scenes(None, judged, scenes) if with_base else []), *reports]
 
     def _unseen(self, names: Sequence[str], examples: Sequence[Example], include_seen: bool) -> Asked:
         return unseen_examples([(self._library, name) for name in names], examples, include_seen=include_seen)
@@ -457,7 +459,7 @@ class BLIP2CaptioningSystem:
 
     def side_effects(self, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
-        return side_effects(self._library, self.store.get(name))
+        return side_effects(self._library, self.store.get(self._library.resolve(name)))
 
     def _style(self, name: str | None) -> str:
         attachment = self._library.find(name)
@@ -482,7 +484,7 @@ class BLIP2CaptioningSystem:
         for chunk in sources_in_turn(firsts, range(len(firsts))):
             captions += _captions(self.caption_images([readable(source) for _, source in chunk], name))
         facts = self._report_facts(name, time.monotonic() - start)
-        prompt = caption_prompt(self.entry, self._asked(name))
+        prompt = asking.caption_prompt(self.base.entry, self._asked(name))
         references = [example for same in images for example in same]
         loss = reference_loss(self.base, lambda: self._library.using(name), prompt, references, self.batch_size)
         report = judge_reference_captions(captions, loss, images, source=source, **facts)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
+from lorax_vlm.adapters.seen import read_seen
 from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.asking import answers_questions, question_prompt, question_settings
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.seen import Asked, Known, comparable, leave_out_seen
 from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
@@ -30,7 +32,7 @@ def unseen_examples(
     """The examples whose images none of several adapters was trained on, and how many each has seen.
 
     Args:
-        adapters: Those that are to be compared, with their bases, by the names that the store has for them.
+        adapters: Those that are to be compared, with their bases, by name.
         examples: What they may be asked.
         include_seen: Only count.
 
@@ -40,8 +42,23 @@ def unseen_examples(
     """
     seen: dict[str, Known] = {}
     for library, name in adapters:
-        seen[name] = comparable(library.seen_images(name), library.store.get(name).manifest, examples)
+        stored = library.store.get(library.resolve(name))
+        seen[name] = comparable(read_seen(stored.folder, stored.manifest), stored.manifest, examples)
     return leave_out_seen(examples, seen, include=include_seen)
+
+
+def shown_names(library: AdapterLibrary, stored: Iterable[StoredAdapter]) -> list[str]:
+    """What adapters of a base may be called beside it: without its name, where that means the same adapter."""
+    names = [adapter.name for adapter in stored]
+    short = [name.removeprefix(f"{library.entry.name}.") for name in names]
+    return [own if own == name or _means(library, own, name) else name for own, name in zip(short, names, strict=True)]
+
+
+def _means(library: AdapterLibrary, asked: str, name: str) -> bool:
+    try:
+        return library.resolve(asked) == name
+    except LoraxError:  # it is no name, or means several
+        return False
 
 
 def side_effects(library: AdapterLibrary, stored: StoredAdapter) -> SideEffects | None:
@@ -67,7 +84,7 @@ def side_effects(library: AdapterLibrary, stored: StoredAdapter) -> SideEffects 
         return say([Row(s.image, adapter, entry.caption_prompt, entry.caption_settings) for s in scenes])
 
     kinds = () if captions else (manifest.style, *_PARTS_OF.get(manifest.task, ()))
-    return measure_side_effects(stored.name, kinds, ask, write if entry.captions and not captions else None)
+    return measure_side_effects(stored.reference, kinds, ask, write if entry.captions and not captions else None)
 
 
 def image_limit(library: AdapterLibrary, stored: StoredAdapter, splits: DataSplits) -> ProbeReport | None:

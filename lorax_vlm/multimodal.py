@@ -106,8 +106,9 @@ class MultiModalLoRAExchange:
         """Training settings when none are given, perhaps with another number of steps."""
         entry, config = self.entry(model), TrainConfig()
         if entry.miniature:
-            config = (MINI_CAPTION_CONFIGS if task == "captioning" else MINI_VQA_CONFIGS)[entry.family]
-        return config.with_steps(steps) if steps else config
+            captions = task == "captioning" and entry.captions
+            config = (MINI_CAPTION_CONFIGS if captions else MINI_VQA_CONFIGS)[entry.family]
+        return config.with_steps(steps) if steps is not None else config
 
     def _owner(self, stored: StoredAdapter) -> AdapterLibrary:
         """The library of the base that an adapter was made for."""
@@ -154,7 +155,7 @@ class MultiModalLoRAExchange:
             UsageError: The task or the complexity is unknown, or the model cannot do the task.
             LoraxError: Training failed.
         """
-        entry, recipe = self.entry(model), get_recipe(complexity)
+        entry, recipe = self._shelf.described(model), get_recipe(complexity)
         require_exchange_task(task, writes=entry.captions)
         splits = self._training_data(entry, task, data)
         library = self._shelf.library(model)
@@ -278,12 +279,13 @@ class MultiModalLoRAExchange:
             raise PromptError("an empty question", f"adapter {key!r} answers questions; pass one.")
         base = self._shelf.load(library)
         settings = settings_of(library, stored.manifest).replace(**decoding)
-        rows: list[str | None] = [None, key] if compare else [key]
+        rows: list[str | None] = [None, stored.reference] if compare else [stored.reference]
         prompt = prompt_for(library, Example(picture, "", "image", question=text.strip()), template)
         base.family.check_prompt(prompt)
         said = library.generate(rows, [picture] * len(rows), [prompt] * len(rows), settings)
-        texts = [ModelText.of(text, base.name, row) for text, row in zip(said, rows, strict=True)]
-        return {row or "base": text for row, text in zip(rows, texts, strict=True)} if compare else texts[0]
+        names = [key if row else None for row in rows]
+        texts = [ModelText.of(text, base.name, name) for text, name in zip(said, names, strict=True)]
+        return {name or "base": text for name, text in zip(names, texts, strict=True)} if compare else texts[0]
 
     def evaluate_adapter(
         self, key: str, *, task: str | None = None, examples: Sequence[Example] | None = None, count: int = 300
@@ -308,7 +310,8 @@ class MultiModalLoRAExchange:
         self._shelf.load(library)
         settings = settings_of(library, stored.manifest)
         scores = [
-            judge_all(judge_by_target, examples, answer(library, name, examples, settings)) for name in (None, key)
+            judge_all(judge_by_target, examples, answer(library, name, examples, settings))
+            for name in (None, stored.reference)
         ]
         images = [example.image_digest() for example in examples]
         return TaskReport(
@@ -467,7 +470,7 @@ class MultiModalLoRAExchange:
         source = self._owner(stored)
         if data is None and source.entry.miniature and target.entry.miniature:
             data = scene_transfer_data(stored.manifest.task, captions=target.entry.captions, config=config)
-        short = key.removeprefix(f"{source.entry.name}.")
+        short = stored.name.removeprefix(f"{source.entry.name}.")
         return Direction(
             source=source,
             target=target,
@@ -487,4 +490,4 @@ class MultiModalLoRAExchange:
         self, key: str, model: str, steps: int | None = None, config: TrainConfig | None = None
     ) -> TrainConfig:
         usual = config or self.default_config(model, self.store.get(key).manifest.task)
-        return usual.with_steps(steps or max(1, round(QUICK_SHARE * usual.max_steps)))
+        return usual.with_steps(steps if steps is not None else max(1, round(QUICK_SHARE * usual.max_steps)))

@@ -9,7 +9,7 @@ from typing import Any
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.asking import question_prompt, question_settings, require_question, require_rows
+from lorax_vlm.asking import answers_questions, question_prompt, question_settings, require_question, require_rows
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.data.scene_examples import require_task, scene_question_splits, scene_questions
@@ -18,7 +18,7 @@ from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
-from lorax_vlm.measuring import side_effects, unseen_examples
+from lorax_vlm.measuring import shown_names, side_effects, unseen_examples
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.placement import Device, Precision, Quantization
@@ -165,7 +165,7 @@ class VQASystem:
             UsageError: The task (without ``data``) or the complexity is unknown.
             LoraxError: Training failed.
         """
-        entry = self.entry(model)
+        entry = self._shelf.described(model)
         recipe, config = question_defaults(entry, complexity, config, own_data=data is not None)
         if data is None:
             require_task(task)
@@ -251,7 +251,7 @@ class VQASystem:
         if task is None:
             task = self.store.get(stored_name).manifest.style if stored_name in self.store else "general"
         splits = self.training_data(model, task, data)
-        recipe, config = question_defaults(self.entry(model), complexity, config, own_data=data is not None)
+        recipe, config = question_defaults(self._shelf.described(model), complexity, config, own_data=data is not None)
         return AdapterOrder(stored_name, self._kind(model, task), recipe, splits, config)
 
     def train_orders(
@@ -279,7 +279,7 @@ class VQASystem:
             DataError: The data have malformed rows, or are captions.
             UsageError: There is no ``data`` and this base has no scenes, or the task is unknown.
         """
-        return training_examples(self.entry(model), "questions", data, partial(scene_question_splits, task))
+        return training_examples(self._shelf.described(model), "questions", data, partial(scene_question_splits, task))
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
@@ -293,12 +293,13 @@ class VQASystem:
         return AdapterWorkshop(self._shelf.library(model))
 
     def _kind(self, model: str, task: str) -> AdapterKind:
-        return AdapterKind("vqa", task, (entry := self.entry(model)).question_template, entry.answer_settings)
+        entry = self._shelf.described(model)
+        return AdapterKind("vqa", task, entry.question_template, entry.answer_settings)
 
     def list_adapters(self, model: str | None = None) -> list[StoredAdapter]:
-        """The store's adapters for question answering, of one model or of all."""
+        """The store's adapters that answer questions, or do not say what they do, of one model or of all."""
         good = self._shelf.library(model).list() if model else self.store.list()[0]
-        return [adapter for adapter in good if adapter.manifest.task in ("vqa", "unknown")]
+        return [a for a in good if a.manifest.task in ("vqa", "unknown") or answers_questions(a.manifest)]
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
@@ -477,7 +478,10 @@ class VQASystem:
         """
         chosen: list[tuple[str, str | None]] = []
         for model in models if models is not None else self.models:
-            names = adapters.get(model, ()) if adapters is not None else self._short_names(model)
+            if adapters is not None:
+                names = adapters.get(model, ())
+            else:
+                names = shown_names(self._shelf.library(model), self.list_adapters(model))
             chosen += [(model, adapter) for adapter in (None, *names)]
         examples = asked_examples(images, questions, answers, kinds)
         asked = self.unseen_examples(chosen, examples, include_seen=include_seen or answers is None)
@@ -494,7 +498,3 @@ class VQASystem:
             )
             rows.append(replaced(row, seen=asked.of(self.stored_name(model, adapter) if adapter else None)))
         return rows
-
-    def _short_names(self, model: str) -> list[str]:
-        prefix = f"{self.entry(model).name}."
-        return [stored.name.removeprefix(prefix) for stored in self.list_adapters(model)]

@@ -8,7 +8,7 @@ import pytest
 from lorax_vlm import MultiModalLoRAExchange, make_scene
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.scene_tasks import TASKS, task_examples
+from lorax_vlm.data.scene_tasks import TASKS, WRITING_TASKS, task_examples
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import (
     AdapterExists,
@@ -17,11 +17,13 @@ from lorax_vlm.errors import (
     ExampleError,
     IncompatibleAdapter,
     LoraxError,
+    TransferRefused,
+    UsageError,
 )
 from lorax_vlm.models.catalog import MINIATURE_KEYS
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
-from tests.adapters_for_tests import write_random_adapter
+from tests.adapters_for_tests import write_manifest, write_random_adapter
 
 FEW = TrainConfig(max_steps=3, batch_size=4, eval_every=3, learning_rate=1e-3, patience=None)
 
@@ -139,3 +141,39 @@ def test_a_plain_peft_directory_is_taken_in_as_unverified(
         system.load_adapter(folder, "flan", model="blip2_flan")
     with pytest.raises(LoraxError, match="does not say which base"):
         system.generate_with_adapter(key, make_scene(1).image)
+
+
+# --- what cannot be moved -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", WRITING_TASKS)
+def test_what_writes_is_not_moved_to_what_only_chooses(
+    system: MultiModalLoRAExchange, load_shared: Callable[[str], LoadedModel], tmp_path: Path, task: str
+) -> None:
+    opt, vilt = load_shared("blip2-opt-mini"), load_shared("vilt-mini")
+    for base, name, own in ((opt, "writes", task), (vilt, "chooses", "vqa")):
+        prompt = "" if own == "captioning" else base.entry.question_template
+        folder = write_random_adapter(base, tmp_path / name)
+        system.store.add(f"{base.name}.{name}", folder, write_manifest(base, folder, task=own, prompt=prompt))
+    names, before = ("blip2-opt-mini.writes", "vilt-mini.chooses"), system.store.names()
+    reason = "only chooses among fixed answers"
+    plan = system.plan_transfer(names[0], "vilt")
+    assert plan.refused
+    assert any(reason in line for line in plan.reasons)
+    for steps in (None, 3):
+        with pytest.raises(TransferRefused, match=reason):
+            system.cross_model_adapter_transfer(names[0], "vilt", steps=steps, progress=False)
+    for pair in (names, names[::-1]):
+        with pytest.raises(TransferRefused, match=reason):
+            system.exchange_adapters(*pair, steps=3, progress=False)
+    assert system.store.names() == before
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "3", True])
+def test_odd_numbers_of_steps_are_refused(system: MultiModalLoRAExchange, mini, tmp_path: Path, steps: object) -> None:
+    folder = write_random_adapter(mini, tmp_path / "mine")
+    system.store.add("mine", folder, write_manifest(mini, folder))
+    with pytest.raises(UsageError, match="max_steps"):
+        system.cross_model_adapter_transfer("mine", "blip2_flan", steps=steps, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="max_steps"):
+        system.default_config("blip2_opt", "captioning", steps)  # type: ignore[arg-type]

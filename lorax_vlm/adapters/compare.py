@@ -42,11 +42,12 @@ def compare_adapters(store: AdapterStore, first: str, second: str) -> AdapterDif
         AdapterNotFound: There is no such adapter or version.
         AdapterError: One cannot be read.
     """
-    mine, theirs = (read_updates(store.read_bytes(name)[1]) for name in (first, second))
+    (one, one_bytes), (other, other_bytes) = (store.read_bytes(name) for name in (first, second))
+    mine, theirs = read_updates(one_bytes), read_updates(other_bytes)
     shared = [site for site in mine if site in theirs and mine[site].shape == theirs[site].shape]
     rows = [(site, mine[site].cosine(theirs[site]), mine[site].distance(theirs[site])) for site in shared]
     return AdapterDiff(
-        facts=_facts(store.get(first).manifest, store.get(second).manifest),
+        facts=_facts(one.manifest, other.manifest),
         shared=len(shared),
         only_first=sorted(set(mine) - set(shared)),
         only_second=sorted(set(theirs) - set(shared)),

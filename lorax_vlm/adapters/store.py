@@ -31,13 +31,7 @@ from lorax_vlm.adapters.objects import ObjectFolders
 from lorax_vlm.adapters.records import NameRecords
 from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.upkeep import VerifyReport, abandoned, check_versions, unused
-from lorax_vlm.errors import (
-    AdapterExists,
-    AdapterNameError,
-    AdapterNotFound,
-    DamagedAdapter,
-    LoraxError,
-)
+from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter, LoraxError
 from lorax_vlm.settings import store_dir
 
 logger = logging.getLogger(__name__)
@@ -59,6 +53,11 @@ class StoredAdapter:
     tags: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     """Those of this version."""
+
+    @property
+    def reference(self) -> str:
+        """``name@version``: it means this very adapter, whatever version comes into use."""
+        return f"{self.name}@{self.version}"
 
     @property
     def digest(self) -> str:

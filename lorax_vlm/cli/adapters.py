@@ -90,7 +90,7 @@ def _when(created: str) -> str:
 def show_adapter(name: Name, store: Store = None, as_json: AsJson = False) -> None:
     """Show one adapter: its files, its base, how it was trained and with what losses."""
     adapters, name = find_adapter(store, name)
-    stored, files = adapters.get(name), adapters.files(name)
+    stored, files = adapters.read(name)
     if as_json:
         print_json(
             {

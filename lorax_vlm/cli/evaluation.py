@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.asking import answers_questions
+from lorax_vlm.asking import answers_questions, require_captions
 from lorax_vlm.cli.checks import require_model, require_stored
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
@@ -54,7 +54,8 @@ class _Order:
     """What is to be measured, checked."""
 
     model: str
-    names: list[str]
+    names: dict[str, str]
+    """As they were typed, and what they mean in the store, with the version where one is asked for."""
     task: str | None
     style: str | None
     count: int
@@ -111,7 +112,8 @@ def evaluate(
     On a miniature also what an adapter does to skills that it was not trained for.
     """
     entry = require_model(model)
-    stored = [AdapterStore(store).get(name) for name in require_stored(store, names or [], entry)]
+    asked = _each_once(names or [], require_stored(store, names or [], entry))
+    stored = [AdapterStore(store).get(name) for name in asked.values()]
     _check_options(entry, stored, task, style, data is not None)
     page = require_new_file(html)
     options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
@@ -127,7 +129,7 @@ def evaluate(
     )
     keep = include_seen or split == "train"  # whoever asks about those that were trained on means them
     order = _Order(
-        model, names or [], task, style, count, base, ablations, as_json, page, options, split, keep, splits, stored
+        model, asked, task, style, count, base, ablations, as_json, page, options, split, keep, splits, stored
     )
     if _asks_questions(entry, order):
         _evaluate_questions(order)
@@ -135,6 +137,12 @@ def evaluate(
     if html is not None or ablations:
         raise UsageError("--html and --ablations belong to questions; these adapters caption.")
     _evaluate_captions(order, title=str(data) if data else f"{entry.name}, held-out scenes")
+
+
+def _each_once(typed: Sequence[str], meant: Sequence[str]) -> dict[str, str]:
+    """Each adapter once, however often and in whichever way it was named; under the first of its names."""
+    first = dict(zip(reversed(meant), reversed(typed), strict=True))
+    return {first[name]: name for name in dict.fromkeys(meant)}
 
 
 def _check_options(
@@ -147,8 +155,8 @@ def _check_options(
     """
     if task and style:
         raise UsageError("Give --style to judge captions or --task to ask questions, not both.")
-    if style and not entry.captions:
-        raise UsageError(f"{entry.name} only chooses among fixed answers; it cannot write captions.")
+    if style:
+        require_captions(entry)
     if has_data:
         if style:
             raise UsageError(
@@ -221,9 +229,11 @@ def _evaluate_questions(order: _Order) -> None:
     adapters: list[str | None] = [*([None] if order.with_base or not order.names else []), *order.names]
     unseen = system.unseen_examples([(model, name) for name in adapters], given, include_seen=order.include_seen)
     options: dict[str, Any] = {"source": source, "ablations": order.ablations, "include_seen": True}
-    shares = dict(zip(order.names, unseen.shares, strict=True))
     reports = [
-        replace(system.evaluate(model, name, examples=unseen.examples, **options), seen=shares.get(name or ""))
+        replace(
+            system.evaluate(model, name, examples=unseen.examples, **options),
+            seen=unseen.of(order.names.get(name or "")),
+        )
         for name in adapters
     ]
     compared = reports[1:] if order.with_base else []
@@ -260,7 +270,7 @@ def _evaluate_captions(order: _Order, title: str) -> None:
     from lorax_vlm.captioning import BLIP2CaptioningSystem
 
     system = BLIP2CaptioningSystem(order.model, **order.system)
-    names = [adapter.name for adapter in order.stored] or None
+    names = [*order.names.values()] or None
     reports = system.evaluate_adapters(
         names,
         order.style,

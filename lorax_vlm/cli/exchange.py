@@ -29,7 +29,9 @@ AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Leave out w
 Steps = Annotated[
     int | None,
     typer.Option(
-        help="Distillation steps. Default: a quarter of the target's usual training steps.", show_default=False
+        min=1,
+        help="Distillation steps. Default: a quarter of the target's usual training steps.",
+        show_default=False,
     ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Make a new version when the name exists.")]

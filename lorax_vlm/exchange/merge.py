@@ -66,10 +66,10 @@ def preview_stored(
     }
     if len(bases) > 1 or None in bases:
         said = ", ".join(
-            f"{s.name} of {s.manifest.base.name if s.manifest.base else 'an unknown base'}" for s, _ in found
+            f"{s.reference} of {s.manifest.base.name if s.manifest.base else 'an unknown base'}" for s, _ in found
         )
         raise UsageError(f"Only adapters of the same weights can be merged, and these are {said}.")
-    return preview_merge({_reference(stored): read_updates(adapter) for stored, adapter in found}, factors)
+    return preview_merge({stored.reference: read_updates(adapter) for stored, adapter in found}, factors)
 
 
 def merge_updates(
@@ -228,7 +228,7 @@ def merge_adapters(
     largest = max(update.rank for update in merged.values())
     if largest > MAX_RANK:
         raise UsageError(f"The exact sum has rank {largest}, the limit is {MAX_RANK}. Use method='svd' with a rank.")
-    preview = preview_merge(dict(zip(map(_reference, stored), updates, strict=True)), factors)
+    preview = preview_merge(dict(zip([one.reference for one in stored], updates, strict=True)), factors)
     error = total_distance(exact_sum(weighted(updates, factors)), merged)
     report = MergeReport(method, largest, error, preview)
     seen, complete = join_seen(adapter.seen for _, adapter in found)
@@ -255,12 +255,8 @@ def require_different(adapters: Sequence[StoredAdapter]) -> None:
     for adapter in adapters:
         other = known.setdefault(adapter.digest, adapter)
         if other is not adapter:
-            names = " and ".join(dict.fromkeys((_reference(other), _reference(adapter))))
+            names = " and ".join(dict.fromkeys((other.reference, adapter.reference)))
             raise UsageError(f"{names} is the same adapter twice; name it once and give it twice the weight.")
-
-
-def _reference(adapter: StoredAdapter) -> str:
-    return f"{adapter.name}@{adapter.version}"
 
 
 def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapter, AdapterBytes]]) -> None:
@@ -301,7 +297,7 @@ def _manifest_of_merge(
         trained=True,
         generation=first.generation,
         training={
-            "data": "merged from " + ", ".join(a.name for a in stored),
+            "data": "merged from " + ", ".join(a.reference for a in stored),
             DRAWN: any(a.manifest.training.get(DRAWN) for a in stored),
             **seen,
             **facts,

@@ -15,6 +15,8 @@ from lorax_vlm.adapters.factors import read_updates, total_norm
 from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, with_weights
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import SITE_GROUPS
+from lorax_vlm.asking import answers_questions
+from lorax_vlm.data.scene_tasks import WRITING_TASKS
 from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
 
@@ -124,6 +126,11 @@ def plan_transfer(
     )
 
 
+def _writes(manifest: Manifest) -> bool:
+    """Whether an adapter was trained for texts that no fixed answers stand for."""
+    return manifest.task in WRITING_TASKS or not answers_questions(manifest)
+
+
 def _choose(component: ComponentReport, same_base: bool, images: int) -> tuple[Strategy, str]:
     if same_base:
         return "load", component.reason
@@ -167,6 +174,8 @@ def _judge(
     reasons = [f"{part.component} ({part.share:.1%} of the update) is left out: {part.reason}" for part in dropped]
     loaded = all(part.strategy == "load" for part in parts)
     against = []
+    if target.family == "vilt" and manifest.base is not None and manifest.base.family != "vilt" and _writes(manifest):
+        against.append(f"it writes texts of its own, and {target.name} only chooses among fixed answers")
     if not manifest.trained:
         against.append("it was never trained: there is nothing to move")
     elif manifest.base is None and not loaded:

@@ -195,10 +195,10 @@ def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPla
     start, settings = time.monotonic(), settings_of(source, stored.manifest)
     lesson = None
     if data.unlabelled and plan.label != "exact":
-        answers = ask_teacher(source, stored.name, data.unlabelled, settings)
+        answers = ask_teacher(source, stored.reference, data.unlabelled, settings)
         lesson = make_lesson(data.unlabelled, answers, fewest_held_out=1 if data.development else ENOUGH)
     if data.development:
-        texts = answer(source, stored.name, data.development, settings)
+        texts = answer(source, stored.reference, data.development, settings)
         scored = score_texts("source on its own base", data.judge, data.development, texts)
         return _Asked(lesson, data.development, "labels", scored, time.monotonic() - start)
     if lesson is None:
@@ -396,7 +396,7 @@ def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool)
         training={
             "transfer": report.label,
             "steps": chosen.steps,
-            "data": f"transferred from {prepared.stored.name}",
+            "data": f"transferred from {prepared.stored.reference}",
             DRAWN: prepared.drawn,
             **({PARTLY: True} if prepared.partly else {}),
         },

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from lorax_vlm.errors import UnknownModel, UsageError
 from lorax_vlm.foreign import quoted
+from lorax_vlm.models.description import read_family_name
+from lorax_vlm.models.places import find_folder
 from lorax_vlm.types import GenerationSettings
 
 MINIS_DIR = Path(__file__).parent / "minis"
@@ -191,6 +193,8 @@ def list_models() -> tuple[CatalogEntry, ...]:
 def get_model_entry(name: str | Path) -> CatalogEntry:
     """The row for a name, a key, a hub id or a folder; unlisted checkpoints get their family's defaults.
 
+    Of one that is not on this machine only loading tells the family; it is empty until then.
+
     Raises:
         UnknownModel: It is none of these.
     """
@@ -203,10 +207,17 @@ def get_model_entry(name: str | Path) -> CatalogEntry:
             return entry
     if name and os.path.isdir(os.path.expanduser(name)):  # which say no where the system refuses a name
         folder = Path(name).expanduser().resolve()
-        return CatalogEntry(name=folder.name, source=str(folder), family="")
+        return _unlisted(CatalogEntry(name=folder.name, source=str(folder), family=""))
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):
-        return CatalogEntry(name=name.split("/")[1], source=name, family="")
+        return _unlisted(CatalogEntry(name=name.split("/")[1], source=name, family=""))
     raise UnknownModel(name, [entry.name for entry in CATALOG])
+
+
+def _unlisted(entry: CatalogEntry) -> CatalogEntry:
+    """With the defaults of its family, where its configuration is on this machine."""
+    folder = find_folder(entry.source)
+    family = read_family_name(folder) if folder is not None else None
+    return with_family_defaults(entry, family) if family is not None else entry
 
 
 def checkpoints_by_key(models: str | Mapping[str, str]) -> dict[str, str]:

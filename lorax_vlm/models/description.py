@@ -124,6 +124,14 @@ def require_no_adapter(folder: Path, name: str) -> None:
         raise CheckpointError(name, [reason], hint)
 
 
+def read_family_name(folder: Path) -> str | None:
+    """The family of the checkpoint in a folder; None where its configuration does not tell, which loading it says."""
+    try:
+        return find_family_name(_read_configuration(folder, folder.name))
+    except CheckpointError:
+        return None
+
+
 def find_family_name(configuration: Mapping[str, Any]) -> str | None:
     """The family of a checkpoint with this flat configuration; None for one that is not supported."""
     types = (configuration.get("model_type"), configuration.get("text_config.model_type"))

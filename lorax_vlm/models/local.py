@@ -7,6 +7,7 @@ from lorax_vlm.errors import CheckpointError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.description import BaseDescription, describe_checkpoint
 from lorax_vlm.models.fingerprint import find_fingerprint
+from lorax_vlm.models.places import find_folder
 
 
 def describe_local(name: str) -> BaseDescription:
@@ -29,12 +30,7 @@ def describe_local(name: str) -> BaseDescription:
 
 def find_checkpoint(entry: CatalogEntry) -> Path | None:
     """The folder of a checkpoint, None when it is on the hub only."""
-    if Path(entry.source).is_dir():
-        return Path(entry.source)
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(entry.source, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
+    return find_folder(entry.source)
 
 
 def known_components(entry: CatalogEntry) -> Mapping[str, str] | None:

@@ -49,6 +49,7 @@ class BaseShelf:
         self._budget_bytes, self._adapter_memory_bytes = budget_bytes, adapter_memory_bytes
         self._options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
         self._lock = threading.RLock()
+        self._entries: dict[str, CatalogEntry] = {}
         self._libraries: dict[str, AdapterLibrary] = {}
         self._loaded: OrderedDict[str, tuple[AdapterLibrary, int]] = OrderedDict()
 
@@ -58,7 +59,23 @@ class BaseShelf:
         Raises:
             UnknownModel: It is none of these.
         """
-        return get_model_entry(self.models.get(model, model) if isinstance(model, str) else model)
+        name = self.models.get(model, model) if isinstance(model, str) else model
+        entry = self._entries.get(name) if isinstance(name, str) else None
+        if entry is None or not entry.family:  # a folder's configuration is read once
+            entry = self._entries[name] = get_model_entry(name)
+        known = self._libraries.get(entry.source)
+        return known.entry if known is not None and known.entry.family else entry
+
+    def described(self, model: str) -> CatalogEntry:
+        """The checkpoint with its family, and so with its prompts; one that is not on this machine is loaded for that.
+
+        Raises:
+            UnknownModel: As ``entry``.
+            CheckpointError: It cannot be loaded.
+        """
+        if not self.entry(model).family:
+            self.load(self.library(model))
+        return self.entry(model)
 
     def library(self, model: str) -> AdapterLibrary:
         """The adapters of a base; it is not loaded for that."""

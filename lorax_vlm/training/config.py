@@ -50,6 +50,7 @@ class TrainConfig:
 
     def with_steps(self, steps: int) -> "TrainConfig":
         """With another number of steps, measured at their end at the latest."""
+        require_whole("max_steps", steps, 1)
         return replace(self, max_steps=steps, eval_every=min(self.eval_every, steps))
 
     def to_dict(self) -> dict[str, Any]:

@@ -75,6 +75,20 @@ def test_a_copy_onto_the_same_weights_is_the_adapter(asked, tmp_path: Path, mini
     assert asked.get("twin.words").manifest.lineage[0].name == "blip2-opt-mini.words"
 
 
+def test_a_version_is_moved_as_it_is(asked, tmp_path: Path, mini, capsys, monkeypatch) -> None:
+    """The right answers are those of the first version; another one is in use."""
+    name = "blip2-opt-mini.words"
+    folder = write_random_adapter(mini, tmp_path / "later", seed=7, scale=1.0)
+    asked.add(name, folder, write_manifest(mini, folder, task="vqa", prompt=mini.entry.question_template), replace=True)
+    twin = shutil.copytree(mini.folder, tmp_path / "twin")
+    words = ("transfer", f"{name}@1", "--to", twin, "--development", tmp_path / "asked")
+    code, record = run_json(capsys, monkeypatch, *words)
+    assert code == 0, record["reasons"]
+    assert record["adapter"] == "twin.words"
+    assert set(record["source"]["scores"]) == {1}
+    assert asked.get("twin.words").manifest.lineage[0].manifest == asked.get(f"{name}@1").digest
+
+
 def test_neither_of_two_is_stored(asked, tmp_path: Path, capsys, monkeypatch) -> None:
     """One step teaches nothing: both are refused, with reasons, and the exit code says so."""
     before = asked.names()

@@ -26,7 +26,7 @@ def described(base: LoadedModel):
 def plan(source: LoadedModel, target, folder: Path, recipe: str | Recipe = "medium", **options: object) -> TransferPlan:
     if not folder.exists():
         write_random_adapter(source, folder, recipe)
-    manifest = write_manifest(source, folder)
+    manifest = write_manifest(source, folder, task="vqa", prompt="Question: {question} Answer:")
     return plan_transfer(read_adapter(folder, "a"), manifest, target, **options)  # type: ignore[arg-type]
 
 

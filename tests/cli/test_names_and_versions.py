@@ -1,0 +1,147 @@
+"""Which adapter, and which version of it, is meant wherever one is named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorax_vlm.adapters.compare import compare_adapters
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.captioning import BLIP2CaptioningSystem
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.measuring import side_effects
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.vqa import VQASystem
+from tests.adapters_for_tests import write_manifest, write_random_adapter
+
+ANSWERS = {"task": "vqa", "style": "counting"}
+
+
+def add(base: LoadedModel, tmp_path: Path, name: str, seed: int = 0, scale: float = 0.6, **facts: object) -> None:
+    """A random adapter as a new version of a name in the default store."""
+    folder = write_random_adapter(base, tmp_path / "made" / f"{name}-{seed}", seed=seed, scale=scale)
+    AdapterStore().add(name, folder, write_manifest(base, folder, **facts), replace=True)
+
+
+@pytest.fixture
+def photos(mini: LoadedModel, scenes: list[Scene], tmp_path: Path) -> Path:
+    """``mine`` in two versions, and images with what the first says about them."""
+    for seed in (0, 1):
+        add(mini, tmp_path, "mine", seed)
+    system = BLIP2CaptioningSystem("blip2-opt-mini")
+    first, second = (system.caption_images([s.image for s in scenes[:4]], f"mine@{n}") for n in (1, 2))
+    assert all(map(str.strip, first))  # type: ignore[arg-type]
+    assert first != second
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for scene in scenes[:4]:
+        scene.image.save(folder / f"{scene.seed}.png")
+    rows = [{"file_name": f"{s.seed}.png", "text": said} for s, said in zip(scenes[:4], first, strict=True)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_the_version_that_is_asked_for_is_measured(run, photos: Path) -> None:
+    asked = ("mine@1", "mine", "mine@2")
+    found = json.loads(run("evaluate", *asked, "--data", photos, "--no-base", "--json"))["reports"]
+    assert [report["adapter"] for report in found] == [*asked]
+    first, current, second = (report["exact_match"] for report in found)
+    assert (first, current) == (1, second)
+    assert second < 1
+
+
+def test_side_effects_are_those_of_the_version(load_shared: Callable[[str], LoadedModel], tmp_path: Path) -> None:
+    vilt = load_shared("vilt-mini")
+    for seed, scale in ((1, 1.0), (2, 1e-6)):
+        add(vilt, tmp_path, "skill", seed, scale, **ANSWERS, prompt="{question}")
+    library = AdapterLibrary(vilt.entry, lambda: vilt, AdapterStore())
+    former, current = (side_effects(library, library.store.get(name)) for name in ("skill@1", "skill"))
+    library.restore_base()
+    assert former is not None
+    assert former.harmful
+    assert current is not None
+    assert all(skill.base == skill.adapter.value for skill in current.skills)
+
+
+@pytest.mark.parametrize("names", [("skill", "skill"), ("vilt-mini.skill", "skill")])
+def test_an_adapter_named_twice_is_measured_once(run, load_shared, tmp_path: Path, names: tuple[str, str]) -> None:
+    add(load_shared("vilt-mini"), tmp_path, "vilt-mini.skill", **ANSWERS, prompt="{question}")
+    found = json.loads(run("evaluate", *names, "--model", "vilt-mini", "--count", 4, "--no-base", "--json"))
+    assert [report["adapter"] for report in found["reports"]] == [names[0]]
+
+
+def test_every_adapter_is_measured_once(load_shared, scenes: list[Scene], tmp_path: Path) -> None:
+    """Also one that is called like another one without the name of its base, and those of the exchange's tasks."""
+    vilt = load_shared("vilt-mini")
+    for seed, name in enumerate(("skill", "vilt-mini.skill", "vilt-mini.other")):
+        add(vilt, tmp_path, name, seed, 1.0, **ANSWERS, prompt="{question}")
+    for task in ("general", "complex_reasoning"):
+        add(vilt, tmp_path, f"vilt-mini.{task}", task=task, style=task, prompt="{question}")
+    system = VQASystem("mini")
+    system._shelf.library("vilt").__dict__["base"] = vilt
+    questions = ["How many shapes are there?", "What color is the background?"] * 6
+    images = [scene.image for scene in scenes]
+    rows = system.benchmark_models(images, questions, answers=["2"] * 12, models=["vilt"], alone=1)
+    names = [row.adapter for row in rows]
+    assert names == [None, "skill", "complex_reasoning", "general", "other", "vilt-mini.skill"]
+    said = [system.answer_questions(images, questions, "vilt", name) for name in ("skill", "vilt-mini.skill")]
+    assert said[0] != said[1]
+    shares = [row.seen.adapter for row in rows if row.seen is not None]
+    assert sorted(shares) == AdapterStore().names()
+    system._shelf.library("vilt").restore_base()
+
+
+def test_captioning_reads_an_adapter_once_however_many_images(
+    system: BLIP2CaptioningSystem, mini: LoadedModel, scenes: list[Scene], tmp_path: Path, monkeypatch
+) -> None:
+    folder = write_random_adapter(mini, tmp_path / "mine")
+    write_manifest(mini, folder)
+    system.load_adapter(folder)
+    system.caption_image(scenes[0].image, "mine")
+    read: list[str] = []
+    get = AdapterStore.get
+    monkeypatch.setattr(AdapterStore, "get", lambda self, name: read.append(name) or get(self, name))
+    counts = []
+    for count in (2, 8):
+        read.clear()
+        system.caption_images([scene.image for scene in scenes[:count]], "mine")
+        counts.append(len(read))
+    assert counts[0] == counts[1]
+
+
+def test_two_adapters_are_compared_as_they_were_read(mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:
+    """A version that comes while they are read is in no part of the comparison."""
+    add(mini, tmp_path, "one", 1, style="concise")
+    add(mini, tmp_path, "two", 2, style="plain")
+    store = AdapterStore()
+    read = store.read_bytes
+
+    def replaced_meanwhile(name: str):
+        found = read(name)
+        add(mini, tmp_path, name, 3, style="baroque")
+        return found
+
+    monkeypatch.setattr(store, "read_bytes", replaced_meanwhile)
+    facts = compare_adapters(store, "one", "two").facts
+    assert ("style", "concise", "plain") in facts
+
+
+def test_an_adapter_is_shown_as_it_was_read(run, mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:
+    add(mini, tmp_path, "one", 1, style="concise")
+    first = AdapterStore().get("one")
+    read = AdapterStore.get
+
+    def replaced_afterwards(self: AdapterStore, name: str):
+        found = read(self, name)
+        monkeypatch.setattr(AdapterStore, "get", read)
+        folder = write_random_adapter(mini, tmp_path / "larger", "heavy")
+        AdapterStore().add("one", folder, write_manifest(mini, folder, style="baroque"), replace=True)
+        return found
+
+    monkeypatch.setattr(AdapterStore, "get", replaced_afterwards)
+    shown = json.loads(run("adapters", "show", "one", "--json"))
+    files = AdapterStore().files(f"one@{shown['version']}")
+    assert shown["size_bytes"] == files.size_bytes
+    assert first.version == 1
