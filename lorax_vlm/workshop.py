@@ -18,7 +18,8 @@ from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SeenImages, write_seen
 from lorax_vlm.adapters.store import StoredAdapter
-from lorax_vlm.data.examples import DataSplits, Example, Kind, NotedStream
+from lorax_vlm.data.examples import DataSplits, Example, Kind
+from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import Problem, write_problems
 from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.data.sources import read_data
@@ -299,9 +300,11 @@ class AdapterWorkshop:
     def _plan(self, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
         """What to train, and what the manifest is to say about it; rows that are left out are listed in a file."""
         plan, answers = self._fitted(order)
-        splits = plan.data
+        splits, path = plan.data, self.run_dir(order.name) / LEFT_OUT_FILE
+        if process_rank() == 0:
+            path.unlink(missing_ok=True)  # of an earlier run
         if splits.skipped and process_rank() == 0:
-            path = splits.write_left_out(self.run_dir(order.name) / LEFT_OUT_FILE)
+            splits.write_left_out(path)
             logger.warning("%d malformed rows of %s are left out; see %s", len(splits.skipped), splits.source, path)
         facts: dict[str, Any] = {
             "recipe": order.recipe.to_dict(),
@@ -376,10 +379,12 @@ def training_examples(
     return splits.require_kind(kind).with_prompt(template)
 
 
-def _images_of(splits: DataSplits) -> SeenImages:
-    """The images that were trained on; of data in memory all, though a short run does not come to each."""
+def _images_of(splits: DataSplits) -> SeenImages | None:
+    """The images that were trained on, None where a stream did not note them; of data in memory all, though a short run
+    does not come to each.
+    """
     if isinstance(splits.train, NotedStream):
-        return SeenImages.of(splits.train.images)
+        return SeenImages.of(splits.train.images) if splits.train.images is not None else None
     return SeenImages.of(example.image_digest() for example in splits.train)
 
 

@@ -352,19 +352,5 @@ class MappedStream(Iterable[Example]):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """Malformed rows of the last reading that were left out on request."""
+        """Malformed rows of all readings that were left out on request."""
         return tuple(getattr(self.source, "problems", ()))
-
-
-@dataclass(frozen=True)
-class NotedStream(MappedStream):
-    """A stream that notes which images it has given, by the SHA-256 of each."""
-
-    source: Iterable[Example]
-    change: Callable[[Example], Example] = field(default=lambda example: example)
-    images: set[str] = field(default_factory=set)
-
-    def __iter__(self) -> Iterator[Example]:
-        for example in super().__iter__():
-            self.images.add(example.image_digest())
-            yield example
