@@ -25,6 +25,7 @@ from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import DataError, ExampleError, LoraxError, PathError, UsageError
 from lorax_vlm.evaluation.seen import DRAWN
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
@@ -281,9 +282,8 @@ class AdapterWorkshop:
         """
         return self._fitted(order)[0]
 
-    def inspect(self, order: AdapterOrder, rows: int) -> BatchInspection:
-        """Look into a batch of some rows, as training an order would build it; see ``training.inspection``."""
-        plan = self.plan(order)
+    def inspect(self, plan: AdapterPlan, rows: int) -> BatchInspection:
+        """Look into a batch of some rows, as training would build it; see ``training.inspection``."""
         return inspect_batch(self._library.base, choose_rows(plan.data.train, rows), plan.labels)
 
     def _fitted(self, order: AdapterOrder) -> tuple[AdapterPlan, LabelPlan | None]:
@@ -303,9 +303,10 @@ class AdapterWorkshop:
         splits, path = plan.data, self.run_dir(order.name) / LEFT_OUT_FILE
         if process_rank() == 0:
             path.unlink(missing_ok=True)  # of an earlier run
-        if splits.skipped and process_rank() == 0:
+        if splits.left_out and process_rank() == 0:
             splits.write_left_out(path)
-            logger.warning("%d malformed rows of %s are left out; see %s", len(splits.skipped), splits.source, path)
+            for reason in splits.left_out_reasons():
+                logger.warning("Of %s %s are left out; see %s", splits.source, reason, path)
         facts: dict[str, Any] = {
             "recipe": order.recipe.to_dict(),
             "config": order.config.to_dict(),
@@ -326,7 +327,7 @@ class AdapterWorkshop:
     ) -> StoredAdapter:
         streamed = tuple(getattr(plan.data.train, "problems", ()))
         if streamed and process_rank() == 0:  # found while it was read
-            write_problems([*plan.data.skipped, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
+            write_problems([*plan.data.left_out, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
         write_seen(result.folder, _images_of(plan.data))
         training = {**facts, **result.record()}
         manifest = self._manifest(
@@ -414,13 +415,28 @@ def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) 
 
 
 def fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, LabelPlan]:
-    """Examples whose answers a classifier can give, and the set of answers it needs."""
-    plan = plan_labels(family, [example.answers or (example.target,) for example in splits.train])
+    """Examples whose answers a classifier can give, and the set of answers it needs; the others are listed.
+
+    Raises:
+        DataError: No example is left on one side.
+    """
+    train = list(splits.train)
+    plan = plan_labels(family, [example.answers or (example.target,) for example in train])
     grown = family.with_labels(plan.labels)
-    parts = [
-        [example for example in part if grown.label_scores(example.answers or (example.target,))]
-        for part in (splits.train, splits.validation)
-    ]
-    if not all(parts):
+    lost: list[Problem] = []
+
+    def answerable(part: str, examples: Sequence[Example]) -> list[Example]:
+        known = [bool(grown.label_scores(example.answers or (example.target,))) for example in examples]
+        lost.extend(_unlearnable(part, e) for e, is_known in zip(examples, known, strict=True) if not is_known)
+        return [example for example, is_known in zip(examples, known, strict=True) if is_known]
+
+    train, validation = answerable("training", train), answerable("validation", splits.validation)
+    if not train or not validation:
         raise DataError(splits.source, [plan.summary(), "no training or no validation example has a known answer"])
-    return dataclasses.replace(splits, train=parts[0], validation=parts[1]), plan
+    return dataclasses.replace(splits, train=train, validation=validation, unlearnable=lost), plan
+
+
+def _unlearnable(part: str, example: Example) -> Problem:
+    reason = f"the {part} example's answer {quoted(example.target)} is none that the classifier can give"
+    wanted = "an answer of the checkpoint, or one that at least two training examples have"
+    return Problem(example.name, reason, "answer", quoted(example.target), wanted)
