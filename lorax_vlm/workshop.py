@@ -18,12 +18,14 @@ from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SeenImages, write_seen
 from lorax_vlm.adapters.store import StoredAdapter
-from lorax_vlm.data.examples import DataSplits, Example, Kind, NotedStream
+from lorax_vlm.data.examples import DataSplits, Example, Kind
+from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import Problem, write_problems
 from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import DataError, ExampleError, LoraxError, PathError, UsageError
 from lorax_vlm.evaluation.seen import DRAWN
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
@@ -288,9 +290,8 @@ class AdapterWorkshop:
         """
         return self._fitted(order)[0]
 
-    def inspect(self, order: AdapterOrder, rows: int) -> BatchInspection:
-        """Look into a batch of some rows, as training an order would build it; see ``training.inspection``."""
-        plan = self.plan(order)
+    def inspect(self, plan: AdapterPlan, rows: int) -> BatchInspection:
+        """Look into a batch of some rows, as training would build it; see ``training.inspection``."""
         return inspect_batch(self._library.base, choose_rows(plan.data.train, rows), plan.labels)
 
     def _fitted(self, order: AdapterOrder) -> tuple[AdapterPlan, LabelPlan | None]:
@@ -307,10 +308,13 @@ class AdapterWorkshop:
     def _plan(self, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
         """What to train, and what the manifest is to say about it; rows that are left out are listed in a file."""
         plan, answers = self._fitted(order)
-        splits = plan.data
-        if splits.skipped and process_rank() == 0:
-            path = splits.write_left_out(self.run_dir(order.name) / LEFT_OUT_FILE)
-            logger.warning("%d malformed rows of %s are left out; see %s", len(splits.skipped), splits.source, path)
+        splits, path = plan.data, self.run_dir(order.name) / LEFT_OUT_FILE
+        if process_rank() == 0:
+            path.unlink(missing_ok=True)  # of an earlier run
+        if splits.left_out and process_rank() == 0:
+            splits.write_left_out(path)
+            for reason in splits.left_out_reasons():
+                logger.warning("Of %s %s are left out; see %s", splits.source, reason, path)
         facts: dict[str, Any] = {
             "recipe": order.recipe.to_dict(),
             "config": order.config.to_dict(),
@@ -331,7 +335,7 @@ class AdapterWorkshop:
     ) -> StoredAdapter:
         streamed = tuple(getattr(plan.data.train, "problems", ()))
         if streamed and process_rank() == 0:  # found while it was read
-            write_problems([*plan.data.skipped, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
+            write_problems([*plan.data.left_out, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
         write_seen(result.folder, _images_of(plan.data))
         training = {**facts, **result.record()}
         manifest = self._manifest(
@@ -384,10 +388,12 @@ def training_examples(
     return splits.require_kind(kind).with_prompt(template)
 
 
-def _images_of(splits: DataSplits) -> SeenImages:
-    """The images that were trained on; of data in memory all, though a short run does not come to each."""
+def _images_of(splits: DataSplits) -> SeenImages | None:
+    """The images that were trained on, None where a stream did not note them; of data in memory all, though a short run
+    does not come to each.
+    """
     if isinstance(splits.train, NotedStream):
-        return SeenImages.of(splits.train.images)
+        return SeenImages.of(splits.train.images) if splits.train.images is not None else None
     return SeenImages.of(example.image_digest() for example in splits.train)
 
 
@@ -417,13 +423,28 @@ def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) 
 
 
 def fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, LabelPlan]:
-    """Examples whose answers a classifier can give, and the set of answers it needs."""
-    plan = plan_labels(family, [example.answers or (example.target,) for example in splits.train])
+    """Examples whose answers a classifier can give, and the set of answers it needs; the others are listed.
+
+    Raises:
+        DataError: No example is left on one side.
+    """
+    train = list(splits.train)
+    plan = plan_labels(family, [example.answers or (example.target,) for example in train])
     grown = family.with_labels(plan.labels)
-    parts = [
-        [example for example in part if grown.label_scores(example.answers or (example.target,))]
-        for part in (splits.train, splits.validation)
-    ]
-    if not all(parts):
+    lost: list[Problem] = []
+
+    def answerable(part: str, examples: Sequence[Example]) -> list[Example]:
+        known = [bool(grown.label_scores(example.answers or (example.target,))) for example in examples]
+        lost.extend(_unlearnable(part, e) for e, is_known in zip(examples, known, strict=True) if not is_known)
+        return [example for example, is_known in zip(examples, known, strict=True) if is_known]
+
+    train, validation = answerable("training", train), answerable("validation", splits.validation)
+    if not train or not validation:
         raise DataError(splits.source, [plan.summary(), "no training or no validation example has a known answer"])
-    return dataclasses.replace(splits, train=parts[0], validation=parts[1]), plan
+    return dataclasses.replace(splits, train=train, validation=validation, unlearnable=lost), plan
+
+
+def _unlearnable(part: str, example: Example) -> Problem:
+    reason = f"the {part} example's answer {quoted(example.target)} is none that the classifier can give"
+    wanted = "an answer of the checkpoint, or one that at least two training examples have"
+    return Problem(example.name, reason, "answer", quoted(example.target), wanted)

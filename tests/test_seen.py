@@ -11,7 +11,8 @@ from lorax_vlm.adapters.files import read_adapter
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages
 from lorax_vlm.captioning import BLIP2CaptioningSystem
-from lorax_vlm.data.examples import DataSplits, Example, NotedStream, answered
+from lorax_vlm.data.examples import DataSplits, Example, answered
+from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.scene_examples import scene_caption_splits, scene_question_splits, scene_questions
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.sources import read_data, read_parts

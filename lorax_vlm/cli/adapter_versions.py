@@ -10,6 +10,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.checks import find_adapter
 from lorax_vlm.cli.options import AsJson, Store
 from lorax_vlm.cli.output import flag, print_json, print_table, say
+from lorax_vlm.errors import UsageError
 
 Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 
@@ -54,6 +55,8 @@ def alias(
 ) -> None:
     """Let NAME@ALIAS stand for a version."""
     adapters, name = find_adapter(store, name)
+    if drop and version is not None:
+        raise UsageError("--drop forgets the alias, whichever version it means: leave --version out.")
     if drop:
         adapters.drop_alias(name, alias)
         say(f"{name}@{alias} is forgotten.")

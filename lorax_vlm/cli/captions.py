@@ -45,6 +45,8 @@ def caption(
     """
     if sheet is not None and len(images) != 1:
         raise UsageError(f"--sheet shows one image, {len(images)} were given.")
+    if compare and adapter:
+        raise UsageError("--compare captions with the base and all its adapters: leave --adapter out, or --compare.")
     entry, sheet = require_model(model), require_new_file(sheet, ".png")
     require_stored(store, adapter or [], entry)
     if len(images) == 1 and (problem := image_problem(images[0])) is not None:

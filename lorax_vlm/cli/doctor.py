@@ -1,7 +1,8 @@
 """``lorax-vlm doctor``: what this machine would do, and what a training batch really teaches."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -22,12 +23,17 @@ from lorax_vlm.cli.options import (
     SkipBadRows,
     Store,
     Streaming,
+    list_left_out,
     read_asked_data,
 )
 from lorax_vlm.cli.output import print_json, print_table, say, say_parts
+from lorax_vlm.errors import UsageError
 from lorax_vlm.versions import package_versions
 
 if TYPE_CHECKING:
+    from lorax_vlm.adapters.store import AdapterStore
+    from lorax_vlm.data.examples import DataSplits
+    from lorax_vlm.models.catalog import CatalogEntry
     from lorax_vlm.training.inspection import BatchInspection
     from lorax_vlm.training.probe import ProbeReport
 
@@ -36,6 +42,7 @@ _VERDICTS = {
     "ignored": "the image is ignored",
     "cannot tell": "cannot tell whether the image matters",
 }
+_USUAL_ROWS = 4
 _PACKAGES = ("lorax-vlm", "torch", "transformers", "peft", "accelerate", "safetensors", "Pillow", "bitsandbytes")
 
 
@@ -54,7 +61,10 @@ def doctor(
     task: Annotated[
         str | None, typer.Option(help="Look into a batch of questions of this type.", show_default=False)
     ] = None,
-    rows: Annotated[int, typer.Option(min=2, max=64, help="Rows of the batch to look into.")] = 4,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=2, max=64, help="Rows of the batch to look into; by default 4.", show_default=False),
+    ] = None,
     model: Model = DEFAULT_MODEL,
     store: Store = None,
     device: Device = "auto",
@@ -70,20 +80,50 @@ def doctor(
     the frozen image path.
     """
     from lorax_vlm.adapters.store import AdapterStore
-    from lorax_vlm.captioning import BLIP2CaptioningSystem
     from lorax_vlm.models.catalog import get_model_entry
+
+    entry = get_model_entry(model)
+    looks = data is not None or style is not None or task is not None
+    _check_options(entry, style, task, rows if not looks else None)
+    given = (data, images, annotations, columns, streaming, skip_bad_rows, held_out, group_by)
+    splits = read_asked_data(*given, purpose="inspect")
+    adapters = AdapterStore(store)
+    facts, versions = _machine(entry, adapters, (device, dtype, quantize)), package_versions(_PACKAGES)
+    found: _Found | None = None
+    if looks:
+        system: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
+        found = _look(entry, model, system, splits, style, task, skip_bad_rows, rows or _USUAL_ROWS)
+    if as_json:
+        print_json({"machine": facts, "versions": versions, **(found or _Found())._asdict()})
+    else:
+        print_table(["", "lorax-vlm doctor"], [*facts.items(), *versions.items()])
+        for broken_entry in adapters.list()[1]:
+            say(f"broken adapter {broken_entry.name}: {broken_entry.error}")
+        if found is not None:
+            _print_found(found)
+    if found is not None and found.batch is not None and found.batch.verdict == "ignored":
+        raise typer.Exit(1)
+
+
+class _Found(NamedTuple):
+    """What was found out about a training batch."""
+
+    data: Sequence[str] = ()
+    batch: "BatchInspection | None" = None
+    image_path: "ProbeReport | None" = None
+
+
+def _machine(entry: "CatalogEntry", adapters: "AdapterStore", asked: tuple[Device, Dtype, Quantize]) -> dict[str, str]:
+    """What this machine is, and what would be loaded on it."""
     from lorax_vlm.models.loading import probe_hardware
     from lorax_vlm.models.placement import plan_placement
-    from lorax_vlm.training.probe import probe_image_path
-    from lorax_vlm.vqa import VQASystem
-    from lorax_vlm.workshop import AdapterWorkshop
 
-    entry, hardware = get_model_entry(model), probe_hardware()
-    placement = plan_placement(entry, hardware, device, dtype, quantize)
+    hardware = probe_hardware()
+    placement = plan_placement(entry, hardware, *asked)
     free = hardware.free_cuda_bytes if placement.device == "cuda" else hardware.free_ram_bytes
     fits = None if placement.needed_bytes is None else placement.needed_bytes <= free
-    good, broken = AdapterStore(store).list()
-    facts = {
+    good, broken = adapters.list()
+    return {
         "device": hardware.cuda_device or "cpu",
         "free memory": f"{hardware.free_ram_bytes / 1e9:.1f} GB",
         "bfloat16 on this CPU": "yes" if hardware.cpu_bfloat16 else "no",
@@ -94,43 +134,58 @@ def doctor(
         if placement.needed_bytes is None
         else f"{placement.needed_bytes / 1e9:.2f} GB",
         "fits": {True: "yes", False: "no", None: "unknown"}[fits],
-        "adapter store": f"{AdapterStore(store).root}: {len(good)} adapters, {len(broken)} broken",
+        "adapter store": f"{adapters.root}: {len(good)} adapters, {len(broken)} broken",
     }
-    versions = package_versions(_PACKAGES)
-    inspection: BatchInspection | None = None
-    reading: ProbeReport | None = None
-    described: list[str] = []
-    notes: list[str] = []
-    if data is not None or style or task:
-        splits = read_asked_data(data, images, annotations, columns, streaming, skip_bad_rows, held_out, group_by)
-        options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
-        answering = VQASystem(**options)
-        questions = splits is not None and not style and splits.kind == "questions"
-        if task is not None or questions or not entry.captions:
-            order = answering.order(model, "doctor", task or "general", data=splits)
-            notes = [] if task is not None else ["these are questions: train them with --task NAME"]
-        else:
-            order = BLIP2CaptioningSystem(model, **options).order("doctor", style or "", data=splits)
-        order = replace(order, skip_bad_rows=skip_bad_rows)
-        described = [*order.splits.describe(), *notes]
-        library = answering.library(model)
-        inspection = AdapterWorkshop(library).inspect(order, rows)
-        reading = probe_image_path(library.base, order.splits.train) if data is not None else None
-    if as_json:
-        found = {"data": described, "batch": inspection, "image_path": reading}
-        print_json({"machine": facts, "versions": versions, **found})
+
+
+def _look(
+    entry: "CatalogEntry",
+    model: str,
+    system: dict[str, Any],
+    splits: "DataSplits | None",
+    style: str | None,
+    task: str | None,
+    skip_bad_rows: bool,
+    rows: int,
+) -> _Found:
+    """Look into a batch as training would build it, and at what the image path hands on of own data."""
+    from lorax_vlm.captioning import BLIP2CaptioningSystem
+    from lorax_vlm.training.probe import probe_image_path
+    from lorax_vlm.vqa import VQASystem
+    from lorax_vlm.workshop import AdapterWorkshop
+
+    answering, notes = VQASystem(**system), []
+    questions = splits is not None and not style and splits.kind == "questions"
+    if task is not None or questions or not entry.captions:
+        order = answering.order(model, "doctor", task or "general", data=splits)
+        notes = [] if task is not None else ["these are questions: train them with --task NAME"]
     else:
-        print_table(["", "lorax-vlm doctor"], [*facts.items(), *versions.items()])
-        for broken_entry in broken:
-            say(f"broken adapter {broken_entry.name}: {broken_entry.error}")
-        for line in described:
-            say(line)
-        if inspection is not None:
-            _print_inspection(inspection)
-        if reading is not None:
-            _print_reading(reading)
-    if inspection is not None and inspection.verdict == "ignored":
-        raise typer.Exit(1)
+        order = BLIP2CaptioningSystem(model, **system).order("doctor", style or "", data=splits)
+    library = answering.library(model)
+    workshop = AdapterWorkshop(library)
+    plan = workshop.plan(replace(order, skip_bad_rows=skip_bad_rows))
+    described = [*list_left_out(plan.data).describe(), *notes]
+    reading = probe_image_path(library.base, plan.data.train) if splits is not None else None
+    return _Found(described, workshop.inspect(plan, rows), reading)
+
+
+def _check_options(entry: "CatalogEntry", style: str | None, task: str | None, rows: int | None) -> None:
+    """Raise ``UsageError`` for options that contradict each other, or that nothing would come of."""
+    if style is not None and task is not None:
+        raise UsageError("Give --style for captions or --task for answers, not both.")
+    if style is not None and not entry.captions:
+        raise UsageError(f"{entry.name} only chooses among fixed answers; it cannot write captions.")
+    if rows is not None:
+        raise UsageError("--rows is of the batch to look into: give --data, --style or --task.")
+
+
+def _print_found(found: _Found) -> None:
+    for line in found.data:
+        say(line)
+    if found.batch is not None:
+        _print_inspection(found.batch)
+    if found.image_path is not None:
+        _print_reading(found.image_path)
 
 
 def _print_inspection(inspection: "BatchInspection") -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 
 _SHOWN = 10
+_USUAL_COUNT = 300
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,12 @@ def evaluate(
     held_out: HeldOut = None,
     group_by: GroupBy = None,
     skip_bad_rows: SkipBadRows = False,
-    split: Split = "all",
+    split: Split = None,
     include_seen: IncludeSeen = False,
-    count: Annotated[int, typer.Option(min=1, help="Number of test scenes.")] = 300,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of test scenes, without --data; by default 300.", show_default=False),
+    ] = None,
     base: Annotated[
         bool, typer.Option("--base/--no-base", help="Measure the plain base too, and what adapters do to other skills.")
     ] = True,
@@ -115,6 +119,7 @@ def evaluate(
     asked = _each_once(names or [], require_stored(store, names or [], entry))
     stored = [AdapterStore(store).get(name) for name in asked.values()]
     _check_options(entry, stored, task, style, data is not None)
+    _check_amount(count, split, data is not None)
     page = require_new_file(html)
     options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     splits = read_asked_data(
@@ -129,9 +134,26 @@ def evaluate(
     )
     keep = include_seen or split == "train"  # whoever asks about those that were trained on means them
     order = _Order(
-        model, asked, task, style, count, base, ablations, as_json, page, options, split, keep, splits, stored
+        model=model,
+        names=asked,
+        task=task,
+        style=style,
+        count=count or _USUAL_COUNT,
+        with_base=base,
+        ablations=ablations,
+        as_json=as_json,
+        html=page,
+        system=options,
+        split=split or "all",
+        include_seen=keep,
+        splits=splits,
+        stored=stored,
     )
     if _asks_questions(entry, order):
+        if not names and not base:
+            raise UsageError("--no-base leaves nothing to measure: name adapters.")
+        if style is not None:
+            raise UsageError("--style judges captions; these adapters answer questions.")
         _evaluate_questions(order)
         return
     if html is not None or ablations:
@@ -174,6 +196,14 @@ def _check_options(
     elif entry.captions:
         for adapter in stored:
             style_on_scenes(adapter.name, adapter.manifest.style)
+
+
+def _check_amount(count: int | None, split: str | None, has_data: bool) -> None:
+    """Raise ``UsageError`` for an option that says how much of what is not measured."""
+    if count is not None and has_data:
+        raise UsageError("--count is the number of drawn scenes; with --data all its rows count, or those of --split.")
+    if split is not None and not has_data:
+        raise UsageError("--split chooses among the examples of --data, which is not given.")
 
 
 def _require_questions(stored: Sequence[StoredAdapter]) -> None:

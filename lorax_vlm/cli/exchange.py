@@ -9,6 +9,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.checks import find_adapter
 from lorax_vlm.cli.options import AsJson, Model, Store
 from lorax_vlm.cli.output import print_json, say
+from lorax_vlm.errors import UsageError
 
 if TYPE_CHECKING:
     from lorax_vlm.exchange.report import TransferReport
@@ -29,9 +30,7 @@ AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Leave out w
 Steps = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        help="Distillation steps. Default: a quarter of the target's usual training steps.",
-        show_default=False,
+        min=1, help="Distillation steps. Default: a quarter of the target's usual training steps.", show_default=False
     ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="Make a new version when the name exists.")]
@@ -41,7 +40,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Make a new version whe
 def plan(
     name: Name,
     to: To,
-    images: Annotated[int, typer.Option(help="Unlabelled images at hand.")] = 0,
+    images: Annotated[int, typer.Option(min=0, help="Unlabelled images at hand.")] = 0,
     allow_partial: AllowPartial = False,
     store: Store = None,
     as_json: AsJson = False,
@@ -140,6 +139,8 @@ def merge(
     """Merge adapters of one base into one."""
     adapters = AdapterStore(store)
     names = [adapters.resolve(name) for name in names]
+    if preview and replace:
+        raise UsageError("--preview writes nothing, so there is nothing to --replace.")
     if preview:
         from lorax_vlm.exchange.merge import preview_stored
 

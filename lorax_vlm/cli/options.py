@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lorax_vlm.data.examples import DataSplits
     from lorax_vlm.data.image_facts import Progress
 
-Purpose = Literal["train", "evaluate"]
+Purpose = Literal["train", "inspect", "evaluate"]
 SplitChoice = Literal["train", "held-out", "all"]
 DEFAULT_MODEL = "blip2-opt-mini"
 
@@ -70,7 +70,12 @@ GroupBy = Annotated[
     ),
 ]
 Split = Annotated[
-    SplitChoice, typer.Option("--split", help="With --data: which of its examples, as training divides them.")
+    SplitChoice | None,
+    typer.Option(
+        "--split",
+        help="With --data: which of its examples, as training divides them; by default all.",
+        show_default=False,
+    ),
 ]
 
 IncludeSeen = Annotated[bool, typer.Option("--include-seen", help="Count images that an adapter was trained on, too.")]
@@ -101,10 +106,10 @@ def read_asked_data(
         skip_bad_rows: See there.
         held_out: See there.
         group_by: See there.
-        purpose: To train there must be something to train on and something to validate on; to evaluate one row is
-            enough, in whichever part it is.
-        left_out: File to list the rows in that are left out. None: to evaluate one in ``settings.left_out_dir``; a run
-            lists them in its own folder, with those that do not fit its base.
+        purpose: To train, or to inspect what would be trained on, there must be something to train on and something to
+            validate on; to evaluate one row is enough, in whichever part it is.
+        left_out: File to list the rows in that are left out. None: to evaluate one in ``settings.left_out_dir``; what
+            is trained on or inspected is listed by whoever knows which rows fit the base, too.
         progress: Is told how many images have been looked at, of how many. None: a bar, on a terminal.
 
     Raises:
@@ -117,8 +122,15 @@ def read_asked_data(
     from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
 
     if data is None:
-        given = {"images": images, "annotations": annotations, "columns": columns, "group_by": group_by}
-        _require_no_data_options(**given, streaming=streaming or None)
+        require_no_data_options(
+            images=images,
+            annotations=annotations,
+            columns=columns,
+            streaming=streaming,
+            skip_bad_rows=skip_bad_rows,
+            held_out=held_out,
+            group_by=group_by,
+        )
         return None
     with _progress_bar() as bar:
         options = SourceKeywords(
@@ -132,14 +144,27 @@ def read_asked_data(
             progress=progress or bar,
         )
         splits = read_parts(data, **options)
-    if purpose == "train":
+    if purpose != "evaluate":
         splits = splits.require_trainable()
     if left_out is None and purpose == "evaluate":
-        left_out = left_out_dir() / f"{splits.label}.jsonl"
-    if left_out is None or not splits.skipped:
+        return list_left_out(splits)
+    return splits if left_out is None else list_left_out(splits, left_out)
+
+
+def list_left_out(splits: "DataSplits", path: Path | None = None) -> "DataSplits":
+    """The same with a note where the rows are listed that were left out, if there are any.
+
+    Args:
+        splits: What was read.
+        path: Where to list them. None: in ``settings.left_out_dir``.
+
+    Raises:
+        PathError: The list cannot be written.
+    """
+    if not splits.left_out:
         return splits
-    path = splits.write_left_out(left_out)
-    return replace(splits, notes=(*splits.notes, f"the rows that are left out are listed in {path}"))
+    written = splits.write_left_out(path or left_out_dir() / f"{splits.label}.jsonl")
+    return replace(splits, notes=(*splits.notes, f"the rows that are left out are listed in {written}"))
 
 
 @contextmanager
@@ -163,7 +188,8 @@ def _read_columns(columns: str | None) -> dict[str, str]:
     return {field.strip(): column.strip() for field, _, column in pairs}
 
 
-def _require_no_data_options(**options: object) -> None:
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+def require_no_data_options(**options: object) -> None:
+    """Raise ``UsageError`` if any of the options that say something about ``--data`` was given."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False)]
     if given:
         raise UsageError(f"{', '.join(given)} says something about --data, which is not given.")

@@ -11,7 +11,7 @@ alias is refused (a few lines of them unfold to gigabytes), and everything wrong
 """
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,10 +156,24 @@ def read_order_file(path: Path, defaults: Mapping[str, Any]) -> list[AskedAdapte
     if not isinstance(content, dict) or not content:
         raise DataError(str(path), ["has no adapters"], _HINT)
     problems: list[str] = []
-    asked = [_entry(name, entry, path, defaults, problems) for name, entry in content.items()]
+    # What the command line says about data is for those that have some, if there are any.
+    own = any(isinstance(entry, dict) and entry.get("data") is not None for entry in content.values())
+    about_data = [key for key in _DATA if own and defaults.get("data") is None]
+    asked = [
+        _entry(name, entry, path, _without(defaults, about_data if _has_none(entry) else ()), problems)
+        for name, entry in content.items()
+    ]
     if problems:
         raise DataError(str(path), problems, _HINT)
     return [adapter for adapter in asked if adapter is not None]
+
+
+def _has_none(entry: Any) -> bool:
+    return not isinstance(entry, dict) or entry.get("data") is None
+
+
+def _without(defaults: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in defaults.items() if key not in names}
 
 
 def _read_yaml(path: Path) -> Any:

@@ -8,6 +8,7 @@ import typer
 from lorax_vlm.cli.checks import require_images, require_model, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, IncludeSeen, Model, Quantize, Store
 from lorax_vlm.cli.output import percent, print_json, print_table, say
+from lorax_vlm.errors import UsageError
 from lorax_vlm.types import BenchmarkRow
 
 
@@ -27,6 +28,8 @@ def ask(
 ) -> None:
     """Answer questions about an image with the base, or with adapters side by side."""
     entry = require_model(model)
+    if beams is not None and not entry.captions:
+        raise UsageError(f"--beams is for models that write; {entry.name} chooses among fixed answers.")
     require_images([image])
     require_stored(store, adapter or [], entry)
     from lorax_vlm.vqa import VQASystem

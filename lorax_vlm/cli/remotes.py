@@ -10,6 +10,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.checks import find_adapter
 from lorax_vlm.cli.options import Store
 from lorax_vlm.cli.output import say
+from lorax_vlm.errors import UsageError
 
 Name = Annotated[str, typer.Argument(help="Name of the adapter, perhaps NAME@3.")]
 NewName = Annotated[
@@ -50,6 +51,8 @@ def push(
     """Send an adapter to the hub or to any address that fsspec reaches."""
     from lorax_vlm.exchange.remotes import push as send
 
+    if private and not url.startswith("hf://"):
+        raise UsageError(f"--private is of a new repository on the hub (hf://owner/name); {url} is none.")
     adapters, name = find_adapter(store, name)
     say(f"Pushed to {send(adapters, name, url, private=private)}")
 

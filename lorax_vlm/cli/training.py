@@ -28,6 +28,7 @@ from lorax_vlm.cli.options import (
     Store,
     Streaming,
     read_asked_data,
+    require_no_data_options,
 )
 from lorax_vlm.cli.order_file import AskedAdapter, ask, read_order_file
 from lorax_vlm.cli.output import print_json, say
@@ -229,6 +230,8 @@ def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | Non
     known = AdapterStore(store)
     for adapter in asked:
         require_adapter_name(adapter.name)
+        if not _has_own_data(adapter):
+            require_no_data_options(**adapter.data)
         stored = known.get(adapter.name) if adapter.name in known else None
         style = adapter.style or (stored.manifest.style if stored and not adapter.task else None)
         require_kind(entry, style, adapter.task, adapter.recipe, _has_own_data(adapter))

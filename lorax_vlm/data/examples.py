@@ -94,14 +94,17 @@ def asked_examples(
     """Questions given side by side, with what is known of their answers and types. Images are opened when asked about.
 
     Raises:
-        UsageError: They are not equally many, or none.
+        UsageError: They are not equally many, or none; or a question has an empty list of answers.
     """
     counts = {len(part) for part in (images, questions, answers, kinds) if part is not None}
     if len(counts) != 1 or not questions:
         raise UsageError(f"Images, questions, answers and types must be equally many and some, got {counts}.")
     known = [[given] if isinstance(given, str) else list(given) for given in answers or [""] * len(questions)]
+    silent = [i for i, given in enumerate(known) if not given]
+    if silent:
+        raise UsageError(f"Question {silent[0]} has an empty list of answers; leave answers out where none is known.")
     return [
-        Example(image, given[0], f"question {i}", question=question, answers=tuple(given), kind=kind)
+        answered(image, question, given, f"question {i}", kind)
         for i, (image, question, given, kind) in enumerate(
             zip(images, questions, known, kinds or [""] * len(questions), strict=True)
         )
@@ -119,6 +122,8 @@ class DataSplits:
     """What the data are called, for people and records: no path of this machine."""
     skipped: Sequence[Problem] = ()
     """Malformed rows that were left out on request."""
+    unlearnable: Sequence[Problem] = ()
+    """Sound examples that the base cannot learn and that were left out: their answer is none that a classifier has."""
     duplicates: int = 0
     """Training examples left out because their image (or group) is also in the validation or test examples."""
     test: Sequence[Example] = ()
@@ -255,29 +260,40 @@ class DataSplits:
         sides = [*map(prompted, self.train)] if isinstance(self.train, Sequence) else MappedStream(self.train, prompted)
         return replace(self, train=sides, validation=validation, test=test)
 
+    @property
+    def left_out(self) -> list[Problem]:
+        """Every row that was left out, and why."""
+        return [*self.skipped, *self.unlearnable]
+
+    def left_out_reasons(self) -> list[str]:
+        """How many rows were left out, by what is the matter with them; as the subject of a sentence."""
+        reasons = ("malformed rows", self.skipped), ("examples whose answer the base cannot give", self.unlearnable)
+        return [f"{len(problems):,} {what}" for what, problems in reasons if problems]
+
     def write_left_out(self, path: str | Path) -> Path:
         """Write the rows that were left out, one JSON object a line: place, field, value, reason, what would be right.
 
         Raises:
             PathError: The file cannot be written.
         """
-        return write_problems(self.skipped, path)
+        return write_problems(self.left_out, path)
 
     def summary(self) -> str:
         """One line for people and records."""
         count = "streamed" if self.streamed else self.train_count
         test = f" (and {len(self.test)} test)" if self.test else ""
-        skipped = f", {len(self.skipped)} malformed rows left out" if self.skipped else ""
-        theirs = "validation or test" if self.test else "validation"
-        same = f", {self.duplicates} of {theirs} images left out of training" if self.duplicates else ""
+        skipped = "".join(f", {reason} left out" for reason in self.left_out_reasons())
+        same = (
+            f", {self.duplicates} training examples left out: their image is also held out" if self.duplicates else ""
+        )
         return f"{self.source}: {count} training and {len(self.validation)} validation examples{test}{skipped}{same}"
 
     def describe(self) -> list[str]:
         """A few lines to look at before training starts."""
         lines = [self.summary(), *self.notes]
-        lines += [f"left out: {problem}" for problem in self.skipped[:_SHOWN]]
-        if len(self.skipped) > _SHOWN:
-            lines.append(f"left out: {len(self.skipped) - _SHOWN} more rows")
+        lines += [f"left out: {problem}" for problem in self.left_out[:_SHOWN]]
+        if len(self.left_out) > _SHOWN:
+            lines.append(f"left out: {len(self.left_out) - _SHOWN} more rows")
         for label, part in (("training", self.train), ("validation", self.validation), ("test", self.test)):
             if not isinstance(part, Sequence) or not part:
                 continue
@@ -352,19 +368,5 @@ class MappedStream(Iterable[Example]):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """Malformed rows of the last reading that were left out on request."""
+        """Malformed rows of all readings that were left out on request."""
         return tuple(getattr(self.source, "problems", ()))
-
-
-@dataclass(frozen=True)
-class NotedStream(MappedStream):
-    """A stream that notes which images it has given, by the SHA-256 of each."""
-
-    source: Iterable[Example]
-    change: Callable[[Example], Example] = field(default=lambda example: example)
-    images: set[str] = field(default_factory=set)
-
-    def __iter__(self) -> Iterator[Example]:
-        for example in super().__iter__():
-            self.images.add(example.image_digest())
-            yield example

@@ -78,6 +78,9 @@ def read_parts(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSpl
         raise UsageError(f"data must be a path, {HUB_PREFIX}owner/name or DataSplits, got {quoted(source)}.")
     images, annotations = _folder(options.pop("images", None)), _folder(options.pop("annotations", None))
     streaming = options.pop("streaming", False)
+    shown = str(source)
+    if shown.startswith(HUB_PREFIX) and (images is not None or annotations is not None):
+        raise UsageError(f"--images and --annotations belong to a file of rows; {shown} is a data set of the hub.")
     shared = cast(ReadKeywords, options)
     if str(source).startswith(HUB_PREFIX):
         return read_hub_dataset(str(source).removeprefix(HUB_PREFIX), streaming=streaming, **shared)
@@ -106,6 +109,8 @@ def _read_path(
     if suffix == ".json":
         return read_document(path, options, images=images, annotations=annotations)
     if suffix in TABLE_SUFFIXES:
+        if annotations is not None:
+            raise UsageError(f"--annotations belongs to the questions of VQAv2, a .json file; {path} is a table.")
         return _read_table(path, options, images)
     raise DataError(str(path), [f"it is a file of another kind; what is read: {_KINDS}"])
 

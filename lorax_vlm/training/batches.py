@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
 
 from lorax_vlm.data.examples import Example
+from lorax_vlm.errors import DataError
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.image_tokens import batch_with_features
 from lorax_vlm.training.distinct_images import ImagesTogether, distinct_batch
@@ -40,13 +41,28 @@ class ExampleDataset(Dataset[Example]):
 
 
 class ExampleStream(IterableDataset[Example]):
-    """Examples read as they are trained on, from the start again when they end."""
+    """Examples read as they are trained on, from the start again when they end.
+
+    It never ends, so that a batch has its number in all readings together: ``Trainer`` continues a run by that number,
+    and cannot know how many batches a reading of a stream has.
+    """
 
     def __init__(self, examples: Iterable[Example]) -> None:
-        self._examples = examples
+        self.examples = examples
 
     def __iter__(self) -> Iterator[Example]:
-        return iter(self._examples)
+        """All examples, again and again.
+
+        Raises:
+            DataError: There are none.
+        """
+        while True:
+            empty = True
+            for example in self.examples:
+                empty = False
+                yield example
+            if empty:
+                raise DataError("the stream", ["no row of it is left to train on"])
 
 
 def make_sampler(dataset: Dataset[Example], rows_per_image: int, seed: int) -> Sampler[int] | None:

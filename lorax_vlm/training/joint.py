@@ -29,8 +29,8 @@ from lorax_vlm.training.joint_layers import CurrentBlocks, JointLora, route_rows
 from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer, Student
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, Run, TrainingResult, held_run, prepare_run
+from lorax_vlm.training.stream_notes import keep_notes, recall_notes
 from lorax_vlm.training.trainer import (
-    choose_step,
     frozen_image_path,
     lora_config,
     make_arguments,
@@ -39,6 +39,7 @@ from lorax_vlm.training.trainer import (
     run_record,
     save_adapter,
 )
+from lorax_vlm.training.weights import choose_step
 
 
 def train_adapters(
@@ -92,6 +93,7 @@ def train_adapters(
     with held_run(run_dir):
         run = prepare_run(run_dir, records, resume)
         if set(run.results) == set(names):
+            recall_notes(run.folder, {plan.name: plan.data.train for plan in plans})
             return dict(run.results)
         return _train(base, plans, run, features_dir, progress)
 
@@ -115,7 +117,7 @@ def _train(
         students = [
             Student(plan, f"a{index}", _family_of(base, plan), columns[index]) for index, plan in enumerate(plans)
         ]
-        trainer = _make_trainer(base, students, current, collate, packed, peft_model, run.folder, bar)
+        trainer = _make_trainer(base, students, current, collate, packed, peft_model, run, bar)
         try:
             if run.checkpoint is None:
                 run = run.recorded(first_validation_losses={s.plan.name: trainer.validate(s) for s in students})
@@ -148,6 +150,8 @@ def _train(
                 trainable_parameters=sum(p.numel() for p in trainer.trained(student)),
                 history=student.history,
             )
+    if process_rank() == 0:
+        keep_notes(run.folder, trainer.streams())
     run.recorded(results=results)
     if process_rank() == 0:
         for name, result in results.items():
@@ -203,10 +207,10 @@ def _make_trainer(
     collate: Any,
     packed: bool,
     peft_model: PeftModel,
-    run_dir: Path,
+    run: Run,
     bar: TrainerCallback | None,
 ) -> JointTrainer:
-    arguments = make_arguments(base, students[0].plan.config, run_dir)
+    arguments = make_arguments(base, students[0].plan.config, run.folder)
     arguments.max_steps = max(student.plan.config.max_steps for student in students)
     arguments.gradient_accumulation_steps = 1
     arguments.load_best_model_at_end, arguments.metric_for_best_model = False, None
@@ -226,4 +230,6 @@ def _make_trainer(
     )
     if bar is not None:
         trainer.add_callback(bar)
+    if run.checkpoint is not None:
+        recall_notes(run.checkpoint, trainer.streams())
     return trainer

@@ -26,7 +26,8 @@ from lorax_vlm.models.families.packing import pack_rows
 from lorax_vlm.training.batches import make_dataset, make_sampler
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint_layers import CurrentBlocks, RowBlocks
-from lorax_vlm.training.trainer import AdapterTrainer, put_weights
+from lorax_vlm.training.trainer import AdapterTrainer
+from lorax_vlm.training.weights import put_weights
 
 CPU_PASS_ROWS = 8
 
@@ -112,6 +113,10 @@ class JointTrainer(AdapterTrainer):
         self._weights = {s.slot: {name: p for name, p in named.items() if s.owns(name)} for s in students}
         for student in students:
             student.beginning = {name: p.detach().clone() for name, p in self._weights_of(student).items()}
+
+    def streams(self) -> Mapping[str, Any]:
+        """See ``AdapterTrainer.streams``."""
+        return {student.plan.name: student.plan.data.train for student in self.students}
 
     # --- data -----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ from lorax_vlm.settings import process_rank
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+NOTES_FILE = "streams.json"
+"""What was read of streams, in a checkpoint and in the folder of a finished run; see ``stream_notes.py``."""
 CURVE_FILE = "curve.png"
 REJECTED_FOLDER = "rejected"
 """Weights that were trained and then not chosen, because the base alone has the lower validation loss."""
@@ -96,7 +98,7 @@ class Run:
             "first_validation_losses": dict(run.first_validation_losses),
             "results": {name: dataclasses.asdict(result) for name, result in run.results.items()},
         }
-        _write_at_once(run.folder / RUN_FILE, json.dumps(record, indent=2, default=str))
+        write_at_once(run.folder / RUN_FILE, json.dumps(record, indent=2, default=str))
         return run
 
 
@@ -124,7 +126,7 @@ def held_run(run_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise PathError.of(run_dir, error) from error
     try:
-        _write_at_once(holder, f"process {os.getpid()} on {socket.gethostname()}")
+        write_at_once(holder, f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         lock.release()
@@ -203,7 +205,8 @@ def discard_checkpoints(run_dir: Path) -> None:
 def discard_run(run_dir: Path) -> None:
     """Remove what only a continued run would need of a run whose adapters are stored: checkpoints and the record."""
     discard_checkpoints(run_dir)
-    (run_dir / RUN_FILE).unlink(missing_ok=True)
+    for name in (RUN_FILE, NOTES_FILE):
+        (run_dir / name).unlink(missing_ok=True)
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
@@ -223,7 +226,7 @@ def seal_checkpoint(checkpoint: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             records[path.name] = dataclasses.asdict(hash_file(path))
-    _write_at_once(checkpoint / _SEAL, json.dumps(records, indent=1))
+    write_at_once(checkpoint / _SEAL, json.dumps(records, indent=1))
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -237,7 +240,12 @@ def is_complete(checkpoint: Path) -> bool:
         return False
 
 
-def _write_at_once(path: Path, text: str) -> None:
+def write_at_once(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, whatever happens meanwhile.
+
+    Raises:
+        PathError: It cannot be written.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         with scratch.open("w", encoding="utf-8") as file:

@@ -10,7 +10,6 @@
 """
 
 import logging
-import math
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -61,6 +59,8 @@ from lorax_vlm.training.runs import (
     prepare_run,
     seal_checkpoint,
 )
+from lorax_vlm.training.stream_notes import keep_notes, recall_notes
+from lorax_vlm.training.weights import choose_step, put_weights, start_from, trained_weights
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,10 @@ class AdapterTrainer(Trainer):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         return make_sampler(dataset, self._rows_per_image, self.args.seed)
 
+    def streams(self) -> Mapping[str, Any]:
+        """What is trained on, by adapter, as far as it may be a stream."""
+        return {"": getattr(self.train_dataset, "examples", ())}
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not estimated: ``Trainer`` counts pixels, which are not there when images are already encoded."""
         return 0
@@ -119,6 +123,7 @@ class AdapterTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                keep_notes(folder, self.streams())
                 seal_checkpoint(folder)
         # What torch and safetensors raise when they cannot write.
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -252,6 +257,7 @@ def train_adapter(
     with held_run(run_dir):
         run = prepare_run(run_dir, run_record(base, recipe, data, config, labels) | dict(purpose or {}), resume)
         if label in run.results:
+            recall_notes(run.folder, {"": data.train})
             return run.results[label]
         return _train(base, recipe, data, config, run, label, labels, features_dir, start, progress)
 
@@ -295,6 +301,8 @@ def _train(
         )
         if bar is not None:
             trainer.add_callback(bar)
+        if run.checkpoint is not None:
+            recall_notes(run.checkpoint, trainer.streams())
         try:
             if run.checkpoint is None:
                 run = run.recorded(first_validation_losses={label: trainer.evaluate()["eval_loss"]})
@@ -321,48 +329,10 @@ def _train(
             trainable_parameters=sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
             history=history,
         )
+    keep_notes(run.folder, trainer.streams())
     run.recorded(results={label: result})
     draw_training_curve(history, f"{label} on {base.name}", result.curve)
     return result
-
-
-def choose_step(history: Sequence[Mapping[str, Any]], first_loss: float) -> tuple[int, float]:
-    """The validated step of the smallest loss, and that loss; step 0, the beginning, unless a later one is better."""
-    losses = [(row["eval_loss"], row["step"]) for row in history if "eval_loss" in row and row["step"] > 0]
-    loss, step = min(losses, default=(math.inf, 0))
-    return (step, loss) if loss < first_loss else (0, first_loss)
-
-
-def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of everything in a model that is trained."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-@torch.no_grad()
-def put_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give parameters the values of ``trained_weights`` back."""
-    parameters = dict(model.named_parameters())
-    for name, tensor in weights.items():
-        parameters[name].copy_(tensor)
-
-
-@torch.no_grad()
-def start_from(peft_model: PeftModel, updates: Mapping[str, Update], slot: str = "default") -> None:
-    """Let an adapter begin with given updates instead of as the identity; what its rank has beyond theirs stays free.
-
-    Raises:
-        ValueError: An update has no site, or more ranks than the adapter.
-    """
-    base = peft_model.get_base_model()
-    for site, update in updates.items():
-        layer: Any = base.get_submodule(site)
-        if not isinstance(layer, LoraLayer):
-            raise ValueError(f"{site} is not adapted, so it cannot begin with an update.")
-        a, b = layer.lora_A[slot].weight, layer.lora_B[slot].weight
-        if update.rank > a.shape[0]:
-            raise ValueError(f"{site}: the update has rank {update.rank}, the adapter {a.shape[0]}.")
-        a[: update.rank] = torch.as_tensor(update.a).to(a)
-        b[:, : update.rank] = torch.as_tensor(update.b / layer.scaling[slot]).to(b)
 
 
 def frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:

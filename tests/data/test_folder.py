@@ -208,7 +208,7 @@ def test_images_of_the_validation_examples_leave_training(tmp_path: Path) -> Non
     splits = read_image_folder(tmp_path)
     assert [e.target for e in splits.train] == ["number 0", "number 1", "number 2"]
     assert splits.duplicates == 1
-    assert "1 of validation images left out of training" in splits.summary()
+    assert "1 training examples left out: their image is also held out" in splits.summary()
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------

@@ -200,6 +200,53 @@ def test_a_set_with_a_test_split_only(tmp_path: Path, streaming: bool) -> None:
         read_data(f"hub:{path}", streaming=streaming)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"test": range(6)},
+        {"validation": range(6)},
+        {"full": range(30)},
+        {"train": range(30), "restval": range(30, 60), "val": range(60, 70), "test": range(70, 80)},
+        {"training": range(3), "train": range(2, 30), "restval": range(30, 32)},
+        {"train": range(30), "validation": range(30, 40), "dev": range(40, 50), "valid": range(50, 53)},
+        {"train": range(9), "test": range(20, 24), "eval": range(24, 27)},
+        {"train": range(40), "validation": [0], "test": [39]},
+    ],
+)
+def test_splits_are_the_same_parts_streamed_or_not(tmp_path: Path, parts: dict[str, Any]) -> None:
+    """Several splits of one part are read one after the other; a single one is what it is called."""
+    source = write_parquet(tmp_path / "set", {split: list(numbers) for split, numbers in parts.items()})
+    named = [{"split": split, "path": f"{split}.parquet"} for split in parts]
+    header = f"---\nconfigs: {json.dumps([{'config_name': 'default', 'data_files': named}])}\n---\n"
+    (tmp_path / "set" / "README.md").write_text(header)
+    whole, stream = (check(read_parts(f"hub:{source}", streaming=streaming)) for streaming in (False, True))
+    for one, other in zip(whole.parts().values(), stream.parts().values(), strict=True):
+        assert sorted(targets(one)) == sorted(targets(other))
+    assert sum(len(set(numbers)) for numbers in parts.values()) >= len(targets(stream.train))
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_no_image_of_another_part_is_trained_on_however_far_behind_it_comes(tmp_path: Path, by_column: bool) -> None:
+    """20 pictures that are trained on, and all of them but five again behind the rows that are validated on."""
+    numbers = {"train": list(range(20)), "validation": list(range(100, 105)), "test": [*range(200, 230), *range(15)]}
+    if by_column:
+        rows = [(split, n) for split, some in numbers.items() for n in some]
+        path = tmp_path / "set"
+        write_parquet(path, {"train": [n for _, n in rows]}, caption=str)
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(path / "train.parquet")
+        pyarrow.parquet.write_table(table.append_column("split", [[s for s, _ in rows]]), path / "train.parquet")
+    else:
+        write_parquet(tmp_path / "set", numbers)
+    whole = read_parts(f"hub:{tmp_path / 'set'}")
+    stream = read_hub_dataset(str(tmp_path / "set"), streaming=True, validation_count=5)
+    assert sorted(targets(stream.train)) == sorted(targets(whole.train)) == sorted(map(str, range(15, 20)))
+    assert whole.duplicates == 15
+    assert stream.train.left_out == (65 if by_column else 15), "in one split the rows of other parts are passed, too"
+    assert [len(stream.validation), len(stream.test)] == [5, 5]
+
+
 def test_groups(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "set", {"train": list(range(60))}, caption=str, clip=lambda n: n // 3)
     splits = read_data(f"hub:{path}", group_by="clip", held_out=0.3)
@@ -246,6 +293,8 @@ def test_a_bad_row_of_a_stream_stops_when_it_is_met(tmp_path: Path) -> None:
         rows = targets(left_out.train)
         assert len(rows) + left_out.train.left_out == 118
         assert len(left_out.train.problems) == 2
+    next(iter(left_out.train))  # a further epoch that ends before it comes to them
+    assert len(left_out.train.problems) == 2
     assert len(left_out.with_prompt("a photo of").train.problems) == 2
 
 

@@ -268,7 +268,7 @@ def test_groups_with_parts_of_their_own(tmp_path: Path) -> None:
     splits = read_data(tmp_path, group_by="clip")
     assert [e.target for e in splits.train] == ["caption of train/3.png"]
     assert splits.duplicates == 3
-    assert "3 of validation or test images left out of training" in splits.summary()
+    assert "3 training examples left out: their image is also held out" in splits.summary()
 
 
 def test_the_choice_is_written_down() -> None:

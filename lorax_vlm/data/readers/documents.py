@@ -126,6 +126,11 @@ def _recognise(path: Path, document: Any, annotated: bool) -> str:
     Raises:
         DataError: Nothing that is read.
     """
+    if isinstance(document, list) and annotated:
+        problem = (
+            "it is a list of rows, not VQAv2's questions; so a file of answers (--annotations) does not belong to it"
+        )
+        raise DataError(str(path), [problem], f"Leave --annotations out, or name the questions. {VQA_HINT}")
     if isinstance(document, list):
         return "list"
     lists = [key for key in _LISTS if isinstance(document, dict) and isinstance(document.get(key), list)]
