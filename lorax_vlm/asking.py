@@ -4,12 +4,12 @@ An adapter is asked as it was trained, where its record says how. What is asked 
 captioner) is asked in the base's words and decoded in its way.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.data.readers.values import is_blank
-from lorax_vlm.errors import PromptError, UsageError
+from lorax_vlm.errors import AdapterNameError, PromptError, UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.types import GenerationSettings
@@ -34,6 +34,18 @@ def require_rows(rows: object, what: str, alone: str) -> list[Any]:
     if one or not isinstance(rows, Iterable):
         raise UsageError(f"A list of {what} is needed, got {quoted(rows)}; for one use {alone}.")
     return list(rows)
+
+
+def distinct_adapters(adapters: Sequence[object]) -> list[str | None]:
+    """The different ones of the adapters that rows name, None for the base.
+
+    Raises:
+        AdapterNameError: One is no text.
+    """
+    for adapter in adapters:
+        if not isinstance(adapter, str | None):
+            raise AdapterNameError(quoted(adapter))
+    return list(dict.fromkeys(adapter for adapter in adapters if isinstance(adapter, str | None)))
 
 
 def answers_questions(manifest: Manifest) -> bool:

@@ -352,7 +352,7 @@ class BLIP2CaptioningSystem:
     ) -> list[Caption | LoraxError]:
         """One caption per image and its adapter; rows of equal settings share batches."""
         base = self.base
-        asked = {name: self._asked(name) for name in dict.fromkeys(adapters)}  # once: it may be replaced meanwhile
+        asked = {name: self._asked(name) for name in asking.distinct_adapters(adapters)}
         prompts = {name: asking.caption_prompt(base.entry, manifest) for name, manifest in asked.items()}
         settings = {
             n: asking.caption_settings(base.entry, manifest).replace(**decoding) for n, manifest in asked.items()

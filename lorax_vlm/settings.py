@@ -5,6 +5,9 @@ from pathlib import Path
 
 import platformdirs
 
+from lorax_vlm.errors import UsageError
+from lorax_vlm.foreign import quoted
+
 HOME_VARIABLE = "LORAX_VLM_HOME"
 
 
@@ -14,9 +17,15 @@ def home_dir() -> Path:
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("lorax-vlm"))
 
 
-def store_dir() -> Path:
-    """The default adapter store."""
-    return home_dir() / "adapters"
+def store_dir(root: str | Path | None = None) -> Path:
+    """An adapter store: a folder that was named, or the default one.
+
+    Raises:
+        UsageError: ``root`` names no folder.
+    """
+    if not isinstance(root, str | Path | None):
+        raise UsageError(f"store must be a folder, got {quoted(root)}.")
+    return Path(root).expanduser() if root is not None else home_dir() / "adapters"
 
 
 def features_dir() -> Path:

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lorax_vlm import asking
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.asking import answers_questions, question_prompt, question_settings, require_question, require_rows
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.data.scene_examples import require_task, scene_question_splits, scene_questions
@@ -299,7 +299,7 @@ class VQASystem:
     def list_adapters(self, model: str | None = None) -> list[StoredAdapter]:
         """The store's adapters that answer questions, or do not say what they do, of one model or of all."""
         good = self._shelf.library(model).list() if model else self.store.list()[0]
-        return [a for a in good if a.manifest.task in ("vqa", "unknown") or answers_questions(a.manifest)]
+        return [a for a in good if a.manifest.task in ("vqa", "unknown") or asking.answers_questions(a.manifest)]
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
@@ -351,22 +351,22 @@ class VQASystem:
             UsageError: The numbers of images, questions or adapters differ.
             LoraxError: A row is bad, and ``return_errors`` is false.
         """
-        images = require_rows(images, "images", "answer_question")
-        questions = require_rows(questions, "questions", "answer_question")
+        images = asking.require_rows(images, "images", "answer_question")
+        questions = asking.require_rows(questions, "questions", "answer_question")
         if len(images) != len(questions):
             raise UsageError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
         one = isinstance(adapter, str | None)
-        adapters = [adapter] * len(images) if one else require_rows(adapter, "adapters", "a name")
+        adapters = [adapter] * len(images) if one else asking.require_rows(adapter, "adapters", "a name")
         if len(adapters) != len(images):
             raise UsageError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
         base, library = self.base(model), self._shelf.library(model)
-        asked = {own: self._asked(library, model, own) for own in dict.fromkeys(adapters)}
+        asked = {own: self._asked(library, model, own) for own in asking.distinct_adapters(adapters)}
         rows: list[Row | LoraxError] = []
         for image, question, own in zip(images, questions, adapters, strict=True):
             name, manifest = asked[own]
-            settings = question_settings(base.entry, manifest).replace(**decoding)
+            settings = asking.question_settings(base.entry, manifest).replace(**decoding)
             try:
-                prompt = question_prompt(base.entry, manifest, require_question(question))
+                prompt = asking.question_prompt(base.entry, manifest, asking.require_question(question))
                 base.family.check_prompt(prompt)
                 rows.append(Row(image, name, prompt, settings))
             except LoraxError as error:
@@ -428,7 +428,7 @@ class VQASystem:
             examples, source = self.test_questions(task, count), f"scenes, {task}, {count} held out"
         self.base(model)
         _, manifest = self._asked(self._shelf.library(model), model, adapter)
-        settings = question_settings(self.entry(model), manifest).replace(**decoding)
+        settings = asking.question_settings(self.entry(model), manifest).replace(**decoding)
         asked = self.unseen_examples([(model, adapter)], examples, include_seen=include_seen)
         report = evaluate_questions(
             partial(self.answer_questions, model=model, adapter=adapter, return_errors=True, **decoding),

@@ -385,7 +385,8 @@ def training_examples(
     else:
         raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
     template = entry.question_template if kind == "questions" else entry.caption_prompt
-    return splits.require_kind(kind).with_prompt(template)
+    way_out = "" if entry.captions else f"{entry.name} answers questions and cannot write captions."
+    return splits.require_kind(kind, way_out).with_prompt(template)
 
 
 def _images_of(splits: DataSplits) -> SeenImages | None:

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from lorax_vlm.errors import AdapterExists, AdapterNameError
+from lorax_vlm.foreign import quoted
 
 DEMO_TAG = "demo"
 """Of adapters that a demonstration made, and may make anew."""
@@ -29,8 +30,18 @@ def require_adapter_name(name: str) -> str:
     """
     sound = isinstance(name, str) and NAME.fullmatch(name) and ".." not in name and not name.endswith(".")
     if not sound or name in _RESERVED:
-        raise AdapterNameError(str(name))
+        raise AdapterNameError(name if isinstance(name, str) else quoted(name))
     return name
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """The name, ``@``, and the version or alias behind it; the latter two are empty where there is none.
+
+    Raises:
+        AdapterNameError: It is no text, or the name cannot be one.
+    """
+    plain, at, version = name.partition("@") if isinstance(name, str) else (name, "", "")
+    return require_adapter_name(plain), at, version
 
 
 def require_new_name(name: str, taken: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ leaves the former version in use, and at most something nobody refers to, which 
 
 import datetime
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -26,7 +27,7 @@ from lorax_vlm.adapters.incoming import Addition, copy_version, write_version
 from lorax_vlm.adapters.integrity import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
 from lorax_vlm.adapters.lookup import choose_name, describe_in_words
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest, read_manifest
-from lorax_vlm.adapters.names import DEMO_TAG, NameRecord, Version, require_adapter_name, require_new_name
+from lorax_vlm.adapters.names import DEMO_TAG, NameRecord, Version, require_adapter_name, require_new_name, split_name
 from lorax_vlm.adapters.objects import ObjectFolders
 from lorax_vlm.adapters.records import NameRecords
 from lorax_vlm.adapters.regular_files import read_regular
@@ -86,7 +87,7 @@ class AdapterStore:
 
     def __init__(self, root: str | Path | None = None) -> None:
         """Use ``root``, by default the store of ``LORAX_VLM_HOME``."""
-        self.root = Path(root).expanduser() if root is not None else store_dir()
+        self.root = store_dir(root)
         self._records, self._objects = NameRecords(self.root), ObjectFolders(self.root)
         self._claimed: set[str] = set()
 
@@ -131,10 +132,8 @@ class AdapterStore:
             AdapterNotFound: None is meant; it names the nearest three.
             AmbiguousAdapter: Several are meant.
         """
-        plain, at, version = name.partition("@")
-        return (
-            choose_name(require_adapter_name(plain), self.names(), self._base_of, model, str(self.root)) + at + version
-        )
+        plain, at, version = split_name(name)
+        return choose_name(plain, self.names(), self._base_of, model, str(self.root)) + at + version
 
     def _base_of(self, name: str) -> str | None:
         try:
@@ -161,7 +160,7 @@ class AdapterStore:
 
     def _choose(self, name: str) -> tuple[NameRecord, Version]:
         """A name's record, and the version that is asked for."""
-        plain, _, wanted = name.partition("@")
+        plain, _, wanted = split_name(name)
         record = self.record(plain)
         version = record.choose(wanted)
         if version is None:
@@ -452,7 +451,7 @@ class AdapterStore:
         """Read and hash every version of every name. Nobody has to wait for it."""
         versions, size_bytes, problems = check_versions(self._records, self._objects)
         leftovers: tuple[Path, ...] = ()
-        if self.root.is_dir():
+        if os.access(self.root, os.W_OK):  # one that is only read has no writers that could leave anything
             with self._locked():
                 leftovers = tuple(self._leftovers())
         return VerifyReport(versions, size_bytes, tuple(problems), leftovers)

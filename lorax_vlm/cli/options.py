@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lorax_vlm.errors import UsageError
+from lorax_vlm.errors import PathError, UsageError
 from lorax_vlm.models import placement
 from lorax_vlm.settings import left_out_dir
 
@@ -156,15 +156,21 @@ def list_left_out(splits: "DataSplits", path: Path | None = None) -> "DataSplits
 
     Args:
         splits: What was read.
-        path: Where to list them. None: in ``settings.left_out_dir``.
+        path: Where to list them. None: in ``settings.left_out_dir``; where that cannot be, the note says so.
 
     Raises:
-        PathError: The list cannot be written.
+        PathError: The list cannot be written to ``path``.
     """
     if not splits.left_out:
         return splits
-    written = splits.write_left_out(path or left_out_dir() / f"{splits.label}.jsonl")
-    return replace(splits, notes=(*splits.notes, f"the rows that are left out are listed in {written}"))
+    try:
+        written = splits.write_left_out(path or left_out_dir() / f"{splits.label}.jsonl")
+        note = f"the rows that are left out are listed in {written}"
+    except PathError as error:
+        if path is not None:
+            raise
+        note = f"the rows that are left out are listed nowhere: {error}"
+    return replace(splits, notes=(*splits.notes, note))
 
 
 @contextmanager

@@ -168,8 +168,12 @@ class DataSplits:
         counts = Counter(kind_of(example) for example in known or islice(self.train, 1))
         return require_one_kind(self.source, counts)
 
-    def require_kind(self, wanted: Kind) -> "DataSplits":
+    def require_kind(self, wanted: Kind, way_out: str = "") -> "DataSplits":
         """Return the same when it is of this kind, or when all examples have prompts of their own.
+
+        Args:
+            wanted: What is needed.
+            way_out: What to do, where it is not what ``lorax-vlm train`` would be told.
 
         Raises:
             DataError: It is of the other, or of both.
@@ -181,7 +185,7 @@ class DataSplits:
         if found == wanted:
             return self
         rows = f" ({self.row_count} rows)" if self.row_count else ""
-        raise DataError(self.source, [f"it holds {found}{rows}, {_NEEDS[wanted]}"], _WAY_OUT[wanted])
+        raise DataError(self.source, [f"it holds {found}{rows}, {_NEEDS[wanted]}"], way_out or _WAY_OUT[wanted])
 
     @property
     def row_count(self) -> int | None:

@@ -230,8 +230,8 @@ def checkpoints_by_key(models: str | Mapping[str, str]) -> dict[str, str]:
         return {key: key for key in MINIATURE_KEYS}
     if models == "mini":
         return dict(MINIATURE_KEYS)
-    if isinstance(models, str):
-        raise UsageError(f"models must be 'hub', 'mini' or checkpoints by key, got {models!r}.")
+    if not isinstance(models, Mapping):
+        raise UsageError(f"models must be 'hub', 'mini' or checkpoints by key, got {quoted(models)}.")
     if unknown := set(models) - set(MINIATURE_KEYS):
         raise UsageError(f"Unknown model keys {', '.join(sorted(unknown))}. Known: {', '.join(MINIATURE_KEYS)}.")
     return {key: models.get(key, key) for key in MINIATURE_KEYS}

@@ -99,17 +99,21 @@ class AdapterLibrary:
             AdapterNotFound: None is meant.
             AmbiguousAdapter: Several are.
         """
-        return name if name in self._trials else self.store.resolve(name, self.entry.name)
+        if isinstance(name, str) and name in self._trials:
+            return name
+        return self.store.resolve(name, self.entry.name)
 
     def require(self, name: str | None) -> None:
         """Raise ``AdapterNotFound`` for an unknown name; the base is not loaded for it."""
-        if name is not None and name not in self._trials:
-            self.store.get(self.resolve(name))
+        if name is not None and (resolved := self.resolve(name)) not in self._trials:
+            self.store.get(resolved)
 
     def _resolved(self, rows: Sequence[str | None]) -> list[str | None]:
-        for name in dict.fromkeys(rows):
-            self.require(name)
-        found = {name: self.resolve(name) for name in set(rows) if name is not None}
+        found: dict[str, str] = {}
+        for name in rows:
+            if name is not None and (not isinstance(name, str) or name not in found):
+                self.require(name)
+                found[name] = self.resolve(name)
         return [found[name] if name is not None else None for name in rows]
 
     def describe(self) -> BaseDescription:
