@@ -231,8 +231,8 @@ class BLIP2CaptioningSystem:
         skip_bad_rows: bool = False,
     ) -> AdapterOrder:
         """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
-        stored = self.store.get(name) if name in self.store else None
-        style = style or (stored.manifest.style if stored else "")
+        if not style:
+            style = self.store.get(name).manifest.style if name in self.store else ""
         splits = self.training_data(style, data, skip_bad_rows=skip_bad_rows)
         return AdapterOrder(name, self._kind(style), get_recipe(complexity), splits, config or self.default_config)
 

@@ -23,7 +23,7 @@ from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import Problem, write_problems
 from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.data.sources import read_data
-from lorax_vlm.errors import DataError, ExampleError, LoraxError, PathError, UsageError
+from lorax_vlm.errors import DamagedAdapter, DataError, ExampleError, LoraxError, PathError, UsageError
 from lorax_vlm.evaluation.seen import DRAWN
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
@@ -115,10 +115,11 @@ class AdapterWorkshop:
             LoraxError: Training failed.
         """
         order = AdapterOrder(name, kind, recipe, splits, config) if splits is not None else None
-        stored = self._library.store.get(name) if name in self._library.store else None
-        if stored is not None and not replace and self._is_made_of(stored.manifest, kind, recipe, order):
-            logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
-            return stored
+        if not replace and name in self._library.store:
+            stored = self._library.store.get(name)
+            if self._is_made_of(stored.manifest, kind, recipe, order):
+                logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
+                return stored
         self._library.require_free(name, replace)
         if order is not None:
             return self.train(order, replace=replace, progress=progress)
@@ -160,7 +161,7 @@ class AdapterWorkshop:
             return self.train_together([order], replace=replace, resume=resume, progress=progress)[0]
         run_dir = self.run_dir(order.name)
         with held_run(run_dir):
-            if resume and (stored := self._finished(order)) is not None:
+            if resume and (stored := self._finished(order, replace)) is not None:
                 return stored
             self._require_free(order, replace)
             self._library.store.require_writable()
@@ -199,7 +200,7 @@ class AdapterWorkshop:
         names = "\n".join(order.name for order in orders)
         run_dir = self._run_dir(f"joint-{hashlib.sha256(names.encode()).hexdigest()[:12]}")
         with held_run(run_dir):
-            finished = {order.name for order in orders if resume and self._finished(order) is not None}
+            finished = {order.name for order in orders if resume and self._finished(order, replace) is not None}
             for order in orders:
                 if order.name not in finished:
                     self._require_free(order, replace)
@@ -216,10 +217,17 @@ class AdapterWorkshop:
             PartialState().wait_for_everyone()
         return [self._library.store.get(order.name) for order in orders]
 
-    def _finished(self, order: AdapterOrder) -> StoredAdapter | None:
+    def _finished(self, order: AdapterOrder, replace: bool) -> StoredAdapter | None:
         """The stored adapter that continuing this order would make, if it is there: nothing is left to be done."""
-        stored = self._library.store.get(order.name) if order.name in self._library.store else None
-        if stored is None or not self._is_made_of(stored.manifest, order.kind, order.recipe, order):
+        if order.name not in self._library.store:
+            return None
+        try:
+            stored = self._library.store.get(order.name)
+        except DamagedAdapter:
+            if replace:
+                return None
+            raise
+        if not self._is_made_of(stored.manifest, order.kind, order.recipe, order):
             return None
         logger.warning("Adapter %r is finished and stored; there is nothing to continue.", order.name)
         return stored
@@ -279,8 +287,12 @@ class AdapterWorkshop:
         )
 
     def _require_free(self, order: AdapterOrder, replace: bool) -> None:
-        stored = self._library.store.get(order.name) if order.name in self._library.store else None
-        self._library.require_free(order.name, replace or (stored is not None and not stored.manifest.trained))
+        untrained = (
+            not replace
+            and order.name in self._library.store
+            and not self._library.store.get(order.name).manifest.trained
+        )
+        self._library.require_free(order.name, replace or untrained)
 
     def plan(self, order: AdapterOrder) -> AdapterPlan:
         """What training an order would train: the examples that fit the base, and the answers that ViLT's head needs.

@@ -7,7 +7,7 @@ from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scene_examples import require_task
-from lorax_vlm.errors import AdapterExists, ImageError, LoraxError, UsageError
+from lorax_vlm.errors import AdapterExists, DamagedAdapter, ImageError, LoraxError, UsageError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.local import known_components
 
@@ -93,7 +93,7 @@ def first_error(problems: Sequence[LoraxError | None]) -> LoraxError | None:
 
 
 def require_free_names(
-    store: AdapterStore, asked: Sequence[tuple[str, bool]], entry: CatalogEntry, *, replace: bool
+    store: AdapterStore, asked: Sequence[tuple[str, bool]], entry: CatalogEntry, *, taken: bool
 ) -> None:
     """Raise ``AdapterExists`` when a name is taken by a trained adapter, or by one of another base.
 
@@ -101,15 +101,20 @@ def require_free_names(
         store: Where they would go.
         asked: Names, each with whether it answers questions and is stored after its base's name.
         entry: The base.
-        replace: A trained adapter of this base may have a new version.
+        taken: A trained adapter of this base may have the name, also one that cannot be read any more.
     """
     for name, answers in asked:
         full = f"{entry.name}.{name}" if answers or not entry.captions else name
         if full not in store:
             continue
-        stored = store.get(full)
+        try:
+            stored = store.get(full)
+        except DamagedAdapter:
+            if not taken:
+                raise
+            continue
         owner = stored.manifest.base
         if owner is not None and not owner.is_of(entry.identity, known_components(entry)):
             raise AdapterExists(full, str(store.root), owner.name)
-        if stored.manifest.trained and not replace:
+        if stored.manifest.trained and not taken:
             raise AdapterExists(full, str(store.root))

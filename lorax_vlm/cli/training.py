@@ -197,7 +197,7 @@ def train(
     if adapters is not None and (style or task):
         raise UsageError("With --adapters, style and task are those of each entry of the file.")
     asked = read_order_file(adapters, options) if adapters is not None else [ask(str(name), options)]
-    _check(asked, require_model(model), store, replace=replace)
+    _check(asked, require_model(model), store, taken=replace or resume)
     system: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     try:
         quiet = as_json or process_rank() > 0
@@ -225,19 +225,27 @@ def train(
         _print_result(trained, model)
 
 
-def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | None, *, replace: bool) -> None:
-    """What can be found out before torch is imported and data are read."""
+def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | None, *, taken: bool) -> None:
+    """What can be found out before torch is imported and data are read.
+
+    Args:
+        asked: What is to be trained.
+        entry: The base.
+        store: Where it goes.
+        taken: Names may be taken: by what is replaced, or by what an interrupted run has stored.
+    """
     known = AdapterStore(store)
     for adapter in asked:
         require_adapter_name(adapter.name)
         if not _has_own_data(adapter):
             require_no_data_options(**adapter.data)
-        stored = known.get(adapter.name) if adapter.name in known else None
-        style = adapter.style or (stored.manifest.style if stored and not adapter.task else None)
+        style = adapter.style
+        if not style and not adapter.task and adapter.name in known:
+            style = known.get(adapter.name).manifest.style
         require_kind(entry, style, adapter.task, adapter.recipe, _has_own_data(adapter))
         if entry.family:
             require_sites(_recipe(adapter, entry), entry.family)
-    require_free_names(known, [(a.name, a.task is not None) for a in asked], entry, replace=replace)
+    require_free_names(known, [(a.name, a.task is not None) for a in asked], entry, taken=taken)
 
 
 def _recipe(adapter: AskedAdapter, entry: CatalogEntry) -> Recipe:
