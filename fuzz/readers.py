@@ -23,9 +23,9 @@ from fuzz.harness import Fuzzer, main
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.image_facts import RowImage
 from lorax_vlm.data.images import content_digest
+from lorax_vlm.data.readers.unlabelled import read_unlabelled
 from lorax_vlm.data.readers.values import written_out
 from lorax_vlm.data.sources import read_parts
-from lorax_vlm.data.unlabelled import read_unlabelled
 from lorax_vlm.errors import DataError
 
 IMAGES = ("0.png", "1.png", "2.png", "sub/3.png", "COCO_val2014_000000000004.jpg")

@@ -36,7 +36,7 @@ from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, TrainConfig
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport, require_whole
-from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, training_examples
+from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, by_name, training_examples
 
 BASE = "base"
 
@@ -213,7 +213,7 @@ class BLIP2CaptioningSystem:
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
             LoraxError: As ``train_adapter``; none of the adapters is stored.
         """
-        given, configs = data or {}, config if isinstance(config, Mapping) else dict.fromkeys(styles, config)
+        given, configs = data or {}, by_name("config", config, styles)
         orders = [
             self.order(name, style, data=given.get(name), complexity=complexity, config=configs[name])
             for name, style in styles.items()

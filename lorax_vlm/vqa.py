@@ -28,7 +28,7 @@ from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_config, question_defaults
 from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_whole
-from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, training_examples
+from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, by_name, training_examples
 
 
 class VQASystem:
@@ -229,7 +229,7 @@ class VQASystem:
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
             LoraxError: As ``train_adapter``; none of the adapters is stored.
         """
-        given, configs = data or {}, config if isinstance(config, Mapping) else dict.fromkeys(tasks, config)
+        given, configs = data or {}, by_name("config", config, tasks)
         orders = [
             self.order(model, name, task, data=given.get(name), complexity=complexity, config=configs[name])
             for name, task in tasks.items()

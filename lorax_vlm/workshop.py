@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -365,6 +365,22 @@ class AdapterWorkshop:
             generation=kind.generation,
             **facts,
         )
+
+
+def by_name(what: str, given: Any, names: Iterable[str]) -> dict[str, Any]:
+    """What is given for each of several adapters: one for all, or by name.
+
+    Raises:
+        UsageError: It says nothing of one of them, or something of another.
+    """
+    asked = list(names)
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(asked, given)
+    if missing := [name for name in asked if name not in given]:
+        raise UsageError(f"{what} says nothing of {quoted(missing[0])}; give it None for the base's defaults.")
+    if unknown := [name for name in given if name not in asked]:
+        raise UsageError(f"{what} names {quoted(unknown[0])}, which is not to be trained: {', '.join(asked)}.")
+    return dict(given)
 
 
 def training_examples(

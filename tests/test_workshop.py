@@ -14,7 +14,7 @@ from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scene_examples import scene_question_splits
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import AdapterExists, DataError, PathError, PromptError, RunInUse
+from lorax_vlm.errors import AdapterExists, DataError, PathError, PromptError, RunInUse, UsageError
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint_trainer import JointTrainer
 from lorax_vlm.training.runs import held_run
@@ -172,3 +172,18 @@ def test_recipes_by_their_parts() -> None:
     for wrong in ({"rank": 0}, {"alpha": -1.0}, {"dropout": 1.0}):
         with pytest.raises(ValueError, match="must be"):
             change_recipe(heavy, **wrong)
+    for wrong in ({"rank": 8.5}, {"rank": True}, {"rank": "8"}, {"alpha": "x"}, {"dropout": None}, {"dropout": True}):
+        with pytest.raises(UsageError, match="must be a"):
+            Recipe(**{"name": "x", "rank": 8, "groups": ("lm-qv",)} | wrong)  # type: ignore[arg-type]
+
+
+def test_settings_by_name_are_of_all_that_are_trained(tmp_path: Path) -> None:
+    styles = {"one": "plain", "two": "concise"}
+    for config, said in (
+        ({"one": QUICK}, "config says nothing of 'two'"),
+        ({"one": QUICK, "two": None, "tow": QUICK}, "config names 'tow', which is not to be trained: one, two"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path).train_adapters(styles, config=config)
+        with pytest.raises(UsageError, match=said):
+            VQASystem("mini", store=tmp_path).train_adapters("opt", dict.fromkeys(styles, "color"), config=config)

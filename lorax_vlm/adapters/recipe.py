@@ -13,7 +13,9 @@ from typing import Any
 from lorax_vlm.adapters.peft_config import MAX_ALPHA
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of, group_by_component
+from lorax_vlm.types import require_number, require_whole
 
+_MOST_RANKS = 1024
 _IMAGE_PATH_GROUPS = {
     "projection": r"language_projection",
     "qformer": r"qformer\.encoder\.layer\.\d+\.(attention|crossattention)\.attention\.(query|value)",
@@ -66,12 +68,12 @@ class Recipe:
     """Further sites by their whole module names."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rank <= 1024:
-            raise UsageError(f"rank must be from 1 to 1024, got {self.rank}.")
-        if self.alpha is not None and not 0 < self.alpha <= MAX_ALPHA:
-            raise UsageError(f"alpha must be above 0 and at most {MAX_ALPHA:g}, got {self.alpha}.")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout must be from 0 up to 1, got {self.dropout}.")
+        require_whole("rank", self.rank, 1)
+        if self.rank > _MOST_RANKS:
+            raise UsageError(f"rank must be from 1 to {_MOST_RANKS}, got {self.rank}.")
+        if self.alpha is not None:
+            require_number("alpha", self.alpha, lambda value: 0 < value <= MAX_ALPHA, f"above 0, at most {MAX_ALPHA:g}")
+        require_number("dropout", self.dropout, lambda value: 0 <= value < 1, "from 0 up to 1")
         if not self.groups and not self.modules:
             raise UsageError("An adapter needs at least one group of sites.")
 

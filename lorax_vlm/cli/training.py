@@ -35,6 +35,7 @@ from lorax_vlm.cli.output import print_json, say
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.settings import process_rank
+from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_recipe
 
 if TYPE_CHECKING:
@@ -243,8 +244,10 @@ def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | Non
         if not style and not adapter.task and adapter.name in known:
             style = known.get(adapter.name).manifest.style
         require_kind(entry, style, adapter.task, adapter.recipe, _has_own_data(adapter))
+        recipe = _recipe(adapter, entry)
+        TrainConfig(**adapter.config)  # what is changed of the usual one
         if entry.family:
-            require_sites(_recipe(adapter, entry), entry.family)
+            require_sites(recipe, entry.family)
     require_free_names(known, [(a.name, a.task is not None) for a in asked], entry, taken=taken)
 
 

@@ -70,13 +70,13 @@ class RowImage:
         return decode_image(self.read(), f"row {self._index}")
 
     def __eq__(self, other: object) -> bool:
-        """Whether the content is the same, where it is known."""
+        """Whether the content is the same; as long as neither is known, the place."""
         if not isinstance(other, RowImage):
             return NotImplemented
-        return self.digest == other.digest if self.digest and other.digest else self.place == other.place
+        return (self.digest or self.place) == (other.digest or other.place)
 
     def __hash__(self) -> int:
-        """By content."""
+        """By content, or place."""
         return hash(self.digest or self.place)
 
 
@@ -115,18 +115,21 @@ def _place(image: Stored) -> Hashable:
 def _examine(image: Stored, room: "_Room") -> ImageFacts:
     state = _state(image) if isinstance(image, Path) else None
     known = _digests.get(state)
-    if known is not None and known in _readable:
-        return ImageFacts(known, _readable[known])
+    problem = _readable.get(known, _UNSEEN) if known is not None else _UNSEEN
+    if known is not None and problem != _UNSEEN:
+        return ImageFacts(known, problem)
     with room.taken():
         try:
             data = read_image_bytes(image) if isinstance(image, Path) else _bytes_of(image)
         except ImageError as error:
             return ImageFacts("", error.reason)
         digest = hashlib.sha256(data).hexdigest()
-        if digest not in _readable:
-            _remember(_readable, digest, _decoding_problem(data, room))
+        problem = _readable.get(digest, _UNSEEN)  # another thread may clear it at any moment
+        if problem == _UNSEEN:
+            problem = _decoding_problem(data, room)
+            _remember(_readable, digest, problem)
     _remember_file(state, digest)
-    return ImageFacts(digest, _readable[digest])
+    return ImageFacts(digest, problem)
 
 
 def _bytes_of(image: bytes | RowImage) -> bytes:
@@ -174,6 +177,7 @@ class _Room:
 # What was found, by the file's number, size and times, and by content. Nothing is kept of the pictures themselves.
 _digests: dict[tuple[int, ...] | None, str] = {}
 _readable: dict[str, str | None] = {}
+_UNSEEN = "not looked at"
 
 
 def _remember(known: dict[Any, Any], key: Hashable, value: Any) -> None:

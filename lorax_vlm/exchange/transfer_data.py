@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lorax_vlm.answers import exact_match
 from lorax_vlm.data.examples import Example
+from lorax_vlm.data.readers.unlabelled import read_unlabelled
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.data.splitting import without_images_of
-from lorax_vlm.data.unlabelled import read_unlabelled
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.exchange.report import Scored
 from lorax_vlm.types import ENOUGH

@@ -101,5 +101,5 @@ def test_image_path() -> None:
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 0.0, -1.0])
 def test_alphas_that_are_none(alpha: float) -> None:
-    with pytest.raises(UsageError, match="alpha must be above 0"):
+    with pytest.raises(UsageError, match="alpha must be a number above 0"):
         Recipe("x", 4, ("lm-qv",), alpha)

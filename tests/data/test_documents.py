@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lorax_vlm.data.json_sets import read_coco_captions, read_vqav2
+from lorax_vlm.data.readers.documents import read_coco_captions, read_vqav2
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import DataError
 from tests.data_for_tests import all_examples, image_names, numbered, targets, write_json, write_pictures

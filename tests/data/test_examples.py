@@ -113,6 +113,10 @@ def test_questions_given_side_by_side_open_no_image() -> None:
         asked[0].open_image()
     with pytest.raises(UsageError, match="equally many"):
         asked_examples(["a.png"], ["a?", "b?"])
+    [most] = asked_examples(["a.png"], ["a?"], [["red", "blue", "Blue"]])
+    assert (most.target, most.answers) == ("blue", ("red", "blue", "Blue"))
+    with pytest.raises(UsageError, match="Question 1 has an empty list of answers"):
+        asked_examples(["a.png", "b.png"], ["a?", "b?"], ["x", []])
 
 
 # --- what the data teach ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lorax_vlm.data.folder import read_image_folder
+from lorax_vlm.data.readers.folder import read_image_folder
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import DataError, UsageError
 from tests.data_for_tests import all_examples, captioned, numbered, png, targets, write_json, write_pictures

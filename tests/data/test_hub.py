@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.data.hub import read_hub_dataset
 from lorax_vlm.data.image_facts import RowImage
+from lorax_vlm.data.readers.hub import read_hub_dataset
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import DataError, UsageError
 from tests.data_for_tests import all_examples, captioned, numbered, png, targets, write_pictures, write_rows

@@ -137,4 +137,28 @@ def test_images_of_rows_are_equal_by_content() -> None:
     unknown = RowImage(rows, 0, "image")
     assert unknown == RowImage(rows, 0, "image") != RowImage(rows, 1, "image")
     assert unknown != "something else"
+    known = unknown.identified(one.digest)
+    for first in (one, same, other, unknown, known):
+        for second in (one, same, other, unknown, known):
+            assert first != second or hash(first) == hash(second)
+    assert one == known
     assert one().size == (6, 5)
+
+
+def test_what_is_remembered_may_be_forgotten_at_any_moment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As by another thread that reads the image after so many others."""
+
+    class Forgetful(dict[str, str | None]):
+        def __setitem__(self, key: str, value: str | None) -> None:
+            self.clear()
+
+        def __contains__(self, key: object) -> bool:
+            return True  # a moment ago
+
+    monkeypatch.setattr(image_facts, "_readable", Forgetful())
+    (tmp_path / "0.png").write_bytes(png(0))
+    os.utime(tmp_path / "0.png", (0, 0))
+    for _ in range(2):
+        [found] = examine([tmp_path / "0.png"])
+        assert found.problem is None
+        assert examine([b"none"])[0].problem is not None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lorax_vlm.data.json_sets import read_coco_captions, read_vqav2
+from lorax_vlm.data.readers.documents import read_coco_captions, read_vqav2
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import DataError
 

@@ -271,3 +271,21 @@ def test_a_changed_table_of_the_same_size_and_time_is_read_anew(tmp_path: Path, 
         os.utime(path, (1e9, 1e9))
         read += [set(targets(all_examples(read_parts(path))))]
     assert read == [{"one"}, {"two"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("rows.tsv", "file_name\tcaption\tnotes, if any"),
+        ("rows.csv", "file_name\tcaption\tnotes, if any"),
+        ("rows.csv", "file_name;caption;notes, if any"),
+        ("rows.csv", 'file_name,caption,"a; b; c; d"'),
+        ("rows.csv", 'file_name;caption;"a, b, c, d"'),
+    ],
+)
+def test_names_with_marks_that_part_others(tmp_path: Path, name: str, header: str) -> None:
+    mark = header.removeprefix("file_name")[0]
+    write_pictures(tmp_path, numbered(3))
+    lines = [header, *(mark.join([f"{n}.png", f"caption {n}", ""]) for n in range(3))]
+    (tmp_path / name).write_text("\n".join(lines))
+    assert sorted(targets(all_examples(read_data(tmp_path / name)))) == ["caption 0", "caption 1", "caption 2"]

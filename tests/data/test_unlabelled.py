@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lorax_vlm.data.readers.unlabelled import read_unlabelled
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.data.unlabelled import read_unlabelled
 from lorax_vlm.errors import DataError
 
 
@@ -55,6 +55,46 @@ def test_questions_are_read_and_answers_are_not(folder: Path) -> None:
         ("How many?", "", ()),
         ("", "", ()),
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["metadata.parquet", "metadata.csv", "train/metadata.jsonl", "test.csv", "data/train.tsv"]
+)
+def test_questions_of_any_table_that_a_folder_may_have(folder: Path, name: str) -> None:
+    table = folder / name
+    table.parent.mkdir(exist_ok=True)
+    if table.parent != folder:
+        for image in folder.glob("*.png"):
+            image.rename(table.parent / image.name)
+    rows = [{"file_name": f"{n}.png", "question": f"what is {n}?"} for n in range(3)]
+    if table.suffix == ".parquet":
+        from datasets import Dataset
+
+        Dataset.from_list(rows).to_parquet(table)
+    elif table.suffix == ".jsonl":
+        table.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        mark = "\t" if table.suffix == ".tsv" else ","
+        table.write_text("\n".join([f"file_name{mark}question", *(mark.join(row.values()) for row in rows)]))
+    found = read_unlabelled(folder)
+    assert [example.question for example in found] == [row["question"] for row in rows]
+    assert all(example.digest and example.name.startswith(name) for example in found)
+
+
+def test_images_inside_of_a_table(folder: Path, scenes: list[Scene]) -> None:
+    from datasets import Dataset
+
+    rows = [{"image": (folder / f"{n}.png").read_bytes(), "question": "what?"} for n in range(3)]
+    Dataset.from_list(rows).to_parquet(folder / "metadata.parquet")
+    found = read_unlabelled(folder)
+    assert [example.open_image().tobytes() for example in found] == [scenes[n].image.tobytes() for n in range(3)]
+
+
+def test_two_tables_for_one_folder(folder: Path) -> None:
+    write_rows(folder, {"file_name": "0.png", "question": "a?"})
+    (folder / "metadata.csv").write_text("file_name,question\n0.png,b?")
+    with pytest.raises(DataError, match=r"metadata.jsonl and metadata.csv: which is meant"):
+        read_unlabelled(folder)
 
 
 def test_every_bad_row_is_listed(folder: Path, scenes: list[Scene]) -> None:

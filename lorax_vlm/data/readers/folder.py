@@ -58,7 +58,7 @@ def read_image_folder(folder: str | Path, **options: Unpack[ReadKeywords]) -> Da
     if not root.is_dir():
         raise DataError(str(root), ["it is no folder" if root.exists() else "no such folder"])
     gathering = Gathering(str(root), root.resolve().name, asked, ROW_HINT)
-    tables = _metadata(root) or _named_after_parts(root)
+    tables = tables_in(root)
     files = [_read_table(gathering, root, table) for table in tables]
     if not tables:
         files = [_read_texts(gathering, root)]
@@ -92,6 +92,15 @@ def _read_texts(gathering: Gathering, root: Path) -> ImageFiles:
         else:
             gathering.take(spot, row, image_of, part_of)
     return files
+
+
+def tables_in(root: Path) -> list["_Table"]:
+    """The tables of a folder, each with the part it is for.
+
+    Raises:
+        DataError: Two say something about the same images.
+    """
+    return _metadata(root) or _named_after_parts(root)
 
 
 def _metadata(root: Path) -> list[_Table]:

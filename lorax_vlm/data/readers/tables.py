@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lorax_vlm.foreign import decode_text, parse_json
 
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
+_QUOTED = re.compile(r'"[^"]*"')
 _LONGEST_CELL = 2**24
 _WIDE_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -63,7 +65,7 @@ def json_lines(data: bytes) -> Iterator[Line]:
 
 
 def csv_rows(path: Path, data: bytes) -> Iterator[Line]:
-    """Rows by the names in the first line, separated by commas; by semicolons or tabs where the first line is.
+    """Rows by the names in the first line, separated by tabs, commas or semicolons: whichever the first line is.
 
     An empty cell is one with nothing in it.
 
@@ -97,8 +99,9 @@ def csv_rows(path: Path, data: bytes) -> Iterator[Line]:
 
 
 def _separator(text: str) -> str:
-    first = text.partition("\n")[0]
-    return next((mark for mark in (",", ";", "\t") if mark in first), ",")
+    """What parts the names. No name has a tab; of commas and semicolons the ones that are more."""
+    first = _QUOTED.sub("", text.partition("\n")[0])
+    return "\t" if "\t" in first else max(",", ";", key=first.count)
 
 
 def _require_names(path: Path, cells: list[str]) -> list[str]:

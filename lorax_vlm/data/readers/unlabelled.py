@@ -1,20 +1,21 @@
 """Images nobody labelled, for a model to learn from another one's answers."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.image_facts import examine
+from lorax_vlm.data.image_facts import RowImage, examine
 from lorax_vlm.data.problems import Problem, column_names, require_no_problems
 from lorax_vlm.data.readers.columns import Columns
-from lorax_vlm.data.readers.folder import METADATA_NAMES
+from lorax_vlm.data.readers.embedded import embedded_image, read_parquet
+from lorax_vlm.data.readers.folder import METADATA_NAMES, tables_in
 from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.listing import IMAGE_SUFFIXES, images_below
-from lorax_vlm.data.readers.rows import find_image
+from lorax_vlm.data.readers.rows import ImageOf, find_image
 from lorax_vlm.data.readers.tables import read_lines
 from lorax_vlm.data.readers.values import is_absent
 from lorax_vlm.errors import DataError, MalformedRow
@@ -30,7 +31,7 @@ def read_unlabelled(folder: str | Path, *, skip_bad_rows: bool = False) -> list[
     Without a table, files that cannot be read as images are left out with a warning: nobody asked for them.
 
     Args:
-        folder: With images, and perhaps ``metadata.jsonl`` or ``metadata.csv``.
+        folder: With images, and perhaps tables as ``readers.folder`` reads them.
         skip_bad_rows: Leave malformed rows of the table out, with a warning.
 
     Raises:
@@ -39,16 +40,16 @@ def read_unlabelled(folder: str | Path, *, skip_bad_rows: bool = False) -> list[
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(str(root), ["it is no folder" if root.exists() else "no such folder"])
-    table = next((root / name for name in METADATA_NAMES[:2] if (root / name).is_file()), None)
-    found = _listed(root) if table is None else _rows(root, table)
+    tables = [table.path for table in tables_in(root)]
+    found = [row for table in tables for row in _rows(root, table)] if tables else _listed(root)
     if not found:
         nothing = f"it holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {METADATA_NAMES[0]}"
-        raise DataError(str(root), [nothing if table is None else f"{table.name} has no rows"])
+        raise DataError(str(root), [f"{tables[0].name} has no rows" if tables else nothing])
     facts = iter(examine([row.image for row in found if isinstance(row, Example)]))  # type: ignore[misc]
     looked_at = [_looked_at(root, row, next(facts)) if isinstance(row, Example) else row for row in found]
     problems = [row for row in looked_at if isinstance(row, Problem)]
     examples = [row for row in looked_at if isinstance(row, Example)]
-    require_no_problems(str(root), problems, "", skip_bad_rows=skip_bad_rows or (table is None and bool(examples)))
+    require_no_problems(str(root), problems, "", skip_bad_rows=skip_bad_rows or (not tables and bool(examples)))
     if not examples:
         raise DataError(str(root), problems)
     for problem in problems[:_SHOWN]:
@@ -63,18 +64,33 @@ def _listed(root: Path) -> list[Example | Problem]:
 
 
 def _rows(root: Path, table: Path) -> list[Example | Problem]:
-    files, columns = ImageFiles(root), Columns()
-    image_of = partial(find_image, columns=columns, files=files)
-    found: list[Example | Problem] = []
-    for line, row in read_lines(table):
+    name, found = printable(table.relative_to(root).as_posix()), list[Example | Problem]()
+    for place, row, image_of in _numbered(table):
         try:
             if isinstance(row, MalformedRow):
                 raise row
             question = _question(row)
-            found.append(Example(image_of(row), "", f"{table.name}:{line}", question=question))
+            found.append(Example(image_of(row), "", f"{name}{place}", question=question))
         except MalformedRow as wrong:
-            found.append(Problem.of(f"{table}:{line}", wrong))
+            found.append(Problem.of(f"{table}{place}", wrong))
     return found
+
+
+def _numbered(table: Path) -> Iterator[tuple[str, Any, ImageOf]]:
+    """The rows of a table with their places, and what finds their images."""
+    files, columns = ImageFiles(table.parent), Columns()
+    if table.suffix.lower() == ".parquet":
+        rows, numbered = read_parquet(table)
+        for index, embedded in numbered:
+            yield (
+                f"[{index}]",
+                embedded,
+                partial(embedded_image, columns=columns, files=[files], rows=rows, index=index),
+            )
+        return
+    image_of = partial(find_image, columns=columns, files=files)
+    for line, row in read_lines(table):
+        yield f":{line}", row, image_of
 
 
 def _question(row: Any) -> str:
@@ -93,7 +109,9 @@ def _question(row: Any) -> str:
 
 def _looked_at(root: Path, example: Example, facts: Any) -> Example | Problem:
     if facts.problem is None:
-        return replace(example, digest=facts.digest)
+        image = example.image
+        known = image.identified(facts.digest) if isinstance(image, RowImage) else image
+        return replace(example, image=known, digest=facts.digest)
     return Problem(
         f"{root}/{example.name}", f"it is not a readable image: {facts.problem.rstrip('.')}", "image", wanted="an image"
     )
