@@ -100,6 +100,12 @@ def require_whole(name: str, value: Any, least: int) -> None:
         raise UsageError(f"{name} must be a whole number of at least {least}, got {quoted(value)}.")
 
 
+def require_text(name: str, value: Any) -> None:
+    """Raise ``UsageError`` unless a setting is a text."""
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a text, got {quoted(value)}.")
+
+
 def require_number(name: str, value: Any, holds: Callable[[float], bool], said: str = "") -> None:
     """Raise ``UsageError`` unless a setting is a finite number that holds; ``said`` is the rule in words."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

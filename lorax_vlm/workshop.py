@@ -37,7 +37,7 @@ from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, TrainingResult, discard_run, held_run
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
-from lorax_vlm.types import GenerationSettings
+from lorax_vlm.types import GenerationSettings, require_text
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +58,14 @@ class AdapterKind:
     generation: GenerationSettings | None = None
     """How its text is decoded when the caller does not say. None: as the base's."""
 
+    def __post_init__(self) -> None:
+        for name in ("task", "style", "prompt"):
+            require_text(name, getattr(self, name))
+
 
 @dataclass(frozen=True)
 class AdapterOrder:
-    """An adapter to be trained."""
+    """An adapter to be trained. Odd settings are refused here, before hours are spent on them."""
 
     name: str
     kind: AdapterKind
@@ -70,6 +74,10 @@ class AdapterOrder:
     config: TrainConfig
     skip_bad_rows: bool = False
     """Leave out examples whose texts do not fit the model, instead of refusing all."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.config, TrainConfig):
+            raise UsageError(f"config must be a TrainConfig, got {quoted(self.config)}.")
 
 
 class AdapterWorkshop:
@@ -405,7 +413,7 @@ def training_examples(
         UsageError: There is no ``data`` and this base has no scenes.
     """
     if isinstance(data, DataSplits):
-        splits = data
+        splits = data.require_trainable()
     elif data is not None:
         splits = read_data(data, skip_bad_rows=skip_bad_rows)
     elif entry.miniature and drawn is not None:

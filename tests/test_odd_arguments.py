@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.captioning import BLIP2CaptioningSystem
-from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import DataError, LoraxError
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
 
 NAMES: list[Any] = [5, b"one", Path("one"), True, ["one"], {"one"}, {"one": 1}, np.array(["one"]), np.zeros(2)]
@@ -57,3 +59,56 @@ def test_captions_for_a_model_that_only_chooses(scenes: list[Scene], tmp_path: P
     system = VQASystem("mini", store=tmp_path / "store")
     with pytest.raises(DataError, match="vilt-mini answers questions and cannot write captions"):
         system.training_data("vilt", "x", DataSplits(captions[:6], captions[6:], "photos"))
+
+
+ORDERS: list[tuple[dict[str, Any], str]] = [
+    ({"style": 5}, "style must be a text"),
+    ({"style": b"x"}, "style must be a text"),
+    ({"config": 5}, "config must be a TrainConfig"),
+    ({"config": {"max_steps": 1}}, "config must be a TrainConfig|KeyError"),
+    ({"complexity": []}, "Unknown recipe"),
+    ({"complexity": 5}, "Unknown recipe"),
+]
+
+
+@pytest.mark.parametrize(("options", "reason"), ORDERS, ids=[str(options) for options, _ in ORDERS])
+def test_orders_are_looked_at_before_they_are_worked_on(
+    options: dict[str, Any], reason: str, system: BLIP2CaptioningSystem, scenes: list[Scene]
+) -> None:
+    captions = [Example(scene.image, scene.caption("plain"), "") for scene in scenes]
+    with pytest.raises(LoraxError, match=reason):
+        system.order("mine", **{"style": "x", **options}, data=DataSplits(captions[:6], captions[6:], "photos"))
+
+
+def test_recipes_and_seeds() -> None:
+    for odd in (1.5, "8", True, None, np.int64(8)):
+        with pytest.raises(LoraxError, match="rank"):
+            Recipe("r", rank=odd, groups=("lm-qv",))  # type: ignore[arg-type]
+    for odd_name in (None, 5, b"r"):
+        with pytest.raises(LoraxError, match="must be a text"):
+            Recipe(odd_name, rank=4, groups=("lm-qv",))  # type: ignore[arg-type]
+    with pytest.raises(LoraxError, match="must be a text"):
+        Recipe("r", rank=4, groups=(5,))  # type: ignore[arg-type]
+    with pytest.raises(LoraxError, match="below"):
+        TrainConfig(seed=2**40)
+
+
+def test_a_part_that_there_is_not_means_none(scenes: list[Scene]) -> None:
+    splits = DataSplits([], [Example(scene.image, "a", "") for scene in scenes], "photos")
+    for odd in ("held_out", "heldout", "test", None, 5):
+        with pytest.raises(LoraxError, match="split must be one of train, held-out, all"):
+            splits.select(odd)  # type: ignore[arg-type]
+    assert len(list(splits.select("all"))) == 12
+
+
+def test_a_text_is_no_list_of_answers(scenes: list[Scene]) -> None:
+    images = [scene.image for scene in scenes[:3]]
+    for odd in ("yes", b"yes", 5, [5, 5, 5], [None, "a", "b"]):
+        with pytest.raises(LoraxError):
+            asked_examples(images, ["q?"] * 3, odd)  # type: ignore[arg-type]
+
+
+def test_nothing_to_validate_on(system: BLIP2CaptioningSystem, scenes: list[Scene]) -> None:
+    captions = [Example(scene.image, scene.caption("plain"), "") for scene in scenes]
+    with pytest.raises(DataError, match="both need at least one"):
+        system.order("mine", "x", data=DataSplits(captions, [], "photos"))

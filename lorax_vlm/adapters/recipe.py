@@ -12,8 +12,9 @@ from typing import Any
 
 from lorax_vlm.adapters.peft_config import MAX_ALPHA
 from lorax_vlm.errors import UsageError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of, group_by_component
-from lorax_vlm.types import require_number, require_whole
+from lorax_vlm.types import require_number, require_text, require_whole
 
 _MOST_RANKS = 1024
 _IMAGE_PATH_GROUPS = {
@@ -68,6 +69,8 @@ class Recipe:
     """Further sites by their whole module names."""
 
     def __post_init__(self) -> None:
+        for text in (self.name, *self.groups, *self.modules):
+            require_text("a recipe's name, group or module", text)
         require_whole("rank", self.rank, 1)
         if self.rank > _MOST_RANKS:
             raise UsageError(f"rank must be from 1 to {_MOST_RANKS}, got {self.rank}.")
@@ -143,8 +146,8 @@ def get_recipe(recipe: str | Recipe) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe not in RECIPES:
-        raise UsageError(f"Unknown recipe {recipe!r}. Known: {', '.join(RECIPES)}.")
+    if not isinstance(recipe, str) or recipe not in RECIPES:
+        raise UsageError(f"Unknown recipe {quoted(recipe)}. Known: {', '.join(RECIPES)}.")
     return RECIPES[recipe]
 
 

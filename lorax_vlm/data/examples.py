@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
@@ -18,6 +18,7 @@ from lorax_vlm.data.image_facts import example_digest
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.problems import Problem, write_problems
 from lorax_vlm.errors import DataError, UsageError
+from lorax_vlm.foreign import quoted
 
 Kind = Literal["captions", "questions"]
 Choice = Literal["train", "held-out", "all"]
@@ -96,6 +97,13 @@ def asked_examples(
     Raises:
         UsageError: They are not equally many, or none; or a question has an empty list of answers.
     """
+    for part in (images, questions, answers, kinds):
+        if part is not None and (isinstance(part, str | bytes) or not hasattr(part, "__len__")):
+            raise UsageError(f"Images, questions, answers and types are lists with an entry each; got {quoted(part)}.")
+    said: Sequence[object] = answers if answers is not None else ()
+    for answer in said:
+        if isinstance(answer, bytes) or not isinstance(answer, Sequence):
+            raise UsageError(f"An answer is a text, or a list of annotators' answers; got {quoted(answer)}.")
     counts = {len(part) for part in (images, questions, answers, kinds) if part is not None}
     if len(counts) != 1 or not questions:
         raise UsageError(f"Images, questions, answers and types must be equally many and some, got {counts}.")
@@ -151,7 +159,13 @@ class DataSplits:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def select(self, which: Choice) -> Sequence[Example] | Iterable[Example]:
-        """The examples of some parts: those trained on, those held out (validation and test), or all."""
+        """The examples of some parts: those trained on, those held out (validation and test), or all.
+
+        Raises:
+            UsageError: It is none of these words.
+        """
+        if which not in get_args(Choice):
+            raise UsageError(f"split must be one of {', '.join(get_args(Choice))}, got {quoted(which)}.")
         if which == "train":
             return self.train
         held_out = [*self.validation, *self.test]

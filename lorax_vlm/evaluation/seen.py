@@ -45,10 +45,8 @@ def comparable(seen: SeenImages | None, manifest: Manifest, examples: Sequence[E
         manifest: Of the adapter.
         examples: What is asked about.
     """
-    if not manifest.trained:
-        return Known(SeenImages(), complete=True)
-    if seen is None:
-        return Known(SeenImages(), complete=False)
+    if seen is None:  # what was not trained has seen nothing; but what says that it has, has
+        return Known(SeenImages(), complete=not manifest.trained)
     # The same scene in a file is another content.
     hidden = manifest.training.get(DRAWN) and not all(is_drawn(example) for example in examples)
     return Known(seen, complete=not hidden and not manifest.training.get(PARTLY))

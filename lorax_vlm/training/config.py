@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lorax_vlm.errors import UsageError
 from lorax_vlm.types import require_number, require_whole
 
 
@@ -41,6 +42,8 @@ class TrainConfig:
         for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every", "rows_per_image"):
             require_whole(name, getattr(self, name), 1)
         require_whole("seed", self.seed, 0)
+        if self.seed >= 2**32:  # what the libraries' generators take
+            raise UsageError(f"seed must be below 2**32, got {self.seed}.")
         if self.patience is not None:
             require_whole("patience", self.patience, 1)
         for name in ("learning_rate", "max_grad_norm"):
