@@ -465,7 +465,8 @@ def fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, L
     Raises:
         DataError: No example is left on one side.
     """
-    train = list(splits.train)
+    train = list(splits.train)  # of a stream all of it: which answers there are must be known before
+    skipped = [*splits.skipped, *getattr(splits.train, "problems", ())]
     plan = plan_labels(family, [example.answers or (example.target,) for example in train])
     grown = family.with_labels(plan.labels)
     lost: list[Problem] = []
@@ -478,7 +479,7 @@ def fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, L
     train, validation = answerable("training", train), answerable("validation", splits.validation)
     if not train or not validation:
         raise DataError(splits.source, [plan.summary(), "no training or no validation example has a known answer"])
-    return dataclasses.replace(splits, train=train, validation=validation, unlearnable=lost), plan
+    return dataclasses.replace(splits, train=train, validation=validation, skipped=skipped, unlearnable=lost), plan
 
 
 def _unlearnable(part: str, example: Example) -> Problem:

@@ -129,3 +129,20 @@ def test_answers_that_a_classifier_cannot_give_are_said_and_listed(
 def test_values_that_cannot_be_are_found_before_data_are_read(run, option: str, said: str, model: str) -> None:
     command = ("train", "x", "--style", "mine", "--data", "gone", "--model", model)
     assert said in run(*command, *option.split(), code=1)
+
+
+def test_a_classifier_lists_the_malformed_rows_of_a_stream(run, tmp_path: Path) -> None:
+    """It reads a stream whole, since it must know all answers: every bad row is known then."""
+    from datasets import Dataset
+
+    from tests.data_for_tests import png
+
+    rows = [
+        {"image": png(n % 250), "question": "" if n % 100 == 7 else f"what is {n}?", "answer": ["a", "b"][n % 2]}
+        for n in range(2600)
+    ]
+    (tmp_path / "set").mkdir()
+    Dataset.from_list(rows).to_parquet(tmp_path / "set" / "train.parquet")
+    options = ("--streaming", "--skip-bad-rows", "--task", "mine", "--model", "vilt-mini")
+    run("doctor", "--data", f"hub:{tmp_path / 'set'}", *options)
+    assert len((left_out_dir() / "hub-set.jsonl").read_text().splitlines()) == 26

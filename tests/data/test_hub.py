@@ -247,6 +247,37 @@ def test_no_image_of_another_part_is_trained_on_however_far_behind_it_comes(tmp_
     assert [len(stream.validation), len(stream.test)] == [5, 5]
 
 
+def test_parts_that_a_column_names_behind_the_first_rows(tmp_path: Path) -> None:
+    """Sorted by part, so that the first rows name one; or the first rows name nothing that is known."""
+    said = [*["train"] * 300, *["validation"] * 7, *["test"] * 8]
+    path = write_parquet(tmp_path / "set", {"train": list(range(315))}, caption=str, split=lambda n: said[n])
+    stream = read_hub_dataset(path, streaming=True, validation_count=10)
+    assert [len(stream.validation), len(stream.test)] == [7, 8]
+    assert len(targets(stream.train)) == 300
+    said[:300] = ["fold 1"] * 300
+    path = write_parquet(tmp_path / "later", {"train": list(range(315))}, caption=str, split=lambda n: said[n])
+    with pytest.raises(DataError, match="the split is 'fold 1'"):
+        read_data(f"hub:{path}")
+    stream = read_hub_dataset(path, streaming=True, validation_count=10)
+    with pytest.raises(DataError, match=r"the split is '(test|validation)', and the first rows name no part"):
+        list(stream.train)
+
+
+def test_a_row_is_listed_once_whether_it_is_among_the_first_or_not(tmp_path: Path) -> None:
+    """Two bad rows are the same to the letter, so they count twice."""
+    bad = (5, 6, 200, 290)
+    numbers = [0 if n in bad[1:3] else n for n in range(300)]
+    rows = iter(range(300))
+    path = write_parquet(
+        tmp_path / "set", {"train": numbers}, caption=lambda _: "" if (n := next(rows)) in bad else str(n)
+    )
+    stream = read_hub_dataset(path, streaming=True, validation_count=10, skip_bad_rows=True)
+    assert len(stream.skipped) == 2
+    for _ in range(2):
+        assert len(targets(stream.train)) + stream.train.left_out == 296
+        assert len(stream.train.problems) == 2
+
+
 def test_groups(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "set", {"train": list(range(60))}, caption=str, clip=lambda n: n // 3)
     splits = read_data(f"hub:{path}", group_by="clip", held_out=0.3)

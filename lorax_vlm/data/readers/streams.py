@@ -29,6 +29,7 @@ from lorax_vlm.data.splitting import (
     part_called,
 )
 from lorax_vlm.errors import DataError, ImageError, MalformedRow
+from lorax_vlm.foreign import quoted
 
 _MOST_SCANNED = 20_000
 
@@ -82,6 +83,8 @@ class _Division:
 
     by_column: bool
     """The rows say it themselves."""
+    single: bool
+    """All are of one part, so whatever a row says itself would count."""
     apart: frozenset[str]
     """All images of other splits, and of rows that say they are of another part."""
     held_out: Callable[[str], bool]
@@ -96,6 +99,9 @@ class _Division:
             said = part_by_column(row)
             if isinstance(said, Problem) or said.part != TRAIN:
                 return said
+        elif self.single and part_called(row.split or "") is not None:
+            reason = f"the split is {quoted(row.split)}, and the first rows name no part that is known"
+            return Problem(row.spot.place, reason, "split", quoted(row.split), "a part in every row or in none")
         part = None if row.digest in self.apart else VALIDATION if self.held_out(row.digest) else TRAIN
         return replace(row, part=part)
 
@@ -109,13 +115,15 @@ class StreamedExamples(Iterable[Example]):
     """The rows of each split to train on, one split after the other."""
     kind: Kind
     division: _Division
+    refused: Counter[str] = field(default_factory=Counter)
+    """The malformed rows that are known and listed already, by their content."""
     left_out: int = 0
     """Examples of the last reading that were passed over because their image is held out."""
     _found: dict[str, Problem] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[Problem]:
-        """Malformed rows of all readings that were left out on request, each once."""
+        """Further malformed rows of all readings that were left out on request, each once."""
         return list(self._found.values())
 
     def __iter__(self) -> Iterator[Example]:
@@ -124,13 +132,17 @@ class StreamedExamples(Iterable[Example]):
         Raises:
             DataError: A row is malformed and none may be left out, or it cannot be read on.
         """
-        self.left_out = 0
+        self.left_out, listed = 0, self.refused.copy()
         for split, rows in self.splits.items():
             for number, row in iterate(self.source.shown, rows):
                 found = self._placed(split, number, row)
                 if isinstance(found, Problem):
                     self.source.require_sound([found])
-                    self._found[found.place] = found
+                    content = repr(row)
+                    if listed[content]:
+                        listed[content] -= 1
+                    else:
+                        self._found[found.place] = found
                 elif found.part == TRAIN:
                     yield from found.examples
                 else:
@@ -152,6 +164,8 @@ class _Head:
     rows: list[FoundRow] = field(default_factory=list)
     """Without their images where they will not be validated on."""
     problems: list[Problem] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    """The content of the malformed rows."""
     columns: dict[str, None] = field(default_factory=dict)
     apart: set[str] = field(default_factory=set)
     """Images that may not be trained on."""
@@ -190,7 +204,7 @@ def stream_splits(source: StreamSource, splits: Mapping[str, Any]) -> DataSplits
             shuffled = {
                 name: rows.shuffle(seed=0, buffer_size=source.shuffle_buffer) for name, rows in by_part[TRAIN].items()
             }
-            train = StreamedExamples(source, shuffled, kind_of(known[0].examples[0]), division)
+            train = StreamedExamples(source, shuffled, kind_of(known[0].examples[0]), division, head.refused)
     return _put_together(source, heads, found, train)
 
 
@@ -255,6 +269,7 @@ def _scan(source: StreamSource, splits: Mapping[str, Any], *, validated: bool, b
         found = source.read(name, number, row)
         if isinstance(found, Problem):
             head.problems.append(found)
+            head.refused[repr(row)] += 1
         else:
             rank, column = held_out_rank(found.digest), part_called(found.split or "")
             chosen = column in (VALIDATION, TEST) or is_held_out(found.digest, source.options.held_out)
@@ -282,6 +297,7 @@ def _scan_column(source: StreamSource, numbered: Iterator[tuple[str, int, Mappin
         found = source.read(name, number, row)
         if isinstance(found, Problem):
             head.problems.append(found)
+            head.refused[repr(row)] += 1
         else:
             head.rows.append(_without_image(found) if part == TRAIN else found)
             kept[part] += 1
@@ -298,8 +314,8 @@ def _divide(source: StreamSource, head: _Head, heads: Mapping[str, _Head], *, al
     others |= {row.digest for row, part in zip(head.rows, said, strict=True) if by_column and part != TRAIN}
     apart, share = frozenset(others), source.options.held_out
     if VALIDATION in heads or (by_column and VALIDATION in said):
-        return _Division(by_column, apart, lambda _: False)
+        return _Division(by_column, alone, apart, lambda _: False)
     if head.whole:
         chosen = held_out_images([row.digest for row in head.rows if row.digest not in apart], share)
-        return _Division(by_column, apart, chosen.__contains__)
-    return _Division(by_column, apart, lambda digest: is_held_out(digest, share))
+        return _Division(by_column, alone, apart, chosen.__contains__)
+    return _Division(by_column, alone, apart, lambda digest: is_held_out(digest, share))
