@@ -180,3 +180,17 @@ def test_a_merged_adapter_has_seen_what_its_parts_have(photos: Path, tmp_path: P
     assert asked.shares[0].line() == (
         f"{key}: trained on at least 2 of these {len(images)} images; they are left out; of the others it is not known"
     )
+
+
+def test_rows_that_two_parts_share_are_measured_too(photos: Path) -> None:
+    """An image with a question in each part is not trained on; of 24 rows 24 can be asked."""
+    rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_text().splitlines()]
+    rows = [{**row, "split": "test" if n % 2 else "train"} for n, row in enumerate(rows[:8])] + [
+        {**row, "split": "train"} for row in rows[8:]
+    ]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    splits = read_parts(photos)
+    assert splits.duplicates == 4
+    assert len(list(splits.select("all"))) == 24
+    trained, measured = list(splits.train), list(splits.select("held-out"))
+    assert not {e.image_digest() for e in trained} & {e.image_digest() for e in measured}

@@ -138,6 +138,8 @@ class DataSplits:
     """Examples that the data set apart for measuring; never trained on, never validated on."""
     notes: Sequence[str] = ()
     """What was read otherwise than it is written, such as paths with backslashes."""
+    shared: Sequence[Example] = ()
+    """The training examples that were left out as ``duplicates``, as far as they are known; they can be measured with."""
 
     @property
     def label(self) -> str:
@@ -169,7 +171,7 @@ class DataSplits:
         if which == "train":
             return self.train
         held_out = [*self.validation, *self.test]
-        return held_out if which == "held-out" else list(chain(self.train, held_out))
+        return held_out if which == "held-out" else list(chain(self.train, held_out, self.shared))
 
     @property
     def kind(self) -> Kind:

@@ -224,15 +224,17 @@ def divide(
         left = [row for row in train if row.digest not in chosen]
     else:
         left = train
-    lost = sum(len(row.examples) for row in given) - sum(len(row.examples) for row in train)
+    kept = {id(row) for row in train}
+    shared = _examples([row for row in given if id(row) not in kept])
     return DataSplits(
         train=_examples(left),
         validation=_examples(validation),
         source=label,
         skipped=tuple(problems),
-        duplicates=lost,
+        duplicates=len(shared),
         test=_examples(test),
         notes=tuple(notes),
+        shared=shared,
     )
 
 
