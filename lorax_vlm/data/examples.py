@@ -139,7 +139,7 @@ class DataSplits:
     notes: Sequence[str] = ()
     """What was read otherwise than it is written, such as paths with backslashes."""
     shared: Sequence[Example] = ()
-    """The training examples that were left out as ``duplicates``, as far as they are known; they can be measured with."""
+    """The training examples that were left out as ``duplicates``, as far as known; they can be measured with."""
 
     @property
     def label(self) -> str:
