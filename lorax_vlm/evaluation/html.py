@@ -110,7 +110,7 @@ def write_vqa_page(
     rows = table_rows(reports)
     questions = list(zip(*(report.records for report in reports), strict=True))
     wrong = [row for row in questions if any(record.score < 1 for record in row)]
-    page = Environment(autoescape=True, undefined=StrictUndefined, finalize=shown).from_string(_PAGE)
+    page = Environment(autoescape=True, undefined=StrictUndefined, finalize=safe_value).from_string(_PAGE)
     text = page.stream(
         title=title,
         count=first.count,
@@ -151,7 +151,7 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield f"{prefix}{key}".replace("_", " "), "none" if value is None else str(value)
 
 
-def shown(value: object) -> object:
+def safe_value(value: object) -> object:
     """What stands on a page: nothing there turns or hides text, whoever wrote it."""
     return printable(value) if isinstance(value, str) else value
 
@@ -176,7 +176,7 @@ def _spread(row: Row) -> float:
 def _examples(reports: Sequence[VQAReport], rows: Sequence[Row], images: Mapping[str, Image.Image]) -> list[Any]:
     """The questions whose images are at hand, those first on which the reports differ."""
     pictured = [row for row in rows if row[0].example in images]
-    pictured.sort(key=lambda row: -_spread(row))
+    pictured.sort(key=lambda row: (-_spread(row), len({record.answer for record in row}) == 1))
     found: list[dict[str, object]] = []
     for row in pictured:
         if len(found) == _EXAMPLES:

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from lorax_vlm.errors import PathError
-from lorax_vlm.evaluation.html import shown
+from lorax_vlm.evaluation.html import safe_value
 from lorax_vlm.exchange.matrix import LEGEND, CompatibilityMatrix
 from lorax_vlm.exchange.pictures import matrix_png
 from lorax_vlm.exchange.report import TransferReport, share_text
@@ -85,7 +85,7 @@ def write_exchange_page(
         UsageError: There are no adapters.
         PathError: It cannot be written there.
     """
-    page = Environment(autoescape=True, undefined=StrictUndefined, finalize=shown).from_string(_PAGE)
+    page = Environment(autoescape=True, undefined=StrictUndefined, finalize=safe_value).from_string(_PAGE)
     text = page.render(
         title=title,
         matrix=matrix,
