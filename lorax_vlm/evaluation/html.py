@@ -110,7 +110,7 @@ def write_vqa_page(
     rows = table_rows(reports)
     questions = list(zip(*(report.records for report in reports), strict=True))
     wrong = [row for row in questions if any(record.score < 1 for record in row)]
-    page = Environment(autoescape=True, undefined=StrictUndefined, finalize=_finished).from_string(_PAGE)
+    page = Environment(autoescape=True, undefined=StrictUndefined, finalize=safe_value).from_string(_PAGE)
     text = page.stream(
         title=title,
         count=first.count,
@@ -151,8 +151,8 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield f"{prefix}{key}".replace("_", " "), "none" if value is None else str(value)
 
 
-def _finished(value: object) -> object:
-    """Nothing on the page turns or hides text, whoever wrote it."""
+def safe_value(value: object) -> object:
+    """What stands on a page: nothing there turns or hides text, whoever wrote it."""
     return printable(value) if isinstance(value, str) else value
 
 
@@ -167,12 +167,18 @@ def _cell(interval: Interval) -> str:
 Row = tuple[AnswerRecord, ...]
 
 
+def _spread(row: Row) -> float:
+    """How far apart the best and the worst answer are."""
+    scores = [record.score for record in row]
+    return max(scores) - min(scores)
+
+
 def _examples(reports: Sequence[VQAReport], rows: Sequence[Row], images: Mapping[str, Image.Image]) -> list[Any]:
     """The questions whose images are at hand, those first on which the reports differ."""
-    shown = [row for row in rows if row[0].example in images]
-    shown.sort(key=lambda row: -abs(row[0].score - row[-1].score))
+    pictured = [row for row in rows if row[0].example in images]
+    pictured.sort(key=lambda row: (-_spread(row), len({record.answer for record in row}) == 1))
     found: list[dict[str, object]] = []
-    for row in shown:
+    for row in pictured:
         if len(found) == _EXAMPLES:
             break
         if picture := _thumbnail(images, row[0].example, _THUMBNAIL_PX, "png"):

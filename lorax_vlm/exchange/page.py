@@ -1,14 +1,15 @@
 """One self-contained HTML page: which adapters belong where, and what moving some of them did."""
 
 import base64
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from lorax_vlm.errors import PathError
+from lorax_vlm.evaluation.html import safe_value
 from lorax_vlm.exchange.matrix import LEGEND, CompatibilityMatrix
-from lorax_vlm.exchange.pictures import draw_matrix
+from lorax_vlm.exchange.pictures import matrix_png
 from lorax_vlm.exchange.report import TransferReport, share_text
 from lorax_vlm.types import TaskReport
 
@@ -79,19 +80,24 @@ def write_exchange_page(
         path: Where to write it; parents are created.
         tasks: How good the adapters are on their own bases.
         title: Heading.
+
+    Raises:
+        UsageError: There are no adapters.
+        PathError: It cannot be written there.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        picture = draw_matrix(matrix, Path(scratch) / "matrix.png").read_bytes()
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    page = Environment(autoescape=True, undefined=StrictUndefined, finalize=safe_value).from_string(_PAGE)
     text = page.render(
         title=title,
         matrix=matrix,
         legend=LEGEND,
         reports=list(reports),
         tasks=list(tasks),
-        picture=f"data:image/png;base64,{base64.b64encode(picture).decode()}",
+        picture=f"data:image/png;base64,{base64.b64encode(matrix_png(matrix)).decode()}",
         share=share_text,
     )
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise PathError.of(path, error) from error
     return path

@@ -1,11 +1,15 @@
 """Pictures of what is in an adapter, and of which adapters belong to which bases. No torch."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 from lorax_vlm.adapters.inspection import Inspection
 from lorax_vlm.errors import UsageError
+from lorax_vlm.evaluation.plot import drawable, save_figure, write_picture
 from lorax_vlm.exchange.matrix import CompatibilityMatrix
+
+_DPI = 110
 
 _COLORS = {
     "exact": "#1a7f37",
@@ -20,11 +24,27 @@ _COLORS = {
 
 
 def draw_matrix(matrix: CompatibilityMatrix, path: Path) -> Path:
-    """Draw the matrix into a PNG, with what its words mean.
+    """Draw the matrix into a picture, a PNG unless the ending of ``path`` says otherwise, with what its words mean.
+
+    Raises:
+        UsageError: There are no adapters.
+        PathError: It cannot be written there.
+    """
+    return save_figure(_matrix_figure(matrix), path, _DPI)
+
+
+def matrix_png(matrix: CompatibilityMatrix) -> bytes:
+    """The matrix as a PNG, for a page.
 
     Raises:
         UsageError: There are no adapters.
     """
+    buffer = io.BytesIO()
+    write_picture(_matrix_figure(matrix), buffer, _DPI)
+    return buffer.getvalue()
+
+
+def _matrix_figure(matrix: CompatibilityMatrix) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -39,18 +59,22 @@ def draw_matrix(matrix: CompatibilityMatrix, path: Path) -> Path:
             axes.add_patch(_rectangle(x, y, _COLORS[word]))
             axes.text(x, y, word, ha="center", va="center", color="white" if word == "exact" else "#1c2430")
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
-    axes.set_xticks(range(columns), matrix.bases, fontsize=10, parse_math=False)
-    axes.set_yticks(range(rows), matrix.adapters, fontsize=10, parse_math=False)
+    axes.set_xticks(range(columns), list(map(drawable, matrix.bases)), fontsize=10, parse_math=False)
+    axes.set_yticks(range(rows), list(map(drawable, matrix.adapters)), fontsize=10, parse_math=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     legend = "\n".join(f"{word}: {meaning}" for word, meaning in matrix.legend.items())
     axes.set_xlabel(legend, fontsize=9, loc="left", linespacing=1.5, parse_math=False)
-    return _save(figure, path)
+    return figure
 
 
 def draw_inspection(inspection: Inspection, path: Path) -> Path:
-    """Draw the norm and the effective rank of every site, by layer and component, into a PNG."""
+    """Draw the norm and the effective rank of every site, by layer and component, into a picture; see ``draw_matrix``.
+
+    Raises:
+        PathError: It cannot be written there.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -75,17 +99,12 @@ def draw_inspection(inspection: Inspection, path: Path) -> Path:
             axes.grid(alpha=0.3)
             axes.locator_params(axis="x", integer=True)
         norms.legend(fontsize=8)
-    figure.suptitle(f"{inspection.folder.name}: {len(inspection.sites)} sites", fontsize=11, parse_math=False)
-    return _save(figure, path)
+    title = f"{drawable(inspection.folder.name)}: {len(inspection.sites)} sites"
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return save_figure(figure, path, _DPI)
 
 
 def _rectangle(x: int, y: int, color: str) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, edgecolor="white", linewidth=2)
-
-
-def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path

@@ -28,6 +28,7 @@ from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.joint_layers import CurrentBlocks, JointLora, route_rows
 from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer, Student
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
+from lorax_vlm.training.random_state import preserved_random_state
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, Run, TrainingResult, held_run, prepare_run
 from lorax_vlm.training.stream_notes import keep_notes, recall_notes
 from lorax_vlm.training.trainer import (
@@ -35,7 +36,6 @@ from lorax_vlm.training.trainer import (
     lora_config,
     make_arguments,
     peft_copy,
-    preserved_random_state,
     run_record,
     save_adapter,
 )

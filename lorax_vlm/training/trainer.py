@@ -10,14 +10,11 @@
 """
 
 import logging
-import random
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -50,6 +47,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.distinct_images import encode_distinct
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
+from lorax_vlm.training.random_state import preserved_random_state
 from lorax_vlm.training.runs import (
     CURVE_FILE,
     REJECTED_FOLDER,
@@ -450,21 +448,3 @@ def run_record(
         "config": config.to_dict(),
         "labels": list(labels),
     }
-
-
-_drawing_alone = threading.Lock()
-
-
-@contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Give the caller's random generators back as they were; the Trainer seeds all of them.
-
-    They belong to the process, so of several trainings in its threads one waits for the other.
-    """
-    with _drawing_alone, torch.random.fork_rng():
-        python_state, numpy_state = random.getstate(), np.random.get_state()
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

@@ -12,11 +12,28 @@ from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import DamagedAdapter
+from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
+from tests.adapters_for_tests import write_manifest, write_random_adapter
 
-FEW = ("--steps", 2, "--batch-size", 2, "--eval-every", 2)
-ONE = ("train", "mine", "--style", "concise", *FEW)
-TASK = ("train", "counts", "--task", "counting", "--model", "vilt-mini", "--recipe", "light", *FEW)
+FEW = ("--steps", 1, "--batch-size", 2, "--eval-every", 1)
+ONE = ("train", "mine", "--style", "concise", "--data", "captions", *FEW)
+TASK = ("train", "counts", "--task", "t", "--data", "questions", "--model", "vilt-mini", "--recipe", "light", *FEW)
+
+
+@pytest.fixture(autouse=True)
+def data(scenes: list[Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders with captions and with questions, where the commands run."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("captions", "questions"):
+        Path(folder).mkdir()
+        rows = []
+        for scene in scenes:
+            scene.image.save(Path(folder) / f"{scene.seed}.png")
+            said = {"text": scene.caption("concise")}
+            asked = {"question": "What color is the background?", "answer": scene.background}
+            rows.append({"file_name": f"{scene.seed}.png", **(said if folder == "captions" else asked)})
+        (Path(folder) / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
 @pytest.fixture
@@ -47,11 +64,14 @@ def test_what_was_stored_before_the_kill_is_finished(run, killed_after_storing, 
 
 def test_so_are_several_that_were_trained_together(run, killed_after_storing, tmp_path: Path) -> None:
     file = tmp_path / "styles.yaml"
-    file.write_text("brief: {style: concise}\nlong: {style: detailed}\n", encoding="utf-8")
-    words = ("train", "--adapters", file, *FEW)
+    file.write_text("first: {task: t, data: questions}\nsecond: {task: u, data: questions}\n", encoding="utf-8")
+    words = ("train", "--adapters", file, "--model", "vilt-mini", "--recipe", "light", *FEW)
     killed_after_storing(*words)
     found = json.loads(run(*words, "--resume", "--json"))["adapters"]
-    assert [(record["name"], record["version"]) for record in found] == [("brief", 1), ("long", 1)]
+    assert [(record["name"], record["version"]) for record in found] == [
+        ("vilt-mini.first", 1),
+        ("vilt-mini.second", 1),
+    ]
 
 
 def damage(store: AdapterStore, name: str) -> None:
@@ -61,24 +81,25 @@ def damage(store: AdapterStore, name: str) -> None:
 
 
 def test_a_damaged_adapter_is_replaced(run) -> None:
-    run(*ONE)
-    damage(AdapterStore(), "mine")
-    assert "DamagedAdapter" in run(*ONE, code=1)
-    assert "DamagedAdapter" in run(*ONE, "--resume", code=1)
-    assert json.loads(run(*ONE, "--replace", "--json"))["version"] == 2
+    run(*TASK)
+    damage(AdapterStore(), "vilt-mini.counts")
+    assert "DamagedAdapter" in run(*TASK, code=1)
+    assert "DamagedAdapter" in run(*TASK, "--resume", code=1)
+    assert json.loads(run(*TASK, "--replace", "--json"))["version"] == 2
 
 
-def test_creating_replaces_a_damaged_adapter_too(system: BLIP2CaptioningSystem, scenes: list[Scene]) -> None:
+def test_creating_replaces_a_damaged_adapter_too(
+    system: BLIP2CaptioningSystem, mini: LoadedModel, scenes: list[Scene], tmp_path: Path
+) -> None:
+    folder = write_random_adapter(mini, tmp_path / "mine")
+    system.store.add("mine", folder, write_manifest(mini, folder))
     examples = [Example(scene.image, scene.caption("concise"), f"scene {scene.seed}") for scene in scenes]
     options = {
         "data": DataSplits(examples[:8], examples[8:], "twelve scenes"),
-        "config": TrainConfig(max_steps=2, batch_size=2, eval_every=2),
+        "config": TrainConfig(max_steps=1, batch_size=2, eval_every=1),
         "progress": False,
     }
-    system.create_captioning_adapter("mine", "concise", **options)
     damage(system.store, "mine")
     with pytest.raises(DamagedAdapter):
         system.create_captioning_adapter("mine", "concise", **options)
     assert system.create_captioning_adapter("mine", "concise", replace=True, **options).version == 2
-    damage(system.store, "mine")
-    assert system.train_adapter("mine", "concise", replace=True, **options).version == 3
