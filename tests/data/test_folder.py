@@ -438,12 +438,23 @@ def test_tables_that_are_called_after_the_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tables", "reason"),
     [
-        (("metadata.jsonl", "metadata.csv"), "metadata.jsonl and metadata.csv: which is meant?"),
+        (("metadata.jsonl", "metadata.csv"), "metadata.csv and metadata.jsonl: which is meant?"),
         (("metadata.jsonl", "train/metadata.jsonl"), "tables above the parts and in them"),
         (("train/metadata.jsonl", "train/metadata.csv"), "which is meant?"),
         (("captions.csv",), "there is captions.csv: name the file, --data "),
         (("rows.json",), "there is rows.json: name the file, --data "),
         (("mine/metadata.jsonl",), "mine has one: --data "),
+        (("metadata.csv", "metadata.tsv"), "metadata.csv and metadata.tsv: which is meant?"),
+        (("metadata.jsonl", "mine/metadata.jsonl"), "tables above the parts and in them"),
+        (("metadata.jsonl", "val.csv"), "val.csv: would not be read beside metadata.jsonl; which is meant?"),
+        (("metadata.jsonl", "test/captions.csv"), "test/captions.csv: would not be read beside metadata.jsonl"),
+        (("train.csv", "train.jsonl"), "train.csv and train.jsonl: which is meant?"),
+        (("train.csv", "data/train.csv"), "train.csv and data/train.csv: which is meant?"),
+        (("train.csv", "val.json"), "val.json: would not be read beside train.csv; which is meant?"),
+        (("train.csv", "val/rows.csv"), "val/rows.csv: would not be read beside train.csv; which is meant?"),
+        (("train/metadata.csv", "val/captions.csv"), "val has no metadata file, as the other parts have"),
+        (("train/metadata.csv", "val/0.png"), "val has no metadata file, as the other parts have"),
+        (("train/metadata.csv", "holdout/metadata.csv"), "holdout is called after no part"),
     ],
 )
 def test_tables_that_cannot_be_chosen_between(tmp_path: Path, tables: tuple[str, ...], reason: str) -> None:
@@ -453,6 +464,28 @@ def test_tables_that_cannot_be_chosen_between(tmp_path: Path, tables: tuple[str,
     with pytest.raises(DataError) as caught:
         read_image_folder(tmp_path)
     assert reason in str(caught.value)
+
+
+def test_the_formats_of_different_parts_may_differ(tmp_path: Path) -> None:
+    names = numbered(5)
+    write_pictures(tmp_path, names)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "train.csv").write_text("\n".join(["file_name,caption", *(f"{name},a" for name in names[:3])]))
+    (tmp_path / "data" / "val.tsv").write_text("file_name\tcaption\n" + f"../{names[3]}\tb\n../{names[4]}\tb\n")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        read_data(tmp_path)
+    (tmp_path / "data" / "val.tsv").rename(tmp_path / "val.tsv")
+    (tmp_path / "val.tsv").write_text(f"file_name\tcaption\n{names[3]}\tb\n{names[4]}\tb\n")
+    assert [len(part) for part in read_data(tmp_path).parts().values()] == [3, 2, 0]
+
+
+def test_what_is_not_read_is_said(tmp_path: Path) -> None:
+    write_rows(tmp_path, write_images(tmp_path, 3))
+    (tmp_path / "notes.csv").write_text("file_name,caption\n0.png,another\n")
+    (tmp_path / "0.txt").write_text("yet another")
+    notes = read_data(tmp_path).notes
+    assert any("notes.csv" in note for note in notes), notes
+    assert any("0.txt" in note and "where there is a table" in note for note in notes), notes
 
 
 # --- no path of this machine ------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_images_inside_of_a_table(folder: Path, scenes: list[Scene]) -> None:
 def test_two_tables_for_one_folder(folder: Path) -> None:
     write_rows(folder, {"file_name": "0.png", "question": "a?"})
     (folder / "metadata.csv").write_text("file_name,question\n0.png,b?")
-    with pytest.raises(DataError, match=r"metadata.jsonl and metadata.csv: which is meant"):
+    with pytest.raises(DataError, match=r"metadata.csv and metadata.jsonl: which is meant"):
         read_unlabelled(folder)
 
 

@@ -124,8 +124,12 @@ class Gathering:
         """A row that could not even be given to ``take``."""
         self._found.append(Problem.of(spot.place, wrong))
 
-    def splits(self, notes: Counter[str] | None = None) -> DataSplits:
+    def splits(self, notes: Counter[str] | None = None, left_unread: Sequence[str] = ()) -> DataSplits:
         """Look at the images and divide the rows.
+
+        Args:
+            notes: What was read otherwise than it is written, and how often.
+            left_unread: What else there is, in words.
 
         Raises:
             DataError: There are malformed rows and none may be left out, none is left, a column is in no row, or there
@@ -143,7 +147,7 @@ class Gathering:
         counts: Counter[Kind] = Counter(kind_of(example) for row in rows for example in row.examples)
         require_one_kind(self.shown, counts)
         lines = [f"{count:,} {what}" for what, count in (notes or Counter()).items()]
-        lines += [*_unused_splits(rows), *_lists_as_text(rows)]
+        lines += [*left_unread, *_unused_splits(rows), *_lists_as_text(rows)]
         return divide(rows, self.options.held_out, self.label, problems, lines)
 
     def _require_one_text(self) -> None:

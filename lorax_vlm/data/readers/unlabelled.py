@@ -12,7 +12,7 @@ from lorax_vlm.data.image_facts import RowImage, examine
 from lorax_vlm.data.problems import Problem, column_names, require_no_problems
 from lorax_vlm.data.readers.columns import Columns
 from lorax_vlm.data.readers.embedded import embedded_image, read_parquet
-from lorax_vlm.data.readers.folder import METADATA_NAMES, tables_in
+from lorax_vlm.data.readers.folder_tables import METADATA, tables_in
 from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.listing import IMAGE_SUFFIXES, images_below
 from lorax_vlm.data.readers.rows import ImageOf, find_image
@@ -43,7 +43,7 @@ def read_unlabelled(folder: str | Path, *, skip_bad_rows: bool = False) -> list[
     tables = [table.path for table in tables_in(root)]
     found = [row for table in tables for row in _rows(root, table)] if tables else _listed(root)
     if not found:
-        nothing = f"it holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {METADATA_NAMES[0]}"
+        nothing = f"it holds no images ({', '.join(IMAGE_SUFFIXES)}) and no table called {METADATA}"
         raise DataError(str(root), [f"{tables[0].name} has no rows" if tables else nothing])
     facts = iter(examine([row.image for row in found if isinstance(row, Example)]))  # type: ignore[misc]
     looked_at = [_looked_at(root, row, next(facts)) if isinstance(row, Example) else row for row in found]
