@@ -121,7 +121,7 @@ def test_missing_columns_and_sets(tmp_path: Path) -> None:
             read_hub_dataset(source, streaming=streaming)
         with pytest.raises(DataError, match="no column 'picture' \\(columns: image, q, a, type\\)"):
             read_hub_dataset(source, columns={**COLUMNS, "image": "picture"}, streaming=streaming)
-        with pytest.raises(DataError, match="cannot be loaded"):
+        with pytest.raises(DataError, match="there is no such folder"):
             read_hub_dataset(str(tmp_path / "nothing-here"), streaming=streaming)
     with pytest.raises(DataError, match="unknown fields picture"):
         read_hub_dataset(source, columns={"picture": "image"})
@@ -425,3 +425,27 @@ def check(splits: DataSplits) -> DataSplits:
     sides = [{e.image_digest() for e in part} for part in splits.parts().values()]
     assert not sides[0] & (sides[1] | sides[2])
     return splits
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "there is no such folder, and it is no id"),
+        ("/", "the root of the file system"),
+        ("a b", "there is no such folder, and it is no id"),
+        ("a/b/c", "there is no such folder, and it is no id"),
+        ("x" * 400, "it is no name"),
+        ("a\0b", "it is no name"),
+        (__file__, "it is a file; name it without hub:"),
+    ],
+)
+def test_what_names_no_data_set(name: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        read_data(f"hub:{name}")
+
+
+def test_splits_that_are_no_parts_are_said(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "set", {"train": list(range(20)), "unsupervised": [30, 31]})
+    for streaming in (False, True):
+        splits = read_data(f"hub:{path}", streaming=streaming)
+        assert "splits that are not read: 'unsupervised'" in splits.notes, splits.notes

@@ -31,7 +31,10 @@ def load_splits(shown: str, name: str, *, streaming: bool = False, files: Sequen
     """
     from datasets import load_dataset
 
-    given: dict[str, Any] = {"cache_dir": _cache_of(files or [Path(name).expanduser()])}
+    try:
+        given: dict[str, Any] = {"cache_dir": _cache_of(files or [Path(name).expanduser()])}
+    except OSError as error:
+        raise DataError(shown, [f"it cannot be read: {error.strerror or type(error).__name__}"]) from error
     if files:
         given["data_files"] = {"train": [str(path.absolute()) for path in files]}
     try:

@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face hub, or folders that ``datasets`` reads; streamed when they are large."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,6 +15,7 @@ from lorax_vlm.data.readers.rows import Spot
 from lorax_vlm.data.readers.streams import StreamSource, stream_splits
 from lorax_vlm.data.splitting import part_called
 from lorax_vlm.errors import DataError, UsageError
+from lorax_vlm.foreign import quoted
 
 HUB_PREFIX = "hub:"
 VALIDATION_ROWS = 200
@@ -48,11 +50,13 @@ def read_hub_dataset(
     asked = read_options(**options)
     if streaming and asked.columns.group is not None:
         raise UsageError("--group-by has to see all rows before it divides them: leave out --streaming.")
-    splits = _known_parts(name, load_splits(name, name, streaming=streaming))
+    _require_name(name)
+    splits, unread = _known_parts(name, load_splits(name, name, streaming=streaming))
     label = _label(name)
     if streaming:
         source = StreamSource(name, label, asked, tuple(_files(name)), validation_count, shuffle_buffer)
-        return stream_splits(source, splits)
+        streamed = stream_splits(source, splits)
+        return replace(streamed, notes=(*streamed.notes, *unread))
     gathering = Gathering(name, label, asked, COLUMNS_HINT)
     for split, rows in splits.items():
         part_of = partial(_part_of_split, split)
@@ -60,18 +64,47 @@ def read_hub_dataset(
             spot = Spot(f"{name}:{split}[{index}]", f"{label}:{split}[{index}]")
             image_of = partial(embedded_image, columns=asked.columns, files=_files(name), rows=rows, index=index)
             gathering.take(spot, row, image_of, part_of)
-    return gathering.splits()
+    return gathering.splits(left_unread=unread)
 
 
-def _known_parts(name: str, splits: dict[str, Any]) -> dict[str, Any]:
-    """The splits that are parts; a single split may be called anything.
+def _require_name(name: str) -> None:
+    """Nothing is asked of the network, nor any folder walked, for what names no data set.
+
+    Raises:
+        DataError: It is neither a folder nor an id of the hub.
+    """
+    if (problem := _problem_of_name(name)) is not None:
+        hint = f"Name one as {HUB_PREFIX}owner/name, or a folder as {HUB_PREFIX}FOLDER."
+        raise DataError(f"{HUB_PREFIX}{quoted(name)[1:-1]}", [problem], hint)
+
+
+def _problem_of_name(name: str) -> str | None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        path = Path(name).expanduser()
+        if name and path.is_dir():
+            return "it is the root of the file system" if path.resolve().parent == path.resolve() else None
+        if name and path.is_file():
+            return f"it is a file; name it without {HUB_PREFIX}"
+        validate_repo_id(name)
+    except HFValidationError:
+        return "there is no such folder, and it is no id of the hub"
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, a home that is nobody's
+        return f"it is no name: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
+def _known_parts(name: str, splits: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The splits that are parts, a single split may be called anything; and what is said of the others.
 
     Raises:
         DataError: There are several, and none is called like a part.
     """
     known = {split: rows for split, rows in splits.items() if part_called(split) is not None}
     if known or len(splits) == 1:
-        return known or splits
+        others = [split for split in splits if split not in known] if known else []
+        return known or splits, [f"splits that are not read: {', '.join(map(quoted, others))}"] if others else []
     raise DataError(name, [f"its splits are {', '.join(splits) or 'none'}; expected train, validation, test"])
 
 
