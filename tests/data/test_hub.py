@@ -414,8 +414,8 @@ def test_a_link_to_a_device_as_an_image(tmp_path: Path) -> None:
 def test_splits_are_asked_to_be_known(tmp_path: Path) -> None:
     from lorax_vlm.data.readers.hub import _known_parts
 
-    assert list(_known_parts("x", {"full": 1})) == ["full"]
-    assert list(_known_parts("x", {"train": 1, "extra": 2})) == ["train"]
+    assert _known_parts("x", {"full": 1}) == ({"full": 1}, [])
+    assert _known_parts("x", {"train": 1, "extra": 2}) == ({"train": 1}, ["splits that are not read: 'extra'"])
     with pytest.raises(DataError, match="its splits are en, de; expected train"):
         _known_parts("x", {"en": 1, "de": 2})
 

@@ -79,7 +79,8 @@ def _require_name(name: str) -> None:
 
 
 def _problem_of_name(name: str) -> str | None:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         path = Path(name).expanduser()
