@@ -435,7 +435,7 @@ def check(splits: DataSplits) -> DataSplits:
         ("a b", "there is no such folder, and it is no id"),
         ("a/b/c", "there is no such folder, and it is no id"),
         ("x" * 400, "it is no name"),
-        ("a\0b", "it is no name"),
+        ("a\0b", "no id of the hub|it is no name"),
         (__file__, "it is a file; name it without hub:"),
     ],
 )
