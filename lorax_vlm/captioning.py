@@ -35,7 +35,7 @@ from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, TrainConfig
-from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport, require_whole
+from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport, require_texts, require_whole
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, by_name, training_examples
 
 BASE = "base"
@@ -428,7 +428,9 @@ class BLIP2CaptioningSystem:
         Raises:
             UsageError: As for ``evaluate_adapter``.
         """
-        if names is None:
+        if names is not None:
+            require_texts("names", names)
+        else:
             own = set() if style or data is not None else set(self.own_styles())
             names = [stored.name for stored in self.list_adapters() if stored.name not in own]
         if data is not None:

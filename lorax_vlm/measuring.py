@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from lorax_vlm.adapters.seen import read_seen
 from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.asking import answers_questions, question_prompt, question_settings
-from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.examples import DataSplits, Example, require_examples
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import LoraxError
@@ -38,8 +38,9 @@ def unseen_examples(
 
     Raises:
         AdapterNotFound: There is no such adapter.
-        UsageError: Nothing would be left.
+        UsageError: Nothing would be left, or they are no examples.
     """
+    require_examples(examples)
     seen: dict[str, Known] = {}
     for library, name in adapters:
         stored = library.store.get(library.resolve(name))

@@ -6,7 +6,7 @@ from pathlib import Path
 from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.examples import DataSplits, Example, require_examples
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_tasks import WRITING_TASKS, require_exchange_task, task_examples, task_splits
 from lorax_vlm.data.sources import read_data
@@ -307,6 +307,7 @@ class MultiModalLoRAExchange:
             if not library.entry.miniature:
                 raise UsageError(f"{library.entry.name} has no built-in test examples. Pass examples=.")
             examples = task_examples(task, "test", count)
+        require_examples(examples)
         self._shelf.load(library)
         settings = settings_of(library, stored.manifest)
         scores = [

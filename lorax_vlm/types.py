@@ -106,6 +106,18 @@ def require_text(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be a text, got {quoted(value)}.")
 
 
+def require_flag(name: str, value: Any) -> None:
+    """Raise ``UsageError`` unless a setting is true or false; ``"no"`` is neither."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False, got {quoted(value)}.")
+
+
+def require_texts(name: str, value: Any) -> None:
+    """Raise ``UsageError`` unless a setting is a list of texts; one text is none, for it would be read by letters."""
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise UsageError(f"{name} must be a list of texts, got {quoted(value)}.")
+
+
 def require_number(name: str, value: Any, holds: Callable[[float], bool], said: str = "") -> None:
     """Raise ``UsageError`` unless a setting is a finite number that holds; ``said`` is the rule in words."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -18,6 +18,7 @@ from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
+from lorax_vlm.foreign import quoted
 from lorax_vlm.measuring import shown_names, side_effects, unseen_examples
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.loading import LoadedModel
@@ -27,7 +28,7 @@ from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_config, question_defaults
-from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_whole
+from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_texts, require_whole
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, by_name, training_examples
 
 
@@ -473,11 +474,17 @@ class VQASystem:
             include_seen: Ask about images that one of the adapters was trained on, too.
 
         Raises:
-            UsageError: The numbers of images, questions, answers or kinds differ, or all images were trained on.
+            UsageError: The numbers of images, questions, answers or kinds differ, all images were trained on, or
+                ``adapters`` has a model that is not asked.
             OutOfMemoryForecast: A model would not fit.
         """
+        require_whole("alone", alone, 1)
+        asked_models = list(self.models) if models is None else models
+        require_texts("models", asked_models)
+        if adapters is not None:
+            _require_adapters_of(asked_models, adapters)
         chosen: list[tuple[str, str | None]] = []
-        for model in models if models is not None else self.models:
+        for model in asked_models:
             if adapters is not None:
                 names = adapters.get(model, ())
             else:
@@ -498,3 +505,13 @@ class VQASystem:
             )
             rows.append(replaced(row, seen=asked.of(self.stored_name(model, adapter) if adapter else None)))
         return rows
+
+
+def _require_adapters_of(models: Sequence[str], adapters: object) -> None:
+    """Raise ``UsageError`` unless they are lists of names by models that are asked."""
+    if not isinstance(adapters, Mapping):
+        raise UsageError(f"adapters must be names by model, got {quoted(adapters)}.")
+    for model, names in adapters.items():
+        if model not in models:
+            raise UsageError(f"adapters has {quoted(model)}, which is not asked; asked are {', '.join(models)}.")
+        require_texts(f"adapters[{quoted(model)}]", names)

@@ -11,7 +11,8 @@ from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import DataError, LoraxError
+from lorax_vlm.data.sources import read_data
+from lorax_vlm.errors import DataError, LoraxError, UsageError
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
@@ -112,3 +113,68 @@ def test_nothing_to_validate_on(system: BLIP2CaptioningSystem, scenes: list[Scen
     captions = [Example(scene.image, scene.caption("plain"), "") for scene in scenes]
     with pytest.raises(DataError, match="both need at least one"):
         system.order("mine", "x", data=DataSplits(captions, [], "photos"))
+
+
+@pytest.mark.parametrize("limit", ["x", -1, 0, 1.5, True], ids=repr)
+def test_what_is_no_memory(limit: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for make in (
+        lambda: VQASystem("mini", store=store, adapter_memory_bytes=limit),
+        lambda: BLIP2CaptioningSystem("blip2-opt-mini", store=store, adapter_memory_bytes=limit),
+    ):
+        with pytest.raises(UsageError, match="adapter_memory_bytes must be a whole number of at least 1"):
+            make()
+
+
+def test_what_cannot_be_measured_with(system: BLIP2CaptioningSystem, tmp_path: Path) -> None:
+    answering = VQASystem("mini", store=tmp_path / "store")
+    odd: list[Any] = [5, [5], "x", (example for example in ())]
+    for examples in odd:
+        with pytest.raises(UsageError, match="examples must be a list of Example"):
+            answering.evaluate("blip2_opt", examples=examples)
+    for names in (5, "light", [5], {"light"}):
+        with pytest.raises(UsageError, match="names must be a list of texts"):
+            system.evaluate_adapters(names)  # type: ignore[arg-type]
+
+
+BENCHMARKS: list[tuple[dict[str, Any], str]] = [
+    ({"adapters": ["counting"]}, "adapters must be names by model"),
+    ({"adapters": {"vlit": ["counting"]}}, "adapters has 'vlit', which is not asked; asked are vilt"),
+    ({"adapters": {"vilt": "counting"}}, "must be a list of texts"),
+    ({"models": "vilt"}, "models must be a list of texts"),
+    ({"alone": "x"}, "alone must be a whole number"),
+]
+
+
+@pytest.mark.parametrize(("options", "reason"), BENCHMARKS, ids=[str(options) for options, _ in BENCHMARKS])
+def test_benchmarks_that_cannot_be_run(
+    options: dict[str, Any], reason: str, scenes: list[Scene], tmp_path: Path
+) -> None:
+    answering = VQASystem("mini", store=tmp_path / "store")
+    with pytest.raises(UsageError, match=reason):
+        answering.benchmark_models([scenes[0].image], [COLOR], **{"models": ["vilt"], **options})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("columns", 5),
+        ("columns", {"image": 5}),
+        ("columns", ["image"]),
+        ("images", 5),
+        ("annotations", 5),
+        ("progress", 5),
+        ("skip_bad_rows", "no"),
+        ("streaming", "no"),
+        ("group_by", 5),
+    ],
+)
+def test_options_of_data_that_are_none(option: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=option):
+        read_data(tmp_path, **{option: value})
+
+
+@pytest.mark.parametrize("option", ["mixed_precision", "gradient_checkpointing"])
+def test_a_word_is_no_flag(option: str) -> None:
+    with pytest.raises(UsageError, match=f"{option} must be True or False, got 'no'"):
+        TrainConfig(**{option: "no"})  # type: ignore[arg-type]

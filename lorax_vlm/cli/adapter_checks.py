@@ -12,7 +12,7 @@ from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.options import AsJson, Model, Store
-from lorax_vlm.cli.output import flag, print_json, print_table, say
+from lorax_vlm.cli.output import flag, print_json, print_table, say, say_wrote
 from lorax_vlm.errors import AdapterNameError, AdapterNotFound, PathError, UsageError
 from lorax_vlm.models.local import describe_local
 from lorax_vlm.paths import naming, require_new_file
@@ -129,7 +129,7 @@ def matrix(
         from lorax_vlm.exchange.pictures import draw_matrix
 
         with naming(png):
-            say(f"Wrote {draw_matrix(found, png)}")
+            say_wrote(draw_matrix(found, png), as_json=as_json)
 
 
 def inspect(
@@ -174,4 +174,4 @@ def inspect(
         from lorax_vlm.exchange.pictures import draw_inspection
 
         with naming(png):
-            say(f"Wrote {draw_inspection(found, png)}")
+            say_wrote(draw_inspection(found, png), as_json=as_json)

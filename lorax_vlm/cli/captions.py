@@ -9,7 +9,7 @@ import typer
 
 from lorax_vlm.cli.checks import image_problem, require_model, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
-from lorax_vlm.cli.output import print_json, print_table, say
+from lorax_vlm.cli.output import print_json, print_table, say, say_wrote
 from lorax_vlm.errors import ImageError, LoraxError, UsageError
 from lorax_vlm.foreign import printable
 from lorax_vlm.paths import naming, require_new_file
@@ -69,7 +69,7 @@ def caption(
         if entry.miniature and _are_photographs(images):
             sys.stderr.write(f"{_DRAWN_ONLY.format(name=entry.name)}\n")
     if sheet is not None:
-        _draw(images[0], results[images[0]], sheet, system.entry.name, quiet=as_json)
+        _draw(images[0], results[images[0]], sheet, system.entry.name, as_json=as_json)
     for error in failed.values():
         sys.stderr.write(f"{type(error).__name__}: {printable(str(error))}\n")
     if failed:
@@ -101,14 +101,13 @@ def _caption(
     return {image: {adapter or "base": text} for image, text in said.items() if isinstance(text, str)}, failed
 
 
-def _draw(image: str, captions: Mapping[str, str], sheet: Path, title: str, *, quiet: bool) -> None:
+def _draw(image: str, captions: Mapping[str, str], sheet: Path, title: str, *, as_json: bool) -> None:
     from lorax_vlm.data.images import load_image
     from lorax_vlm.evaluation.sheet import draw_comparison_sheet
 
     with naming(sheet):
         draw_comparison_sheet(load_image(image), captions, sheet, title=title)
-    if not quiet:
-        say(f"Wrote {sheet}")
+    say_wrote(sheet, as_json=as_json)
 
 
 def _print(results: Mapping[str, Mapping[str, str]], *, named: bool) -> None:

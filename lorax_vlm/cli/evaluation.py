@@ -30,7 +30,7 @@ from lorax_vlm.cli.options import (
     Store,
     read_asked_data,
 )
-from lorax_vlm.cli.output import print_json, say
+from lorax_vlm.cli.output import print_json, say, say_wrote
 from lorax_vlm.cli.reports import print_caption_reports, print_vqa_reports
 from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scene_examples import GENERAL, require_task
@@ -292,8 +292,7 @@ def _evaluate_questions(order: _Order) -> None:
         from lorax_vlm.evaluation.opening import OpenedOnDemand
 
         write_vqa_page(reports, OpenedOnDemand(unseen.examples), order.html, title=title, differences=lines)
-        if not order.as_json:
-            say(f"Wrote {order.html}")
+        say_wrote(order.html, as_json=order.as_json)
 
 
 def _evaluate_captions(order: _Order, title: str) -> None:

@@ -64,6 +64,14 @@ def say(text: str, style: str = "") -> None:
     console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
+def say_wrote(path: Path, *, as_json: bool) -> None:
+    """Say that a file was written; on the side where standard output is one JSON document."""
+    if as_json:
+        sys.stderr.write(f"Wrote {printable(str(path))}\n")
+    else:
+        say(f"Wrote {path}")
+
+
 def flag(style: str, word: str, text: str) -> None:
     """Print a line that begins with a coloured word."""
     line = Text(printable(word), style=style)

@@ -119,6 +119,12 @@ def asked_examples(
     ]
 
 
+def require_examples(examples: object) -> None:
+    """Raise ``UsageError`` unless they are a list of examples, which can be gone through more than once."""
+    if not isinstance(examples, Sequence) or not all(isinstance(example, Example) for example in examples):
+        raise UsageError(f"examples must be a list of Example, got {quoted(examples)}.")
+
+
 @dataclass(frozen=True)
 class DataSplits:
     """Training, validation and test examples with a name for all."""

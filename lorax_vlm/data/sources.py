@@ -17,6 +17,7 @@ from lorax_vlm.data.readers.tables import TABLE_SUFFIXES
 from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
 from lorax_vlm.errors import DataError, PathError, UsageError
 from lorax_vlm.foreign import quoted, text_problem
+from lorax_vlm.types import require_flag
 
 _KINDS = "a folder, a .json, .jsonl, .csv or .parquet file, or hub:owner/name for a data set of the hub"
 
@@ -76,8 +77,9 @@ def read_parts(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSpl
     """
     if not isinstance(source, str | Path):
         raise UsageError(f"data must be a path, {HUB_PREFIX}owner/name or DataSplits, got {quoted(source)}.")
-    images, annotations = _folder(options.pop("images", None)), _folder(options.pop("annotations", None))
+    images, annotations = (_path(name, options.pop(name, None)) for name in ("images", "annotations"))  # type: ignore[misc]
     streaming = options.pop("streaming", False)
+    require_flag("streaming", streaming)
     shown = str(source)
     if shown.startswith(HUB_PREFIX) and (images is not None or annotations is not None):
         raise UsageError(f"--images and --annotations belong to a file of rows; {shown} is a data set of the hub.")
@@ -94,7 +96,9 @@ def read_parts(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSpl
         raise PathError.of(error.filename or source, error) from error
 
 
-def _folder(path: str | Path | None) -> Path | None:
+def _path(name: str, path: str | Path | None) -> Path | None:
+    if path is not None and not isinstance(path, str | Path):
+        raise UsageError(f"{name} must be a path, got {quoted(path)}.")
     return None if path is None else Path(path).expanduser()
 
 

@@ -276,5 +276,10 @@ def upload(source: Path, url: str) -> None:
         parent = filesystem._parent(path)
         if parent:
             filesystem.makedirs(parent, exist_ok=True)
-        with filesystem.transaction, source.open("rb") as file, filesystem.open(path, "wb") as out:
-            shutil.copyfileobj(file, out, _BLOCK)
+        try:
+            with filesystem.transaction, source.open("rb") as file, filesystem.open(path, "wb") as out:
+                shutil.copyfileobj(file, out, _BLOCK)
+        except BaseException:
+            with suppress(OSError):  # what was moved there in part, as on a full disk
+                filesystem.rm_file(path)
+            raise

@@ -29,7 +29,7 @@ from lorax_vlm.models.loading import LoadedModel, describe_model
 from lorax_vlm.models.local import known_components
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
-from lorax_vlm.types import Generated, GenerationSettings
+from lorax_vlm.types import Generated, GenerationSettings, require_whole
 from lorax_vlm.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,12 @@ class AdapterLibrary:
             load: Loads it.
             store: Where adapters are kept.
             adapter_memory_bytes: Most memory for adapters; the least recently used leave first. None: no limit.
+
+        Raises:
+            UsageError: ``adapter_memory_bytes`` is no number of bytes.
         """
+        if adapter_memory_bytes is not None:
+            require_whole("adapter_memory_bytes", adapter_memory_bytes, 1)
         self.entry = entry
         self.store = store
         self._load = load

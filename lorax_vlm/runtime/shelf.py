@@ -16,6 +16,7 @@ from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.loading import LoadedModel, load_model, probe_hardware
 from lorax_vlm.models.placement import Device, Precision, Quantization, plan_placement
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.types import require_whole
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,13 @@ class BaseShelf:
             device: As for ``load_model``.
             dtype: As for ``load_model``.
             quantize: As for ``load_model``.
+
+        Raises:
+            UsageError: A limit is no number of bytes.
         """
+        for name, limit in {"budget_bytes": budget_bytes, "adapter_memory_bytes": adapter_memory_bytes}.items():
+            if limit is not None:
+                require_whole(name, limit, 1)
         self.models, self.store = dict(models), store
         self._budget_bytes, self._adapter_memory_bytes = budget_bytes, adapter_memory_bytes
         self._options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lorax_vlm.errors import UsageError
-from lorax_vlm.types import require_number, require_whole
+from lorax_vlm.types import require_flag, require_number, require_whole
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every", "rows_per_image"):
             require_whole(name, getattr(self, name), 1)
+        for name in ("mixed_precision", "gradient_checkpointing"):
+            require_flag(name, getattr(self, name))
         require_whole("seed", self.seed, 0)
         if self.seed >= 2**32:  # what the libraries' generators take
             raise UsageError(f"seed must be below 2**32, got {self.seed}.")

@@ -442,10 +442,3 @@ def check(splits: DataSplits) -> DataSplits:
 def test_what_names_no_data_set(name: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         read_data(f"hub:{name}")
-
-
-def test_splits_that_are_no_parts_are_said(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "set", {"train": list(range(20)), "unsupervised": [30, 31]})
-    for streaming in (False, True):
-        splits = read_data(f"hub:{path}", streaming=streaming)
-        assert "splits that are not read: 'unsupervised'" in splits.notes, splits.notes

@@ -13,8 +13,9 @@ import pytest
 from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.errors import AdapterExists, DamagedAdapter, RemoteError
+from lorax_vlm.errors import AdapterExists, DamagedAdapter, InterruptedTransfer, RemoteError
 from lorax_vlm.exchange.bundle import pack
+from lorax_vlm.exchange.downloads import upload
 from lorax_vlm.exchange.remotes import is_remote, pull, push
 from lorax_vlm.models.loading import LoadedModel
 from tests.adapters_for_tests import write_manifest, write_random_adapter
@@ -292,3 +293,17 @@ def test_readers_never_see_half_of_it(https: FileServer, store: AdapterStore) ->
     stop.set()
     reader.join()
     assert all(ranks == [4] for ranks in seen)
+
+
+def test_a_disk_that_is_full_leaves_nothing_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is moved there from another disk: what fits is copied, then the copy fails."""
+
+    def move(source: str, target: str) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:100])
+        raise OSError(28, "No space left on device", target)
+
+    monkeypatch.setattr("fsspec.implementations.local.shutil.move", move)
+    (tmp_path / "adapter").write_bytes(bytes(1000))
+    with pytest.raises(InterruptedTransfer, match="No space left"):
+        upload(tmp_path / "adapter", f"file://{tmp_path}/there/a.lorax")
+    assert list((tmp_path / "there").iterdir()) == []

@@ -6,7 +6,9 @@ from typing import Any
 
 from lorax_vlm.data.problems import column_names
 from lorax_vlm.data.readers.values import is_absent
-from lorax_vlm.errors import DataError
+from lorax_vlm.errors import DataError, UsageError
+from lorax_vlm.foreign import quoted
+from lorax_vlm.types import require_text
 
 FIELDS = ("image", "question", "answer", "caption", "type", "split")
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -41,7 +43,12 @@ class Columns:
 
         Raises:
             DataError: One is not.
+            UsageError: They are no mapping of texts, or ``group`` is no text.
         """
+        if not isinstance(self.named, Mapping) or not all(isinstance(name, str) for name in self.named.values()):
+            raise UsageError(f"columns must be our fields by the names of columns, got {quoted(self.named)}.")
+        if self.group is not None:
+            require_text("group_by", self.group)
         unknown = set(self.named) - set(FIELDS)
         if unknown:
             names = ", ".join(sorted(map(str, unknown)))

@@ -22,8 +22,9 @@ from lorax_vlm.data.splitting import (
     part_called,
     require_share,
 )
-from lorax_vlm.errors import DataError, MalformedRow
+from lorax_vlm.errors import DataError, MalformedRow, UsageError
 from lorax_vlm.foreign import quoted
+from lorax_vlm.types import require_flag
 
 _LIST_AS_TEXT = re.compile(r"""\[\s*['"{].*['"}]\s*\]""", re.DOTALL)
 
@@ -39,12 +40,15 @@ class ReadOptions:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        """Check the share.
+        """Check them.
 
         Raises:
-            UsageError: It is none.
+            UsageError: One is of another type, or no share.
         """
         require_share(self.held_out)
+        require_flag("skip_bad_rows", self.skip_bad_rows)
+        if self.progress is not None and not callable(self.progress):
+            raise UsageError(f"progress must be a function of two numbers, got {quoted(self.progress)}.")
 
 
 class ReadKeywords(TypedDict, total=False):
