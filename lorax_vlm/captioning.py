@@ -428,11 +428,10 @@ class BLIP2CaptioningSystem:
         Raises:
             UsageError: As for ``evaluate_adapter``.
         """
-        if names is not None:
-            require_texts("names", names)
-        else:
+        if names is None:
             own = set() if style or data is not None else set(self.own_styles())
             names = [stored.name for stored in self.list_adapters() if stored.name not in own]
+        require_texts("names", names)
         if data is not None:
             splits = data if isinstance(data, DataSplits) else read_parts(data)
             splits = splits.require_kind("captions").with_prompt(self._described().caption_prompt)

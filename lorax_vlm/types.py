@@ -1,7 +1,7 @@
 """The small frozen records that travel between the packages. No torch."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -116,6 +116,16 @@ def require_texts(name: str, value: Any) -> None:
     """Raise ``UsageError`` unless a setting is a list of texts; one text is none, for it would be read by letters."""
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
         raise UsageError(f"{name} must be a list of texts, got {quoted(value)}.")
+
+
+def require_texts_by_name(name: str, value: Any, names: Sequence[str]) -> None:
+    """Raise ``UsageError`` unless a setting is lists of texts by name, and no name is other than these."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name} must be lists of texts by name, got {quoted(value)}.")
+    for key, texts in value.items():
+        if key not in names:
+            raise UsageError(f"{name} has {quoted(key)}, which is not asked; asked are {', '.join(names)}.")
+        require_texts(f"{name}[{quoted(key)}]", texts)
 
 
 def require_number(name: str, value: Any, holds: Callable[[float], bool], said: str = "") -> None:

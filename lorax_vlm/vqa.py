@@ -18,7 +18,6 @@ from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
-from lorax_vlm.foreign import quoted
 from lorax_vlm.measuring import shown_names, side_effects, unseen_examples
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.loading import LoadedModel
@@ -28,7 +27,7 @@ from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_config, question_defaults
-from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_texts, require_whole
+from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_texts, require_texts_by_name, require_whole
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, by_name, training_examples
 
 
@@ -344,8 +343,7 @@ class VQASystem:
             questions: One per image.
             model: As for ``answer_question``.
             adapter: One for all questions, or a sequence of one per question; None is the base.
-            return_errors: Put the error of a bad row (an unreadable image, an overlong question) in its place instead
-                of raising it, so that it fails alone.
+            return_errors: Put the error of a bad row (an unreadable image, an overlong question) in its place.
             decoding: As for ``answer_question``.
 
         Raises:
@@ -414,10 +412,8 @@ class VQASystem:
             task: Type of the scenes' questions.
             count: Number of scenes.
             source: What ``examples`` are, for the report.
-            ablations: Ask again with grey images and with other ones. An adapter whose accuracy stays answers from the
-                question alone.
-            include_seen: Ask about the images that the adapter was trained on, too. To compare several on the same
-                questions, choose these once with ``unseen_examples``.
+            ablations: Ask again with grey images and with others; accuracy that stays comes from the question alone.
+            include_seen: Ask about images that it was trained on, too. To compare several: ``unseen_examples``.
             decoding: As for ``answer_question``.
 
         Raises:
@@ -427,8 +423,7 @@ class VQASystem:
             if not self.entry(model).miniature:
                 raise UsageError(f"{self.entry(model).name} has no built-in test questions. Pass examples=.")
             examples, source = self.test_questions(task, count), f"scenes, {task}, {count} held out"
-        self.base(model)
-        _, manifest = self._asked(self._shelf.library(model), model, adapter)
+        _, manifest = self._asked(self.library(model), model, adapter)
         settings = asking.question_settings(self.entry(model), manifest).replace(**decoding)
         asked = self.unseen_examples([(model, adapter)], examples, include_seen=include_seen)
         report = evaluate_questions(
@@ -482,14 +477,12 @@ class VQASystem:
         asked_models = list(self.models) if models is None else models
         require_texts("models", asked_models)
         if adapters is not None:
-            _require_adapters_of(asked_models, adapters)
+            require_texts_by_name("adapters", adapters, asked_models)
         chosen: list[tuple[str, str | None]] = []
         for model in asked_models:
-            if adapters is not None:
-                names = adapters.get(model, ())
-            else:
-                names = shown_names(self._shelf.library(model), self.list_adapters(model))
-            chosen += [(model, adapter) for adapter in (None, *names)]
+            library = self._shelf.library(model)
+            every = shown_names(library, self.list_adapters(model)) if adapters is None else adapters.get(model, ())
+            chosen += [(model, adapter) for adapter in (None, *every)]
         examples = asked_examples(images, questions, answers, kinds)
         asked = self.unseen_examples(chosen, examples, include_seen=include_seen or answers is None)
         rows = []
@@ -505,13 +498,3 @@ class VQASystem:
             )
             rows.append(replaced(row, seen=asked.of(self.stored_name(model, adapter) if adapter else None)))
         return rows
-
-
-def _require_adapters_of(models: Sequence[str], adapters: object) -> None:
-    """Raise ``UsageError`` unless they are lists of names by models that are asked."""
-    if not isinstance(adapters, Mapping):
-        raise UsageError(f"adapters must be names by model, got {quoted(adapters)}.")
-    for model, names in adapters.items():
-        if model not in models:
-            raise UsageError(f"adapters has {quoted(model)}, which is not asked; asked are {', '.join(models)}.")
-        require_texts(f"adapters[{quoted(model)}]", names)

@@ -138,7 +138,7 @@ def test_what_cannot_be_measured_with(system: BLIP2CaptioningSystem, tmp_path: P
 
 
 BENCHMARKS: list[tuple[dict[str, Any], str]] = [
-    ({"adapters": ["counting"]}, "adapters must be names by model"),
+    ({"adapters": ["counting"]}, "adapters must be lists of texts by name"),
     ({"adapters": {"vlit": ["counting"]}}, "adapters has 'vlit', which is not asked; asked are vilt"),
     ({"adapters": {"vilt": "counting"}}, "must be a list of texts"),
     ({"models": "vilt"}, "models must be a list of texts"),

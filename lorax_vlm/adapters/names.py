@@ -38,9 +38,11 @@ def split_name(name: str) -> tuple[str, str, str]:
     """The name, ``@``, and the version or alias behind it; the latter two are empty where there is none.
 
     Raises:
-        AdapterNameError: It is no text, or the name cannot be one.
+        AdapterNameError: It is no text, the name cannot be one, or nothing follows the ``@``.
     """
     plain, at, version = name.partition("@") if isinstance(name, str) else (name, "", "")
+    if at and not version:
+        raise AdapterNameError(name)
     return require_adapter_name(plain), at, version
 
 

@@ -177,7 +177,9 @@ def change_recipe(
     Raises:
         UsageError: A value cannot be.
     """
-    words = [word.strip() for part in sites for word in part.split(",") if word.strip()]
+    words = [word.strip() for part in sites for word in part.split(",")]
+    if not all(words):
+        raise UsageError(f"sites (--sites) must be names such as vision,lm, got {','.join(sites)!r}.")
     groups = tuple(dict.fromkeys(group for word in words for group in SITE_ALIASES.get(word, (word,))))
     changed = replace(
         recipe,

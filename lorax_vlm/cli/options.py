@@ -188,10 +188,13 @@ def _progress_bar() -> Iterator["Progress | None"]:
 
 
 def _read_columns(columns: str | None) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair]
+    pairs = [] if columns is None else [pair.partition("=") for pair in columns.split(",")]
     if not all(field.strip() and equals and column.strip() for field, equals, column in pairs):
         raise UsageError(f"--columns must look like image=img,question=q,answer=a, got {columns!r}.")
-    return {field.strip(): column.strip() for field, _, column in pairs}
+    named = {field.strip(): column.strip() for field, _, column in pairs}
+    if len(named) < len(pairs):
+        raise UsageError(f"--columns names a field twice: {columns!r}.")
+    return named
 
 
 def require_no_data_options(**options: object) -> None:

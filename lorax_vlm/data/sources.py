@@ -138,7 +138,7 @@ def _require_path(source: str | Path) -> Path:
     Raises:
         DataError: There is nothing; what is near is named.
     """
-    wrong = text_problem(str(source))
+    wrong = text_problem(str(source)) if str(source).strip() else "no letters"
     try:
         path = Path(source).expanduser()
     except RuntimeError as error:  # a home folder of nobody

@@ -58,6 +58,12 @@ def test_defaults_of_a_file_are_for_its_adapters_with_data(run, tmp_path: Path) 
         ("train x --style plain --data hub:photos --annotations a.json", "hub:photos is a data set of the hub"),
         ("train x --style plain --data hub:photos --images photos", "hub:photos is a data set of the hub"),
         ("train x --style plain --data photos --streaming", "--streaming reads data sets of the hub"),
+        ("train x --style plain --sites ,", "sites (--sites) must be names such as vision,lm, got ','"),
+        ("train x --style plain --sites=", "sites (--sites) must be names such as vision,lm, got ''"),
+        ("train x --style plain --data photos --columns image=a,image=b", "--columns names a field twice"),
+        ("train x --style plain --data photos --columns=", "--columns must look like"),
+        ("train x --style plain --data=", "the path has no letters"),
+        ("adapters show one@", "'one@' cannot be an adapter's name"),
         ("train x --task y --data list.json --images photos --annotations a.json", "it is a list of rows"),
     ],
 )
