@@ -15,7 +15,7 @@ demo: .venv/ready ## Train three captioning styles on the shipped miniature and 
 	$(BIN)/python blip2_captioning.py
 
 test: .venv/ready-dev ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/ready-dev ## Check style and types
 	$(BIN)/ruff format --check .

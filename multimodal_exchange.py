@@ -34,6 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console, start = Console(markup=False, highlight=False, soft_wrap=True), time.monotonic()
     system = MultiModalLoRAExchange(arguments.models, store=arguments.store)
+    image = load_image(arguments.image or make_scene(2_000_000_131).image)
 
     made = ["both", *(part for _, name in WANTED.values() for part in (name, f"{name}.copy"))]
     system.store.claim([f"{system.entry(model).name}.{name}" for model in system.models for name in made])
@@ -47,7 +48,6 @@ def main() -> None:
         keys += [system.create_adapter(model, name, task, arguments.complexity, data=data, config=config, replace=True)]
     captioner, reasoner = keys
     measured = [system.evaluate_adapter(key, count=200) for key in (captioner, reasoner) if arguments.data is None]
-    image = load_image(arguments.image or make_scene(2_000_000_131).image)
     said = system.generate_with_adapter(captioner, image, compare=True)
     show("Two adapters of two models", [*(r.line() for r in measured), *(f"{n}: {text}" for n, text in said.items())])
 

@@ -38,6 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console, start = Console(markup=False), time.monotonic()
     system = VQASystem(arguments.models, store=arguments.store)
+    image, questions = load_image(arguments.image or make_scene(2_000_000_131).image), arguments.question or ASKED
     tasks = {model: tuple(arguments.tasks or DEMO_TASKS.get(model, ())) for model in arguments.model or MODELS}
     system.store.claim([f"{system.entry(model).name}.{name}" for model in tasks for name in tasks[model]])
     for model, names in tasks.items():
@@ -47,7 +48,6 @@ def main() -> None:
             data = {task: arguments.data / task for task in names} if arguments.data else None
             system.train_adapters(model, dict(zip(names, names, strict=True)), data=data, config=config, replace=True)
 
-    image, questions = load_image(arguments.image or make_scene(2_000_000_131).image), arguments.question or ASKED
     table = Table("model", "adapter", *questions, title=f"\n{arguments.image or 'a drawn scene'}", title_justify="left")
     for model, names in tasks.items():
         for name in (None, *names):

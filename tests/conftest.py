@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import by the hub's client
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of several processes, and for those that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorax_vlm.cli.checks import image_problem, require_model, require_stored
+from lorax_vlm.cli.checks import image_problem, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
 from lorax_vlm.cli.output import print_json, print_table, say, say_wrote
 from lorax_vlm.errors import ImageError, LoraxError, UsageError
 from lorax_vlm.foreign import printable
+from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.paths import naming, require_new_file
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def caption(
         raise UsageError(f"--sheet shows one image, {len(images)} were given.")
     if compare and adapter:
         raise UsageError("--compare captions with the base and all its adapters: leave --adapter out, or --compare.")
-    entry, sheet = require_model(model), require_new_file(sheet, ".png")
+    entry, sheet = get_model_entry(model), require_new_file(sheet, ".png")
     require_stored(store, adapter or [], entry)
     if len(images) == 1 and (problem := image_problem(images[0])) is not None:
         raise problem

@@ -7,8 +7,8 @@ from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scene_examples import require_task
-from lorax_vlm.errors import AdapterExists, DamagedAdapter, ImageError, LoraxError, UsageError
-from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+from lorax_vlm.errors import AdapterExists, DamagedAdapter, ImageError, UsageError
+from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.local import known_components
 
 
@@ -56,15 +56,6 @@ def find_adapter(store: Path | None, name: str, model: str | None = None) -> tup
     return adapters, adapters.resolve(name, model)
 
 
-def require_model(model: str) -> CatalogEntry:
-    """The entry of a model.
-
-    Raises:
-        UnknownModel: It is nothing known.
-    """
-    return get_model_entry(model)
-
-
 def require_kind(entry: CatalogEntry, style: str | None, task: str | None, recipe: str | None, has_data: bool) -> None:
     """Check what is to be trained, as far as can be told from the options.
 
@@ -85,11 +76,6 @@ def require_kind(entry: CatalogEntry, style: str | None, task: str | None, recip
         require_style(style)
     else:
         raise UsageError("Nothing says what to train: give --style or --task, or your own examples with --data.")
-
-
-def first_error(problems: Sequence[LoraxError | None]) -> LoraxError | None:
-    """The first that is one."""
-    return next((problem for problem in problems if problem is not None), None)
 
 
 def require_free_names(

@@ -9,7 +9,7 @@ import typer
 
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.asking import answers_questions, require_captions
-from lorax_vlm.cli.checks import require_model, require_stored
+from lorax_vlm.cli.checks import require_stored
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     Annotations,
@@ -37,7 +37,7 @@ from lorax_vlm.data.scene_examples import GENERAL, require_task
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import style_on_scenes
-from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.paths import require_new_file
 from lorax_vlm.types import CaptionReport, Interval, ReferenceReport
 
@@ -115,7 +115,7 @@ def evaluate(
     With --data every row counts but those about images that one of the adapters was trained on.
     On a miniature also what an adapter does to skills that it was not trained for.
     """
-    entry = require_model(model)
+    entry = get_model_entry(model)
     asked = _each_once(names or [], require_stored(store, names or [], entry))
     stored = [AdapterStore(store).get(name) for name in asked.values()]
     _check_options(entry, stored, task, style, data is not None)

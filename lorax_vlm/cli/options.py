@@ -92,8 +92,6 @@ def read_asked_data(
     group_by: str | None = None,
     *,
     purpose: Purpose = "train",
-    left_out: Path | None = None,
-    progress: "Progress | None" = None,
 ) -> "DataSplits | None":
     """The examples that the options name, None without ``--data``.
 
@@ -108,14 +106,14 @@ def read_asked_data(
         group_by: See there.
         purpose: To train, or to inspect what would be trained on, there must be something to train on and something to
             validate on; to evaluate one row is enough, in whichever part it is.
-        left_out: File to list the rows in that are left out. None: to evaluate one in ``settings.left_out_dir``; what
-            is trained on or inspected is listed by whoever knows which rows fit the base, too.
-        progress: Is told how many images have been looked at, of how many. None: a bar, on a terminal.
+
+    To evaluate, rows that are left out are listed in ``settings.left_out_dir``; what is trained on or inspected is
+    listed by whoever knows which rows fit the base, too.
 
     Raises:
         UsageError: ``--columns`` is not of the form ``field=column,...``, or an option is given without ``--data``.
         DataError: The data are malformed.
-        PathError: A file or folder cannot be read, or the list cannot be written.
+        PathError: A file or folder cannot be read.
     """
     from lorax_vlm.data.readers.gathering import SourceKeywords
     from lorax_vlm.data.sources import read_parts
@@ -141,34 +139,25 @@ def read_asked_data(
             skip_bad_rows=skip_bad_rows,
             held_out=DEFAULT_HELD_OUT if held_out is None else held_out,
             group_by=group_by,
-            progress=progress or bar,
+            progress=bar,
         )
         splits = read_parts(data, **options)
     if purpose != "evaluate":
         splits = splits.require_trainable()
-    if left_out is None and purpose == "evaluate":
-        return list_left_out(splits)
-    return splits if left_out is None else list_left_out(splits, left_out)
+    return list_left_out(splits) if purpose == "evaluate" else splits
 
 
-def list_left_out(splits: "DataSplits", path: Path | None = None) -> "DataSplits":
-    """The same with a note where the rows are listed that were left out, if there are any.
+def list_left_out(splits: "DataSplits") -> "DataSplits":
+    """The same with a note which file of ``settings.left_out_dir`` lists the rows that were left out, if there are any.
 
-    Args:
-        splits: What was read.
-        path: Where to list them. None: in ``settings.left_out_dir``; where that cannot be, the note says so.
-
-    Raises:
-        PathError: The list cannot be written to ``path``.
+    Where no file can be written, the note says so.
     """
     if not splits.left_out:
         return splits
     try:
-        written = splits.write_left_out(path or left_out_dir() / f"{splits.label}.jsonl")
+        written = splits.write_left_out(left_out_dir() / f"{splits.label}.jsonl")
         note = f"the rows that are left out are listed in {written}"
     except PathError as error:
-        if path is not None:
-            raise
         note = f"the rows that are left out are listed nowhere: {error}"
     return replace(splits, notes=(*splits.notes, note))
 

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from lorax_vlm.cli.checks import require_images, require_model, require_stored
+from lorax_vlm.cli.checks import require_images, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, IncludeSeen, Model, Quantize, Store
 from lorax_vlm.cli.output import percent, print_json, print_table, say
 from lorax_vlm.errors import UsageError
+from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.types import BenchmarkRow
 
 
@@ -27,7 +28,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer questions about an image with the base, or with adapters side by side."""
-    entry = require_model(model)
+    entry = get_model_entry(model)
     if beams is not None and not entry.captions:
         raise UsageError(f"--beams is for models that write; {entry.name} chooses among fixed answers.")
     require_images([image])

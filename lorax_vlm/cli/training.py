@@ -10,7 +10,7 @@ import typer
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe, require_sites
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.cli.checks import require_free_names, require_kind, require_model
+from lorax_vlm.cli.checks import require_free_names, require_kind
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     Annotations,
@@ -33,7 +33,7 @@ from lorax_vlm.cli.options import (
 from lorax_vlm.cli.order_file import AskedAdapter, ask, read_order_file
 from lorax_vlm.cli.output import print_json, say
 from lorax_vlm.errors import UsageError
-from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.settings import process_rank
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_recipe
@@ -198,7 +198,7 @@ def train(
     if adapters is not None and (style or task):
         raise UsageError("With --adapters, style and task are those of each entry of the file.")
     asked = read_order_file(adapters, options) if adapters is not None else [ask(str(name), options)]
-    _check(asked, require_model(model), store, taken=replace or resume)
+    _check(asked, get_model_entry(model), store, taken=replace or resume)
     system: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     try:
         quiet = as_json or process_rank() > 0

@@ -166,7 +166,6 @@ def _metric_of(example: Example) -> str:
 def score_answers(
     answers: Sequence[Answer | Exception],
     examples: Sequence[Example],
-    metric: str | None = None,
     *,
     images: Sequence[int] | None = None,
 ) -> tuple[AnswerRecord, ...]:
@@ -177,7 +176,6 @@ def score_answers(
     Args:
         answers: What was said.
         examples: The questions.
-        metric: Leave out questions that are judged by another one. None: take all.
         images: Of ``image_numbers``. None: they are found.
 
     Raises:
@@ -186,8 +184,7 @@ def score_answers(
     if not examples or len(answers) != len(examples):
         raise UsageError(f"At least one question is needed, and an answer to each: {len(examples)}, {len(answers)}.")
     images = images if images is not None else image_numbers(examples)
-    records = [_judged(*row) for row in zip(answers, examples, images, strict=True)]
-    return tuple(records) if metric is None else with_metric(records, metric)
+    return tuple(_judged(*row) for row in zip(answers, examples, images, strict=True))
 
 
 def _judged(answer: Answer | Exception, example: Example, image: int) -> AnswerRecord:

@@ -49,11 +49,6 @@ class BatchInspection:
     reason: str
     """Why that can be said, or cannot, for people."""
 
-    @property
-    def image_matters(self) -> bool:
-        """Whether the loss is known to depend on which image belongs to which text."""
-        return self.verdict == "depends"
-
 
 def choose_rows(examples: Iterable[Example], count: int) -> list[Example]:
     """Examples for ``inspect_batch``: with different targets and different images, as far as there are such.

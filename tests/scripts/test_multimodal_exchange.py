@@ -30,4 +30,5 @@ def test_errors_are_one_message(tmp_path: Path) -> None:
     done = run("--image", "missing.png", "--steps", 1, "--complexity", "light", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ImageError")
+    assert not (tmp_path / "home" / "runs").exists(), "found before any training"
     assert "Traceback" not in done.stderr

@@ -43,3 +43,10 @@ def test_errors_are_one_message(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("UsageError: Unknown task 'singing'")
     assert "Traceback" not in done.stderr
+
+
+def test_an_image_that_is_not_there_is_found_before_any_training(tmp_path: Path) -> None:
+    done = run("--image", "gone.png", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImageError: Cannot use image 'gone.png'")
+    assert not (tmp_path / "home" / "runs").exists()
