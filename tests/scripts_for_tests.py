@@ -14,6 +14,6 @@ def run_script(script: str, *arguments: object, cwd: Path) -> subprocess.Complet
         env={**os.environ, "LORAX_VLM_HOME": str(cwd / "home"), "COLUMNS": "160"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=400,
         check=False,
     )
