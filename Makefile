@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check docs fuzz road clean
+.PHONY: help demo test slow lint check docs fuzz road clean
 
 # How long each fuzzer runs.
 SECONDS ?= 60
@@ -16,6 +16,9 @@ demo: .venv/ready ## Train three captioning styles on the shipped miniature and 
 
 test: .venv/ready-dev ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+slow: .venv/ready-dev ## Run the tests that take whole processes half a minute and more
+	$(BIN)/python -m pytest -m slow --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/ready-dev ## Check style and types
 	$(BIN)/ruff format --check .
@@ -32,7 +35,7 @@ road: ## Run the first script as its readers do: a new environment, the requirem
 	build/road/bin/python -m pip install --quiet --requirement requirements_blip2.txt
 	LORAX_VLM_HOME=build/road/home build/road/bin/python blip2_captioning.py --out build/road/comparison.png
 
-check: lint test ## Everything CI checks
+check: lint test slow ## Everything CI checks
 
 docs: .venv/ready-dev ## Write docs/cli.md and the schema of exchange.json anew from the code itself
 	$(BIN)/python -m docs.write_cli_reference

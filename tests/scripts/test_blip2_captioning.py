@@ -3,12 +3,15 @@
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from lorax_vlm.data.scenes import iterate_scenes
 from tests.scripts_for_tests import run_script
 
 run = partial(run_script, "blip2_captioning.py")
 
 
+@pytest.mark.slow
 def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
     done = run("--steps", 3, "--styles", "concise", "detailed", "--recipe", "light", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -3,11 +3,14 @@
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from tests.scripts_for_tests import run_script
 
 run = partial(run_script, "multimodal_exchange.py")
 
 
+@pytest.mark.slow
 def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
     done = run("--steps", 2, "--complexity", "light", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

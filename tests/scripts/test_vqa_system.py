@@ -4,12 +4,15 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from lorax_vlm.data.scenes import iterate_scenes
 from tests.scripts_for_tests import run_script
 
 run = partial(run_script, "vqa_system.py")
 
 
+@pytest.mark.slow
 def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
     done = run("--steps", 2, "--questions", 20, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lorax_vlm.training.runs import is_complete
 
 # A limit for the size of any file stands for a full disk: writes fail in the same places, with the same kind of error.
@@ -43,6 +45,7 @@ def train(tmp_path: Path, limit: int, *options: object) -> subprocess.CompletedP
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_run_can_go_on(tmp_path: Path) -> None:
     """Too little for the record, for the weights, for the optimiser's state."""
     for limit in (300, 20_000, 60_000):

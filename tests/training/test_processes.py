@@ -31,7 +31,7 @@ def run_processes(count: int, module: str, *arguments: object, code: int = 0, **
     return ended.stdout
 
 
-@pytest.mark.parametrize("name", ["blip2-opt-mini", "vilt-mini"])
+@pytest.mark.parametrize("name", ["blip2-opt-mini", pytest.param("vilt-mini", marks=pytest.mark.slow)])
 def test_two_processes_train_the_adapters_of_one(name: str, tmp_path: Path) -> None:
     run_processes(2, "tests.training.joint_run", name, tmp_path / "two")
     base = load_model(name, dtype="float32")
@@ -51,6 +51,7 @@ def test_a_launcher_that_asks_for_sharding_is_refused(mini: LoadedModel, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_dies_continues_with_one_process(tmp_path: Path) -> None:
     run_processes(2, "tests.training.joint_run", "blip2-opt-mini", tmp_path / "killed", code=1, DIE_AT_STEP="3")
     base = load_model("blip2-opt-mini", dtype="float32")
@@ -63,6 +64,7 @@ def test_a_run_whose_process_dies_continues_with_one_process(tmp_path: Path) -> 
             assert value.allclose(resumed[tensor], atol=TOLERANCE), tensor
 
 
+@pytest.mark.slow
 def test_the_command_under_two_processes_prints_and_stores_once(tmp_path: Path) -> None:
     printed = run_processes(
         2, "lorax_vlm.cli.main", "train", "one", "--style", "concise", "--steps", 2, "--eval-every", 2,

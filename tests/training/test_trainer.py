@@ -281,6 +281,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(isolated_home: Path, tmp_path: Path) -> None:
     """Killed at three moments of one run; the stored version in use never breaks, and the run still finishes."""
     from lorax_vlm.adapters.store import AdapterStore
