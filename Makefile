@@ -1,6 +1,7 @@
 # Everything runs in .venv, made on first use. `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow lint check docs fuzz road clean
@@ -15,10 +16,10 @@ demo: .venv/ready ## Train three captioning styles on the shipped miniature and 
 	$(BIN)/python blip2_captioning.py
 
 test: .venv/ready-dev ## Run the tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
 
 slow: .venv/ready-dev ## Run the tests that take whole processes half a minute and more
-	$(BIN)/python -m pytest -m slow --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) -m slow --timeout 400
 
 lint: .venv/ready-dev ## Check style and types
 	$(BIN)/ruff format --check .

@@ -210,6 +210,7 @@ def test_columns_must_be_pairs(run, tmp_path: Path) -> None:
     assert "--columns must look like" in run("evaluate", "--data", "hub:a/b", "--columns", "image", code=1)
 
 
+@pytest.mark.timeout(400)
 def test_train_several_adapters_together(run, mini: LoadedModel, tmp_path: Path) -> None:
     file = tmp_path / "styles.yaml"
     file.write_text("brief: {style: concise}\ncounts: {task: counting, steps: 3}\n", encoding="utf-8")
