@@ -189,18 +189,17 @@ def _shown(value: Any) -> str:
 
 
 def _compare_precision(made_for: BaseIdentity, base: BaseDescription) -> list[str]:
-    """How the loaded base computes, and how it did when the adapter was trained."""
-    lines = []
-    here = base.quantization
-    if made_for.quantization != (here or "none"):
-        lines.append(
-            f"trained on a base in {_shown(made_for.quantization)}, here {here}"
-            if here is not None
-            else f"trained on a base in {_shown(made_for.quantization)}; how it is loaded here is not known yet"
-        )
-    if base.dtype is not None and made_for.dtype != base.dtype:
-        lines.append(f"trained in {_shown(made_for.dtype)}, here {base.dtype}")
-    return lines
+    """How the base computes here, and how it did when the adapter was trained."""
+    there, here = (made_for.dtype, made_for.quantization), (base.dtype, base.quantization)
+    if there == here:
+        return []
+    return [f"trained on a base {_computing(*there)}; here it is {_computing(*here)}"]
+
+
+def _computing(dtype: str | None, quantization: str | None) -> str:
+    if dtype is None or quantization is None:
+        return "not loaded yet, so its precision is not known"
+    return f"in {_shown(dtype)}" + (f", quantised to {_shown(quantization)}" if quantization != "none" else "")
 
 
 _Finding = tuple[Level | None, float | None, str]

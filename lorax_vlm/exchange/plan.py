@@ -116,7 +116,8 @@ def plan_transfer(
     for component in report.components:
         own = tuple(sites.get(component.component, ()))
         share = total_norm(updates, own) ** 2 / whole if whole else 0.0
-        strategy, reason = _choose(component, report.verdict == "exact", images)
+        fits = report.verdict != "refused"
+        strategy, reason = _choose(component, fits and component.level is Level.IDENTICAL, images)
         parts.append(PartPlan(component.component, own, component.level, component.distance, strategy, share, reason))
     groups = _student_groups(files.sites, manifest, target) if _any(parts, "distil") else ()
     source = manifest.base.name if manifest.base is not None else "unknown"

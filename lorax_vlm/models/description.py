@@ -72,9 +72,9 @@ class BaseDescription:
     head_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Tensors of a head over fixed answers, such as ``classifier.3.weight``; empty without one."""
     quantization: str | None = None
-    """How the loaded base is quantised, ``none`` if not. None: it is not loaded."""
+    """How the base is quantised, ``none`` if not. None: not known before it is loaded."""
     dtype: str | None = None
-    """What the loaded base computes in. None: it is not loaded."""
+    """What the base computes in. None: not known before it is loaded."""
 
 
 def describe_checkpoint(folder: Path, name: str) -> BaseDescription:

@@ -1,17 +1,21 @@
 """Where a checkpoint is on this machine, without loading or downloading anything. No torch."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lorax_vlm.errors import CheckpointError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.description import BaseDescription, describe_checkpoint
 from lorax_vlm.models.fingerprint import find_fingerprint
+from lorax_vlm.models.placement import MINIATURE_DTYPE
 from lorax_vlm.models.places import find_folder
 
 
 def describe_local(name: str) -> BaseDescription:
     """Describe a base that is on this machine: a miniature, a folder, or what the hub's cache holds.
+
+    A miniature computes the same way everywhere; of the others it is not known before they are loaded.
 
     Raises:
         UnknownModel: The name is nothing known.
@@ -25,7 +29,8 @@ def describe_local(name: str) -> BaseDescription:
             [f"{entry.source} is not on this machine"],
             f"Fetch it and read its weights once: lorax-vlm models fingerprint {entry.name}",
         )
-    return describe_checkpoint(folder, entry.name)
+    described = describe_checkpoint(folder, entry.name)
+    return replace(described, dtype=MINIATURE_DTYPE, quantization="none") if entry.miniature else described
 
 
 def find_checkpoint(entry: CatalogEntry) -> Path | None:

@@ -14,6 +14,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["auto", "none", "4bit", "8bit"]
 
+MINIATURE_DTYPE = "float32"
 _BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Activations, the image encoder's attention and the allocator's slack, beside the weights.
 _WORKING_BYTES = 700_000_000
@@ -67,7 +68,7 @@ def plan_placement(
     chosen_device = device if device != "auto" else "cuda" if hardware.cuda_device and not entry.miniature else "cpu"
     bfloat16 = hardware.cuda_bfloat16 if chosen_device == "cuda" else hardware.cpu_bfloat16
     if entry.miniature:
-        default_dtype, reason = "float32", "miniatures always compute in float32"
+        default_dtype, reason = MINIATURE_DTYPE, f"miniatures always compute in {MINIATURE_DTYPE}"
     elif chosen_device == "cuda":
         without = "float32" if entry.family in _NO_FLOAT16 else "float16"
         default_dtype, reason = (

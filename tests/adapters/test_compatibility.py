@@ -13,6 +13,7 @@ from lorax_vlm.adapters.compatibility import CLOSE_DISTANCE, Level, check_compat
 from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.manifest import read_manifest
 from lorax_vlm.adapters.peft_config import read_settings
+from lorax_vlm.exchange.plan import plan_transfer
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.fingerprint import Fingerprint
 from lorax_vlm.models.loading import LoadedModel, load_model
@@ -98,6 +99,23 @@ def test_missing_and_surplus_sites(adapter_folder: Path, base: BaseDescription) 
     report = check(adapter_folder, base)
     assert report.verdict == "refused"
     assert all("not named by its target_modules" in reason for reason in report.reasons)
+
+
+@pytest.mark.parametrize(
+    "here", [{"dtype": "bfloat16"}, {"quantization": "4bit"}, {"dtype": None}, {"quantization": None}]
+)
+def test_another_precision_or_an_unknown_one_is_not_exact(
+    adapter_folder: Path, mini: LoadedModel, base: BaseDescription, here: dict[str, str | None]
+) -> None:
+    """A base that is not loaded has no precision yet: that is unknown, not the one it was trained in."""
+    write_manifest(mini, adapter_folder)
+    report = check(adapter_folder, dataclasses.replace(base, **here))
+    assert report.verdict == "unverified"
+    assert report.reasons[0].startswith("trained on a base in float32; here it is ")
+    assert report.level == Level.IDENTICAL
+    manifest = read_manifest(adapter_folder, "a")
+    plan = plan_transfer(read_adapter_files(adapter_folder, "a"), manifest, dataclasses.replace(base, **here))
+    assert {part.strategy for part in plan.parts} == {"load"}, "it is the same base all the same"
 
 
 SELECTORS = [
