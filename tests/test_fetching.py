@@ -303,6 +303,7 @@ def test_no_secret_is_in_an_error(answer: bytes) -> None:
 DRIP = tuple(itertools.chain(*[(b"a", 0.1)] * 200))
 
 
+@pytest.mark.timeout(15)
 @pytest.mark.parametrize(
     "parts",
     [
@@ -320,27 +321,23 @@ def test_one_clock_for_all_of_it(
     parts: tuple[bytes | float, ...], secure: bool, authority: tuple[trustme.CA, Path]
 ) -> None:
     tls = tls_for(authority[0], "127.0.0.1") if secure else None
-    with serve_raw(*parts, tls=tls) as server:
-        began = time.monotonic()
-        with pytest.raises(RemoteError, match=r"longer than 0\.5 s"):
-            fetch_bytes(
-                f"http{'s' if secure else ''}://127.0.0.1:{server.port}/", Rules(0.5, private=Private.ALLOWED), LIMIT
-            )
-        assert time.monotonic() - began < 5
+    with serve_raw(*parts, tls=tls) as server, pytest.raises(RemoteError, match=r"longer than 0\.5 s"):
+        fetch_bytes(
+            f"http{'s' if secure else ''}://127.0.0.1:{server.port}/", Rules(0.5, private=Private.ALLOWED), LIMIT
+        )
 
 
+@pytest.mark.timeout(15)
 def test_redirects_and_names_are_in_the_time() -> None:
     def slow(host: str, port: int) -> list[str]:
         time.sleep(0.3 if host == "slow.example" else 30)
         return ["127.0.0.1"]
 
     rules = Rules(0.5, private=Private.ALLOWED, resolve=slow)
-    began = time.monotonic()
     with serve_raw(redirect("/again")) as server, pytest.raises(RemoteError, match=r"longer than 0\.5 s"):
         fetch_bytes(f"http://slow.example:{server.port}/", rules, LIMIT)
     with pytest.raises(RemoteError, match=r"longer than 0\.5 s"):
         fetch_bytes("http://slower.example/", rules, LIMIT)
-    assert time.monotonic() - began < 5
 
 
 def test_a_server_that_never_shakes_hands(authority: tuple[trustme.CA, Path]) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -289,6 +288,7 @@ def test_truncated_files(format_: str, tmp_path: Path) -> None:
         load_image(path)
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("side", [17_000, 30_000, 60_000])
 def test_decompression_bombs_are_refused_before_decoding(side: int) -> None:
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
@@ -296,10 +296,8 @@ def test_decompression_bombs_are_refused_before_decoding(side: int) -> None:
     bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
-    start = time.monotonic()
     with pytest.raises(ImageError, match="pixels"):
         load_image(bomb)
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(
