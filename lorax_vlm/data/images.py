@@ -137,7 +137,8 @@ def _download(url: str, name: str, limits: ImageLimits) -> bytes:
     rules = Rules(
         limits.timeout_s,
         private=Private.ALLOWED if limits.allow_private else Private.REFUSED,
-        private_hint="For a server of your own: load_image(url, ImageLimits(allow_private=True))",
+        private_hint="For a server of your own: download the file and name it; in Python also "
+        "load_image(url, ImageLimits(allow_private=True))",
     )
     try:
         return fetch_bytes(url, rules, limits.max_bytes, accept="image/*")

@@ -1,13 +1,16 @@
 """The rows of one table file, whichever format it has, given to a gathering."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lorax_vlm.data.image_facts import Stored
+from lorax_vlm.data.readers.columns import Columns
 from lorax_vlm.data.readers.embedded import embedded_image, read_parquet
 from lorax_vlm.data.readers.gathering import Gathering
 from lorax_vlm.data.readers.image_files import ImageFiles
-from lorax_vlm.data.readers.rows import PartOf, Spot, find_image
+from lorax_vlm.data.readers.rows import ImageOf, PartOf, Spot, find_image
 from lorax_vlm.data.readers.tables import read_lines
 from lorax_vlm.data.splitting import part_called
 from lorax_vlm.errors import MalformedRow
@@ -26,20 +29,36 @@ def take_table(gathering: Gathering, path: Path, name: str, files: ImageFiles, p
     Raises:
         DataError: It cannot be read at all.
     """
-    columns = gathering.options.columns
+    for place, row, image_of in numbered_rows(path, gathering.options.columns, files):
+        spot = Spot(f"{path}{place}", f"{name}{place}")
+        if isinstance(row, MalformedRow):
+            gathering.refuse(spot, row)
+        else:
+            gathering.take(spot, row, image_of, part_of)
+
+
+def numbered_rows(path: Path, columns: Columns, files: ImageFiles) -> Iterator[tuple[str, Any, ImageOf]]:
+    """The rows of a file, or what is wrong with one, each with its place in it and what finds its image.
+
+    A place is ``:LINE``, or ``[INDEX]`` of a parquet file.
+
+    Args:
+        path: JSON lines, CSV or parquet.
+        columns: Which of them say what.
+        files: Where its images are.
+
+    Raises:
+        DataError: It cannot be read at all.
+    """
     if path.suffix.lower() == ".parquet":
         rows, numbered = read_parquet(path)
         for index, embedded in numbered:
             image_of = partial(embedded_image, columns=columns, files=[files], rows=rows, index=index)
-            gathering.take(Spot(f"{path}[{index}]", f"{name}[{index}]"), embedded, image_of, part_of)
+            yield f"[{index}]", embedded, image_of
         return
     find = partial(find_image, columns=columns, files=files)
     for line, row in read_lines(path):
-        spot = Spot(f"{path}:{line}", f"{name}:{line}")
-        if isinstance(row, MalformedRow):
-            gathering.refuse(spot, row)
-        else:
-            gathering.take(spot, row, find, part_of)
+        yield f":{line}", row, find
 
 
 def part_by_folder(root: Path) -> PartOf:

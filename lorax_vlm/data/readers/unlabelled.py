@@ -1,9 +1,8 @@
 """Images nobody labelled, for a model to learn from another one's answers."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,10 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.data.image_facts import RowImage, examine
 from lorax_vlm.data.problems import Problem, column_names, require_no_problems
 from lorax_vlm.data.readers.columns import Columns
-from lorax_vlm.data.readers.embedded import embedded_image, read_parquet
 from lorax_vlm.data.readers.folder_tables import METADATA, tables_in
 from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.listing import IMAGE_SUFFIXES, images_below
-from lorax_vlm.data.readers.rows import ImageOf, find_image
-from lorax_vlm.data.readers.tables import read_lines
+from lorax_vlm.data.readers.table_files import numbered_rows
 from lorax_vlm.data.readers.values import is_absent
 from lorax_vlm.errors import DataError, MalformedRow
 from lorax_vlm.foreign import printable, quoted, text_problem
@@ -65,7 +62,7 @@ def _listed(root: Path) -> list[Example | Problem]:
 
 def _rows(root: Path, table: Path) -> list[Example | Problem]:
     name, found = printable(table.relative_to(root).as_posix()), list[Example | Problem]()
-    for place, row, image_of in _numbered(table):
+    for place, row, image_of in numbered_rows(table, Columns(), ImageFiles(table.parent)):
         try:
             if isinstance(row, MalformedRow):
                 raise row
@@ -74,23 +71,6 @@ def _rows(root: Path, table: Path) -> list[Example | Problem]:
         except MalformedRow as wrong:
             found.append(Problem.of(f"{table}{place}", wrong))
     return found
-
-
-def _numbered(table: Path) -> Iterator[tuple[str, Any, ImageOf]]:
-    """The rows of a table with their places, and what finds their images."""
-    files, columns = ImageFiles(table.parent), Columns()
-    if table.suffix.lower() == ".parquet":
-        rows, numbered = read_parquet(table)
-        for index, embedded in numbered:
-            yield (
-                f"[{index}]",
-                embedded,
-                partial(embedded_image, columns=columns, files=[files], rows=rows, index=index),
-            )
-        return
-    image_of = partial(find_image, columns=columns, files=files)
-    for line, row in read_lines(table):
-        yield f":{line}", row, image_of
 
 
 def _question(row: Any) -> str:
