@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--styles", nargs="+", default=STYLES, choices=STYLES, help="which styles")
     parser.add_argument("--recipe", default="medium", choices=("light", "medium", "heavy"))
     parser.add_argument("--steps", type=int, help="training steps per style")
+    parser.add_argument("--scenes", type=int, default=300, help="how many unseen scenes captions are judged on")
     parser.add_argument("--no-train", action="store_true", help="compare the adapters already stored")
     parser.add_argument("--store", type=Path, help="adapter store, by default that of lorax-vlm")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison.png"), help="comparison sheet")
@@ -49,8 +50,8 @@ def main() -> None:
         data = {name: arguments.data / style for name, style in names.items()} if arguments.data else None
         system.train_adapters(names, data=data, complexity=arguments.recipe, config=config, replace=True)
     if system.entry.miniature:
-        console.print("\n300 unseen scenes: captions in style, and with every claim true")
-        for report in system.evaluate_adapters(list(names), count=300):
+        console.print(f"\n{arguments.scenes} unseen scenes: captions in style, and with every claim true")
+        for report in system.evaluate_adapters(list(names), count=arguments.scenes):
             console.print(
                 f"  {report.style:<9} {report.adapter or 'base':<18} in style {report.in_style:6.1%}  "
                 f"true {report.true:6.1%}  both {report.in_style_and_true:6.1%}",

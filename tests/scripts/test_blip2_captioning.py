@@ -1,7 +1,9 @@
 """The first front door, run as a person runs it."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
     assert (tmp_path / "runs/comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_path_on_own_images(tmp_path: Path) -> None:
+def test_the_same_path_on_own_images(tmp_path: Path, run_here: Callable[..., Any]) -> None:
     folder = tmp_path / "data" / "creative"
     folder.mkdir(parents=True)
     rows = []
@@ -28,17 +30,17 @@ def test_the_same_path_on_own_images(tmp_path: Path) -> None:
         scene.image.save(folder / f"{scene.seed}.png")
         rows.append(f'{{"file_name": "{scene.seed}.png", "caption": "{scene.caption("creative")}"}}')
     (folder / "metadata.jsonl").write_text("\n".join(rows))
-    image = folder / "0.png"
-    done = run("--data", "data", "--styles", "creative", "--image", image, "--steps", 2, "--out", "s.png", cwd=tmp_path)
+    options = ("--styles", "creative", "--image", folder / "0.png", "--scenes", 5)
+    done = run_here("blip2_captioning.py", *options, "--data", "data", "--steps", 2, "--out", "s.png")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "s.png").is_file()
-    again = run("--no-train", "--styles", "creative", "--image", image, cwd=tmp_path)
+    again = run_here("blip2_captioning.py", *options, "--no-train")
     assert again.returncode == 0, again.stderr
     assert "creative_captions" in again.stdout
 
 
-def test_errors_are_one_message(tmp_path: Path) -> None:
-    done = run("--image", "gone.png", cwd=tmp_path)
+def test_errors_are_one_message(tmp_path: Path, run_here: Callable[..., Any]) -> None:
+    done = run_here("blip2_captioning.py", "--image", "gone.png")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ImageError: Cannot use image 'gone.png'")
     assert "Traceback" not in done.stderr

@@ -1,7 +1,9 @@
 """The third front door, run as a person runs it."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +31,8 @@ def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", ""), "it needs nothing else"
 
 
-def test_errors_are_one_message(tmp_path: Path) -> None:
-    done = run("--image", "missing.png", "--steps", 1, "--complexity", "light", cwd=tmp_path)
+def test_errors_are_one_message(tmp_path: Path, run_here: Callable[..., Any]) -> None:
+    done = run_here("multimodal_exchange.py", "--image", "missing.png", "--steps", 1, "--complexity", "light")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ImageError")
     assert not (tmp_path / "home" / "runs").exists(), "found before any training"
