@@ -18,7 +18,7 @@ from lorax_vlm.training.probe import STALLED, ProbeReport, probe_image_path
 from lorax_vlm.types import Generated
 
 _ASKED_TOGETHER = 64
-# Types of question that the exchange's tasks teach.
+# Types of question that one of several types teaches, by what an adapter's manifest calls its style.
 _PARTS_OF = {
     "vqa": tuple(kind for kind in QUESTION_TYPES if kind != "reasoning"),
     "general": ("general",),
@@ -84,7 +84,7 @@ def side_effects(library: AdapterLibrary, stored: StoredAdapter) -> SideEffects 
     def write(adapter: str | None, scenes: Sequence[Scene]) -> list[str]:
         return say([Row(s.image, adapter, entry.caption_prompt, entry.caption_settings) for s in scenes])
 
-    kinds = () if captions else (manifest.style, *_PARTS_OF.get(manifest.task, ()))
+    kinds = () if captions else _PARTS_OF.get(manifest.style, (manifest.style,))
     return measure_side_effects(stored.reference, kinds, ask, write if entry.captions and not captions else None)
 
 

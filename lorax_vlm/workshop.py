@@ -1,6 +1,7 @@
 """Making adapters on one base: training, storing, and what a stored adapter was made of. Shared by the systems."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -442,13 +443,19 @@ def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) 
     """
     problems: list[Problem] = []
 
-    def fits(example: Example) -> bool:
+    @functools.cache
+    def why_not(prompt: str, target: str, answers: tuple[str, ...]) -> str:
         try:
-            family.check_example(example.prompt, example.target, example.answers, example.name)
+            family.check_example(prompt, target, answers, "")
         except ExampleError as error:
-            problems.append(Problem(example.name, error.reason))
-            return False
-        return True
+            return error.reason
+        return ""
+
+    def fits(example: Example) -> bool:
+        reason = why_not(example.prompt, example.target, tuple(example.answers))  # data sets repeat their questions
+        if reason:
+            problems.append(Problem(example.name, reason))
+        return not reason
 
     train = [e for e in splits.train if fits(e)] if isinstance(splits.train, Sequence) else splits.train
     validation = [example for example in splits.validation if fits(example)]

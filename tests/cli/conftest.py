@@ -7,6 +7,7 @@ import pytest
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.main import main
+from lorax_vlm.evaluation import side_effects
 from lorax_vlm.models.loading import LoadedModel
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
@@ -23,6 +24,13 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
         return captured.out if code == 0 else captured.err
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def few_other_skills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training and evaluation ask for other skills, too: here a few questions are enough."""
+    monkeypatch.setattr(side_effects, "QUESTIONS", 2)
+    monkeypatch.setattr(side_effects, "CAPTIONS", 2)
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def test_train_evaluate_show(run) -> None:
     assert "12 lm layers, rank 8, 30,720 parameters" in printed
     assert "miniature scenes, style 'concise'" in printed
     assert "curve.png" in printed
+    assert "other skills" in printed
     record = json.loads(run("evaluate", "mine", "--count", 20, "--json"))
     judged = [(report["adapter"], report["style"]) for report in record["reports"]]
     assert judged == [(None, "plain"), (None, "concise"), ("mine", "concise")]
@@ -176,6 +177,7 @@ def test_train_and_evaluate_a_task(run, tmp_path: Path) -> None:
     record = json.loads(run("evaluate", "counts", "--count", 20, "--json"))
     assert [report["adapter"] for report in record["reports"]] == [None, "counts"]
     assert len(record["reports"][1]["records"]) == 20
+    assert {skill["name"] for skill in record["side_effects"]["counts"]["skills"]} >= {"color", "plain captions"}
     assert set(record["differences"]["counts"]) == {"value", "low", "high", "count", "groups"}
     assert "counts" in run("adapters", "list")
 

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from lorax_vlm.training.probe import FEWEST, STALLED, ProbedQuestion, ProbeReport
-from lorax_vlm.vqa import VQASystem
 from tests.images_for_tests import unseen_lines
 
 ADVICE = "the image path seems to be the limit; try --sites vision,qformer,projection"
@@ -24,12 +23,6 @@ def write(folder: Path, rows: Sequence[tuple[Image.Image, str, str]]) -> Path:
         lines.append(json.dumps({"file_name": f"{number}.png", "question": question, "answer": answer}))
     (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def no_side_effects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other skills are asked for elsewhere, at length."""
-    monkeypatch.setattr(VQASystem, "side_effects", lambda *_: None)
 
 
 @pytest.fixture

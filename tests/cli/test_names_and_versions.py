@@ -1,7 +1,6 @@
 """Which adapter, and which version of it, is meant wherever one is named."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,7 @@ from lorax_vlm.adapters.compare import compare_adapters
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.measuring import side_effects
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.vqa import VQASystem
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
@@ -50,19 +47,6 @@ def test_the_version_that_is_asked_for_is_measured(run, photos: Path) -> None:
     first, current, second = (report["exact_match"] for report in found)
     assert (first, current) == (1, second)
     assert second < 1
-
-
-def test_side_effects_are_those_of_the_version(load_shared: Callable[[str], LoadedModel], tmp_path: Path) -> None:
-    vilt = load_shared("vilt-mini")
-    for seed, scale in ((1, 1.0), (2, 1e-6)):
-        add(vilt, tmp_path, "skill", seed, scale, **ANSWERS, prompt="{question}")
-    library = AdapterLibrary(vilt.entry, lambda: vilt, AdapterStore())
-    former, current = (side_effects(library, library.store.get(name)) for name in ("skill@1", "skill"))
-    library.restore_base()
-    assert former is not None
-    assert former.harmful
-    assert current is not None
-    assert all(skill.base == skill.adapter.value for skill in current.skills)
 
 
 @pytest.mark.parametrize("names", [("skill", "skill"), ("vilt-mini.skill", "skill")])
