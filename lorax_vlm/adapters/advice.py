@@ -1,5 +1,6 @@
 """What to do about folders that are no adapter but nearly one. No torch."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from lorax_vlm.foreign import printable, quoted
 PICKLE_FILES = ("adapter_model.bin", "pytorch_model.bin", "adapter_model.pt", "adapter_model.pkl")
 _CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _MOST_ENTRIES = 1000
+_NAMED_KEY = re.compile(r"\.lora_[AB]\.([^.]+)\.weight$")
 _CONVERT = (
     "if you trust whoever made it, convert it once where PEFT is installed: "
     "PeftModel.from_pretrained(BASE, FOLDER).save_pretrained(NEW_FOLDER, safe_serialization=True)"
@@ -61,12 +63,12 @@ def advise_on_keys(unexpected: Sequence[str]) -> list[str]:
     if not unexpected:
         return []
     first = unexpected[0]
-    for word in (".default.", ".adapter."):
-        if all(f"lora_A{word}" in name or f"lora_B{word}" in name for name in unexpected):
-            return [
-                f"its keys hold the name of an adapter ({word[1:-1]!r}): they come from the model's own state_dict; "
-                "save it with PEFT's save_pretrained"
-            ]
+    named = [_NAMED_KEY.search(name) for name in unexpected]
+    if all(named) and len(words := {found[1] for found in named if found}) == 1:
+        return [
+            f"its keys hold the name of an adapter ({quoted(words.pop())}): they come from the model's own state_dict; "
+            "save it with PEFT's save_pretrained"
+        ]
     if all(name.startswith("base_model.model.base_model.model.") for name in unexpected):
         return ["its keys begin with base_model.model. twice: it was saved from a PEFT model within another"]
     if all(".lora_" in name and not name.startswith("base_model.model.") for name in unexpected):

@@ -280,8 +280,8 @@ def _sort_tensors(
         factor = _read_factor(tensor, problems)
         if factor is not None:
             halves.setdefault(match["site"], {})[match["factor"]] = factor
+    problems += advise_on_keys(unexpected)  # first, as of a long list only the beginning is shown
     problems += [f"unexpected tensor {quoted(name, 200)}" for name in unexpected]
-    problems += advise_on_keys(unexpected)
     if not tensors:
         problems.append(f"{WEIGHTS_FILE} holds no tensors")
     if with_head and not head:

@@ -44,9 +44,9 @@ def split(folder: Path) -> None:
     (folder / WEIGHTS_FILE).rename(folder / "adapter_model-00001-of-00002.safetensors")
 
 
-def with_default(folder: Path) -> None:
+def with_default(folder: Path, name: str = "default") -> None:
     weights = {
-        key.replace(".weight", ".default.weight"): value for key, value in load_file(folder / WEIGHTS_FILE).items()
+        key.replace(".weight", f".{name}.weight"): value for key, value in load_file(folder / WEIGHTS_FILE).items()
     }
     save_file(weights, folder / WEIGHTS_FILE)
 
@@ -63,7 +63,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "not there": (shutil.rmtree, "the folder does not exist"),
     "a pickle": (pickled, "convert it once where PEFT is installed"),
     "eight bits": (eight_bits, "in 16 or 32 bits"),
-    "default in its keys": (with_default, "default"),
+    "default in its keys": (with_default, "the name of an adapter ('default')"),
+    "another name in its keys": (
+        lambda folder: with_default(folder, "my_style"),
+        "the name of an adapter ('my_style')",
+    ),
     "half a configuration": (lambda f: (f / CONFIG_FILE).write_text('{"peft_type": "LORA"'), "not JSON"),
     "a configuration twice": (lambda f: (f / CONFIG_FILE).write_text('{"r": 1}{"r": 2}'), "not JSON"),
     "another method": (lambda f: edit_config(f, peft_type="LOHA"), "LOHA"),

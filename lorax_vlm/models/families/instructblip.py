@@ -37,7 +37,7 @@ class InstructBlipFamily(Blip2DecoderFamily):
         return self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
 
     def _instruction_row(self, prompt: str) -> list[int]:
-        ids = self.qformer_tokenizer(clean_text(prompt), split_special_tokens=True)["input_ids"]
+        ids = self.qformer_tokenizer(clean_text(prompt), split_special_tokens=True, verbose=False)["input_ids"]
         if len(ids) > self.max_instruction_tokens:
             raise PromptError(
                 quoted(prompt), f"it has {len(ids)} tokens, the Q-Former has {self.max_instruction_tokens} positions."

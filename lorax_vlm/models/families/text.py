@@ -36,7 +36,9 @@ def token_ids(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int
 
     So a question that contains ``<image>`` cannot claim another row's image features, and ``</s>`` ends nothing.
     """
-    encoding = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    encoding = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
     return encoding["input_ids"], encoding["offset_mapping"]
 
 

@@ -133,7 +133,7 @@ class ViltFamily:
         for prompt in prompts:
             self.check_prompt(prompt)
         questions = [clean_text(prompt) for prompt in prompts]
-        encoded = self.tokenizer(questions, split_special_tokens=True, padding=True, return_tensors="pt")
+        encoded = self.tokenizer(questions, split_special_tokens=True, padding=True, verbose=False, return_tensors="pt")
         device = pixel_values.device
         return {
             "pixel_values": pixel_values[:, :3],
