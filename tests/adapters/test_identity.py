@@ -48,9 +48,10 @@ class Twin:
 
     def check(self) -> CompatibilityReport:
         read_fingerprint(self.folder)
-        manifest = read_manifest(self._adapter, "a")
+        files, manifest = read_adapter_files(self._adapter, "a"), read_manifest(self._adapter, "a")
+        described = describe_checkpoint(self.folder, "twin")
         return check_compatibility(
-            read_adapter_files(self._adapter, "a"), manifest, describe_checkpoint(self.folder, "twin")
+            files, manifest, dataclasses.replace(described, dtype="float32", quantization="none")
         )
 
 
