@@ -104,17 +104,22 @@ def test_features_of_an_instruction_belong_to_it(load_shared: Callable[[str], Lo
     assert seen == [["one", "two"]]
 
 
-def test_features_are_those_of_each_rows_own_image_when_images_come_and_go(mini: LoadedModel) -> None:
+@pytest.mark.parametrize("how", ["features", "pixels", "distinct pixels"])
+def test_a_batch_shows_each_rows_own_image_when_images_come_and_go(how: str, mini: LoadedModel) -> None:
     """Objects of a stream die, and the next one gets their address."""
     encode = trainer_module.frozen_image_path(mini, LM_ONLY)
     assert encode is not None
-    collate = FamilyCollator(mini.family, encode)
+    collate = FamilyCollator(mini.family, encode if how == "features" else None, distinct=how == "distinct pixels")
     for step in range(12):
         pictures = [make_scene(8 * step + row).image for row in range(8)]
         kinds: list[Any] = [encoded(pictures[0]), pictures[1], np.asarray(pictures[2]), *map(encoded, pictures[3:])]
         batch = collate([Example(kind, "x", f"row {row}") for row, kind in enumerate(kinds)])
-        expected = encode(mini.family.pixel_values(pictures), [""] * 8)
-        assert torch.allclose(batch["mm_encoder_outputs"]["image"].pooler_output, expected, atol=1e-4)
+        expected = mini.family.pixel_values(pictures)
+        if how == "features":
+            shown, expected = batch["mm_encoder_outputs"]["image"].pooler_output, encode(expected, [""] * 8)
+        else:
+            shown = batch["pixel_values"][batch.get("image_rows", slice(None))]
+        assert torch.allclose(shown, expected, atol=1e-4)
         del pictures, kinds
 
 
