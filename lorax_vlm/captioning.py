@@ -189,7 +189,7 @@ class BLIP2CaptioningSystem:
         self,
         styles: Mapping[str, str],
         *,
-        data: Mapping[str, str | Path | DataSplits] | None = None,
+        data: str | Path | DataSplits | Mapping[str, str | Path | DataSplits | None] | None = None,
         complexity: str | Recipe = "medium",
         config: TrainConfig | Mapping[str, TrainConfig] | None = None,
         replace: bool = False,
@@ -198,24 +198,21 @@ class BLIP2CaptioningSystem:
     ) -> list[StoredAdapter]:
         """Train several styles in one run: every pass through the frozen base serves all of them.
 
-        Each adapter is the one that ``train_adapter`` would have made, but for rounding.
+        Each adapter is the one that ``train_adapter`` would have made, but for rounding. Arguments are those, and:
 
         Args:
             styles: Style by name of the adapter.
-            data: As for ``train_adapter``, by name.
-            complexity: As for ``train_adapter``.
+            data: One for all, or by name.
             config: One for all, or by name. None: defaults for the base.
-            replace: As for ``train_adapter``.
-            resume: Continue the interrupted run of these names.
-            progress: Show a progress bar.
 
         Raises:
+            UsageError: ``data`` or ``config`` goes by name and says nothing of one, or something of another.
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
             LoraxError: As ``train_adapter``; none of the adapters is stored.
         """
-        given, configs = data or {}, by_name("config", config, styles)
+        sources, configs = by_name("data", data, styles), by_name("config", config, styles)
         orders = [
-            self.order(name, style, data=given.get(name), complexity=complexity, config=configs[name])
+            self.order(name, style, data=sources[name], complexity=complexity, config=configs[name])
             for name, style in styles.items()
         ]
         return self._workshop.train_together(orders, replace=replace, resume=resume, progress=progress)

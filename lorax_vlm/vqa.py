@@ -163,13 +163,13 @@ class VQASystem:
         Raises:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
             UsageError: The task (without ``data``) or the complexity is unknown.
-            LoraxError: Training failed.
         """
         entry = self._shelf.described(model)
         recipe, config = question_defaults(entry, complexity, config, own_data=data is not None)
         if data is None:
             require_task(task)
         splits = self.training_data(model, task, data) if data is not None or entry.miniature else None
+        self.store.require_writable()  # before a base is fetched and loaded
         self.base(model)
         return self._workshop(model).create(
             f"{entry.name}.{name}", self._kind(model, task), recipe, splits, config, replace=replace, progress=progress
@@ -199,7 +199,6 @@ class VQASystem:
 
         Raises:
             AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
-            LoraxError: Training failed.
         """
         order = self.order(model, name, task, data=data, complexity=complexity, config=config)
         return self.train_orders(model, [order], replace=replace, resume=resume, progress=progress)[0]
@@ -209,7 +208,7 @@ class VQASystem:
         model: str,
         tasks: Mapping[str, str],
         *,
-        data: Mapping[str, str | Path | DataSplits] | None = None,
+        data: str | Path | DataSplits | Mapping[str, str | Path | DataSplits | None] | None = None,
         complexity: str | Recipe | None = None,
         config: TrainConfig | Mapping[str, TrainConfig] | None = None,
         replace: bool = False,
@@ -222,16 +221,17 @@ class VQASystem:
 
         Args:
             tasks: Task by name of the adapter.
-            data: By name.
+            data: One for all, or by name; None: drawn scenes, where the base has them.
             config: One for all, or by name.
 
         Raises:
-            AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
+            UsageError: ``data`` or ``config`` goes by name and says nothing of one, or something of another.
+            AdapterExists: A name is taken by a trained adapter and ``replace`` is false.
             LoraxError: As ``train_adapter``; none of the adapters is stored.
         """
-        given, configs = data or {}, by_name("config", config, tasks)
+        sources, configs = by_name("data", data, tasks), by_name("config", config, tasks)
         orders = [
-            self.order(model, name, task, data=given.get(name), complexity=complexity, config=configs[name])
+            self.order(model, name, task, data=sources[name], complexity=complexity, config=configs[name])
             for name, task in tasks.items()
         ]
         return self.train_orders(model, orders, replace=replace, resume=resume, progress=progress)
@@ -264,6 +264,7 @@ class VQASystem:
         progress: bool = True,
     ) -> list[StoredAdapter]:
         """Train what was ordered on one model in one run; caption styles of ``BLIP2CaptioningSystem.order`` too."""
+        self.store.require_writable()  # before a base is fetched and loaded
         self.base(model)
         return self._workshop(model).train_together(orders, replace=replace, resume=resume, progress=progress)
 
@@ -405,16 +406,15 @@ class VQASystem:
     ) -> VQAReport:
         """Measure an adapter, or the base for None, on questions with known answers.
 
+        Arguments are those of ``answer_question``, and:
+
         Args:
-            model: As for ``answer_question``.
-            adapter: As for ``answer_question``.
             examples: Questions with answers. None: ``count`` held-out scenes of the miniature world.
             task: Type of the scenes' questions.
             count: Number of scenes.
             source: What ``examples`` are, for the report.
             ablations: Ask again with grey images and with others; accuracy that stays comes from the question alone.
             include_seen: Ask about images that it was trained on, too. To compare several: ``unseen_examples``.
-            decoding: As for ``answer_question``.
 
         Raises:
             UsageError: There are neither ``examples`` nor a miniature world for this base, or it has seen all of them.

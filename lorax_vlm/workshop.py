@@ -129,7 +129,7 @@ class AdapterWorkshop:
             if self._is_made_of(stored.manifest, kind, recipe, order):
                 logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
                 return stored
-        self._library.require_free(name, replace)
+        self._library.require_storable(name, replace)
         if order is not None:
             return self.train(order, replace=replace, progress=progress)
         with held_run(self.run_dir(name)):
@@ -172,8 +172,7 @@ class AdapterWorkshop:
         with held_run(run_dir):
             if resume and (stored := self._finished(order, replace)) is not None:
                 return stored
-            self._require_free(order, replace)
-            self._library.store.require_writable()
+            self._require_storable(order, replace)
             plan, facts = self._plan(order)
             result = train_adapter(
                 self._library.base,
@@ -212,8 +211,7 @@ class AdapterWorkshop:
             finished = {order.name for order in orders if resume and self._finished(order, replace) is not None}
             for order in orders:
                 if order.name not in finished:
-                    self._require_free(order, replace)
-            self._library.store.require_writable()
+                    self._require_storable(order, replace)
             planned = [self._plan(order) for order in orders]
             plans = [plan for plan, _ in planned]
             options: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}
@@ -295,13 +293,13 @@ class AdapterWorkshop:
             start=start,
         )
 
-    def _require_free(self, order: AdapterOrder, replace: bool) -> None:
+    def _require_storable(self, order: AdapterOrder, replace: bool) -> None:
         untrained = (
             not replace
             and order.name in self._library.store
             and not self._library.store.get(order.name).manifest.trained
         )
-        self._library.require_free(order.name, replace or untrained)
+        self._library.require_storable(order.name, replace or untrained)
 
     def plan(self, order: AdapterOrder) -> AdapterPlan:
         """What training an order would train: the examples that fit the base, and the answers that ViLT's head needs.

@@ -424,5 +424,5 @@ def test_styles_trained_together_are_stored_one_by_one(system, scenes, tmp_path:
     assert system.caption_image(scenes[0].image, "long").adapter == "long"
     system.create_captioning_adapter("free", "plain", data=few(scenes, "plain"), config=QUICK, progress=False)
     with pytest.raises(AdapterExists):
-        system.train_adapters({"new": "concise", "short": "concise"}, data=data, config=QUICK, progress=False)
+        system.train_adapters({"new": "concise", "short": "concise"}, data=data["short"], config=QUICK, progress=False)
     assert "new" not in system.store

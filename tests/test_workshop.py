@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lorax_vlm import workshop
 from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
 from lorax_vlm.captioning import BLIP2CaptioningSystem
@@ -115,6 +116,24 @@ def test_an_adapter_is_asked_and_decoded_as_it_says(tmp_path: Path, scenes: list
         captioning.evaluate_adapter(stored.name, "plain")
 
 
+@pytest.mark.parametrize("how", ["alone", "together", "untrained"])
+def test_a_store_that_cannot_be_written_is_found_before_any_work(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for work in ("train_adapter", "train_adapters", "write_untrained_adapter"):
+        monkeypatch.setattr(workshop, work, lambda *_, **__: pytest.fail("it was worked on"))
+    (tmp_path / "file").write_text("")
+    system = VQASystem("mini", store=tmp_path / "file" / "store")
+    splits = scene_question_splits("color", 8, 4)
+    train: dict[str, Callable[[], object]] = {
+        "alone": lambda: system.train_adapter("blip2_opt", "one", "color", data=splits, **OPTIONS),
+        "together": lambda: system.train_adapters("blip2_opt", dict.fromkeys("ab", "color"), data=splits, **OPTIONS),
+        "untrained": lambda: system.create_vqa_adapter("Salesforce/blip2-opt-2.7b", "one", "color"),
+    }
+    with pytest.raises(PathError, match="file"):
+        train[how]()
+
+
 def test_all_that_can_be_stored_is_stored_when_one_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = VQASystem("mini", store=tmp_path / "store")
     splits = scene_question_splits("color", 8, 4)
@@ -187,3 +206,11 @@ def test_settings_by_name_are_of_all_that_are_trained(tmp_path: Path) -> None:
             BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path).train_adapters(styles, config=config)
         with pytest.raises(UsageError, match=said):
             VQASystem("mini", store=tmp_path).train_adapters("opt", dict.fromkeys(styles, "color"), config=config)
+    for data, said in (
+        ({"one": "photos"}, "data says nothing of 'two'"),
+        ({"one": "photos", "two": None, "tow": "photos"}, "data names 'tow', which is not to be trained: one, two"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path).train_adapters(styles, data=data)
+        with pytest.raises(UsageError, match=said):
+            VQASystem("mini", store=tmp_path).train_adapters("opt", dict.fromkeys(styles, "color"), data=data)

@@ -14,10 +14,10 @@ TOKENIZER = "lower case, runs of letters, digits and apostrophes"
 _WORD = re.compile(r"[\w']+")
 
 
-def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float | None]:
+def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """CIDEr (0 to 10), BLEU-4 and ROUGE-L (0 to 1) over a whole set.
 
-    A metric is None where ``metric_problems`` says why.
+    Not every figure means something: see ``metric_problems``.
 
     Args:
         captions: One per image.
@@ -38,12 +38,11 @@ def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]
     given = {index: [tokenize(text)] for index, text in enumerate(captions)}
     known = {index: [tokenize(text) for text in texts] for index, texts in enumerate(references)}
     bleu, _ = Bleu(4).compute_score(known, given, verbose=0)
-    figures: dict[str, float | None] = {
+    return {
         "CIDEr": float(Cider().compute_score(known, given)[0]),
         "BLEU-4": float(bleu[3]),
         "ROUGE-L": float(Rouge().compute_score(known, given)[0]),
     }
-    return figures | dict.fromkeys(metric_problems(references))
 
 
 def metric_problems(references: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -215,10 +215,11 @@ def merge_adapters(
             ``require_mergeable`` for the others.
         IncompatibleAdapter: They are not all plain adapters of this very base.
         AdapterExists: ``new_name`` is taken.
+        PathError: The store cannot be written.
     """
     factors = list(weights) if weights is not None else [1.0] * len(names)
     _require_request(names, factors, method, rank, density)
-    library.require_free(new_name, replace)
+    library.require_storable(new_name, replace)
     found = [library.store.read_bytes(name) for name in names]
     stored = [adapter for adapter, _ in found]
     require_different(stored)

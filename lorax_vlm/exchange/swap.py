@@ -61,6 +61,7 @@ def exchange_adapters(there: Direction, back: Direction, *, replace: bool = Fals
         TransferRefused: One of them cannot be moved at all, or both are of one base; nothing was changed.
         UsageError: The two bases keep their adapters in different stores, or both results would have one name.
         AdapterExists: A new name is taken.
+        PathError: Their store cannot be written; nothing was worked out.
     """
     if there.target.store.root != back.target.store.root:
         raise UsageError("Both bases must keep their adapters in one store to exchange them.")
@@ -70,7 +71,7 @@ def exchange_adapters(there: Direction, back: Direction, *, replace: bool = Fals
         reason = f"{back.name!r} is of that base, too. One batch may mix them; lorax-vlm exchange merge joins them"
         raise TransferRefused(there.name, there.target.entry.name, [reason])
     for way in (there, back):
-        way.target.require_free(way.new_name, replace)
+        way.target.require_storable(way.new_name, replace)
     with ExitStack() as stack:
         prepared = [_prepare(stack, way) for way in (there, back)]
         if any(one.refused for one in prepared):

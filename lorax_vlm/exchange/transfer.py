@@ -130,8 +130,9 @@ def transfer_adapter(
     Raises:
         TransferRefused: There is no way, or none with these data; nothing was changed.
         AdapterExists: ``new_name`` is taken.
+        PathError: The store of the target cannot be written; nothing was worked out.
     """
-    target.require_free(new_name, replace)
+    target.require_storable(new_name, replace)
     with prepared_transfer(source, target, name, data, options) as prepared:
         return prepared.keep(new_name, replace=replace)
 

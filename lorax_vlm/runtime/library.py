@@ -255,6 +255,16 @@ class AdapterLibrary:
         if not replace:
             raise AdapterExists(name, str(self.store.root))
 
+    def require_storable(self, name: str, replace: bool) -> None:
+        """Find out, before any work, whether its result can be stored under a name.
+
+        Raises:
+            AdapterExists: See ``require_free``.
+            PathError: The store cannot be written.
+        """
+        self.require_free(name, replace)
+        self.store.require_writable()
+
     def _is_this(self, identity: BaseIdentity) -> bool:
         """Whether it may be this base: its name, and its weights where they are known here."""
         return identity.is_of(self.entry.identity, self.known_components)

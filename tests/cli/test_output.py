@@ -80,6 +80,18 @@ def test_a_table_in_a_terminal_is_framed_unless_it_is_too_narrow() -> None:
     assert narrow.count("word") == 30
 
 
+def test_words_of_others_in_a_framed_table_are_printed_as_they_are() -> None:
+    code = f"""
+from lorax_vlm.cli.output import print_table
+print_table(["who", "what"], [("row", word) for word in {WORDS!r}], title="[bold]t")
+"""
+    printed = in_terminal(100, code)
+    assert "┃" in printed
+    assert "[bold]t" in printed
+    for word in WORDS:
+        assert word.replace("\x1b", "\\x1b").replace("\x07", "\\x07").replace("\u202e", "\\u202e") in printed
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "cp437", "utf-8", "utf-16-le"])
 def test_json_and_text_in_every_encoding(encoding: str) -> None:
     code = (

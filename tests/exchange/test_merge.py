@@ -1,10 +1,12 @@
 """Merging: exact where it says so, PEFT's own numbers where PEFT does it, and a preview worked by hand."""
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from lorax_vlm.adapters.factors import Update, read_updates, total_distance
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import AdapterExists, IncompatibleAdapter
+from lorax_vlm.errors import AdapterExists, IncompatibleAdapter, UsageError
 from lorax_vlm.exchange.merge import METHODS, Method, exact_sum, merge_adapters, merge_updates, preview_merge
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -96,6 +98,20 @@ def test_bad_orders() -> None:
     for arguments in (([one], [1.0, 2.0], "cat"), ([], [], "cat"), ([one], [1.0], "average")):
         with pytest.raises(ValueError, match=r"weight per adapter|Unknown method"):
             merge_updates(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, 1e300, 0, True, "1", None])
+def test_weights_that_are_none(weight: Any) -> None:
+    with pytest.raises(UsageError, match="Weights are numbers"):
+        merge_updates([random_updates(0, 2)], [weight], "cat")
+
+
+@pytest.mark.parametrize(
+    ("rank", "density"), [(-3, 0.5), (0, 0.5), (True, 0.5), (2.0, 0.5), (2, 0), (2, 1.5), (2, math.nan)]
+)
+def test_ranks_and_densities_that_are_none(rank: Any, density: Any) -> None:
+    with pytest.raises(UsageError, match=r"rank is|density is"):
+        merge_updates([random_updates(0, 2)] * 2, [1, 1], "ties", rank=rank, density=density)
 
 
 # --- on a base --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from lorax_vlm.data.scene_tasks import without_targets
 from lorax_vlm.errors import AdapterExists, PathError, TransferRefused, UsageError
 from lorax_vlm.exchange import transfer as transfer_module
 from lorax_vlm.exchange.candidates import copies, random_like, shuffled_layers
+from lorax_vlm.exchange.merge import merge_adapters
 from lorax_vlm.exchange.swap import Direction, exchange_adapters
 from lorax_vlm.exchange.teacher import TeacherAnswer, answer, make_lesson
 from lorax_vlm.exchange.transfer import TransferOptions, transfer_adapter
@@ -170,6 +171,25 @@ def test_distillation_between_families_needs_no_label(
     assert kept.training["drawn"] is True
     said = answer(library, f"{target}.kind", kinds("test", 8), library.entry.answer_settings)
     assert said == ["scene"] * 8
+
+
+def test_a_store_that_cannot_be_written_is_found_before_any_work(
+    counting: AdapterLibrary, libraries, tmp_path: Path, store: AdapterStore
+) -> None:
+    flan = libraries("blip2-flan-mini")
+    never = options(tmp_path, load=lambda library: pytest.fail("a base was asked for"))
+    data = TransferData(without_targets(kinds("train", 72, start=5000)))
+    there = Direction(counting, flan, "kind", "flan.kind", data, never)
+    (store.root / ".lock").unlink()
+    (store.root / ".lock").mkdir()
+    for work in (
+        lambda: transfer_adapter(counting, flan, "kind", "flan.kind", data, never),
+        lambda: exchange_adapters(there, dataclasses.replace(there, new_name="flan.other")),
+        lambda: merge_adapters(counting, ["kind", "kind"], "twice", run_dir=tmp_path / "merge"),
+    ):
+        with pytest.raises(PathError, match="store"):
+            work()
+    assert store.names() == ["kind"]
 
 
 def test_exchanging_is_all_or_nothing(counting: AdapterLibrary, libraries, tmp_path: Path, store: AdapterStore) -> None:
