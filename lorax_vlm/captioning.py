@@ -32,6 +32,7 @@ from lorax_vlm.measuring import side_effects, unseen_examples
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Device, Precision, Quantization
+from lorax_vlm.paths import named_path
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, TrainConfig
@@ -146,7 +147,7 @@ class BLIP2CaptioningSystem:
             self._kind(style),
             get_recipe(complexity),
             splits,
-            config or self.default_config,
+            self.default_config if config is None else config,
             replace=replace,
             progress=progress,
         )
@@ -231,7 +232,8 @@ class BLIP2CaptioningSystem:
         if not style:
             style = self.store.get(name).manifest.style if name in self.store else ""
         splits = self.training_data(style, data, skip_bad_rows=skip_bad_rows)
-        return AdapterOrder(name, self._kind(style), get_recipe(complexity), splits, config or self.default_config)
+        config = self.default_config if config is None else config
+        return AdapterOrder(name, self._kind(style), get_recipe(complexity), splits, config)
 
     def _kind(self, style: str) -> AdapterKind:
         entry = self._described()
@@ -260,13 +262,13 @@ class BLIP2CaptioningSystem:
             AdapterNotFound: There is none.
             AdapterExists: ``folder`` is not empty.
         """
-        return self.store.export(name, Path(folder).expanduser())
+        return self.store.export(name, named_path("folder", folder))
 
     def load_adapter(
         self, folder: str | Path, name: str | None = None, *, replace: bool = False, prefix: str | None = None
     ) -> StoredAdapter:
         """Check a PEFT directory against this base and take it into the store; see ``AdapterLibrary.load``."""
-        return self._library.load(Path(folder).expanduser(), name, replace=replace, prefix=prefix)
+        return self._library.load(named_path("folder", folder), name, replace=replace, prefix=prefix)
 
     def list_adapters(self) -> list[StoredAdapter]:
         """The store's adapters that caption and were made for this base, and those that do not say for which.
@@ -334,7 +336,8 @@ class BLIP2CaptioningSystem:
         Returns:
             ``{"base": ..., name: ...}``, in that order.
         """
-        names = list(adapters) if adapters is not None else [stored.name for stored in self.list_adapters()]
+        names = [stored.name for stored in self.list_adapters()] if adapters is None else adapters
+        require_texts("adapters", names)
         rows = [None, *names]
         captions = _captions(self._caption([load_image(image)] * len(rows), rows, decoding))
         return {name or BASE: caption for name, caption in zip(rows, captions, strict=True)}

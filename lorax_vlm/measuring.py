@@ -15,7 +15,7 @@ from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.training.probe import STALLED, ProbeReport, probe_image_path
-from lorax_vlm.types import Generated
+from lorax_vlm.types import Generated, require_flag
 
 _ASKED_TOGETHER = 64
 # Types of question that one of several types teaches, by what an adapter's manifest calls its style.
@@ -40,6 +40,7 @@ def unseen_examples(
         AdapterNotFound: There is no such adapter.
         UsageError: Nothing would be left, or they are no examples.
     """
+    require_flag("include_seen", include_seen)
     require_examples(examples)
     seen: dict[str, Known] = {}
     for library, name in adapters:

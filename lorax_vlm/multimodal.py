@@ -27,6 +27,7 @@ from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.placement import Device, Precision, Quantization
+from lorax_vlm.paths import named_path
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.settings import runs_dir
@@ -167,7 +168,7 @@ class MultiModalLoRAExchange:
                 self._kind(entry, task),
                 recipe,
                 splits,
-                config or self.default_config(model, task),
+                self.default_config(model, task) if config is None else config,
                 replace=replace,
                 progress=progress,
             )
@@ -197,7 +198,7 @@ class MultiModalLoRAExchange:
             AdapterNotFound: There is none.
             AdapterExists: There is something at ``target`` already.
         """
-        path = Path(target).expanduser()
+        path = named_path("target", target)
         return pack(self.store.get(key), path) if path.suffix == SUFFIX else self.store.export(key, path)
 
     def load_adapter(
@@ -225,7 +226,7 @@ class MultiModalLoRAExchange:
         """
         if prefix is not None and model is None:
             raise UsageError("prefix needs the model that the adapter is for: model=NAME.")
-        path = Path(source).expanduser()
+        path = named_path("source", source)
         if path.suffix == SUFFIX:
             with unpacked(path) as folder:
                 return self._take_in(folder, name, model, replace, prefix)
@@ -341,7 +342,9 @@ class MultiModalLoRAExchange:
             keys: Of adapters. None: all.
             models: Keys or names. None: all four.
         """
-        return build_matrix(self.store, [self._describe(model) for model in models or self.models], keys)
+        return build_matrix(
+            self.store, [self._describe(model) for model in (self.models if models is None else models)], keys
+        )
 
     def plan_transfer(self, key: str, model: str, *, allow_partial: bool = False) -> TransferPlan:
         """What moving an adapter to a model would take; nothing is loaded or changed."""
@@ -452,7 +455,7 @@ class MultiModalLoRAExchange:
         self, path: str | Path, transfers: Sequence[TransferReport], tasks: Sequence[TaskReport] = ()
     ) -> Path:
         """Write one HTML page: the matrix of all adapters, what the transfers did, and how good adapters are."""
-        return write_exchange_page(self.compatibility_matrix(), transfers, Path(path).expanduser(), tasks=tasks)
+        return write_exchange_page(self.compatibility_matrix(), transfers, named_path("path", path), tasks=tasks)
 
     def _describe(self, model: str) -> BaseDescription:
         return self._shelf.library(model).describe()
@@ -490,5 +493,5 @@ class MultiModalLoRAExchange:
     def _distillation(
         self, key: str, model: str, steps: int | None = None, config: TrainConfig | None = None
     ) -> TrainConfig:
-        usual = config or self.default_config(model, self.store.get(key).manifest.task)
+        usual = self.default_config(model, self.store.get(key).manifest.task) if config is None else config
         return usual.with_steps(steps if steps is not None else max(1, round(QUICK_SHARE * usual.max_steps)))

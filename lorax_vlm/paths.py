@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorax_vlm.errors import PathError
+from lorax_vlm.errors import PathError, UsageError
+from lorax_vlm.foreign import quoted
 
 
 @contextmanager
@@ -22,6 +23,30 @@ def naming(path: object, hint: str = "") -> Iterator[None]:
         raise
     except OSError as error:
         raise PathError.of(path, error, hint) from error
+
+
+def named_path(what: str, value: object) -> Path:
+    """A path as somebody named it in Python, with its home written out.
+
+    Args:
+        what: The argument it was given as.
+        value: A text or a path.
+
+    Raises:
+        UsageError: It is neither.
+        PathError: No file can be called so.
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise UsageError(f"{what} must be a path, got {quoted(value)}.")
+    try:
+        path = Path(value).expanduser()
+        if b"\0" in os.fsencode(path):
+            raise ValueError("it has a null character")
+    except UnicodeEncodeError:
+        raise PathError(quoted(str(value)), "half of a character is in it") from None
+    except (ValueError, RuntimeError) as error:  # the latter where a home is not known
+        raise PathError(quoted(str(value)), str(error)) from None
+    return path
 
 
 def require_new_file(path: Path | None, suffix: str = "") -> Path | None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, TrainingResult, discard_run, held_run
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
-from lorax_vlm.types import GenerationSettings, require_text
+from lorax_vlm.types import GenerationSettings, require_flag, require_text
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ class AdapterWorkshop:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
             LoraxError: Training failed.
         """
+        require_flag("replace", replace)
         order = AdapterOrder(name, kind, recipe, splits, config) if splits is not None else None
         if not replace and name in self._library.store:
             stored = self._library.store.get(name)
@@ -168,6 +169,7 @@ class AdapterWorkshop:
         """
         if process_count() > 1:
             return self.train_together([order], replace=replace, resume=resume, progress=progress)[0]
+        require_flag("resume", resume)
         run_dir = self.run_dir(order.name)
         with held_run(run_dir):
             if resume and (stored := self._finished(order, replace)) is not None:
@@ -205,6 +207,7 @@ class AdapterWorkshop:
         """
         if len(orders) == 1 and process_count() == 1:
             return [self.train(orders[0], replace=replace, resume=resume, progress=progress)]
+        require_flag("resume", resume)
         names = "\n".join(order.name for order in orders)
         run_dir = self._run_dir(f"joint-{hashlib.sha256(names.encode()).hexdigest()[:12]}")
         with held_run(run_dir):
@@ -294,6 +297,7 @@ class AdapterWorkshop:
         )
 
     def _require_storable(self, order: AdapterOrder, replace: bool) -> None:
+        require_flag("replace", replace)
         untrained = (
             not replace
             and order.name in self._library.store
@@ -374,12 +378,14 @@ class AdapterWorkshop:
         )
 
 
-def by_name(what: str, given: Any, names: Iterable[str]) -> dict[str, Any]:
+def by_name(what: str, given: Any, names: Mapping[str, str]) -> dict[str, Any]:
     """What is given for each of several adapters: one for all, or by name.
 
     Raises:
-        UsageError: It says nothing of one of them, or something of another.
+        UsageError: It says nothing of one of them, or something of another, or no adapters are named.
     """
+    if not isinstance(names, Mapping):
+        raise UsageError(f"What to train is named, such as {{'counting': 'counting'}}, got {quoted(names)}.")
     asked = list(names)
     if not isinstance(given, Mapping):
         return dict.fromkeys(asked, given)

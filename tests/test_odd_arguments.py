@@ -12,8 +12,9 @@ from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.sources import read_data
-from lorax_vlm.errors import DataError, LoraxError, UsageError
+from lorax_vlm.errors import DataError, LoraxError, PathError, UsageError
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.multimodal import MultiModalLoRAExchange
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
 
@@ -172,6 +173,80 @@ def test_benchmarks_that_cannot_be_run(
 def test_options_of_data_that_are_none(option: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=option):
         read_data(tmp_path, **{option: value})
+
+
+ODD_FLAGS: list[Any] = ["no", 0, 1, None, np.zeros(2), []]
+
+
+@pytest.mark.parametrize("flag", ODD_FLAGS, ids=repr)
+def test_a_word_is_no_flag_anywhere(
+    flag: Any, system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path
+) -> None:
+    """``replace="no"`` would replace."""
+    answering, image = VQASystem("mini", store=tmp_path / "store"), scenes[0].image
+    asked = asked_examples([image], [COLOR], ["red"], None)
+    calls: dict[str, list[Callable[[], object]]] = {
+        "replace": [
+            lambda: system.create_captioning_adapter("x", "concise", replace=flag),
+            lambda: system.train_adapter("x", "concise", replace=flag),
+            lambda: system.train_adapters({"x": "concise", "y": "concise"}, replace=flag),
+            lambda: answering.create_vqa_adapter("blip2_opt", "x", "color", replace=flag),
+            lambda: system.store.add_all([], replace=flag),
+        ],
+        "resume": [
+            lambda: system.train_adapter("x", "concise", resume=flag),
+            lambda: system.train_adapters({"x": "concise", "y": "concise"}, resume=flag),
+        ],
+        "return_errors": [
+            lambda: system.caption_images([image], return_errors=flag),
+            lambda: answering.answer_questions([image], [COLOR], "blip2_opt", return_errors=flag),
+        ],
+        "include_seen": [lambda: answering.evaluate("blip2_opt", examples=asked, include_seen=flag)],
+        "ablations": [lambda: answering.evaluate("blip2_opt", examples=asked, ablations=flag)],
+    }
+    for name, several in calls.items():
+        for call in several:
+            with pytest.raises(UsageError, match=f"{name} must be True or False"):
+                call()
+
+
+PLACES: list[Any] = [None, 5, True, b"x", ["x"], {}, np.zeros(2), "half \ud83d", "null \0", "~nobody_here/x"]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=repr)
+def test_what_is_no_place(place: Any, system: BLIP2CaptioningSystem) -> None:
+    exchange = MultiModalLoRAExchange("mini", store=system.store.root)
+    for call in (
+        lambda: system.save_adapter("x", place),
+        lambda: system.load_adapter(place),
+        lambda: exchange.save_adapter("x", place),
+        lambda: exchange.load_adapter(place),
+        lambda: exchange.write_report(place, []),
+    ):
+        with pytest.raises((UsageError, PathError), match=r"must be a path|half of a character|null character|home"):
+            call()
+
+
+@pytest.mark.parametrize("config", ["", 0, {}, [], "fast"], ids=repr)
+def test_what_is_no_config(config: Any, system: BLIP2CaptioningSystem, tmp_path: Path) -> None:
+    answering, exchange = VQASystem("mini", store=tmp_path), MultiModalLoRAExchange("mini", store=tmp_path)
+    for call in (
+        lambda: system.create_captioning_adapter("x", "concise", config=config),
+        lambda: system.train_adapter("x", "concise", config=config),
+        lambda: answering.create_vqa_adapter("blip2_opt", "x", "color", config=config),
+        lambda: answering.train_adapter("blip2_opt", "x", "color", config=config),
+        lambda: exchange.create_adapter("blip2_opt", "x", "vqa", config=config),
+    ):
+        with pytest.raises(UsageError, match="config must be a TrainConfig"):
+            call()
+
+
+@pytest.mark.parametrize("named", [None, 5, "concise", ["x"], ("x", "y"), np.zeros(2)], ids=repr)
+def test_what_names_nothing_to_train(named: Any, system: BLIP2CaptioningSystem, tmp_path: Path) -> None:
+    answering = VQASystem("mini", store=tmp_path / "store")
+    for call in (lambda: system.train_adapters(named), lambda: answering.train_adapters("blip2_opt", named)):
+        with pytest.raises(UsageError, match="What to train is named"):
+            call()
 
 
 @pytest.mark.parametrize("option", ["mixed_precision", "gradient_checkpointing"])

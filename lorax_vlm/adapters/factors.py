@@ -115,7 +115,8 @@ def read_factors(tensors: Iterable[StoredTensor]) -> dict[str, tuple[np.ndarray,
         for factor in "AB":
             if tensor.name.endswith(f".lora_{factor}.weight") and len(tensor.shape) == 2:
                 site = tensor.name.removesuffix(f".lora_{factor}.weight").removeprefix("base_model.model.")
-                found.setdefault(site, {})[factor] = tensor.read().astype(np.float64)
+                with np.errstate(invalid="ignore"):  # a NaN of half precision stays one, and is refused later
+                    found.setdefault(site, {})[factor] = tensor.read().astype(np.float64)
     return {site: (pair["A"], pair["B"]) for site, pair in sorted(found.items()) if len(pair) == 2}
 
 

@@ -34,6 +34,7 @@ from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.upkeep import VerifyReport, abandoned, check_versions, unused
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter, LoraxError
 from lorax_vlm.settings import store_dir
+from lorax_vlm.types import require_flag
 
 logger = logging.getLogger(__name__)
 _SCRATCH_PREFIX = ".writing-"
@@ -252,6 +253,7 @@ class AdapterStore:
             UnsupportedAdapter: A source is not plain LoRA.
             PathError: The store cannot be written.
         """
+        require_flag("replace", replace)
         signed = {addition.name: self._is_signed(addition.name) for addition in additions if replace}
         with ExitStack() as stack:
             written = []

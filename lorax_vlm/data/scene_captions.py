@@ -23,6 +23,7 @@ from lorax_vlm.data.scene_words import (
     place_phrase,
 )
 from lorax_vlm.errors import UsageError
+from lorax_vlm.types import require_text
 
 STYLES = ("plain", "detailed", "concise", "creative")
 CONCISE_MAX_WORDS = 5
@@ -87,6 +88,7 @@ def require_style(style: str) -> str:
     Raises:
         UsageError: It is none of them.
     """
+    require_text("style", style)
     if style not in STYLES:
         raise UsageError(f"Unknown caption style {style!r}. Known styles: {', '.join(STYLES)}.")
     return style

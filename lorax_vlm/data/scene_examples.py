@@ -9,6 +9,7 @@ from lorax_vlm.data.examples import DataSplits, Example, answered
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import iterate_scenes, make_scene
 from lorax_vlm.errors import UsageError
+from lorax_vlm.types import require_text
 
 CAPTION_SCENES, QUESTION_SCENES = 3200, 6400
 """Training scenes for a caption style, and for a skill of answering questions."""
@@ -55,6 +56,7 @@ def require_task(task: str) -> str:
     Raises:
         UsageError: It is none of ``QUESTION_TYPES`` and not ``general``.
     """
+    require_text("task", task)
     if task not in (*QUESTION_TYPES, GENERAL):
         raise UsageError(f"Unknown task {task!r}. Known: {GENERAL}, {', '.join(QUESTION_TYPES)}.")
     return task

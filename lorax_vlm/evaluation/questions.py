@@ -12,7 +12,7 @@ from lorax_vlm.evaluation.ablation import ablate
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
 from lorax_vlm.evaluation.opening import Source, sources_in_turn
 from lorax_vlm.evaluation.protocol import describe_protocol
-from lorax_vlm.types import Answer, AnswerRecord, GenerationSettings, Interval, VQAReport
+from lorax_vlm.types import Answer, AnswerRecord, GenerationSettings, Interval, VQAReport, require_flag
 
 Ask = Callable[[Sequence[ImageSource], Sequence[str]], Sequence[Answer | LoraxError]]
 """Answers one question per image; the error of a bad row stands in its place."""
@@ -49,6 +49,7 @@ def evaluate_questions(
     Raises:
         UsageError: There are no examples, or some have no question.
     """
+    require_flag("ablations", ablations)
     asked_nothing = [example.name for example in examples if not example.question]
     if asked_nothing:
         raise UsageError(

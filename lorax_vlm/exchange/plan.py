@@ -19,6 +19,7 @@ from lorax_vlm.asking import answers_questions
 from lorax_vlm.data.scene_tasks import WRITING_TASKS
 from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
+from lorax_vlm.types import require_flag
 
 Strategy = Literal["load", "copy", "distil", "drop"]
 Label = Literal["exact", "component-copy", "approximate", "distilled", "distilled-mapped", "refused"]
@@ -106,6 +107,7 @@ def plan_transfer(
         images: Unlabelled images at hand; without any, only weights can be taken over.
         allow_partial: Leave out what cannot be moved, instead of refusing.
     """
+    require_flag("allow_partial", allow_partial)
     adapter = with_weights(adapter)
     files = adapter.files
     report = check_compatibility(files, manifest, target)

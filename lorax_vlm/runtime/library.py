@@ -29,7 +29,7 @@ from lorax_vlm.models.loading import LoadedModel, describe_model
 from lorax_vlm.models.local import known_components
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
-from lorax_vlm.types import Generated, GenerationSettings, require_whole
+from lorax_vlm.types import Generated, GenerationSettings, require_flag, require_whole
 from lorax_vlm.versions import package_versions
 
 logger = logging.getLogger(__name__)
@@ -243,6 +243,7 @@ class AdapterLibrary:
 
     def require_free(self, name: str, replace: bool) -> None:
         """Raise ``AdapterExists`` when a name is taken, by another base even when it may be replaced."""
+        require_flag("replace", replace)
         if require_adapter_name(name) not in self.store:
             return
         try:

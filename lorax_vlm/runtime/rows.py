@@ -8,7 +8,7 @@ from PIL import Image
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.errors import LoraxError, RowFailed
 from lorax_vlm.runtime.library import AdapterLibrary
-from lorax_vlm.types import Generated, GenerationSettings
+from lorax_vlm.types import Generated, GenerationSettings, require_flag
 
 BATCH_PIXELS = 20_000_000
 """A batch whose images have as many pixels together, three bytes each and as much again to prepare them, takes no
@@ -48,6 +48,7 @@ def answer_rows(
     Raises:
         LoraxError: A row is bad, and ``return_errors`` is false.
     """
+    require_flag("return_errors", return_errors)
     results: dict[int, Generated | LoraxError] = {}
     by_settings: dict[GenerationSettings, list[tuple[int, Row]]] = {}
     for number, row in enumerate(rows):

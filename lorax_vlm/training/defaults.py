@@ -37,4 +37,4 @@ def question_defaults(
         UsageError: There is no recipe of that name.
     """
     chosen = question_recipe(entry, own_data=own_data) if recipe is None else get_recipe(recipe)
-    return chosen, config or question_config(entry, own_data=own_data)
+    return chosen, question_config(entry, own_data=own_data) if config is None else config
