@@ -229,7 +229,7 @@ class BLIP2CaptioningSystem:
         skip_bad_rows: bool = False,
     ) -> AdapterOrder:
         """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
-        if not style:
+        if style is None:
             style = self.store.get(name).manifest.style if name in self.store else ""
         splits = self.training_data(style, data, skip_bad_rows=skip_bad_rows)
         config = self.default_config if config is None else config
