@@ -32,7 +32,7 @@ from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.settings import runs_dir
 from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, MINI_VQA_CONFIGS, TrainConfig
-from lorax_vlm.types import ModelText, TaskReport
+from lorax_vlm.types import ModelText, TaskReport, require_text, require_texts
 from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
 
 
@@ -273,6 +273,7 @@ class MultiModalLoRAExchange:
             PromptError: The adapter answers questions and there is none, or the base writes no captions.
             AdapterNotFound: There is no such adapter.
         """
+        require_text("text", text)
         stored, picture = self.store.get(key), load_image(image)
         library = self._owner(stored)
         template = stored.manifest.prompt
@@ -342,9 +343,9 @@ class MultiModalLoRAExchange:
             keys: Of adapters. None: all.
             models: Keys or names. None: all four.
         """
-        return build_matrix(
-            self.store, [self._describe(model) for model in (self.models if models is None else models)], keys
-        )
+        chosen = list(self.models) if models is None else models
+        require_texts("models", chosen)
+        return build_matrix(self.store, [self._describe(model) for model in chosen], keys)
 
     def plan_transfer(self, key: str, model: str, *, allow_partial: bool = False) -> TransferPlan:
         """What moving an adapter to a model would take; nothing is loaded or changed."""
@@ -432,11 +433,13 @@ class MultiModalLoRAExchange:
         rank: int | None = None,
         replace: bool = False,
     ) -> tuple[str, MergeReport]:
-        """Merge adapters of one base and store the result; see ``exchange.merge.merge_adapters``.
+        """Merge adapters of one base, store the result, and return its key and what merging lost.
 
-        Returns:
-            Its key, and what merging lost.
+        See ``exchange.merge.merge_adapters``.
         """
+        require_texts("keys", keys)
+        if not keys:
+            raise UsageError("Merging needs at least two adapters, got none.")
         library = self._owner(self.store.get(keys[0]))
         self._shelf.load(library)
         stored, report = merge_adapters(

@@ -12,13 +12,14 @@ from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.sources import read_data
-from lorax_vlm.errors import DataError, LoraxError, PathError, UsageError
+from lorax_vlm.errors import AdapterNotFound, DataError, LoraxError, PathError, UsageError
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.multimodal import MultiModalLoRAExchange
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
 
 NAMES: list[Any] = [5, b"one", Path("one"), True, ["one"], {"one"}, {"one": 1}, np.array(["one"]), np.zeros(2)]
+QUICK = TrainConfig(max_steps=1, batch_size=4, eval_every=1, patience=None)
 COLOR = "What color is the background?"
 
 
@@ -36,6 +37,8 @@ def test_what_is_no_name_of_an_adapter(
         lambda: answering.answer_questions([image], [COLOR], "blip2_opt", [name]),
         lambda: system.store.resolve(name),
         lambda: system.store.get(name),
+        lambda: system.load_adapter(tmp_path, name),
+        lambda: MultiModalLoRAExchange("mini", store=tmp_path / "m").load_adapter(tmp_path, name),
     ]
     for call in calls:
         with pytest.raises(LoraxError):
@@ -224,6 +227,36 @@ def test_what_is_no_place(place: Any, system: BLIP2CaptioningSystem) -> None:
         lambda: exchange.write_report(place, []),
     ):
         with pytest.raises((UsageError, PathError), match=r"must be a path|half of a character|null character|home"):
+            call()
+
+
+ONE_TEXT: list[Any] = ["one", b"one", 5, True, Path("one"), {"one": 1}, [1]]
+
+
+@pytest.mark.parametrize("texts", ONE_TEXT, ids=repr)
+def test_one_text_is_no_list_of_texts(texts: Any, system: BLIP2CaptioningSystem, scenes: list[Scene]) -> None:
+    """It would be read by letters: tags o, n and e."""
+    exchange = MultiModalLoRAExchange("mini", store=system.store.root)
+    for call in (
+        lambda: system.store.tag("x", add=texts),
+        lambda: system.store.tag("x", remove=texts),
+        lambda: system.store.search(tags=texts),
+        lambda: system.store.claim(texts),
+        lambda: system.compare_captioning_styles(scenes[0].image, texts),
+        lambda: system.evaluate_adapters(texts),
+        lambda: exchange.compatibility_matrix(texts),
+        lambda: exchange.compatibility_matrix(models=texts),
+        lambda: exchange.merge_adapters(texts, "m"),
+    ):
+        with pytest.raises(UsageError, match="must be a list of texts"):
+            call()
+
+
+@pytest.mark.parametrize("version", [True, "1", 1.0, [1]], ids=repr)
+def test_what_is_no_version(version: Any, system: BLIP2CaptioningSystem) -> None:
+    system.create_captioning_adapter("x", "concise", complexity="light", config=QUICK, progress=False)
+    for call in (lambda: system.store.rollback("x", version), lambda: system.store.set_alias("x", "a", version)):
+        with pytest.raises(AdapterNotFound):
             call()
 
 

@@ -34,7 +34,7 @@ from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.upkeep import VerifyReport, abandoned, check_versions, unused
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter, LoraxError
 from lorax_vlm.settings import store_dir
-from lorax_vlm.types import require_flag
+from lorax_vlm.types import require_flag, require_text, require_texts
 
 logger = logging.getLogger(__name__)
 _SCRATCH_PREFIX = ".writing-"
@@ -192,12 +192,13 @@ class AdapterStore:
         """Adapters whose name, style, task, base, data or tags contain every word of ``text``, ignoring case.
 
         Args:
-            text: Words.
             base: Only those made for this base.
             task: Only those of this task.
             tags: Only those with all of these tags.
             components: Digests of the base's weights, where they are known: another base of that name is none.
         """
+        require_text("text", text)
+        require_texts("tags", tags)
         words = text.casefold().split()
         return [
             adapter
@@ -287,6 +288,7 @@ class AdapterStore:
             AdapterNameError: A name cannot be one.
             AdapterExists: A name is that of an adapter that somebody made.
         """
+        require_texts("names", names)
         for name in names:
             self._require_own(name)
         self._claimed |= set(names)
@@ -364,7 +366,7 @@ class AdapterStore:
         """
         with self._locked():
             record = self.record(name)
-            if alias not in record.aliases:
+            if require_adapter_name(alias) not in record.aliases:
                 raise AdapterNotFound(f"{name}@{alias}", str(self.root), _references(record))
             self._records.write(replaced(record, aliases={k: v for k, v in record.aliases.items() if k != alias}))
 
@@ -375,6 +377,8 @@ class AdapterStore:
             AdapterNameError: A tag cannot be one.
             AdapterNotFound: There is no such adapter.
         """
+        require_texts("add", add)
+        require_texts("remove", remove)
         new = {require_adapter_name(tag) for tag in add}
         with self._locked():
             record = self.record(name)
@@ -444,7 +448,7 @@ class AdapterStore:
         return target
 
     def _require_version(self, record: NameRecord, number: int) -> None:
-        if number not in record.numbers:
+        if type(number) is not int or number not in record.numbers:
             raise AdapterNotFound(f"{record.name}@{number}", str(self.root), _references(record))
 
     # --- whole store ------------------------------------------------------------------------------------------------
@@ -479,8 +483,6 @@ class AdapterStore:
         """Only under the lock: a version that is being added is one."""
         yield from abandoned(self.root, _SCRATCH_PREFIX)
         yield from unused(self._records, self._objects)
-
-    # --- places -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

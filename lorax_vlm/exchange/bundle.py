@@ -166,12 +166,12 @@ def receive(
         UnsupportedAdapter: It is not plain LoRA.
         PathError: The store cannot be written.
     """
-    shown = name or folder.name
+    shown = folder.name if name is None else require_adapter_name(name)
     manifest = require_intact(folder, shown)
     with only_our_errors(shown, folder):
         text = read_regular(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
         if parse_manifest(text) != manifest or text != manifest.to_json().encode():
             # It would be written anew, and a signature or a digest of it would no longer hold.
             raise DamagedAdapter(shown, str(folder), [f"{MANIFEST_FILE} is not in its canonical form"])
-    addition = Addition(require_adapter_name(name or manifest.name), folder, manifest)
+    addition = Addition(require_adapter_name(manifest.name if name is None else name), folder, manifest)
     return store.add_all([addition], replace=replace, trust_signatures=verified)[0]

@@ -7,6 +7,7 @@ from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatib
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.models.description import BaseDescription
+from lorax_vlm.types import require_texts
 
 LEGEND = {
     "exact": "made for this base",
@@ -69,7 +70,9 @@ def build_matrix(
     reports: dict[tuple[str, str], CompatibilityReport] = {}
     broken: dict[str, str] = {}
     good = []
-    for name in names if names is not None else store.names():
+    chosen = store.names() if names is None else names
+    require_texts("names", chosen)
+    for name in chosen:
         try:
             stored, files = store.read(name)
         except LoraxError as error:

@@ -6,7 +6,7 @@ whole updates: its plain versions combine A and B apart, which adds products of 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -29,6 +29,7 @@ from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.merge_preview import MergePreview, exact_sum, preview_merge, weighted
 from lorax_vlm.foreign import quoted
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.types import require_texts
 
 Method = Literal["cat", "svd", "linear", "ties", "dare"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -217,7 +218,7 @@ def merge_adapters(
         AdapterExists: ``new_name`` is taken.
         PathError: The store cannot be written.
     """
-    factors = list(weights) if weights is not None else [1.0] * len(names)
+    factors = _weights_of(names, weights)
     _require_request(names, factors, method, rank, density)
     library.require_storable(new_name, replace)
     found = [library.store.read_bytes(name) for name in names]
@@ -238,6 +239,15 @@ def merge_adapters(
     with own_folder(run_dir) as scratch:
         folder = write_updates(scratch / "merged", merged, library.entry.identity, seen)
         return library.keep(folder, manifest, replace=replace), report
+
+
+def _weights_of(names: Sequence[str], weights: object) -> list[float]:
+    require_texts("names", names)
+    if weights is None:
+        return [1.0] * len(names)
+    if isinstance(weights, str | bytes) or not isinstance(weights, Iterable):
+        raise UsageError(f"weights must be numbers, one per adapter, got {quoted(weights)}.")
+    return list(weights)
 
 
 def _require_request(

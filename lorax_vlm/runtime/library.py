@@ -333,10 +333,11 @@ class AdapterLibrary:
             AdapterExists: The name is taken and ``replace`` is false.
             AdapterError: It is damaged, unsupported, untrained or for another base; nothing is stored.
         """
+        called = folder.name if name is None else require_adapter_name(name)
         if prefix is not None:
-            with with_prefix(folder, name or folder.name, prefix) as renamed:
-                return self.load(renamed, name or folder.name, replace=replace)
-        manifest = read_manifest(folder, name or folder.name)
+            with with_prefix(folder, called, prefix) as renamed:
+                return self.load(renamed, called, replace=replace)
+        manifest = read_manifest(folder, called)
         return self.keep(folder, manifest, name, replace=replace)
 
     def seen_images(self, name: str) -> SeenImages | None:

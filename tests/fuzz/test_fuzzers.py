@@ -40,6 +40,7 @@ def test_the_harness_counts_what_came_of_each_case() -> None:
 
 def test_a_case_that_hangs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzz.harness.SLOW_S", 0.05)
+    monkeypatch.setattr("fuzz.harness.PATIENCE_S", 0.2)
 
     def attempt(rng: random.Random, folder: Path) -> None:
         while True:
