@@ -119,8 +119,8 @@ def _clock() -> Iterator[None]:
 
     def ring(*_: Any) -> None:
         waited, busy = time.monotonic() - began, time.process_time() - computed
-        if busy < SLOW_S / 2 and waited < PATIENCE_S:  # others have the processor
-            signal.setitimer(signal.ITIMER_REAL, SLOW_S / 2)
+        if busy < SLOW_S and waited < PATIENCE_S:  # others have the processor
+            signal.setitimer(signal.ITIMER_REAL, SLOW_S - busy)
             return
         raise TooSlow(f"more than {SLOW_S:g} s: {waited:.1f} s, {busy:.1f} s of them computing")
 
