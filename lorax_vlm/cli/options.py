@@ -21,7 +21,9 @@ Purpose = Literal["train", "inspect", "evaluate"]
 SplitChoice = Literal["train", "held-out", "all"]
 DEFAULT_MODEL = "blip2-opt-mini"
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, hub id or folder of the base.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Key (such as blip2_opt), catalogue name, hub id or folder of the base.")
+]
 Store = Annotated[
     Path | None,
     typer.Option("--store", help="Adapter store; by default the one of LORAX_VLM_HOME.", show_default=False),
