@@ -40,6 +40,7 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+_LONG_SECRET = 6
 _NEAREST, _FEW = 3, 8
 """Names that an error about a name shows: all of a few, else the nearest."""
 
@@ -59,12 +60,16 @@ def shown_address(address: str) -> str:
 
 
 def _without_secrets(text: str, address: str) -> str:
-    """What another library says about an address, without what ``shown_address`` leaves out."""
+    """What another library says about an address, without what ``shown_address`` leaves out.
+
+    A few letters are hidden where they stand in an address only: elsewhere they are parts of words.
+    """
     rest = address.partition("://")[2]
-    hidden = [re.match(r"[^/?#]*(?=@)", rest), re.search(r"(?<=[?#]).+", rest, re.DOTALL)]
-    for found in hidden:
-        if found is not None and found[0]:
-            text = text.replace(found[0], "...")
+    for found in (re.match(r"[^/?#]*@", rest), re.search(r"[?#].+", rest, re.DOTALL)):
+        if found is not None:
+            secret = found[0].strip("@?#")
+            text = text.replace(found[0], found[0].replace(secret, "...") if secret else found[0])
+            text = text.replace(secret, "...") if len(secret) >= _LONG_SECRET else text
     return text
 
 
@@ -224,10 +229,17 @@ class AmbiguousAdapter(AdapterError, LookupError):
 class AdapterExists(AdapterError, ValueError):
     """The name is taken. ``owner`` is the base of the adapter that has it, when that is what speaks against it.
 
-    ``own`` is for a demonstration that would replace what somebody made.
+    ``own`` is for a demonstration that would replace what somebody made, ``taken`` for a file or folder that it would
+    be written to.
     """
 
-    def __init__(self, adapter: str, place: str, owner: str | None = None, *, own: bool = False) -> None:
+    def __init__(
+        self, adapter: str, place: str, owner: str | None = None, *, own: bool = False, taken: bool = False
+    ) -> None:
+        if taken:
+            message = f"Adapter {adapter!r} was not written: there is something at {place} already. Name a new place."
+            super().__init__(adapter, message)
+            return
         whose = f" for another base, {owner}" if owner else ""
         way_out = "remove it" if owner else "replace it (replace=True), or remove it"
         if own:

@@ -11,7 +11,7 @@ from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_tasks import WRITING_TASKS, require_exchange_task, task_examples, task_splits
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, PromptError, UsageError
-from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
+from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
 from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked
 from lorax_vlm.exchange.matrix import CompatibilityMatrix, build_matrix
 from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters
@@ -316,15 +316,15 @@ class MultiModalLoRAExchange:
             judge_all(judge_by_target, examples, answer(library, name, examples, settings))
             for name in (None, stored.reference)
         ]
-        images = [example.image_digest() for example in examples]
+        units = numbers_of(example.unit for example in examples)
         return TaskReport(
             adapter=key,
             base=library.entry.name,
             task=task,
             count=len(examples),
-            before=mean_interval(scores[0], images),
-            after=mean_interval(scores[1], images),
-            gain=paired_difference(scores[0], scores[1], images),
+            before=mean_interval(scores[0], units),
+            after=mean_interval(scores[1], units),
+            gain=paired_difference(scores[0], scores[1], units),
         )
 
     # --- between models ---------------------------------------------------------------------------------------------

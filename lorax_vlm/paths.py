@@ -9,6 +9,10 @@ from pathlib import Path
 from lorax_vlm.errors import PathError, UsageError
 from lorax_vlm.foreign import quoted
 
+WRITTEN_BY = "written by lorax-vlm"
+"""Stands in every picture and page that is written, so that it may be written over."""
+_LOOKED_AT = 2**16
+
 
 @contextmanager
 def naming(path: object, hint: str = "") -> Iterator[None]:
@@ -49,11 +53,33 @@ def named_path(what: str, value: object) -> Path:
     return path
 
 
+def require_replaceable(path: Path) -> None:
+    """Nothing is lost by writing to a path: there is no file, or one that was written here.
+
+    Raises:
+        PathError: There is somebody's file, or it cannot be looked at.
+    """
+    with naming(path):
+        if path.is_file() and path.stat().st_size and not _was_written_here(path):
+            raise PathError(
+                str(path), "there is a file already that lorax-vlm did not write", "Name a new file; it is as it was."
+            )
+
+
+def _was_written_here(path: Path) -> bool:
+    mark = WRITTEN_BY.encode()
+    with path.open("rb") as file:
+        if mark in file.read(_LOOKED_AT):
+            return True
+        file.seek(max(0, path.stat().st_size - _LOOKED_AT))
+        return mark in file.read()
+
+
 def require_new_file(path: Path | None, suffix: str = "") -> Path | None:
     """A file that can be written, found out by trying; folders on the way to it are made. None stays None.
 
     Args:
-        path: As named; an existing file may be written over.
+        path: As named; a file that was written here before may be written over.
         suffix: What is added to a name without one.
 
     Raises:
@@ -68,6 +94,7 @@ def require_new_file(path: Path | None, suffix: str = "") -> Path | None:
         if suffix and not path.suffix:
             path = path.with_suffix(suffix)
         require_writable_folder(path.parent)
+        require_replaceable(path)
         if path.exists() and not os.access(path, os.W_OK):
             raise PathError(str(path), "it may not be written")
     return path

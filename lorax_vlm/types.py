@@ -183,7 +183,7 @@ class Interval:
     count: int = 0
     """Examples; 0 where that is not known."""
     groups: int = 0
-    """Independent ones: images, where several examples belong to one image; otherwise as many as examples."""
+    """Independent ones: groups where data are grouped, else images; as many as examples if each is of its own."""
 
     @property
     def few(self) -> bool:
@@ -206,8 +206,9 @@ class Interval:
         if not self.few:
             return ""
         examples = f"{self.count} example{'' if self.count == 1 else 's'}" if self.count else "how many is not known"
-        images = f" of {self.groups} image{'' if self.groups == 1 else 's'}" if self.groups != self.count else ""
-        return f"too few to tell: {examples}{images}"
+        plural = "" if self.groups == 1 else "s"
+        of_what = f" of {self.groups} image{plural} or group{plural}" if self.groups != self.count else ""
+        return f"too few to tell: {examples}{of_what}"
 
     def percent(self, width: int = 0) -> str:
         """A share as text, its value aligned right in ``width``."""
@@ -297,6 +298,8 @@ class ReferenceReport:
     """Why a text metric has no figure, by its name."""
     scores: tuple[float, ...] = ()
     """Of each image, 1 for a caption that equals a reference."""
+    units: tuple[int, ...] = ()
+    """Of each image: the number of its group where data are grouped, else of itself."""
     seen: SeenShare | None = None
     """What of these images the adapter was trained on; None for the base."""
 
@@ -318,6 +321,8 @@ class AnswerRecord:
     """What the question is judged by: ``vqa accuracy``, or ``exact match`` where few or one annotator answered it."""
     image: int = 0
     """Number of the image: equal for questions of a report about equal images."""
+    unit: int = 0
+    """Number of its group where data are grouped, else of its image: what intervals take for independent."""
 
 
 ImageVerdict = Literal["depends", "ignored", "cannot tell"]

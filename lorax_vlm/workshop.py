@@ -22,10 +22,9 @@ from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.data.examples import DataSplits, Example, Kind
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import Problem, write_problems
-from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import DamagedAdapter, DataError, ExampleError, LoraxError, PathError, UsageError
-from lorax_vlm.evaluation.seen import DRAWN
+from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.families.base import Family
@@ -344,13 +343,12 @@ class AdapterWorkshop:
             "asked_data": order.splits.content(),
             "data": splits.summary(),
             "data_identity": splits.identity(),
+            KNOWN_BY: [Identity.FILE] if splits.streamed else sorted(identities(splits.train)),
         }
         if answers is not None:
             facts["label_coverage"] = answers.coverage
         if splits.streamed:
             plan = dataclasses.replace(plan, data=dataclasses.replace(splits, train=NotedStream(splits.train)))
-        else:
-            facts[DRAWN] = any(is_drawn(example) for example in splits.train)
         return plan, facts
 
     def _keep_trained(
@@ -461,13 +459,16 @@ def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) 
             problems.append(Problem(example.name, reason))
         return not reason
 
-    train = [e for e in splits.train if fits(e)] if isinstance(splits.train, Sequence) else splits.train
-    validation = [example for example in splits.validation if fits(example)]
+    parts = {
+        name: [example for example in part if fits(example)]
+        for name, part in splits.parts().items()
+        if isinstance(part, Sequence)
+    }
     if not problems:
         return splits
-    if not skip_bad_rows or not train or not validation:
+    if not skip_bad_rows or any(part and not parts.get(name, part) for name, part in splits.parts().items()):
         raise DataError(splits.source, problems, "Shorten these texts, or leave the rows out with --skip-bad-rows.")
-    return dataclasses.replace(splits, train=train, validation=validation, skipped=(*splits.skipped, *problems))
+    return dataclasses.replace(splits, **parts, skipped=(*splits.skipped, *problems))  # type: ignore[arg-type]
 
 
 def fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, LabelPlan]:

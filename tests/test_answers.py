@@ -14,7 +14,11 @@ from lorax_vlm.answers import (
     strip_punctuation,
     vqa_accuracy,
 )
+from lorax_vlm.data.examples import answered
+from lorax_vlm.data.readers.values import answers_in
 from lorax_vlm.errors import UsageError
+from lorax_vlm.evaluation.questions import score_answers
+from lorax_vlm.types import Answer
 
 # The published table of contractions, whole: what is written, and the spellings that become it. Words with a capital
 # never occur (everything is in lower case before), two become what they are, and one is the wrong way round.
@@ -347,3 +351,14 @@ def test_the_most_frequent_answer_is_counted_over_spellings(annotators: list[str
 def test_nobody_has_no_answer() -> None:
     with pytest.raises(UsageError, match="annotator"):
         most_frequent_answer([])
+
+
+def test_annotators_who_said_nothing_count_among_them() -> None:
+    """The challenge's figure for ten of whom some left it empty, by hand: the mean over leaving each one out."""
+    for given, figure in ((3, 0.9), (2, 0.6), (1, 0.3)):
+        answers = answers_in(["cat"] * given + ["", None] * ((10 - given) // 2) + [" "] * ((10 - given) % 2))
+        assert len(answers) == 10
+        example = answered(b"", "what?", answers, "")
+        assert example.target == "cat"
+        (record,) = score_answers([Answer("cat")], [example], images=[0])
+        assert (record.metric, round(record.score, 6)) == ("vqa accuracy", figure)

@@ -298,6 +298,17 @@ def test_no_secret_is_in_an_error(answer: bytes) -> None:
         assert not any(secret in shown for secret in ("passw0rd", "s3cret", "fr4g"))
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [("http://a@127.0.0.1/", "http://127.0.0.1/"), ("http://a:t@127.0.0.1/?e", "http://127.0.0.1/?...")],
+)
+def test_short_secrets_do_not_make_holes_in_a_message(url: str, shown: str) -> None:
+    reason = f"it leads to an address that is not public; {url} did not answer"
+    message = str(RemoteError(url, reason))
+    assert message.startswith(f"{shown}: it leads to an address that is not public; http://")
+    assert url.partition("//")[2].partition("@")[0] + "@" not in message
+
+
 # --- time -------------------------------------------------------------------------------------------------------------
 
 DRIP = tuple(itertools.chain(*[(b"a", 0.1)] * 200))

@@ -440,7 +440,7 @@ class AdapterStore:
         """
         with writing_to(target):
             if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                raise AdapterExists(name, str(target))
+                raise AdapterExists(name, str(target), taken=True)
         with writing_to(target), own_folder(target.parent, _SCRATCH_PREFIX) as scratch:
             self._read(name, lambda stored: copy_version(stored.folder, scratch, name))
             scratch.chmod(0o755)

@@ -28,6 +28,7 @@ from lorax_vlm.cli.options import (
     Split,
     SplitChoice,
     Store,
+    list_left_out,
     read_asked_data,
 )
 from lorax_vlm.cli.output import print_json, say, say_wrote
@@ -68,6 +69,7 @@ class _Order:
     split: SplitChoice
     include_seen: bool
     splits: "DataSplits | None" = None
+    skip_bad_rows: bool = False
     stored: list[StoredAdapter] = field(default_factory=list)
 
 
@@ -147,6 +149,7 @@ def evaluate(
         split=split or "all",
         include_seen=keep,
         splits=splits,
+        skip_bad_rows=skip_bad_rows,
         stored=stored,
     )
     if _asks_questions(entry, order):
@@ -251,6 +254,8 @@ def _evaluate_questions(order: _Order) -> None:
     from lorax_vlm.evaluation.summary import difference_lines
     from lorax_vlm.vqa import VQASystem
 
+    if order.splits is not None:
+        order = replace(order, splits=list_left_out(order.splits))
     system, model, splits = VQASystem(**order.system), order.model, order.splits
     tasks = {_task_of(adapter) for adapter in order.stored}
     asked = order.task or (tasks.pop() if len(tasks) == 1 else None) or GENERAL
@@ -297,8 +302,13 @@ def _evaluate_questions(order: _Order) -> None:
 
 def _evaluate_captions(order: _Order, title: str) -> None:
     from lorax_vlm.captioning import BLIP2CaptioningSystem
+    from lorax_vlm.workshop import require_fitting
 
     system = BLIP2CaptioningSystem(order.model, **order.system)
+    if order.splits is not None:  # a reference that does not fit has no loss
+        splits = order.splits.with_prompt(system.base.entry.caption_prompt)
+        splits = require_fitting(system.base.family, splits, skip_bad_rows=order.skip_bad_rows)
+        order = replace(order, splits=list_left_out(splits))
     names = [*order.names.values()] or None
     reports = system.evaluate_adapters(
         names,

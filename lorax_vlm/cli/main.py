@@ -2,8 +2,10 @@
 
 import atexit
 import logging
+import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,6 +68,7 @@ def main() -> None:
     """Run the command line: an error of ours is a message and exit code 1; anything else is a bug and shows as one."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises a package that nothing here uses
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # no letter of a caption ends a command
@@ -78,6 +81,13 @@ def main() -> None:
     except Exception:
         sys.stderr.write(f"{printable(traceback.format_exc())}\n{_BUG}\n")
         sys.exit(1)
+
+
+def _open_what_is_closed() -> None:
+    """Give a program that was started with a closed input or output, as by ``>&-``, an empty one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for the whole run
 
 
 def describe(error: LoraxError) -> str:

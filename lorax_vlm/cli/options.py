@@ -109,8 +109,7 @@ def read_asked_data(
         purpose: To train, or to inspect what would be trained on, there must be something to train on and something to
             validate on; to evaluate one row is enough, in whichever part it is.
 
-    To evaluate, rows that are left out are listed in ``settings.left_out_dir``; what is trained on or inspected is
-    listed by whoever knows which rows fit the base, too.
+    Rows that are left out are listed by whoever knows which rows fit the base, too; see ``list_left_out``.
 
     Raises:
         UsageError: ``--columns`` is not of the form ``field=column,...``, or an option is given without ``--data``.
@@ -144,9 +143,7 @@ def read_asked_data(
             progress=bar,
         )
         splits = read_parts(data, **options)
-    if purpose != "evaluate":
-        splits = splits.require_trainable()
-    return list_left_out(splits) if purpose == "evaluate" else splits
+    return splits if purpose == "evaluate" else splits.require_trainable()
 
 
 def list_left_out(splits: "DataSplits") -> "DataSplits":

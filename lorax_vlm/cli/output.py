@@ -48,7 +48,7 @@ class _StandardOutput(io.TextIOBase):
             raise PathError.of("standard output", error) from error
 
     def isatty(self) -> bool:
-        return sys.stdout.isatty()
+        return sys.stdout is not None and sys.stdout.isatty()  # it may be closed
 
     @property
     def encoding(self) -> str:  # type: ignore[override]

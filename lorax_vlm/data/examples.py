@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from PIL import Image
 
 from lorax_vlm.answers import most_frequent_answer
-from lorax_vlm.data.image_facts import example_digest
+from lorax_vlm.data.image_facts import draw, example_digest
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.problems import Problem, write_problems
 from lorax_vlm.errors import DataError, UsageError
@@ -43,6 +43,8 @@ class Example:
     """Type of the question, such as ``counting``; results are given by it."""
     digest: str = field(default="", compare=False, repr=False)
     """SHA-256 of the image's content, where whoever made the example knows it; see ``image_digest``."""
+    group: str = field(default="", compare=False)
+    """What its image shares with others, such as a clip or a patient, where data are grouped by it."""
 
     def open_image(self) -> Image.Image:
         """The image, RGB.
@@ -50,7 +52,7 @@ class Example:
         Raises:
             ImageError: It cannot be read.
         """
-        return self.image() if callable(self.image) else load_image(self.image)
+        return load_image(draw(self.image) if callable(self.image) else self.image)
 
     def image_digest(self) -> str:
         """SHA-256 of the image's content, in hexadecimal: of the file's bytes, or of pixels where there are none.
@@ -71,6 +73,11 @@ class Example:
     def image_key(self) -> str:
         """What to remember the image by: equal for equal images, for ever. See ``image_digest``."""
         return self.image_digest()
+
+    @property
+    def unit(self) -> tuple[str, str]:
+        """What is independent of others: the group where data are grouped, else the image."""
+        return ("group", self.group) if self.group else ("image", self.image_digest())
 
 
 def answered(

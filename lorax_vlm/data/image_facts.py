@@ -223,20 +223,31 @@ def _file_digest(path: Path) -> str:
     return digest
 
 
-def _drawing_digest(draw: Callable[[], Image.Image]) -> str:
-    if isinstance(draw, functools.partial):
-        function, given = draw.func, (draw.args, sorted(draw.keywords.items()))
+def _drawing_digest(function_of_it: Callable[[], Image.Image]) -> str:
+    if isinstance(function_of_it, functools.partial):
+        function, given = function_of_it.func, (function_of_it.args, sorted(function_of_it.keywords.items()))
         name = f"{getattr(function, '__module__', '<>')}.{getattr(function, '__qualname__', '<>')}"
         if "<" not in name and _says_all(given):
             return hashlib.sha256(f"drawn by {name} {given!r}".encode()).hexdigest()
+    return content_digest(draw(function_of_it))
+
+
+def draw(function: Callable[[], ImageSource]) -> ImageSource:
+    """What somebody's function gives.
+
+    Raises:
+        ImageError: It fails, or what it gives is no image.
+    """
+    name = f"<{quoted(getattr(function, '__qualname__', type(function).__name__))[1:-1]}>"
     try:
-        picture = draw()
+        picture = function()
     except (LoraxError, MemoryError):
         raise
-    except Exception as error:  # of somebody's function
-        name = f"<{quoted(getattr(draw, '__qualname__', type(draw).__name__))[1:-1]}>"
+    except Exception as error:
         raise ImageError(name, f"the function that draws it failed: {type(error).__name__}: {error}.") from error
-    return content_digest(picture)
+    if callable(picture):
+        raise ImageError(name, "the function that draws it gives another function.")
+    return picture
 
 
 def _says_all(value: Any) -> bool:

@@ -8,7 +8,7 @@ import io
 import re
 from dataclasses import dataclass
 
-from PIL import JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
 from lorax_vlm.data.image_exif import orientation_of
 from lorax_vlm.data.image_limits import ImageLimits
@@ -21,6 +21,11 @@ _MAX_SCANS = 100
 """Encoders write about ten. The decoder goes through all of the picture for each."""
 _MAX_BLOCK_VISITS = 100_000_000
 """Of all scans together; a photograph of 200 megapixels with the usual ten has 25 to 45 million."""
+_END = b"\xff\xd9"
+_CODES = bytes(value * 89 % 255 for value in range(4096))
+"""Of any table, without a marker among them."""
+_PADDING = _CODES + b"".join(b"\xff" + bytes([0xD0 + number % 8]) + _CODES[:512] for number in range(16))
+"""More of a picture, after each mark of a restart too; behind a picture that is whole the decoder skips it."""
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _SHRINKABLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
@@ -86,6 +91,25 @@ def open_jpeg(data: bytes, name: str, limits: ImageLimits) -> Picture:
     return _picture(b"".join(kept), frame, scans, orientation, name)
 
 
+def _ends_evenly(image: Image.Image) -> bool:
+    """Whether the last block is of one brightness: so looks what the decoder puts in the place of missing data."""
+    corner = ((image.width - 1) // 8 * 8, (image.height - 1) // 8 * 8, image.width, image.height)
+    values = image.crop(corner).convert("L").tobytes()
+    return max(values) - min(values) <= 2
+
+
+def _ends_early(data: bytes) -> bool:
+    """Whether the mark of the end stands before the picture's: what is put before it then shows in the picture."""
+    if not data.endswith(_END):
+        return False
+    thumbnails = []
+    for padding in (b"", _PADDING):
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data.removesuffix(_END) + padding + _END))
+        image.draft(None, (1, 1))
+        thumbnails.append(image.convert("RGB").tobytes())
+    return thumbnails[0] != thumbnails[1]
+
+
 def _read_frame(marker: int, body: bytes) -> _Frame:
     samplings = {body[at]: (body[at + 1] >> 4, body[at + 1] & 15) for at in range(6, len(body) - 2, 3)}
     height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
@@ -117,6 +141,8 @@ def _picture(data: bytes, frame: _Frame, scans: list[list[int]], orientation: in
         if scale(factor) > 1:
             image.draft(None, (max(1, frame.width // scale(factor)), max(1, frame.height // scale(factor))))
         image.load()
+        if _ends_evenly(image) and _ends_early(data):
+            raise ImageError(name, "its data are truncated: a JPEG's end stands before the end of its picture.")
         return whole(image)
 
     return Picture((frame.width, frame.height), decode, lambda factor: coefficients + kept(factor), kept, orientation)

@@ -128,7 +128,8 @@ def _read_table(path: Path, options: ReadOptions, images: Path | None) -> DataSp
         ROW_HINT if images is not None else f"{ROW_HINT} Where images are not beside it, give their folder: --images."
     )
     gathering = Gathering(str(path), path.name, options, hint, part_by_folder(folder) if images is not None else None)
-    take_table(gathering, path, path.name, files, part_by_folder(folder) if images is None else None)
+    folder_of = part_by_folder(folder) if images is None else None
+    take_table(gathering, path, path.name, files, folder_of=folder_of)
     return gathering.splits(files.notes)
 
 

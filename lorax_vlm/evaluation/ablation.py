@@ -101,7 +101,7 @@ def judge(accuracy: float, over_another: Interval | None, over_blank: Interval) 
 
 
 def _lost(own: Sequence[AnswerRecord], without: Sequence[AnswerRecord]) -> Interval:
-    return paired_difference([r.score for r in without], [r.score for r in own], [r.image for r in own])
+    return paired_difference([r.score for r in without], [r.score for r in own], [r.unit for r in own])
 
 
 def _mean(records: Sequence[AnswerRecord]) -> float:

@@ -8,7 +8,7 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_captions import STYLES
 from lorax_vlm.data.scenes import Scene, score_caption
 from lorax_vlm.errors import UsageError
-from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
+from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
 from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics, metric_problems
 from lorax_vlm.foreign import quoted
@@ -117,7 +117,8 @@ def judge_reference_captions(
         for text, same, score in zip(captions, images, scores, strict=True)
         if not score
     ]
-    interval = mean_interval(scores)
+    units = tuple(numbers_of(same[0].unit for same in images))
+    interval = mean_interval(scores, units)
     figures, reasons = _text_metrics(captions, references)
     counts = {"images": len(images), "references": sum(map(len, images))}
     return ReferenceReport(
@@ -134,6 +135,7 @@ def judge_reference_captions(
         failures=tuple(failures[:_SHOWN_FAILURES]),
         interval=interval,
         scores=scores,
+        units=units,
     )
 
 
@@ -149,7 +151,8 @@ def compare_captions(first: CaptionReport | ReferenceReport, second: CaptionRepo
         same = type(first) is type(second) and first.protocol.get("data") == second.protocol.get("data")
     if not same or len(first.scores) != len(second.scores):
         raise UsageError("Only reports on the same images, judged in the same way, can be compared.")
-    return paired_difference(first.scores, second.scores)
+    units = first.units if isinstance(first, ReferenceReport) else None
+    return paired_difference(first.scores, second.scores, units)
 
 
 def style_on_scenes(adapter: str, style: str) -> str:

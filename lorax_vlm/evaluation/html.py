@@ -13,6 +13,7 @@ from lorax_vlm.errors import LoraxError, PathError, UsageError
 from lorax_vlm.evaluation.plot import draw_accuracy
 from lorax_vlm.evaluation.summary import image_line, missing_line, name_of, table_rows
 from lorax_vlm.foreign import printable
+from lorax_vlm.paths import WRITTEN_BY, require_replaceable
 from lorax_vlm.types import AnswerRecord, Interval, VQAReport
 
 _THUMBNAIL_PX, _SMALL_PX = 160, 80
@@ -20,6 +21,7 @@ _EXAMPLES, _PICTURED_ERRORS = 12, 300
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="generator" content="{{ written_by }}">
 <title>{{ title }}</title>
 <style>
 :root { color-scheme: light dark; --text: #1c2430; --quiet: #5b6675; --line: #d5dbe3; --back: #fff;
@@ -110,8 +112,10 @@ def write_vqa_page(
     rows = table_rows(reports)
     questions = list(zip(*(report.records for report in reports), strict=True))
     wrong = [row for row in questions if any(record.score < 1 for record in row)]
+    require_replaceable(path)
     page = Environment(autoescape=True, undefined=StrictUndefined, finalize=safe_value).from_string(_PAGE)
     text = page.stream(
+        written_by=WRITTEN_BY,
         title=title,
         count=first.count,
         images=first.protocol.get("images"),

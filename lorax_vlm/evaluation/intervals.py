@@ -12,7 +12,7 @@ memory grow with more than the number of examples.
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -27,6 +27,12 @@ _BEYOND = NormalDist().inv_cdf(0.975)
 _PRECISION = 1e-7
 _CLOSE_ENOUGH = 1e-5  # standard deviations
 _MOST_STEPS = 100
+
+
+def numbers_of(keys: Iterable[Hashable]) -> list[int]:
+    """A number for each key, in the order of their first ones; equal for equal keys."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def mean_interval(scores: Sequence[float], groups: Sequence[Hashable] | None = None) -> Interval:

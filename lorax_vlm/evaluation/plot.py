@@ -2,16 +2,23 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from lorax_vlm.errors import PathError
 from lorax_vlm.evaluation.summary import name_of
 from lorax_vlm.foreign import printable
+from lorax_vlm.paths import WRITTEN_BY, require_replaceable
 from lorax_vlm.types import Interval, VQAReport
 
 _MOST_ROWS = 12
+_MARKS: Mapping[str, dict[str, Any]] = {
+    "png": {"metadata": {"Software": WRITTEN_BY}},
+    **{key: {"metadata": {"Creator": WRITTEN_BY}} for key in ("pdf", "svg")},
+    **{key: {"pil_kwargs": {"comment": WRITTEN_BY}} for key in ("jpg", "jpeg")},
+}
+"""Options of a figure by the kind of its file, so that it is known again."""
 
 
 def drawable(text: str, limit: int = 200) -> str:
@@ -29,6 +36,7 @@ def save_figure(figure: Any, path: Path, dpi: int) -> Path:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
         kind = "png"
+    require_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
@@ -42,7 +50,7 @@ def write_picture(figure: Any, file: IO[bytes], dpi: int, kind: str = "png") -> 
     """Write a figure to an open file, without a word about characters that no font has; they are drawn as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(file, dpi=dpi, format=kind)
+        figure.savefig(file, dpi=dpi, format=kind, **_MARKS.get(kind, {}))
 
 
 def draw_accuracy(reports: Sequence[VQAReport], rows: Sequence[tuple[str, list[Interval]]]) -> bytes:

@@ -9,7 +9,7 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.ablation import ablate
-from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
+from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
 from lorax_vlm.evaluation.opening import Source, sources_in_turn
 from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.types import Answer, AnswerRecord, GenerationSettings, Interval, VQAReport, require_flag
@@ -86,8 +86,7 @@ def evaluate_questions(
 
 def image_numbers(examples: Sequence[Example]) -> list[int]:
     """A number for each example's image, equal for equal images; an image that cannot be read is like no other."""
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(_image_of(example), len(numbers)) for example in examples]
+    return numbers_of(map(_image_of, examples))
 
 
 def _image_of(example: Example) -> Hashable:
@@ -150,7 +149,7 @@ def compare_reports(first: VQAReport, second: VQAReport, metric: str | None = No
     before, after = (with_metric(report.records, metric) for report in (first, second))
     if not before:
         raise UsageError(f"No question of these reports is judged by {metric!r}.")
-    return paired_difference([r.score for r in before], [r.score for r in after], [r.image for r in before])
+    return paired_difference([r.score for r in before], [r.score for r in after], [r.unit for r in before])
 
 
 def choose_metric(examples: Sequence[Example]) -> str:
@@ -185,10 +184,11 @@ def score_answers(
     if not examples or len(answers) != len(examples):
         raise UsageError(f"At least one question is needed, and an answer to each: {len(examples)}, {len(answers)}.")
     images = images if images is not None else image_numbers(examples)
-    return tuple(_judged(*row) for row in zip(answers, examples, images, strict=True))
+    units = numbers_of(("group", e.group) if e.group else ("image", i) for e, i in zip(examples, images, strict=True))
+    return tuple(_judged(*row) for row in zip(answers, examples, images, units, strict=True))
 
 
-def _judged(answer: Answer | Exception, example: Example, image: int) -> AnswerRecord:
+def _judged(answer: Answer | Exception, example: Example, image: int, unit: int) -> AnswerRecord:
     annotators, metric = example.answers or (example.target,), _metric_of(example)
     said, error, score = "", "", 0.0
     if isinstance(answer, Exception):
@@ -196,7 +196,9 @@ def _judged(answer: Answer | Exception, example: Example, image: int) -> AnswerR
     else:
         said = str(answer)
         score = vqa_accuracy(said, annotators) if metric == VQA_ACCURACY else float(exact_match(said, annotators))
-    return AnswerRecord(example.name, example.kind, example.question, said, annotators, score, error, metric, image)
+    return AnswerRecord(
+        example.name, example.kind, example.question, said, annotators, score, error, metric, image, unit
+    )
 
 
 def with_metric(records: Sequence[AnswerRecord], metric: str) -> tuple[AnswerRecord, ...]:
@@ -210,8 +212,8 @@ def mean_score(records: Sequence[AnswerRecord]) -> float:
 
 
 def accuracy_of(records: Sequence[AnswerRecord]) -> Interval:
-    """Mean score of records of one metric, with its interval over images."""
-    return mean_interval([record.score for record in records], [record.image for record in records])
+    """Mean score of records of one metric, with its interval over images or groups."""
+    return mean_interval([record.score for record in records], [record.unit for record in records])
 
 
 def shares_by_metric(records: Sequence[AnswerRecord]) -> dict[str, Interval]:

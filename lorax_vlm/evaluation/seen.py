@@ -1,7 +1,11 @@
 """Which of the images that are asked about adapters were trained on: measured with those, memory looks like skill."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from PIL import Image
 
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.seen import SeenImages
@@ -10,10 +14,40 @@ from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.types import SeenShare
 
-DRAWN = "drawn"
-"""Fact of a manifest's training: it was on drawn scenes, which are known by their numbers and not by bytes of files."""
+KNOWN_BY = "images_known_by"
+"""Fact of a manifest's training: by what its images are known, a list of ``Identity``; without it any."""
 PARTLY = "seen_partly"
 """Fact of a manifest's training: it is made of several, and not all of them say what they were trained on."""
+
+
+class Identity(StrEnum):
+    """By what an image is known. One picture has another identity of each kind, so only equal kinds are compared."""
+
+    FILE = "file"
+    """The bytes of its file."""
+    PIXELS = "pixels"
+    """What a picture in memory shows, as a PIL image, an array, or what a function returns."""
+    DRAWING = "drawing"
+    """The number of a scene of the miniature world."""
+
+
+def identities(examples: Iterable[Example]) -> frozenset[Identity]:
+    """By what the images of examples are known."""
+    return frozenset(map(_identity, examples))
+
+
+def identities_of(manifest: Manifest) -> frozenset[Identity]:
+    """By what the images are known that an adapter was trained on."""
+    said = manifest.training.get(KNOWN_BY)
+    known = {kind for kind in Identity if isinstance(said, list | tuple) and kind in said}
+    return frozenset(known or Identity)
+
+
+def _identity(example: Example) -> Identity:
+    if is_drawn(example):
+        return Identity.DRAWING
+    in_memory = callable(example.image) or isinstance(example.image, Image.Image | np.ndarray)
+    return Identity.PIXELS if in_memory else Identity.FILE
 
 
 @dataclass(frozen=True)
@@ -47,9 +81,8 @@ def comparable(seen: SeenImages | None, manifest: Manifest, examples: Sequence[E
     """
     if seen is None:  # what was not trained has seen nothing; but what says that it has, has
         return Known(SeenImages(), complete=not manifest.trained)
-    # The same scene in a file is another content.
-    hidden = manifest.training.get(DRAWN) and not all(is_drawn(example) for example in examples)
-    return Known(seen, complete=not hidden and not manifest.training.get(PARTLY))
+    comparable_kinds = len(identities_of(manifest) | identities(examples)) <= 1
+    return Known(seen, complete=comparable_kinds and not manifest.training.get(PARTLY))
 
 
 def leave_out_seen(examples: Sequence[Example], seen: Mapping[str, Known], *, include: bool = False) -> Asked:

@@ -42,7 +42,7 @@ def pack(stored: StoredAdapter, path: Path) -> Path:
     if os.path.isdir(path):
         raise PathError(str(path), "it is a folder", f"Name a file in it, such as {path / f'{stored.name}{SUFFIX}'}.")
     if os.path.lexists(path):
-        raise AdapterExists(stored.name, str(path))
+        raise AdapterExists(stored.name, str(path), taken=True)
     require_intact(stored.folder, stored.name)
     warn_of_places(stored.manifest)
     with writing_to(path):

@@ -100,7 +100,7 @@ def fold_adapter(
         raise UsageError(f"tolerance is {quoted(tolerance)}, expected a number above 0.")
     with writing_to(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise AdapterExists(folder.name, str(out))
+            raise AdapterExists(folder.name, str(out), taken=True)
     with only_our_errors(folder.name, folder):
         config, data = _read(folder)
         plain = base.plain_copy()

@@ -24,7 +24,7 @@ from lorax_vlm.adapters.peft_config import MAX_RANK
 from lorax_vlm.adapters.seen import join_seen
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.errors import IncompatibleAdapter, UsageError
-from lorax_vlm.evaluation.seen import DRAWN, PARTLY
+from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, identities_of
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.merge_preview import MergePreview, exact_sum, preview_merge, weighted
 from lorax_vlm.foreign import quoted
@@ -309,7 +309,7 @@ def _manifest_of_merge(
         generation=first.generation,
         training={
             "data": "merged from " + ", ".join(a.reference for a in stored),
-            DRAWN: any(a.manifest.training.get(DRAWN) for a in stored),
+            KNOWN_BY: sorted(set().union(*(identities_of(a.manifest) for a in stored))),
             **seen,
             **facts,
         },

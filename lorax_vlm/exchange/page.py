@@ -11,10 +11,12 @@ from lorax_vlm.evaluation.html import safe_value
 from lorax_vlm.exchange.matrix import LEGEND, CompatibilityMatrix
 from lorax_vlm.exchange.pictures import matrix_png
 from lorax_vlm.exchange.report import TransferReport, share_text
+from lorax_vlm.paths import WRITTEN_BY, require_replaceable
 from lorax_vlm.types import TaskReport
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="generator" content="{{ written_by }}">
 <title>{{ title }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #1c2430; }
@@ -85,8 +87,10 @@ def write_exchange_page(
         UsageError: There are no adapters.
         PathError: It cannot be written there.
     """
+    require_replaceable(path)
     page = Environment(autoescape=True, undefined=StrictUndefined, finalize=safe_value).from_string(_PAGE)
     text = page.render(
+        written_by=WRITTEN_BY,
         title=title,
         matrix=matrix,
         legend=LEGEND,

@@ -22,9 +22,8 @@ from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, join_seen
 from lorax_vlm.adapters.store import StoredAdapter
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.errors import TransferRefused
-from lorax_vlm.evaluation.seen import DRAWN, PARTLY
+from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, Identity, identities, identities_of
 from lorax_vlm.exchange.candidates import copies, random_like
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
@@ -74,8 +73,8 @@ class PreparedTransfer:
     load: Callable[[AdapterLibrary], object]
     seen: SeenImages | None
     """The images that the source and the result were trained on. None: not known."""
-    drawn: bool
-    """Whether some of them are drawn scenes."""
+    known_by: frozenset[Identity]
+    """By what they are known."""
     partly: bool
     """Whether there are others, of which nothing is known."""
 
@@ -167,8 +166,8 @@ def prepared_transfer(
         bench = _Bench(target, stored.manifest, settings, asked.development, judge, scratch)
         report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
         seen, partly = _seen_by(chosen, adapter, stored.manifest, data)
-        drawn = bool(stored.manifest.training.get(DRAWN)) or any(is_drawn(example) for example in data.unlabelled)
-        yield PreparedTransfer(report, target, stored, chosen, settings, options.load, seen, drawn, partly)
+        known_by = identities_of(stored.manifest) | identities(data.unlabelled)
+        yield PreparedTransfer(report, target, stored, chosen, settings, options.load, seen, known_by, partly)
 
 
 @dataclass(frozen=True)
@@ -398,7 +397,7 @@ def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool)
             "transfer": report.label,
             "steps": chosen.steps,
             "data": f"transferred from {prepared.stored.reference}",
-            DRAWN: prepared.drawn,
+            KNOWN_BY: sorted(prepared.known_by),
             **({PARTLY: True} if prepared.partly else {}),
         },
         labels=chosen.labels,

@@ -10,6 +10,7 @@ from lorax_vlm.data.readers.unlabelled import read_unlabelled
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.data.splitting import without_images_of
 from lorax_vlm.errors import TransferRefused
+from lorax_vlm.evaluation.intervals import numbers_of
 from lorax_vlm.exchange.report import Scored
 from lorax_vlm.types import ENOUGH
 
@@ -65,7 +66,7 @@ def require_enough(name: str, target: str, data: TransferData) -> None:
     Raises:
         TransferRefused: There are too few.
     """
-    labelled, unlabelled = (len({e.image_digest() for e in part}) for part in (data.development, data.unlabelled))
+    labelled, unlabelled = (len({e.unit for e in part}) for part in (data.development, data.unlabelled))
     wanted = ENOUGH if labelled else ENOUGH_UNLABELLED
     if 0 < (labelled or unlabelled) < wanted:
         what = f"{labelled} labelled images" if labelled else f"{unlabelled} unlabelled images"
@@ -80,7 +81,6 @@ def judge_all(judge: Judge, examples: Sequence[Example], texts: Sequence[str]) -
 
 
 def score_texts(name: str, judge: Judge, examples: Sequence[Example], texts: Sequence[str]) -> Scored:
-    """Scores of what one thing said, with the image that each question is about."""
-    numbers: dict[str, int] = {}
-    images = tuple(numbers.setdefault(example.image_digest(), len(numbers)) for example in examples)
-    return Scored(name, judge_all(judge, examples, texts), tuple(texts), images)
+    """Scores of what one thing said, with the image, or group of images, that each question is about."""
+    units = tuple(numbers_of(example.unit for example in examples))
+    return Scored(name, judge_all(judge, examples, texts), tuple(texts), units)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from lorax_vlm.data.scenes import Scene, iterate_scenes
+from lorax_vlm.evaluation.intervals import mean_interval
+from tests.data_for_tests import write_rows
 
 COLOR = "What color is the background?"
 QUICK = ("--steps", 2, "--batch-size", 4, "--eval-every", 2, "--recipe", "light")
@@ -110,3 +112,27 @@ def test_questions_are_looked_at_as_questions(run, many: list[Scene], tmp_path: 
     photos = write(tmp_path / "photos", many[:12])
     assert "these are questions: train them with --task NAME" in run("doctor", "--data", photos)
     assert "--task NAME" in run("train", "mine", "--data", photos, *QUICK, code=1)
+
+
+def test_intervals_are_over_groups_where_data_are_grouped(run, tmp_path: Path, scenes: list[Scene]) -> None:
+    """Twelve images of two patients are two independent ones, and say nothing."""
+    rows = []
+    for number, scene in enumerate(scenes):
+        scene.image.save(tmp_path / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "question": COLOR, "answer": "white", "patient": number % 2})
+    write_rows(tmp_path, rows)
+    asked = ["evaluate", "--task", "x", "--data", str(tmp_path), "--json"]
+    (alone,), (grouped,) = (json.loads(run(*asked, *more))["reports"] for more in ([], ["--group-by", "patient"]))
+    assert (alone["accuracy"]["groups"], grouped["accuracy"]["groups"]) == (12, 2)
+    assert alone["accuracy"]["value"] == grouped["accuracy"]["value"]
+    by_hand = mean_interval([r["score"] for r in grouped["records"]], [n % 2 for n in range(12)])
+    assert (grouped["accuracy"]["low"], grouped["accuracy"]["high"]) == (by_hand.low, by_hand.high)
+
+
+def test_evaluate_leaves_out_what_training_leaves_out(run, tmp_path: Path, scenes: list[Scene]) -> None:
+    rows = []
+    for number, scene in enumerate(scenes):
+        scene.image.save(tmp_path / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "caption": "a star " * (3000 if number == 5 else 1)})
+    write_rows(tmp_path, rows)
+    assert "11" in run("evaluate", "--data", str(tmp_path), "--skip-bad-rows")

@@ -1,6 +1,9 @@
 """Places that cannot be written or read, and rows that fail: found before the work where that is possible."""
 
+import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,51 @@ def test_a_name_that_the_system_refuses_is_one_message(
 def test_a_device_is_no_key(run, stored, command: str) -> None:
     pytest.importorskip("model_signing")
     assert "is no key" in run("adapters", command, "one", "--key", "/dev/zero", code=1)
+
+
+def test_a_program_that_is_started_without_input_or_output(tmp_path: Path) -> None:
+    """As by a daemon. The command is a process of its own: within one the streams are the tests'."""
+    environment = dict(os.environ, LORAX_VLM_HOME=str(tmp_path))
+    for command in ("models list >&-", "models list >&- 2>&- <&-", "adapters list <&-", "adapters list --json >&-"):
+        done = subprocess.run(
+            f"{sys.executable} -m lorax_vlm {command}",
+            shell=True,
+            check=False,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), command
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "caption {picture} --sheet {picture}",
+        "caption {picture} --sheet {notes}",
+        "evaluate --task general --count 2 --html {notes}",
+        "adapters matrix --png {picture}",
+    ],
+)
+def test_nobodys_file_is_written_over(run: Callable[..., str], command: str, picture: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    before = picture.read_bytes(), notes.read_bytes()
+    printed = run(*command.format(picture=picture, notes=notes).split(), code=1)
+    assert "there is a file already that lorax-vlm did not write. Name a new file" in printed
+    assert (picture.read_bytes(), notes.read_bytes()) == before
+
+
+@pytest.mark.parametrize("name", ["s.png", "s.pdf", "s.svg", "s.jpg", "page.html"])
+def test_what_was_written_here_is_written_over(
+    run: Callable[..., str], picture: Path, tmp_path: Path, name: str
+) -> None:
+    target = tmp_path / "out" / name
+    command = (
+        ["evaluate", "--task", "general", "--count", "2", "--html", target]
+        if name.endswith("html")
+        else ["caption", picture, "--sheet", target]
+    )
+    for _ in range(2):
+        assert f"Wrote {target}" in run(*command)

@@ -1,6 +1,7 @@
 """Examples and the parts they are in: who an image is, what the data teach, and what is remembered of them."""
 
 import copy
+import io
 import pickle
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from lorax_vlm.data.examples import DataSplits, Example, MappedStream, answered, asked_examples
+from lorax_vlm.data.images import load_image
 from lorax_vlm.data.problems import Problem
 from lorax_vlm.data.scene_examples import draw_scene_image, scene_captions
 from lorax_vlm.data.scenes import make_scene
@@ -280,3 +282,24 @@ def test_a_problem_is_a_line_with_parts_that_survive_copies() -> None:
     for other in (copy.deepcopy(problem), pickle.loads(pickle.dumps(problem))):
         assert (other, other.record()) == (problem, problem.record())
     assert problem.record()["place"] == "a.jsonl:1\x1b"
+
+
+def test_what_a_function_gives_is_read_like_anything_else(tmp_path: Path) -> None:
+    turned, picture = io.BytesIO(), Image.new("RGB", (8, 4), "red")
+    picture.paste("blue", (0, 0, 2, 4))
+    exif = Image.Exif()
+    exif[274] = 6
+    picture.save(turned, "PNG", exif=exif)
+    (tmp_path / "a.png").write_bytes(turned.getvalue())
+    upright = np.asarray(load_image(tmp_path / "a.png"))
+    assert upright.shape == (8, 4, 3)
+    for source in (lambda: Image.open(tmp_path / "a.png"), lambda: upright, turned.getvalue):
+        assert np.array_equal(np.asarray(Example(source, "", "").open_image()), upright)
+
+    def fails() -> Image.Image:
+        raise OSError("stale handle")
+
+    with pytest.raises(ImageError, match="the function that draws it failed: OSError: stale handle"):
+        Example(fails, "", "").open_image()
+    with pytest.raises(ImageError, match="gives another function"):
+        Example(lambda: fails, "", "").open_image()  # type: ignore[arg-type, return-value]

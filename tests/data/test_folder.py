@@ -395,6 +395,32 @@ def test_a_column_that_says_the_part(tmp_path: Path) -> None:
     assert "the column of parts is not used: it says 'left', no part that is known" in other.notes[0]
 
 
+@pytest.mark.parametrize("way", ["table", "karpathy"])
+def test_a_column_of_parts_counts_more_than_the_folder_of_an_image(tmp_path: Path, way: str) -> None:
+    """COCO's pictures in the parts that Karpathy gave them are the usual case."""
+    names = [*(f"train/{n}.png" for n in range(6)), *(f"val/{n}.png" for n in range(6, 10))]
+    write_pictures(tmp_path, names)
+    said = ["train", "test", "train", "val", "train", "train", "test", "val", "restval", "val"]
+    if way == "table":
+        source = tmp_path
+        write_rows(source, [row | {"split": part} for row, part in zip(captioned(names), said, strict=True)])
+    else:
+        images = [
+            {
+                "filepath": name.split("/")[0],
+                "filename": name.split("/")[1],
+                "split": part,
+                "sentences": [{"raw": name}],
+            }
+            for name, part in zip(names, said, strict=True)
+        ]
+        source = write_json(tmp_path / "dataset.json", {"images": images})
+    splits = read_data(source, images=None if way == "table" else tmp_path)
+    assert [len(part) for part in splits.parts().values()] == [5, 3, 2]
+    note = "the part of 4 rows is what their column says, not the folder of their image: the first is test in a folder"
+    assert note in "\n".join(splits.notes)
+
+
 def test_a_part_that_is_none(tmp_path: Path) -> None:
     names = numbered(5)
     write_pictures(tmp_path, names)

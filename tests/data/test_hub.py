@@ -442,3 +442,85 @@ def check(splits: DataSplits) -> DataSplits:
 def test_what_names_no_data_set(name: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         read_data(f"hub:{name}")
+
+
+@BOTH
+def test_cells_are_what_the_table_means_by_them(tmp_path: Path, streaming: bool) -> None:
+    """The name of a class and not its number, also in lists; the decimals of short floats, not the nearest double."""
+    from datasets import ClassLabel, Dataset, Features, List, Value
+    from datasets import Image as ImageFeature
+
+    count, animals, kinds = 12, ["cat", "dog"], ["easy", "hard"]
+    features = Features(
+        {
+            "image": ImageFeature(),
+            "question": Value("string"),
+            "answers": List(ClassLabel(names=animals)),
+            "type": ClassLabel(names=kinds),
+            "split": ClassLabel(names=["train", "test"]),
+        }
+    )
+    columns = {
+        "image": [{"bytes": png(n), "path": None} for n in range(count)],
+        "question": ["which?"] * count,
+        "answers": [[n % 2, n % 2] for n in range(count)],
+        "type": [n % 2 for n in range(count)],
+        "split": [int(n >= 9) for n in range(count)],
+    }
+    (tmp_path / "set").mkdir()
+    Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "set" / "train.parquet")
+    splits = read_data(f"hub:{tmp_path / 'set'}", streaming=streaming)
+    assert len(splits.test) == 3, "the column of parts says test"
+    assert {(e.target, e.answers, e.kind) for e in [*splits.train, *splits.validation, *splits.test]} == {
+        ("cat", ("cat", "cat"), "easy"),
+        ("dog", ("dog", "dog"), "hard"),
+    }
+    numbers = features | {"answers": Value("float32")}
+    columns["answers"] = [0.1, 2.0, 1.7] * 4
+    Dataset.from_dict(columns, features=Features(numbers)).to_parquet(tmp_path / "set" / "train.parquet")
+    splits = read_data(f"hub:{tmp_path / 'set'}", streaming=streaming)
+    assert {e.target for e in [*splits.train, *splits.validation, *splits.test]} == {"0.1", "2", "1.7"}
+
+
+@BOTH
+def test_a_column_of_parts_does_not_contradict_the_splits(tmp_path: Path, streaming: bool) -> None:
+    source = write_parquet(tmp_path / "set", {"train": list(range(10)), "test": [20, 21]}, caption=str, split=str)
+    splits = read_parts(f"hub:{source}", streaming=streaming)
+    assert len(splits.test) == 2, "a column of another meaning is none of ours"
+    said = {n: "test" if n == 4 else "train" for n in range(10)} | {20: "test", 21: "train"}
+    source = write_parquet(
+        tmp_path / "other", {"train": list(range(10)), "test": [20, 21]}, caption=str, split=lambda n: said[n]
+    )
+    with pytest.raises(DataError) as caught:
+        list(read_parts(f"hub:{source}", streaming=streaming).train)
+    told = "\n".join(caught.value.problems)
+    assert "train[4]: the split is 'test', in a file or split for train" in told
+    assert "test[1]: the split is 'train', in a file or split for test" in told
+
+
+@BOTH
+def test_places_of_choices_as_answers_are_said(tmp_path: Path, streaming: bool) -> None:
+    source = write_parquet(
+        tmp_path / "set",
+        {"train": list(range(10))},
+        question=lambda n: f"q{n}?",
+        answer=lambda n: n % 4,
+        choices=lambda n: ["a", "b", "c", "d"],
+    )
+    notes = read_data(f"hub:{source}", streaming=streaming).notes
+    assert "answers such as '0' are learnt as they stand, not as what they point to in 'choices'" in notes
+
+
+@BOTH
+def test_configurations_are_named_behind_a_colon(tmp_path: Path, streaming: bool) -> None:
+    for name in ("one", "two"):
+        write_parquet(tmp_path / "set" / name, {"train": list(range(8))}, caption=lambda n, name=name: f"{name} {n}")
+    configs = [{"config_name": name, "data_dir": name} for name in ("one", "two")]
+    (tmp_path / "set" / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    with pytest.raises(DataError, match=r"several configurations: one, two\nName one behind a colon: hub:.*set:one"):
+        read_data(f"hub:{tmp_path / 'set'}", streaming=streaming)
+    splits = read_data(f"hub:{tmp_path / 'set'}:two", streaming=streaming)
+    assert splits.source == "hub:set:two"
+    assert all(target.startswith("two ") for target in targets(list(splits.train)))
+    with pytest.raises(DataError, match=r"BuilderConfig 'three' not found. Available: \['one', 'two'\]"):
+        read_data(f"hub:{tmp_path / 'set'}:three", streaming=streaming)

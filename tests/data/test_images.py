@@ -288,6 +288,26 @@ def test_truncated_files(format_: str, tmp_path: Path) -> None:
         load_image(path)
 
 
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_the_end_of_a_jpeg_before_the_end_of_its_picture(subsampling: int, restarts: int) -> None:
+    """What cuts files may write the mark of the end behind: decoders fill the rest with grey and say nothing."""
+    rng = np.random.default_rng(subsampling)
+    for width, height in ((200, 200), (213, 31), (34, 60), (12, 250)):
+        noise = Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        data = encode(noise, "JPEG", quality=80, subsampling=subsampling, restart_marker_rows=restarts)
+        scan = data.rfind(b"\xff\xda") + 12
+        for share in (0.05, 0.3, 0.5, 0.9):
+            cut = scan + int((len(data) - scan) * share)
+            for damaged in (data[:cut] + b"\xff\xd9", data[:cut] + b"\xff\xd9" + data[cut:]):
+                with pytest.raises(ImageError, match="a JPEG's end stands before the end of its picture"):
+                    load_image(damaged)
+        assert load_image(data).size == (width, height)
+        for progressive in (False, True):
+            flat = encode(noise.point(lambda _: 200), "JPEG", subsampling=subsampling, progressive=progressive)
+            assert load_image(flat).getpixel((width - 1, height - 1)) == (200, 200, 200)
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("side", [17_000, 30_000, 60_000])
 def test_decompression_bombs_are_refused_before_decoding(side: int) -> None:

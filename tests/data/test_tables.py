@@ -289,3 +289,23 @@ def test_names_with_marks_that_part_others(tmp_path: Path, name: str, header: st
     lines = [header, *(mark.join([f"{n}.png", f"caption {n}", ""]) for n in range(3))]
     (tmp_path / name).write_text("\n".join(lines))
     assert sorted(targets(all_examples(read_data(tmp_path / name)))) == ["caption 0", "caption 1", "caption 2"]
+
+
+def test_quotes_in_a_file_with_tabs(folder: Path) -> None:
+    """A row is a line, whatever quotes stand in it; one that CSV programs wrote is read as theirs."""
+
+    def read(*lines: str) -> dict[str, str]:
+        text = "\n".join(["file_name\ttext", *lines])
+        (folder / "metadata.tsv").write_text(text)
+        return {Path(str(e.image)).name: e.target for e in all_examples(read_data(folder / "metadata.tsv"))}
+
+    plain = ['0.png\t"open quote', '1.png\tb"', '2.png\t"Hi" he said', '3.png\t"a ""b"" c"', "4.png\tit's"]
+    assert read(*plain) == {
+        "0.png": '"open quote',
+        "1.png": 'b"',
+        "2.png": '"Hi" he said',
+        "3.png": 'a "b" c',
+        "4.png": "it's",
+    }
+    quoted = ['0.png\t"a\tb"', '1.png\t"c\nd"', "2.png\te"]
+    assert read(*quoted) == {"0.png": "a\tb", "1.png": "c\nd", "2.png": "e"}

@@ -25,9 +25,9 @@ from lorax_vlm.errors import MalformedRow
         ({"answer": "yes"}, ["yes"]),
         ({"answer": ["a", "b"], "answer_id": [1, 2]}, ["a", "b"]),
         ([{"answer": "a", "answer_confidence": "yes"}, {"answer": 3}], ["a", "3"]),
-        (["no"] * 9 + [""], ["no"] * 9),
-        ([{"answer": "no"}, {"answer": None}, {"answer": "  "}], ["no"]),
-        (["a", None, math.nan], ["a"]),
+        (["no"] * 9 + [""], ["no"] * 9 + [""]),
+        ([{"answer": "no"}, {"answer": None}, {"answer": "  "}], ["no", "", ""]),
+        (["a", None, math.nan], ["a", "", ""]),
         (" spaced ", [" spaced "]),
     ],
 )

@@ -120,7 +120,7 @@ def test_questions_about_one_image_count_as_one() -> None:
     of_two = mean_interval(scores, [row % 2 for row in range(100)])
     assert of_two.few
     assert of_two.low < 0.1
-    assert of_two.caution == "too few to tell: 100 examples of 2 images"
+    assert of_two.caution == "too few to tell: 100 examples of 2 images or groups"
     assert mean_interval(scores, ["one"] * 100).high > 0.95
 
 

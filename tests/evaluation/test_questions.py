@@ -240,19 +240,23 @@ def test_photographs_are_let_go(mini: LoadedModel, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("in_turn", [pictures_in_turn, sources_in_turn])
-def test_no_more_pictures_are_open_than_a_chunk_has(in_turn: Callable[..., Iterator[Any]]) -> None:
+def test_no_more_pictures_are_open_than_a_chunk_has(
+    in_turn: Callable[..., Iterator[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of 12 megapixels one at a time, of 3 megapixels four, however many rows there are."""
     for megapixels, most in ((12, 1), (3, 4)):
         open_now: list[int] = []
         most_open = 0
 
-        def opened(number: int, height: int = 1000 * megapixels, alive: list[int] = open_now) -> Image.Image:
-            picture = Image.new("L", (1000, height), number)
+        def opened(source: Image.Image, alive: list[int] = open_now) -> Image.Image:
+            picture, number = load_image(source), len(alive)
             alive.append(number)
             weakref.finalize(picture, alive.remove, number)
             return picture
 
-        examples = [Example(partial(opened, row), "", str(row)) for row in range(30)]
+        monkeypatch.setattr("lorax_vlm.data.examples.load_image", opened)
+        draw = partial(Image.new, "L", (1000, 1000 * megapixels))
+        examples = [Example(partial(draw, row), "", str(row)) for row in range(30)]
         for chunk in in_turn(examples, *([range(30)] if in_turn is sources_in_turn else [])):
             most_open = max(most_open, len(open_now))
             del chunk

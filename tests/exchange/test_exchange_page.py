@@ -59,3 +59,12 @@ def test_nothing_is_drawn_of_no_adapters(matrix: CompatibilityMatrix, tmp_path: 
     for make in (lambda: draw_matrix(nothing, tmp_path / "a.png"), lambda: write_exchange_page(nothing, [], tmp_path)):
         with pytest.raises(UsageError, match="no adapters"):
             make()
+
+
+def test_a_page_replaces_a_page_and_nothing_else(matrix: CompatibilityMatrix, tmp_path: Path) -> None:
+    page = write_exchange_page(matrix, [], tmp_path / "page.html")
+    assert write_exchange_page(matrix, [], page) == page
+    (tmp_path / "mine.html").write_text("<p>mine</p>")
+    with pytest.raises(PathError, match="lorax-vlm did not write"):
+        write_exchange_page(matrix, [], tmp_path / "mine.html")
+    assert (tmp_path / "mine.html").read_text() == "<p>mine</p>"

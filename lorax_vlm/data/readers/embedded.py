@@ -4,9 +4,11 @@ Rows stay on disk; an image is read from its row when it is needed.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lorax_vlm.data.image_facts import RowImage, Stored
 from lorax_vlm.data.readers.columns import Columns
@@ -14,15 +16,20 @@ from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.listing import walk
 from lorax_vlm.data.readers.rows import find_image
 from lorax_vlm.errors import DataError, MalformedRow
-from lorax_vlm.foreign import quoted
+from lorax_vlm.foreign import printable, quoted
+
+_SHORT_FLOATS = {"float16": np.float16, "float32": np.float32}
 
 
-def load_splits(shown: str, name: str, *, streaming: bool = False, files: Sequence[Path] = ()) -> dict[str, Any]:
+def load_splits(
+    shown: str, name: str, config: str | None = None, *, streaming: bool = False, files: Sequence[Path] = ()
+) -> dict[str, Any]:
     """The splits of a data set, with images as bytes or paths so that our own reading of images applies.
 
     Args:
         shown: What the person typed.
         name: As for ``datasets.load_dataset``.
+        config: One of the configurations that a data set may have.
         streaming: Read rows as they are needed.
         files: Files of ``name``, when that is a format.
 
@@ -38,12 +45,22 @@ def load_splits(shown: str, name: str, *, streaming: bool = False, files: Sequen
     if files:
         given["data_files"] = {"train": [str(path.absolute()) for path in files]}
     try:
-        splits = dict(load_dataset(name, streaming=streaming, **given))
+        splits = dict(load_dataset(name, config, streaming=streaming, **given))
         return {split: _undecoded(rows) for split, rows in splits.items()}
     except MemoryError:
         raise
     except Exception as error:  # the library's own, pyarrow's, those of formats and of the network
+        if config is None and "Config name is missing" in str(error):
+            configs = _configurations(name)
+            hint = f"Name one behind a colon: hub:{name}:{configs[0] if configs else 'CONFIGURATION'}."
+            raise DataError(shown, [f"it has several configurations: {', '.join(configs)}"], hint) from error
         raise DataError(shown, [f"it cannot be loaded: {first_line(error)}"]) from error
+
+
+def _configurations(name: str) -> list[str]:
+    from datasets import get_dataset_config_names
+
+    return list(map(printable, get_dataset_config_names(name)))
 
 
 def _cache_of(paths: Sequence[Path]) -> str | None:
@@ -95,7 +112,7 @@ def iterate(shown: str, rows: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
     Raises:
         DataError: The library cannot read on.
     """
-    number = 0
+    number, meant = 0, _meanings(rows.features or {})
     given = iter(rows)
     while True:
         try:
@@ -106,8 +123,36 @@ def iterate(shown: str, rows: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
             raise
         except Exception as error:  # as when it is loaded
             raise DataError(shown, [f"[{number}]: it cannot be read on: {first_line(error)}"]) from error
-        yield number, row
+        yield number, {**row, **{column: mean(row[column]) for column, mean in meant.items() if column in row}}
         number += 1
+
+
+Meaning = Callable[[Any], Any]
+
+
+def _meanings(features: Mapping[str, Any]) -> dict[str, Meaning]:
+    """What has to be done with the cells of a column, for the columns where something has."""
+    return {column: mean for column, feature in features.items() if (mean := _meaning(feature)) is not None}
+
+
+def _meaning(feature: Any) -> Meaning | None:
+    """How the table means a cell of this kind, where ``datasets`` hands out something else.
+
+    The name of a class, not its number; the decimal that a short float was written as, not the nearest double.
+    """
+    from datasets import ClassLabel, LargeList, List, Value
+
+    if isinstance(feature, ClassLabel):
+        names = list(feature.names or [])
+        return lambda number: names[number] if isinstance(number, int) and 0 <= number < len(names) else None
+    if isinstance(feature, Value) and feature.dtype in _SHORT_FLOATS:
+        short = _SHORT_FLOATS[feature.dtype]
+        return lambda value: None if value is None else float(str(short(value)))
+    if isinstance(feature, List | LargeList) and (inner := _meaning(feature.feature)) is not None:
+        return lambda values: None if values is None else [inner(value) for value in values]
+    if isinstance(feature, Mapping) and (fields := _meanings(feature)):
+        return lambda cell: cell and {**cell, **{name: mean(cell[name]) for name, mean in fields.items()}}
+    return None
 
 
 def embedded_image(

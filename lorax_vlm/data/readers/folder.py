@@ -21,7 +21,7 @@ from lorax_vlm.data.readers.columns import Columns
 from lorax_vlm.data.readers.folder_tables import FolderTable, left_unread, tables_in, what_is_there
 from lorax_vlm.data.readers.gathering import Gathering, ReadKeywords, read_options
 from lorax_vlm.data.readers.image_files import ImageFiles
-from lorax_vlm.data.readers.rows import Spot, find_image
+from lorax_vlm.data.readers.rows import Spot, find_image, no_part
 from lorax_vlm.data.readers.sidecars import captioned_images
 from lorax_vlm.data.readers.table_files import part_by_folder, take_table
 from lorax_vlm.errors import DataError, MalformedRow
@@ -60,10 +60,10 @@ def read_image_folder(folder: str | Path, **options: Unpack[ReadKeywords]) -> Da
 
 
 def _read_table(gathering: Gathering, root: Path, table: FolderTable) -> ImageFiles:
-    files, part = ImageFiles(table.path.parent), table.part
-    part_of = part_by_folder(root) if part is None else lambda _: part
+    files = ImageFiles(table.path.parent)
+    folder_of = part_by_folder(root) if table.part is None else no_part
     name = f"{gathering.label}/{table.path.relative_to(root).as_posix()}"
-    take_table(gathering, table.path, name, files, part_of)
+    take_table(gathering, table.path, name, files, part=table.part, folder_of=folder_of)
     return files
 
 
@@ -73,11 +73,11 @@ def _read_texts(gathering: Gathering, root: Path) -> ImageFiles:
         raise DataError(str(root), [f"neither {NO_TABLE} nor texts beside images{what_is_there(root)}"], ROW_HINT)
     files = ImageFiles(root)
     image_of = partial(find_image, columns=Columns(), files=files)
-    part_of = part_by_folder(root)
+    folder_of = part_by_folder(root)
     for path, row in found:
         spot = Spot(str(path), f"{gathering.label}/{path.relative_to(root).as_posix()}")
         if isinstance(row, MalformedRow):
             gathering.refuse(spot, row)
         else:
-            gathering.take(spot, row, image_of, part_of)
+            gathering.take(spot, row, image_of, folder_of=folder_of)
     return files

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -26,6 +26,8 @@ from lorax_vlm.errors import DataError, MalformedRow, UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.types import require_flag
 
+_CHOICES = ("choices", "options")
+_PLACE = re.compile(r"[0-9]|[A-Ha-h]")
 _LIST_AS_TEXT = re.compile(r"""\[\s*['"{].*['"}]\s*\]""", re.DOTALL)
 
 
@@ -113,14 +115,15 @@ class Gathering:
         self._found: list[FoundRow | Problem] = []
         self._columns: dict[str, None] = {}
 
-    def take(self, spot: Spot, row: Any, image_of: ImageOf, part_of: PartOf | None = None) -> None:
+    def take(
+        self, spot: Spot, row: Any, image_of: ImageOf, *, part: str | None = None, folder_of: PartOf | None = None
+    ) -> None:
         """Read a row; see ``read_row``. What is wrong with it is kept in its place."""
         if isinstance(row, Mapping):
             self._columns.update(dict.fromkeys(row))
+        folder_of = folder_of or self._folder_parts or no_part
         try:
-            self._found.append(
-                read_row(row, self.options.columns, spot, image_of, part_of or self._folder_parts or no_part)
-            )
+            self._found.append(read_row(row, self.options.columns, spot, image_of, part=part, folder_of=folder_of))
         except MalformedRow as wrong:
             self.refuse(spot, wrong)
 
@@ -151,7 +154,7 @@ class Gathering:
         counts: Counter[Kind] = Counter(kind_of(example) for row in rows for example in row.examples)
         require_one_kind(self.shown, counts)
         lines = [f"{count:,} {what}" for what, count in (notes or Counter()).items()]
-        lines += [*left_unread, *_unused_splits(rows), *_lists_as_text(rows)]
+        lines += [*left_unread, *said_of_rows(rows, self._columns)]
         return divide(rows, self.options.held_out, self.label, problems, lines)
 
     def _require_one_text(self) -> None:
@@ -167,17 +170,44 @@ class Gathering:
         return [row.seen(next(facts)) if isinstance(row, FoundRow) else row for row in self._found]
 
     def _divided(self, found: Sequence[FoundRow | Problem]) -> list[FoundRow | Problem]:
-        """Every row with the part it belongs to: by its file or folder, or where those say nothing, by its column."""
+        """Every row with the part it belongs to.
+
+        Files for several parts say it, and no column may contradict them; else its own column, where there is one; else
+        the folder of its image.
+        """
         rows = [row for row in found if isinstance(row, FoundRow)]
         parts = {row.part for row in rows}
-        if self._folder_parts is not None and len(parts - {None}) < 2:
-            found = [replace(row, part=None) if isinstance(row, FoundRow) else row for row in found]
-            rows, parts = [row for row in found if isinstance(row, FoundRow)], {None}
         if len(parts) == 1 and any(part_called(row.split or "") for row in rows):
             return [part_by_column(row) if isinstance(row, FoundRow) else row for row in found]
-        if len(parts) > 1 and None in parts:
-            return [_require_part(row) if isinstance(row, FoundRow) else row for row in found]
-        return list(found)
+        folders_count = self._folder_parts is None or len({row.folder for row in rows} - {None}) > 1
+        several = len({row.part or (row.folder if folders_count else None) for row in rows}) > 1
+        return [
+            _part_by_place(row, folders_count, required=several) if isinstance(row, FoundRow) else row for row in found
+        ]
+
+
+def said_of_rows(rows: Sequence[FoundRow], columns: Collection[str]) -> list[str]:
+    """What is learnt otherwise than its owner may think."""
+    return [*_unused_splits(rows), *_unused_folders(rows), *_lists_as_text(rows), *_places_as_answers(rows, columns)]
+
+
+def _unused_folders(rows: Sequence[FoundRow]) -> list[str]:
+    """Where the column of parts says otherwise than the folder of an image."""
+    others = [row for row in rows if row.folder is not None and row.part != row.folder]
+    if not others:
+        return []
+    first = f"the first is {others[0].part} in a folder of {others[0].folder}"
+    return [f"the part of {len(others):,} rows is what their column says, not the folder of their image: {first}"]
+
+
+def _places_as_answers(rows: Sequence[FoundRow], columns: Collection[str]) -> list[str]:
+    """Answers that only say which of several choices is right; nobody who asks has those choices."""
+    column = next((name for name in _CHOICES if name in columns), None)
+    answers = {answer for row in rows for example in row.examples for answer in example.answers if answer}
+    if column is None or not answers or not all(map(_PLACE.fullmatch, answers)):
+        return []
+    first = quoted(min(answers))
+    return [f"answers such as {first} are learnt as they stand, not as what they point to in {column!r}"]
 
 
 def _unused_splits(rows: Sequence[FoundRow]) -> list[str]:
@@ -196,6 +226,14 @@ def _lists_as_text(rows: Sequence[FoundRow]) -> list[str]:
     return [f"{len(found):,} texts look like lists, as {quoted(found[0])}, and are learnt letter for letter"]
 
 
+def contradiction(row: FoundRow, part: str) -> Problem | None:
+    """What is wrong where a row's own column names another part than the file or split that it is in."""
+    if part_called(row.split or "") in (None, part):
+        return None
+    reason = f"the split is {quoted(row.split)}, in a file or split for {part}"
+    return Problem(row.spot.place, reason, "split", quoted(row.split), part)
+
+
 def part_by_column(row: FoundRow) -> FoundRow | Problem:
     """The row in the part that its own column names."""
     part = part_called(row.split or "")
@@ -206,9 +244,12 @@ def part_by_column(row: FoundRow) -> FoundRow | Problem:
     return Problem(row.spot.place, reason, "split", quoted(row.split), wanted)
 
 
-def _require_part(row: FoundRow) -> FoundRow | Problem:
-    if row.part is not None:
-        return row
+def _part_by_place(row: FoundRow, folders_count: bool, *, required: bool) -> FoundRow | Problem:
+    part = row.part or (row.folder if folders_count else None)
+    if part is not None:
+        return contradiction(row, part) or replace(row, part=part, folder=part)
+    if not required:
+        return replace(row, part=None, folder=None)
     wanted = "an image in train/, validation/ or test/"
     reason = f"its image is in no folder of a part, as others are; expected {wanted}, or no folder of such a name"
     return Problem(row.spot.place, reason, "image", wanted=wanted)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.image_facts import Stored
 from lorax_vlm.data.readers.columns import COLUMNS_HINT
 from lorax_vlm.data.readers.embedded import embedded_image, iterate, load_splits
 from lorax_vlm.data.readers.gathering import Gathering, ReadKeywords, read_options
@@ -36,7 +35,7 @@ def read_hub_dataset(
     addresses and other files are never read.
 
     Args:
-        name: As for ``datasets.load_dataset``.
+        name: An id of the hub or a folder; of a set with several configurations ``NAME:CONFIGURATION``.
         streaming: Read rows while training instead of downloading all first. Which images are held out is the same;
             bad rows that are not among the first ones stop the run when they are met.
         validation_count: Most rows to validate a stream on.
@@ -50,21 +49,26 @@ def read_hub_dataset(
     asked = read_options(**options)
     if streaming and asked.columns.group is not None:
         raise UsageError("--group-by has to see all rows before it divides them: leave out --streaming.")
-    _require_name(name)
-    splits, unread = _known_parts(name, load_splits(name, name, streaming=streaming))
-    label = _label(name)
+    place, config = _place_and_configuration(name)
+    _require_name(place)
+    splits, unread = _known_parts(name, load_splits(name, place, config, streaming=streaming))
+    label = _label(place) + (f":{config}" if config else "")
     if streaming:
-        source = StreamSource(name, label, asked, tuple(_files(name)), validation_count, shuffle_buffer)
+        source = StreamSource(name, label, asked, tuple(_files(place)), validation_count, shuffle_buffer)
         streamed = stream_splits(source, splits)
         return replace(streamed, notes=(*streamed.notes, *unread))
     gathering = Gathering(name, label, asked, COLUMNS_HINT)
     for split, rows in splits.items():
-        part_of = partial(_part_of_split, split)
         for index, row in iterate(name, rows):
             spot = Spot(f"{name}:{split}[{index}]", f"{label}:{split}[{index}]")
-            image_of = partial(embedded_image, columns=asked.columns, files=_files(name), rows=rows, index=index)
-            gathering.take(spot, row, image_of, part_of)
+            image_of = partial(embedded_image, columns=asked.columns, files=_files(place), rows=rows, index=index)
+            gathering.take(spot, row, image_of, part=part_called(split))
     return gathering.splits(left_unread=unread)
+
+
+def _place_and_configuration(name: str) -> tuple[str, str | None]:
+    place, _, config = name.rpartition(":")
+    return (place, config) if place and config and not Path(name).expanduser().is_dir() else (name, None)
 
 
 def _require_name(name: str) -> None:
@@ -107,11 +111,6 @@ def _known_parts(name: str, splits: dict[str, Any]) -> tuple[dict[str, Any], lis
         others = [split for split in splits if split not in known] if known else []
         return known or splits, [f"splits that are not read: {', '.join(map(quoted, others))}"] if others else []
     raise DataError(name, [f"its splits are {', '.join(splits) or 'none'}; expected train, validation, test"])
-
-
-def _part_of_split(split: str, image: Stored) -> str | None:
-    del image
-    return part_called(split)
 
 
 def _label(name: str) -> str:

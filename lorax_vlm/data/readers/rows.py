@@ -17,11 +17,11 @@ from lorax_vlm.foreign import quoted, text_problem
 ImageOf = Callable[[Mapping[str, Any]], Stored]
 """Finds the image of a row; raises ``MalformedRow``."""
 PartOf = Callable[[Stored], str | None]
-"""The part that a row belongs to, by where its image is; None when that does not say."""
+"""The part that the folder of a row's image is called after; None for none."""
 
 
 def no_part(image: Stored) -> None:
-    """Nothing but the row itself says which part it belongs to."""
+    """No folder says which part the row belongs to."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class FoundRow:
     examples: tuple[Example, ...]
     image: Stored
     part: str | None
-    """The part that its file or folder is for."""
+    """The part that its file or split is for; once rows are divided, the part it belongs to."""
+    folder: str | None
+    """The part that the folder of its image is called after."""
     split: str | None
     """What its own column says of its part."""
     group: str | None
@@ -65,7 +67,9 @@ class FoundRow:
         return self.examples[0].digest
 
 
-def read_row(row: Any, columns: Columns, spot: Spot, image_of: ImageOf, part_of: PartOf = no_part) -> FoundRow:
+def read_row(
+    row: Any, columns: Columns, spot: Spot, image_of: ImageOf, *, part: str | None = None, folder_of: PartOf = no_part
+) -> FoundRow:
     """Read a row.
 
     Args:
@@ -73,7 +77,8 @@ def read_row(row: Any, columns: Columns, spot: Spot, image_of: ImageOf, part_of:
         columns: Which column holds what.
         spot: Where it is.
         image_of: Finds its image.
-        part_of: The part that its file or folder is for.
+        part: The part that its file or split is for.
+        folder_of: The part that the folder of its image is called after.
 
     Raises:
         MalformedRow: It is no row, or something in it is missing or wrong.
@@ -86,15 +91,16 @@ def read_row(row: Any, columns: Columns, spot: Spot, image_of: ImageOf, part_of:
         column = columns.names("image")[0]
         raise MalformedRow(f"no {column!r} (columns: {column_names(row)})", field=column, wanted="the image of the row")
     kind, examples = _examples(row, columns, spot.name)
-    image = image_of(row)
+    image, group = image_of(row), _group(row, columns.group)
     return FoundRow(
         spot=spot,
         kind=kind,
-        examples=tuple(examples),
+        examples=tuple(replace(example, group=group or "") for example in examples),
         image=image,
-        part=part_of(image),
+        part=part,
+        folder=folder_of(image),
         split=_single(row, columns.get(row, "split"), columns.names("split")[0]),
-        group=_group(row, columns.group),
+        group=group,
     )
 
 

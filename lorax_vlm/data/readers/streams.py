@@ -15,7 +15,7 @@ from lorax_vlm.data.image_facts import Stored, examine, example_digest
 from lorax_vlm.data.problems import Problem, require_no_problems
 from lorax_vlm.data.readers.columns import COLUMNS_HINT
 from lorax_vlm.data.readers.embedded import embedded_image, iterate
-from lorax_vlm.data.readers.gathering import ReadOptions, part_by_column
+from lorax_vlm.data.readers.gathering import ReadOptions, contradiction, part_by_column, said_of_rows
 from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.rows import FoundRow, Spot, read_row
 from lorax_vlm.data.readers.values import written_out
@@ -102,6 +102,8 @@ class _Division:
         elif self.single and part_called(row.split or "") is not None:
             reason = f"the split is {quoted(row.split)}, and the first rows name no part that is known"
             return Problem(row.spot.place, reason, "split", quoted(row.split), "a part in every row or in none")
+        elif (wrong := contradiction(row, TRAIN)) is not None:
+            return wrong
         part = None if row.digest in self.apart else VALIDATION if self.held_out(row.digest) else TRAIN
         return replace(row, part=part)
 
@@ -184,7 +186,7 @@ def stream_splits(source: StreamSource, splits: Mapping[str, Any]) -> DataSplits
         by_part.setdefault(part_called(name) or TRAIN, {})[name] = rows
     alone = len(by_part) == 1  # what is of one part only may say otherwise row by row, as when all is read
     heads = {
-        part: _head(source, by_part[part], all_images=TRAIN in by_part)
+        part: _head(source, by_part[part], part, all_images=TRAIN in by_part, alone=alone)
         for part in (VALIDATION, TEST)
         if part in by_part
     }
@@ -222,7 +224,9 @@ def _put_together(
         raise DataError(source.shown, [*problems, "no row is left" if problems else "it has no rows"], COLUMNS_HINT)
     require_one_kind(source.shown, counts)
     parts = {part: [e for row in some[: source.validation_count] for e in row.examples] for part, some in rows.items()}
-    return DataSplits(train, parts[VALIDATION], source.label, tuple(problems), test=parts[TEST])
+    seen = [row for head in heads.values() for row in head.rows]
+    notes = said_of_rows(seen, {name for head in heads.values() for name in head.columns})
+    return DataSplits(train, parts[VALIDATION], source.label, tuple(problems), test=parts[TEST], notes=tuple(notes))
 
 
 def _numbered(source: StreamSource, splits: Mapping[str, Any]) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
@@ -232,8 +236,16 @@ def _numbered(source: StreamSource, splits: Mapping[str, Any]) -> Iterator[tuple
             yield name, number, row
 
 
-def _head(source: StreamSource, splits: Mapping[str, Any], *, all_images: bool) -> _Head:
-    """As many sound rows as are validated on; ``all_images`` of the others, too, that none may be trained on."""
+def _head(source: StreamSource, splits: Mapping[str, Any], part: str, *, all_images: bool, alone: bool) -> _Head:
+    """As many sound rows of a part as are validated on.
+
+    Args:
+        source: What is streamed.
+        splits: Those of the part.
+        part: Its name.
+        all_images: The digests of all others, too, that none may be trained on.
+        alone: There is no other part, so rows may say themselves which they are of.
+    """
     head = _Head()
     for name, number, row in _numbered(source, splits):
         if len(head.rows) >= source.validation_count:
@@ -244,8 +256,9 @@ def _head(source: StreamSource, splits: Mapping[str, Any], *, all_images: bool) 
             continue
         head.columns.update(dict.fromkeys(row))
         found = source.read(name, number, row)
-        if isinstance(found, Problem):
-            head.problems.append(found)
+        wrong = found if isinstance(found, Problem) else None if alone else contradiction(found, part)
+        if wrong is not None or isinstance(found, Problem):
+            head.problems += [wrong] if wrong is not None else []
             continue
         head.rows.append(found)
         head.apart.add(found.digest)

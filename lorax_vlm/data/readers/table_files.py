@@ -16,7 +16,15 @@ from lorax_vlm.data.splitting import part_called
 from lorax_vlm.errors import MalformedRow
 
 
-def take_table(gathering: Gathering, path: Path, name: str, files: ImageFiles, part_of: PartOf | None) -> None:
+def take_table(
+    gathering: Gathering,
+    path: Path,
+    name: str,
+    files: ImageFiles,
+    *,
+    part: str | None = None,
+    folder_of: PartOf | None = None,
+) -> None:
     """Read the rows of a file.
 
     Args:
@@ -24,7 +32,8 @@ def take_table(gathering: Gathering, path: Path, name: str, files: ImageFiles, p
         path: JSON lines, CSV or parquet.
         name: What records call the file.
         files: Where its images are.
-        part_of: The part that a row belongs to by its image. None: the gathering's.
+        part: The part that the file is for.
+        folder_of: The part that the folder of a row's image is called after. None: the gathering's.
 
     Raises:
         DataError: It cannot be read at all.
@@ -34,7 +43,7 @@ def take_table(gathering: Gathering, path: Path, name: str, files: ImageFiles, p
         if isinstance(row, MalformedRow):
             gathering.refuse(spot, row)
         else:
-            gathering.take(spot, row, image_of, part_of)
+            gathering.take(spot, row, image_of, part=part, folder_of=folder_of)
 
 
 def numbered_rows(path: Path, columns: Columns, files: ImageFiles) -> Iterator[tuple[str, Any, ImageOf]]:

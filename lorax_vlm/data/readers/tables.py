@@ -76,26 +76,62 @@ def csv_rows(path: Path, data: bytes) -> Iterator[Line]:
         text = decode_text(data)
     except ValueError as error:
         raise DataError(str(path), [f"it is {error}"], "Save it as UTF-8.") from None
+    separator = _separator(text)
+    without_quotes = separator == "\t" and _quotes_are_letters(text)
+    names: list[str] | None = None
+    for number, cells in _lines_of_tabs(text) if without_quotes else _quoted_cells(path, text, separator):
+        if names is None:
+            names = _require_names(path, cells)
+        elif len(cells) != len(names):
+            reason = f"{len(cells)} cells, the first line names {len(names)}; a text with commas needs quotes"
+            yield number, MalformedRow(reason, value=str(len(cells)), wanted=f"{len(names)} cells")
+        else:
+            yield number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+
+
+def _quoted_cells(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows as RFC 4180 has them, each with the number of the line it begins in; empty lines are none."""
     former = csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        names: list[str] | None = None
         last = 0
         for cells in reader:
             number, last = last + 1, reader.line_num
-            if not cells:
-                continue
-            if names is None:
-                names = _require_names(path, cells)
-            elif len(cells) != len(names):
-                reason = f"{len(cells)} cells, the first line names {len(names)}; a text with commas needs quotes"
-                yield number, MalformedRow(reason, value=str(len(cells)), wanted=f"{len(names)} cells")
-            else:
-                yield number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+            if cells:
+                yield number, cells
     except csv.Error as error:
         raise DataError(str(path), [f"line {reader.line_num}: not CSV: {error}"], "Are all quotes closed?") from None
     finally:
         csv.field_size_limit(former)
+
+
+def _quotes_are_letters(text: str) -> bool:
+    """Whether a file with tabs is one row a line, as such files mostly are: a quote in it is a letter of the text.
+
+    Some programs quote cells there as in CSV. Theirs cannot be told by the quotes but by the lines: where a quoted cell
+    has a tab or ends a line, lines have different numbers of tabs.
+    """
+    counts = {line.count("\t") for line in text.splitlines() if line.strip()}
+    if len(counts) == 1:
+        return True
+    try:
+        for _ in csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True):
+            pass
+    except csv.Error:
+        return True
+    return False
+
+
+def _lines_of_tabs(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows of one line each. A cell that is quoted whole, as CSV does it, is what stands in the quotes."""
+    for number, line in enumerate(io.StringIO(text), start=1):
+        if line.strip("\r\n"):
+            yield number, [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")]
+
+
+def _unquoted(cell: str) -> str:
+    whole = re.fullmatch(r'"((?:[^"]|"")*)"', cell)
+    return cell if whole is None else whole[1].replace('""', '"')
 
 
 def _separator(text: str) -> str:

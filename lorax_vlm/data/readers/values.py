@@ -78,16 +78,17 @@ def captions_in(value: Any, label: str = "the caption", field: str = "caption") 
 
 
 def answers_in(value: Any, label: str = "an answer", field: str = "answer") -> list[str]:
-    """What each annotator said: a value, a list of values, or objects with ``answer``. Who left it empty said nothing.
+    """What each annotator said: a value, a list of values, or objects with ``answer``; empty for one who said nothing.
+
+    Such a one counts among the annotators, as in the challenge's figure.
 
     Raises:
         MalformedRow: Nobody said anything, or something is no answer.
     """
     said = [_said(item, label, field) for item in _annotators(value, label, field)]
-    texts = [text for text in said if text is not None]
-    if not texts:
+    if not any(said):
         raise _no_text(value, label, field)
-    return texts
+    return said
 
 
 def _annotators(value: Any, label: str, field: str) -> Sequence[Any]:
@@ -106,13 +107,13 @@ def _of_object(item: dict[Any, Any], label: str, field: str) -> Any:
     return item["answer"]
 
 
-def _said(item: Any, label: str, field: str) -> str | None:
+def _said(item: Any, label: str, field: str) -> str:
     if item is None or (isinstance(item, float) and math.isnan(item)):
-        return None
+        return ""
     text = written_out(item)
     if text is None:
         raise _no_text(item, label, field)
-    return None if is_blank(text) else _sound(text, label, field)
+    return "" if is_blank(text) else _sound(text, label, field)
 
 
 def id_text(value: Any) -> str | None:

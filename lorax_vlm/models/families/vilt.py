@@ -111,7 +111,7 @@ class ViltFamily:
 
         Which answers can be learnt is decided over all examples together; see ``plan_labels``.
         """
-        for text in (target, *answers):
+        for text in (target, *filter(None, answers)):
             clean_text(text)
         problem = self._length_problem(prompt)
         if problem:
@@ -172,8 +172,8 @@ class ViltFamily:
 
     def label_scores(self, answers: Sequence[str]) -> dict[int, float]:
         """Soft score by label index; answers outside the label set have none."""
-        counts = Counter(normalize_answer(answer) for answer in answers)
-        alone = len(answers) == 1
+        counts = Counter(normalize_answer(answer) for answer in answers if answer.strip())
+        alone = counts.total() == 1
         return {
             self._index[answer]: 1.0 if alone else soft_score(count)
             for answer, count in counts.items()
