@@ -529,3 +529,14 @@ def test_records_name_the_folder_and_not_the_way_to_it(tmp_path: Path, monkeypat
     (folder / "0.png").unlink()
     with pytest.raises(DataError, match="home of alice"):  # whoever typed the path may see it
         read_data(folder)
+
+
+@pytest.mark.timeout(30)
+def test_texts_that_belong_to_no_image_take_no_time(tmp_path: Path) -> None:
+    names = numbered(2)
+    write_pictures(tmp_path, names)
+    (tmp_path / "labels").mkdir()
+    for number in range(20_000):
+        (tmp_path / "labels" / f"{number}.txt").touch()
+    write_rows(tmp_path, captioned(names))
+    assert len(all_examples(read_data(tmp_path))) == 2

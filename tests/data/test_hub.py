@@ -13,6 +13,7 @@ from PIL import Image
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.image_facts import RowImage
 from lorax_vlm.data.readers.hub import read_hub_dataset
+from lorax_vlm.data.readers.listing import images_below
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import DataError, UsageError
 from tests.data_for_tests import all_examples, captioned, numbered, png, targets, write_pictures, write_rows
@@ -524,3 +525,21 @@ def test_configurations_are_named_behind_a_colon(tmp_path: Path, streaming: bool
     assert all(target.startswith("two ") for target in targets(list(splits.train)))
     with pytest.raises(DataError, match=r"BuilderConfig 'three' not found. Available: \['one', 'two'\]"):
         read_data(f"hub:{tmp_path / 'set'}:three", streaming=streaming)
+
+
+@BOTH
+def test_a_folder_is_looked_through_once(tmp_path: Path, streaming: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows name their images by a number."""
+    looked: list[Path] = []
+
+    def counted(folder: Path) -> list[Path]:
+        looked.append(folder)
+        return images_below(folder)
+
+    monkeypatch.setattr("lorax_vlm.data.readers.image_files.images_below", counted)
+    write_pictures(tmp_path / "set" / "im", numbered(30))
+    rows = [{"image_id": number, "question": f"q{number}?", "answer": "a"} for number in range(30)]
+    write_rows(tmp_path / "set", rows, "train.jsonl")
+    splits = read_data(f"hub:{tmp_path / 'set'}", streaming=streaming)
+    assert len(list(splits.train)) + len(splits.validation) == 30
+    assert len(looked) == 1

@@ -244,3 +244,14 @@ def test_sub_folders_are_looked_into_only_on_request(tmp_path: Path) -> None:
         ImageFiles(tmp_path / "train").named("train/0.png")
     with pytest.raises(MalformedRow, match="does not exist"):
         ImageFiles(tmp_path).named("0.png")
+
+
+@pytest.mark.timeout(30)
+def test_names_that_are_missing_in_a_large_folder_take_no_time(tmp_path: Path) -> None:
+    """Each is said with what is near it, which is found once for all."""
+    for number in range(20_000):
+        (tmp_path / f"{number}.PNG").touch()
+    files = ImageFiles(tmp_path)
+    for number in range(10_000):
+        with pytest.raises(MalformedRow, match=f"'{number}.png' does not exist; there is '{number}.PNG'"):
+            files.named(f"{number}.png")

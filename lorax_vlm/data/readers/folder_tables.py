@@ -5,7 +5,6 @@ the folder or in its ``data/``.
 """
 
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 
 from lorax_vlm.data.readers.listing import images_below, is_image_name, is_left_behind, walk
@@ -153,12 +152,10 @@ def _files(folder: Path, besides: tuple[str, ...] = ()) -> list[Path]:
 
 def _text_beside(root: Path) -> Path | None:
     """The first text that lies beside an image of its name."""
-    for path in walk(root):
-        if path.suffix.lower() in CAPTION_SUFFIXES:
-            beside = path.parent.glob(f"{escape(path.stem)}.*")
-            if any(is_image_name(other.name) for other in beside):
-                return path
-    return None
+    everything = list(walk(root))
+    images = {(path.parent, path.stem) for path in everything if is_image_name(path.name)}
+    texts = (path for path in everything if path.suffix.lower() in CAPTION_SUFFIXES)
+    return next((path for path in texts if (path.parent, path.stem) in images), None)
 
 
 def _names(root: Path, paths: list[Path], comma: str = ", ") -> str:

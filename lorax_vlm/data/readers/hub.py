@@ -57,11 +57,11 @@ def read_hub_dataset(
         source = StreamSource(name, label, asked, tuple(_files(place)), validation_count, shuffle_buffer)
         streamed = stream_splits(source, splits)
         return replace(streamed, notes=(*streamed.notes, *unread))
-    gathering = Gathering(name, label, asked, COLUMNS_HINT)
+    gathering, files = Gathering(name, label, asked, COLUMNS_HINT), _files(place)
     for split, rows in splits.items():
         for index, row in iterate(name, rows):
             spot = Spot(f"{name}:{split}[{index}]", f"{label}:{split}[{index}]")
-            image_of = partial(embedded_image, columns=asked.columns, files=_files(place), rows=rows, index=index)
+            image_of = partial(embedded_image, columns=asked.columns, files=files, rows=rows, index=index)
             gathering.take(spot, row, image_of, part=part_called(split))
     return gathering.splits(left_unread=unread)
 

@@ -46,6 +46,7 @@ class ImageFiles:
         self._found: dict[str, Path] = {}  # by name, as many rows are about one image
         self._sub_folders, self._links_out = sub_folders, links_out
         self._composed: dict[str, dict[str, list[str]]] = {}
+        self._folded: dict[str, dict[str, str]] = {}
         self._index: _Index | None = None
 
     def named(self, name: Any, field: str = "file_name") -> Path:
@@ -161,6 +162,15 @@ class ImageFiles:
             self._composed[folder] = names
         return self._composed[folder]
 
+    def _folded_listing(self, folder: str) -> dict[str, str]:
+        """The first name of each spelling, whatever its letters' case."""
+        if folder not in self._folded:
+            names: dict[str, str] = {}
+            for known, others in self._listing(folder).items():
+                names.setdefault(known.casefold(), others[0])
+            self._folded[folder] = names
+        return self._folded[folder]
+
     def _in_sub_folder(self, inside: str, field: str) -> Path | None:
         if not self._sub_folders:
             return None
@@ -184,10 +194,9 @@ class ImageFiles:
         plain = os.path.basename(name.replace("\\", "/"))
         folder = os.path.dirname(name) if "\\" not in name else ""
         folders = [folder] if not os.path.isabs(folder) and ".." not in folder.split("/") else []
-        for listing in (self._listing(folder) for folder in folders):
-            for known, others in listing.items():
-                if known.casefold() == unicodedata.normalize("NFC", plain).casefold():
-                    return f"; there is {quoted(others[0])}"
+        for listing in map(self._folded_listing, folders):
+            if (other := listing.get(unicodedata.normalize("NFC", plain).casefold())) is not None:
+                return f"; there is {quoted(other)}"
         return "; it has backslashes, which separate folders on Windows only" if "\\" in name else ""
 
 
