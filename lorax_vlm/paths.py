@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from lorax_vlm.errors import PathError, UsageError
 from lorax_vlm.foreign import quoted
@@ -64,6 +65,30 @@ def require_replaceable(path: Path) -> None:
             raise PathError(
                 str(path), "there is a file already that lorax-vlm did not write", "Name a new file; it is as it was."
             )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be written, put in its place when it is whole; until then what was there is as it was.
+
+    Folders on the way are made. What is no file, such as a device, is written to as it is.
+
+    Raises:
+        PathError: It cannot be written, or somebody else's file is there.
+    """
+    require_replaceable(path)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                yield file
+            return
+        place = Path(os.path.realpath(path))
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".writing-") as scratch:
+            written = Path(scratch) / "new"
+            with written.open("wb") as file:
+                yield file
+            os.replace(written, place)
 
 
 def _was_written_here(path: Path) -> bool:

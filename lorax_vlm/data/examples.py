@@ -291,7 +291,7 @@ class DataSplits:
         prompted = partial(_prompted, template=template, source=self.source)
         validation, test = [*map(prompted, self.validation)], [*map(prompted, self.test)]
         sides = [*map(prompted, self.train)] if isinstance(self.train, Sequence) else MappedStream(self.train, prompted)
-        return replace(self, train=sides, validation=validation, test=test)
+        return replace(self, train=sides, validation=validation, test=test, shared=[*map(prompted, self.shared)])
 
     @property
     def left_out(self) -> list[Problem]:

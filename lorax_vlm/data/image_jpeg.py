@@ -28,6 +28,7 @@ _PADDING = _CODES + b"".join(b"\xff" + bytes([0xD0 + number % 8]) + _CODES[:512]
 """More of a picture, after each mark of a restart too; behind a picture that is whole the decoder skips it."""
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xCA}
 _SHRINKABLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _KEPT = {*range(0xC0, 0xE0), 0xE0, 0xEE}
 """Markers whose segments the decoder needs: tables, frames, scans, and the two that say how colours are stored."""
@@ -58,6 +59,7 @@ def open_jpeg(data: bytes, name: str, limits: ImageLimits) -> Picture:
     view, frame, orientation = memoryview(data), None, 1
     kept: list[bytes | memoryview] = [view[:2]]
     scans: list[list[int]] = []
+    missing: dict[tuple[int, int], int] = {}
     position, parts = 2, 0
     while found := _MARKER.search(data, position):
         parts += 1
@@ -80,6 +82,7 @@ def open_jpeg(data: bytes, name: str, limits: ImageLimits) -> Picture:
             frame = _read_frame(marker, body)
         elif marker == 0xDA:
             scans.append(list(body[1 : 1 + 2 * (body[0] if body else 0) : 2]))
+            _take_scan(missing, scans[-1], bytes(body[-3:]))
         elif marker == 0xE1 and body.startswith(b"Exif\0\0") and orientation == 1:
             orientation = orientation_of(body)
         if marker in _KEPT:
@@ -88,7 +91,19 @@ def open_jpeg(data: bytes, name: str, limits: ImageLimits) -> Picture:
         kept.append(view[position:])
     if frame is None or not scans:
         raise ImageError(name, "its data are damaged or truncated: it ends before the picture.")
+    _require_all_scans(frame, missing, name)
     return _picture(b"".join(kept), frame, scans, orientation, name)
+
+
+def _require_all_scans(frame: _Frame, missing: dict[tuple[int, int], int], name: str) -> None:
+    if frame.kind in _PROGRESSIVE and any(missing.get((c, k), 1) for c in frame.samplings for k in range(64)):
+        raise ImageError(name, "its data are truncated: scans of a progressive JPEG are missing.")
+
+
+def _take_scan(missing: dict[tuple[int, int], int], components: list[int], how: bytes) -> None:
+    """Note how many bits of which coefficients are still missing after a progressive scan: ``Ss``, ``Se``, ``AhAl``."""
+    if len(how) == 3 and how[1] < 64:
+        missing |= {(c, k): how[2] & 15 for c in components for k in range(how[0], how[1] + 1)}
 
 
 def _ends_evenly(image: Image.Image) -> bool:

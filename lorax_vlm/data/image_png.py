@@ -31,6 +31,8 @@ from lorax_vlm.errors import ImageError
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of an interlaced picture: first column and row, and their steps."""
 _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
 
 
@@ -77,14 +79,32 @@ def open_png(data: bytes, name: str, limits: ImageLimits) -> Picture:
             return _strips(chunks, width, height, channels), (width, height)
         image = _opened(_file(chunks.header, chunks, chunks.image))
         if depth == 16:
+            image.load()
+            _require_rows(chunks, image, name)
             return _deep(image, chunks, colour), (width, height)
         image.load()
+        _require_rows(chunks, image, name)
         if depth < 8 and colour == _GREY and isinstance(image.info.get("transparency"), int) and image.mode == "L":
             # Pillow scales the pixels to 8 bits, but not the value that is transparent.
             image.info["transparency"] = image.info["transparency"] * 255 // ((1 << depth) - 1)
         return whole(image)
 
     return Picture((width, height), decode, kept, kept, chunks.orientation)
+
+
+def _require_rows(chunks: _Chunks, image: Image.Image, name: str) -> None:
+    """Raise ``ImageError`` where the data end, though soundly, before the picture, whose rest stays black."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks.header)
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if not interlaced and last.getbbox(alpha_only=False) is not None:
+        return
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
+    bits = depth * _CHANNELS[colour]
+    wanted = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0)
+    there = sum(map(len, _inflated(chunks.image, 2**20)))
+    if there < wanted:
+        raise ImageError(name, f"its data are truncated: {there:,} of {wanted:,} bytes of its rows are there.")
 
 
 def _read(data: bytes, name: str) -> _Chunks:

@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from lorax_vlm.errors import LoraxError, PathError, UsageError
+from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.plot import draw_accuracy
 from lorax_vlm.evaluation.summary import image_line, missing_line, name_of, table_rows
 from lorax_vlm.foreign import printable
-from lorax_vlm.paths import WRITTEN_BY, require_replaceable
+from lorax_vlm.paths import WRITTEN_BY, replacing
 from lorax_vlm.types import AnswerRecord, Interval, VQAReport
 
 _THUMBNAIL_PX, _SMALL_PX = 160, 80
@@ -112,7 +112,6 @@ def write_vqa_page(
     rows = table_rows(reports)
     questions = list(zip(*(report.records for report in reports), strict=True))
     wrong = [row for row in questions if any(record.score < 1 for record in row)]
-    require_replaceable(path)
     page = Environment(autoescape=True, undefined=StrictUndefined, finalize=safe_value).from_string(_PAGE)
     text = page.stream(
         written_by=WRITTEN_BY,
@@ -137,12 +136,8 @@ def write_vqa_page(
         error_count=len(wrong),
         protocol=list(flat(first.protocol)),
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            text.dump(file, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise PathError.of(path, error) from error
+    with replacing(path) as file:
+        text.dump(file, encoding="utf-8", errors="backslashreplace")
     return path
 
 

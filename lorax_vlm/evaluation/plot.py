@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from lorax_vlm.errors import PathError
 from lorax_vlm.evaluation.summary import name_of
 from lorax_vlm.foreign import printable
-from lorax_vlm.paths import WRITTEN_BY, require_replaceable
+from lorax_vlm.paths import WRITTEN_BY, replacing
 from lorax_vlm.types import Interval, VQAReport
 
 _MOST_ROWS = 12
@@ -36,13 +35,8 @@ def save_figure(figure: Any, path: Path, dpi: int) -> Path:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
         kind = "png"
-    require_replaceable(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            write_picture(figure, file, dpi, kind)
-    except OSError as error:
-        raise PathError.of(path, error) from error
+    with replacing(path) as file:
+        write_picture(figure, file, dpi, kind)
     return path
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from lorax_vlm.errors import PathError
 from lorax_vlm.evaluation.html import safe_value
 from lorax_vlm.exchange.matrix import LEGEND, CompatibilityMatrix
 from lorax_vlm.exchange.pictures import matrix_png
 from lorax_vlm.exchange.report import TransferReport, share_text
-from lorax_vlm.paths import WRITTEN_BY, require_replaceable
+from lorax_vlm.paths import WRITTEN_BY, replacing
 from lorax_vlm.types import TaskReport
 
 _PAGE = """<!doctype html>
@@ -87,7 +86,6 @@ def write_exchange_page(
         UsageError: There are no adapters.
         PathError: It cannot be written there.
     """
-    require_replaceable(path)
     page = Environment(autoescape=True, undefined=StrictUndefined, finalize=safe_value).from_string(_PAGE)
     text = page.render(
         written_by=WRITTEN_BY,
@@ -99,9 +97,6 @@ def write_exchange_page(
         picture=f"data:image/png;base64,{base64.b64encode(matrix_png(matrix)).decode()}",
         share=share_text,
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise PathError.of(path, error) from error
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
     return path

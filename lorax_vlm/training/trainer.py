@@ -126,10 +126,10 @@ class AdapterTrainer(Trainer):
         # What torch and safetensors raise when they cannot write.
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            former = [path for path in folder.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path != folder]
+            hint = "with --resume: what was trained until the checkpoint before is kept" if former else "from the start"
             raise PathError(
-                str(folder),
-                f"the checkpoint cannot be written: {reason}",
-                "Make room and run again with --resume: what was trained until the checkpoint before is kept.",
+                str(folder), f"the checkpoint cannot be written: {reason}", f"Make room and run again {hint}."
             ) from error
 
 

@@ -170,3 +170,18 @@ def test_what_was_written_here_is_written_over(
     )
     for _ in range(2):
         assert f"Wrote {target}" in run(*command)
+
+
+def test_a_page_that_does_not_fit_on_the_disk_leaves_the_former_one(tmp_path: Path) -> None:
+    """In a process of its own, whose files may have 8 kB."""
+    page = tmp_path / "page.html"
+    command = [sys.executable, "-m", "lorax_vlm", "evaluate", "--task", "general", "--count", "2", "--html", str(page)]
+    environment = dict(os.environ, LORAX_VLM_HOME=str(tmp_path / "home"))
+    assert subprocess.run(command, check=False, env=environment, capture_output=True).returncode == 0
+    before = page.read_bytes()
+    limited = ["bash", "-c", f"ulimit -f 8; trap '' XFSZ; exec {' '.join(command)}"]
+    failed = subprocess.run(limited, check=False, env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "page.html" in failed.stderr
+    assert page.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("home", "page.html")] == []

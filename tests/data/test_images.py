@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -358,3 +359,41 @@ def test_damaged_bytes_end_in_a_picture_or_an_image_error(format_: str) -> None:
             broken[position] = rng.integers(0, 256)
         with contextlib.suppress(ImageError):
             assert load_image(bytes(broken)).mode == "RGB"
+
+
+def test_a_progressive_jpeg_without_its_last_scans() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    data = encode(noise, "JPEG", progressive=True)
+    starts = [found.start() for found in re.finditer(rb"\xff\xda", data)]
+    assert len(starts) > 5
+    for start in starts[1:]:
+        with pytest.raises(ImageError, match="scans of a progressive JPEG are missing"):
+            load_image(data[:start] + b"\xff\xd9")
+    assert load_image(data).size == (80, 60)
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize(
+    ("mode", "bits", "colour"), [("L", 8, 0), ("RGB", 8, 2), ("RGBA", 8, 6), ("RGB", 16, 2), ("1", 1, 0)]
+)
+def test_a_png_whose_data_end_soundly_before_the_picture(bits: int, colour: int, interlaced: int) -> None:
+    """Sound as a stream, with half of the rows: decoders leave the rest black and say nothing."""
+    width, height, channels = 21, 16, {0: 1, 2: 3, 6: 4}[colour]
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    rows = b""
+    for x, y, across, down in passes if interlaced else ((0, 0, 1, 1),):
+        columns = len(range(x, width, across))
+        rows += (b"\0" + b"\x7f" * -(-columns * bits * channels // 8)) * len(range(y, height, down))
+
+    def png_of(raw: bytes) -> bytes:
+        header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
+        chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+
+    assert load_image(png_of(rows)).size == (width, height)
+    for share in (0.1, 0.5, 0.9):
+        with pytest.raises(ImageError, match="truncated"):
+            load_image(png_of(rows[: int(len(rows) * share)]))
