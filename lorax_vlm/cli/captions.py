@@ -9,7 +9,7 @@ import typer
 
 from lorax_vlm.cli.checks import image_problem, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
-from lorax_vlm.cli.output import print_json, print_table, say, say_wrote
+from lorax_vlm.cli.output import SILENT, print_json, print_table, say, say_drawn_only, say_wrote
 from lorax_vlm.errors import ImageError, LoraxError, UsageError
 from lorax_vlm.foreign import printable
 from lorax_vlm.models.catalog import get_model_entry
@@ -17,9 +17,6 @@ from lorax_vlm.paths import naming, require_new_file
 
 if TYPE_CHECKING:
     from lorax_vlm.captioning import BLIP2CaptioningSystem
-
-_SILENT = "(the model ended without a word)"
-_DRAWN_ONLY = "{name} knows drawn scenes of coloured shapes only; of photographs it says something about shapes."
 
 
 def caption(
@@ -67,8 +64,8 @@ def caption(
         print_json({"model": system.entry.name, "captions": results, **({"errors": failed} if failed else {})})
     else:
         _print(results, named=len(images) > 1)
-        if entry.miniature and _are_photographs(images):
-            sys.stderr.write(f"{_DRAWN_ONLY.format(name=entry.name)}\n")
+        if entry.miniature:
+            say_drawn_only(entry.name, images)
     if sheet is not None:
         _draw(images[0], results[images[0]], sheet, system.entry.name, as_json=as_json)
     for error in failed.values():
@@ -115,11 +112,6 @@ def _print(results: Mapping[str, Mapping[str, str]], *, named: bool) -> None:
     """Print captions, a single one alone unless several images were asked about."""
     for image, captions in results.items():
         if not named and len(captions) == 1:
-            say(next(iter(captions.values())) or _SILENT)
+            say(next(iter(captions.values())) or SILENT)
         else:
-            print_table(["adapter", "caption"], [(name, text or _SILENT) for name, text in captions.items()], image)
-
-
-def _are_photographs(images: list[str]) -> bool:
-    """Whether a name says so: the drawn scenes are PNG files."""
-    return any(image.lower().rsplit(".", 1)[-1] in ("jpg", "jpeg", "heic") for image in images)
+            print_table(["adapter", "caption"], [(name, text or SILENT) for name, text in captions.items()], image)

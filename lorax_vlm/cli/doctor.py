@@ -26,8 +26,9 @@ from lorax_vlm.cli.options import (
     list_left_out,
     read_asked_data,
 )
-from lorax_vlm.cli.output import print_json, print_table, say, say_parts
-from lorax_vlm.errors import UsageError
+from lorax_vlm.cli.output import console, print_json, print_table, say, say_parts
+from lorax_vlm.errors import DataError, UsageError
+from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.versions import package_versions
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class _Found(NamedTuple):
     data: Sequence[str] = ()
     batch: "BatchInspection | None" = None
     image_path: "ProbeReport | None" = None
+    seeing_recipe: str = ""
+    """The recipe that training takes by default, where it adapts the image path."""
 
 
 def _machine(entry: "CatalogEntry", adapters: "AdapterStore", asked: tuple[Device, Dtype, Quantize]) -> dict[str, str]:
@@ -150,6 +153,7 @@ def _look(
 ) -> _Found:
     """Look into a batch as training would build it, and at what the image path hands on of own data."""
     from lorax_vlm.captioning import BLIP2CaptioningSystem
+    from lorax_vlm.training.inspection import FEWEST_EXAMPLES
     from lorax_vlm.training.probe import probe_image_path
     from lorax_vlm.vqa import VQASystem
     from lorax_vlm.workshop import AdapterWorkshop
@@ -164,9 +168,14 @@ def _look(
     library = answering.library(model)
     workshop = AdapterWorkshop(library)
     plan = workshop.plan(replace(order, skip_bad_rows=skip_bad_rows))
-    described = [*list_left_out(plan.data).describe(), *notes]
-    reading = probe_image_path(library.base, plan.data.train) if splits is not None else None
-    return _Found(described, workshop.inspect(plan, rows), reading)
+    data = list_left_out(plan.data)
+    if isinstance(data.train, Sequence) and len(data.train) < FEWEST_EXAMPLES:
+        left = f"{len(data.train)} training example is left; a batch to look into needs {FEWEST_EXAMPLES}"
+        raise DataError(data.source, [*data.left_out, left])
+    described = [*data.describe(), *notes]
+    reading = probe_image_path(library.base, data.train) if splits is not None else None
+    seeing = order.recipe.name if IMAGE_PATH_COMPONENTS.intersection(order.recipe.groups) else ""
+    return _Found(described, workshop.inspect(plan, rows), reading, seeing)
 
 
 def _check_options(entry: "CatalogEntry", style: str | None, task: str | None, rows: int | None) -> None:
@@ -185,18 +194,19 @@ def _print_found(found: _Found) -> None:
     if found.batch is not None:
         _print_inspection(found.batch)
     if found.image_path is not None:
-        _print_reading(found.image_path)
+        _print_reading(found.image_path, found.seeing_recipe)
 
 
 def _print_inspection(inspection: "BatchInspection") -> None:
     say("")
-    heading = [("One training batch. ", ""), ("Green", "bold green"), (" tokens carry loss, grey ones do not.", "")]
-    say_parts(heading)
+    in_colour = console.is_terminal
+    how = [("Green", "bold green"), (" tokens carry loss, grey ones do not.", "")]
+    say_parts([("One training batch. ", ""), *(how if in_colour else [("Tokens in [brackets] carry loss.", "")])])
     for row in inspection.rows:
         images = sum(token == "<image>" for token, _ in row.tokens)
         parts = [(f"{row.name}: ", "bold"), (f"<image>x{images} ", "bright_black")]
         parts += [
-            (repr(token)[1:-1], "bold green" if carries else "bright_black")
+            (_shown(token, carries, in_colour), "bold green" if carries else "bright_black")
             for token, carries in row.tokens
             if token != "<image>"
         ]
@@ -212,11 +222,17 @@ def _print_inspection(inspection: "BatchInspection") -> None:
         say(f"{inspection.reason}.")
 
 
-def _print_reading(reading: "ProbeReport") -> None:
+def _shown(token: str, carries_loss: bool, in_colour: bool) -> str:
+    text = repr(token)[1:-1]
+    return f"[{text}]" if carries_loss and not in_colour else text
+
+
+def _print_reading(reading: "ProbeReport", recipe: str) -> None:
     for line in reading.lines():
         say(line)
     if reading.limits:
-        say(f"so the image path may limit an adapter of the language model alone; try --sites {SEEING_SITES}")
+        way_out = f"train adapts it as well by default (recipe {recipe})" if recipe else f"try --sites {SEEING_SITES}"
+        say(f"so the image path may limit an adapter of the language model alone; {way_out}")
 
 
 def _loss(loss: float | None) -> str:

@@ -339,14 +339,20 @@ def _evaluate_captions(order: _Order, title: str) -> None:
     print_caption_reports(reports, differences, title)
     _say_side_effects(effects)
     for name in left_out:
-        say(f"{name} has an own style: give --data FOLDER")
+        say(f"{name} has a style of its own: give --data FOLDER")
 
 
 def _about(order: _Order) -> list[str]:
     """What was read, and what of it was left out."""
     if order.splits is None:
         return []
-    return [order.splits.summary(), *order.splits.notes, *(f"left out: {row}" for row in order.splits.skipped)]
+    splits, validation, test = order.splits, len(order.splits.validation), len(order.splits.test)
+    mixed = order.split in ("held-out", "all") and validation and test
+    both = (
+        f"asked about are {validation} validation examples, which training chooses its best step by, and {test} of test"
+    )
+    notes = [f"{both}; --split test asks about these alone"] if mixed else []
+    return [splits.summary(), *notes, *splits.notes, *(f"left out: {row}" for row in splits.skipped)]
 
 
 def _say_about(order: _Order) -> None:

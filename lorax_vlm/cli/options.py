@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lorax_vlm.data.image_facts import Progress
 
 Purpose = Literal["train", "inspect", "evaluate"]
-SplitChoice = Literal["train", "held-out", "all"]
+SplitChoice = Literal["train", "validation", "test", "held-out", "all"]
 DEFAULT_MODEL = "blip2-opt-mini"
 
 Model = Annotated[

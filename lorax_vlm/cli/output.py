@@ -22,6 +22,9 @@ from lorax_vlm.errors import PathError
 from lorax_vlm.foreign import printable
 
 MANY_ROWS = 200
+SILENT = "(the model ended without a word)"
+"""Stands where a model said nothing."""
+_DRAWN_ONLY = "{name} knows drawn scenes of coloured shapes only; of photographs it says something about shapes."
 _NARROWEST = 40
 
 
@@ -70,6 +73,12 @@ def say_wrote(path: Path, *, as_json: bool) -> None:
         sys.stderr.write(f"Wrote {printable(str(path))}\n")
     else:
         say(f"Wrote {path}")
+
+
+def say_drawn_only(miniature: str, images: Sequence[str]) -> None:
+    """Say what a miniature knows, where the name of an image says that it is a photograph: drawn scenes are PNG files."""
+    if any(image.lower().rsplit(".", 1)[-1] in ("jpg", "jpeg", "heic") for image in images):
+        sys.stderr.write(f"{_DRAWN_ONLY.format(name=miniature)}\n")
 
 
 def flag(style: str, word: str, text: str) -> None:

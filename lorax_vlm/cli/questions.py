@@ -7,7 +7,7 @@ import typer
 
 from lorax_vlm.cli.checks import require_images, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, IncludeSeen, Model, Quantize, Store
-from lorax_vlm.cli.output import percent, print_json, print_table, say
+from lorax_vlm.cli.output import SILENT, percent, print_json, print_table, say, say_drawn_only
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.types import BenchmarkRow
@@ -51,10 +51,12 @@ def ask(
     if as_json:
         print_json({"model": system.entry(model).name, "questions": questions, "answers": answers})
     elif len(questions) == 1 and len(answers) == 1:
-        say(str(next(iter(answers.values()))[0]) or "(the model ended without a word)")
+        say(str(next(iter(answers.values()))[0]) or SILENT)
     else:
-        table = [(question, *(given[i] for given in answers.values())) for i, question in enumerate(questions)]
+        table = [(question, *(str(g[i]) or SILENT for g in answers.values())) for i, question in enumerate(questions)]
         print_table(["question", *answers], table, title=image)
+    if entry.miniature and not as_json:
+        say_drawn_only(entry.name, [image])
 
 
 def benchmark(

@@ -21,7 +21,7 @@ from lorax_vlm.errors import DataError, UsageError
 from lorax_vlm.foreign import quoted
 
 Kind = Literal["captions", "questions"]
-Choice = Literal["train", "held-out", "all"]
+Choice = Literal["train", "validation", "test", "held-out", "all"]
 _SHOWN = 5
 
 
@@ -174,15 +174,15 @@ class DataSplits:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def select(self, which: Choice) -> Sequence[Example] | Iterable[Example]:
-        """The examples of some parts: those trained on, those held out (validation and test), or all.
+        """The examples of one part, those held out (validation and test), or all.
 
         Raises:
             UsageError: It is none of these words.
         """
         if which not in get_args(Choice):
             raise UsageError(f"split must be one of {', '.join(get_args(Choice))}, got {quoted(which)}.")
-        if which == "train":
-            return self.train
+        if which not in ("held-out", "all"):
+            return self.parts()[which]
         held_out = [*self.validation, *self.test]
         return held_out if which == "held-out" else list(chain(self.train, held_out, self.shared))
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.data.examples import Example
-from lorax_vlm.errors import LoraxError
+from lorax_vlm.errors import UsageError
 from lorax_vlm.models.families.base import Batch, Family
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import LoadedModel
@@ -19,6 +19,8 @@ from lorax_vlm.training.random_state import preserved_random_state
 from lorax_vlm.training.trainer import peft_copy
 from lorax_vlm.types import ImageVerdict
 
+FEWEST_EXAMPLES = 2
+"""To shuffle their images."""
 LOOKED_AT = 100
 """Examples that are looked at for each row of the batch, until there are enough different ones."""
 _NOISE = 1e-5  # relative: losses of equal logits differ by the order of a sum
@@ -90,10 +92,11 @@ def inspect_batch(base: LoadedModel, examples: Sequence[Example], labels: Sequen
         labels: ViLT only: the answers of the head that training would give the adapter.
 
     Raises:
-        LoraxError: There are fewer than two examples, or one cannot be read or trained on.
+        UsageError: There are fewer than two examples.
+        LoraxError: One cannot be read or trained on.
     """
-    if len(examples) < 2:
-        raise LoraxError(f"At least 2 examples are needed to shuffle images, got {len(examples)}.")
+    if len(examples) < FEWEST_EXAMPLES:
+        raise UsageError(f"At least {FEWEST_EXAMPLES} examples are needed to shuffle images, got {len(examples)}.")
     family, model = base.family, base.model
     if labels and isinstance(family, ViltFamily):
         with preserved_random_state():

@@ -68,7 +68,7 @@ def test_train_does_not_say_so_of_what_the_image_path_hands_on(run, seen: Path) 
 def test_doctor_reads_the_image_path(run, unseen: Path, seen: Path) -> None:
     printed = run("doctor", "--data", unseen, "--task", "length")
     assert "read off the frozen image path: " in printed
-    assert "try --sites vision,qformer,projection" in printed
+    assert "train adapts it as well by default (recipe seeing)" in printed
     printed = run("doctor", "--data", seen, "--task", "kinds")
     assert "read off the frozen image path: " in printed
     assert "try --sites" not in printed

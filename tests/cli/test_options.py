@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorax_vlm.cli.options import read_asked_data
+from lorax_vlm.cli.options import list_left_out, read_asked_data
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import DataError, UsageError
 from lorax_vlm.settings import left_out_dir
@@ -84,8 +84,9 @@ def test_rows_that_are_left_out_are_written_to_a_file(photos: Path, isolated_hom
         file.write('{"file_name": "gone.png", "caption": "a"}\n')
     with pytest.raises(DataError, match=r"gone\.png"):
         read_asked_data(str(photos), purpose="evaluate")
-    splits = read_asked_data(str(photos), skip_bad_rows=True, purpose="evaluate")
-    assert splits is not None
+    read = read_asked_data(str(photos), skip_bad_rows=True, purpose="evaluate")
+    assert read is not None
+    splits = list_left_out(read)
     (target,) = (isolated_home / "left_out").glob("*.jsonl")
     assert splits.notes == (f"the rows that are left out are listed in {target}",)
     (row,) = [json.loads(line) for line in target.read_text().splitlines()]
@@ -107,9 +108,9 @@ def test_a_terminal_shows_how_far_it_is(photos: Path, monkeypatch: pytest.Monkey
 def test_evaluating_lists_them_at_home(photos: Path) -> None:
     with (photos / "metadata.jsonl").open("a") as file:
         file.write("nonsense\n")
-    read_asked_data(str(photos), skip_bad_rows=True)
+    read = read_asked_data(str(photos), skip_bad_rows=True)
+    assert read is not None
     assert not left_out_dir().exists()
-    splits = read_asked_data(str(photos), skip_bad_rows=True, purpose="evaluate")
-    assert splits is not None
+    splits = list_left_out(read)
     assert (left_out_dir() / "photos.jsonl").read_text().count("\n") == 1
     assert str(left_out_dir() / "photos.jsonl") in splits.notes[-1]

@@ -136,3 +136,16 @@ def test_evaluate_leaves_out_what_training_leaves_out(run, tmp_path: Path, scene
         rows.append({"file_name": f"{number}.png", "caption": "a star " * (3000 if number == 5 else 1)})
     write_rows(tmp_path, rows)
     assert "11" in run("evaluate", "--data", str(tmp_path), "--skip-bad-rows")
+
+
+def test_the_test_part_alone_can_be_asked(run, tmp_path: Path, scenes: list[Scene]) -> None:
+    """By default validation and test are asked, which is said: training chose its best step by the former."""
+    for part, some in (("train", scenes[:6]), ("validation", scenes[6:8]), ("test", scenes[8:])):
+        write(tmp_path / "data" / part, some)
+    asked = ["evaluate", "--task", "x", "--data", tmp_path / "data"]
+    printed = run(*asked)
+    assert "asked about are 2 validation examples, which training chooses its best step by, and 4 of test" in printed
+    for split, count in (("test", 4), ("validation", 2), ("held-out", 6), ("train", 6), ("all", 12)):
+        (report,) = json.loads(run(*asked, "--split", split, "--json"))["reports"]
+        assert len(report["records"]) == count
+    assert "validation examples, which" not in run(*asked, "--split", "test")
