@@ -378,7 +378,7 @@ class MultiModalLoRAExchange:
             model: Where to.
             name: Of the result. None: the source's.
             unlabelled: Images, perhaps with questions, that the target learns from the source's answers to: a folder or
-                examples. None, with ``development`` too: scenes that no adapter was trained on, for the miniatures.
+                examples. None, with ``development`` too: scenes that no adapter was trained on, for miniatures' skills.
             development: Labelled data to choose with; nothing is trained on them. None: agreement with the source.
             steps: Of the distillation. None: a quarter of the target's usual ones.
             config: Other settings of the distillation. None: the target's defaults.
@@ -391,7 +391,7 @@ class MultiModalLoRAExchange:
             AdapterExists: The name is taken.
         """
         config = self._distillation(key, model, steps, config)
-        data = read_transfer_data(unlabelled, development)
+        data = read_transfer_data(unlabelled, development, self.store.read_bytes(key)[1].seen)
         way = self._direction(key, model, name, data, config, allow_partial, progress)
         return transfer_adapter(way.source, way.target, way.name, way.new_name, way.data, way.options, replace=replace)
 
@@ -476,7 +476,7 @@ class MultiModalLoRAExchange:
         stored, target = self.store.get(key), self._shelf.library(model)
         source = self._owner(stored)
         if data is None and source.entry.miniature and target.entry.miniature:
-            data = scene_transfer_data(stored.manifest.task, captions=target.entry.captions, config=config)
+            data = scene_transfer_data(stored.manifest, captions=target.entry.captions, config=config)
         short = stored.name.removeprefix(f"{source.entry.name}.")
         return Direction(
             source=source,

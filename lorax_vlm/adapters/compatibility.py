@@ -144,12 +144,12 @@ def _compare_settings(made_for: BaseIdentity, base: BaseDescription) -> tuple[li
     """What differs, and what is unknown, of configuration and preparation."""
     name = _shown(made_for.name)
     differ = [
-        f"{_shown(key)} is {_shown(base.configuration[key])}, there {_shown(value)}"
+        f"{_shown(key)}: {_shown(value)} there, {_shown(base.configuration[key])} here"
         for key, value in _differing(made_for, base)
     ]
     if made_for.family != base.family:
-        differ.insert(0, f"it is of the family {base.family}, there {_shown(made_for.family)}")
-    lines = [f"base: trained on {name}; {'; '.join(differ[:_SHOWN])}"] if differ else []
+        differ.insert(0, f"family: {_shown(made_for.family)} there, {base.family} here")
+    lines = [f"base: trained on {name}, this is {base.name}; {'; '.join(differ[:_SHOWN])}"] if differ else []
     if made_for.preparation is None:
         old = [
             ("tokenizer", made_for.tokenizer, base.tokenizer),

@@ -83,6 +83,8 @@ def check(
         print_table(["component", "sites ", "level", "why"], rows)
         for reason in report.reasons:
             say(f"  {reason}")
+        if base.fingerprint is None and any(part.level is None for part in report.components):
+            say(f"so that its weights are known: lorax-vlm models fingerprint {base.name}")
         if canary and not refused:
             say(f"canary: {_canary_text(heard)}")
     if refused or (canary and (heard is None or not heard.agrees)):
@@ -116,13 +118,17 @@ def matrix(
 
     png = require_new_file(png, ".png")
     names = models or [entry.name for entry in list_models() if entry.miniature]
-    found = build_matrix(AdapterStore(store), [describe_local(name) for name in names])
+    bases = [describe_local(name) for name in names]
+    found = build_matrix(AdapterStore(store), bases)
     if as_json:
         print_json({"bases": found.bases, "adapters": found.rows(), "broken": found.broken})
     else:
         print_table(["adapter", *found.bases], found.rows())
         for word, meaning in found.legend.items():
             say(f"{word:>5}  {meaning}")
+        unread = [base.name for base in bases if base.fingerprint is None]
+        if unread and any("?" in row for row in found.rows()):
+            say(f"so that weights are known: {'; '.join(f'lorax-vlm models fingerprint {name}' for name in unread)}")
         for name, reason in found.broken.items():
             flag("red", "broken", f"{name}: {reason}")
     if png is not None:
@@ -144,7 +150,7 @@ def inspect(
     if as_json:
         print_json(found)
     else:
-        say(f"{found.folder}: {found.size_bytes:,} bytes, {len(found.sites)} sites, {', '.join(found.dtypes)}")
+        say(f"{adapter}: {found.size_bytes:,} bytes, {len(found.sites)} sites, {', '.join(found.dtypes)}")
         say(
             f"declared base: {found.claimed_base or 'none'}; "
             f"matching catalogue entries: {', '.join(found.likely_bases) or 'none'}"
@@ -174,4 +180,4 @@ def inspect(
         from lorax_vlm.exchange.pictures import draw_inspection
 
         with naming(png):
-            say_wrote(draw_inspection(found, png), as_json=as_json)
+            say_wrote(draw_inspection(found, png, title=adapter), as_json=as_json)

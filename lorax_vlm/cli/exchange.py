@@ -1,5 +1,6 @@
 """``lorax-vlm exchange``: move adapters between bases, merge and fold them."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,15 +48,19 @@ def plan(
 ) -> None:
     """Say what moving an adapter would take. Nothing is loaded or changed. Exit code 1 when it is refused."""
     from lorax_vlm.exchange.plan import plan_transfer
+    from lorax_vlm.exchange.transfer_data import ENOUGH_UNLABELLED
     from lorax_vlm.models.local import describe_local
 
     adapters, name = find_adapter(store, name)
     stored, adapter = adapters.read_bytes(name)
-    found = plan_transfer(adapter, stored.manifest, describe_local(to), images=images, allow_partial=allow_partial)
+    asked = partial(plan_transfer, adapter, stored.manifest, describe_local(to), allow_partial=allow_partial)
+    found = asked(images=images)
     if as_json:
         print_json(found)
     else:
         _print_lines(found.lines())
+        if found.refused and not images and not (taught := asked(images=ENOUGH_UNLABELLED)).refused:
+            say(f"with {ENOUGH_UNLABELLED} unlabelled images (--images {ENOUGH_UNLABELLED}) or more: {taught.label}")
     if found.refused:
         raise typer.Exit(1)
 

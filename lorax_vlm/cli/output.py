@@ -76,7 +76,7 @@ def say_wrote(path: Path, *, as_json: bool) -> None:
 
 
 def say_drawn_only(miniature: str, images: Sequence[str]) -> None:
-    """Say what a miniature knows, where the name of an image says that it is a photograph: drawn scenes are PNG files."""
+    """Say what a miniature knows, where an image is called like a photograph: drawn scenes are PNG files."""
     if any(image.lower().rsplit(".", 1)[-1] in ("jpg", "jpeg", "heic") for image in images):
         sys.stderr.write(f"{_DRAWN_ONLY.format(name=miniature)}\n")
 

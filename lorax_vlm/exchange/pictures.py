@@ -69,8 +69,10 @@ def _matrix_figure(matrix: CompatibilityMatrix) -> Any:
     return figure
 
 
-def draw_inspection(inspection: Inspection, path: Path) -> Path:
+def draw_inspection(inspection: Inspection, path: Path, title: str = "") -> Path:
     """Draw the norm and the effective rank of every site, by layer and component, into a picture; see ``draw_matrix``.
+
+    ``title`` is the adapter's name, by default that of its folder.
 
     Raises:
         PathError: It cannot be written there.
@@ -99,8 +101,8 @@ def draw_inspection(inspection: Inspection, path: Path) -> Path:
             axes.grid(alpha=0.3)
             axes.locator_params(axis="x", integer=True)
         norms.legend(fontsize=8)
-    title = f"{drawable(inspection.folder.name)}: {len(inspection.sites)} sites"
-    figure.suptitle(title, fontsize=11, parse_math=False)
+    heading = f"{drawable(title or inspection.folder.name)}: {len(inspection.sites)} sites"
+    figure.suptitle(heading, fontsize=11, parse_math=False)
     return save_figure(figure, path, _DPI)
 
 

@@ -280,7 +280,7 @@ def _transfer(
         teacher_s=asked.seconds,
         search_s=bench.seconds,
         training_s=sum(candidate.training_s for candidate in candidates),
-        steps=chosen.steps,
+        steps=max(candidate.steps for candidate in candidates),
         source_steps=stored.manifest.training.get("steps"),
         images=asked.lesson.asked if asked.lesson else 0,
         kept=asked.lesson.kept if asked.lesson else 0,

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorax_vlm.adapters.seen import SeenImages
 from lorax_vlm.answers import exact_match
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.readers.unlabelled import read_unlabelled
-from lorax_vlm.data.sources import read_data
+from lorax_vlm.data.sources import read_parts
 from lorax_vlm.data.splitting import without_images_of
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.intervals import numbers_of
@@ -40,7 +41,9 @@ class TransferData:
 
 
 def read_transfer_data(
-    unlabelled: str | Path | Sequence[Example] | None, development: str | Path | Sequence[Example] | None
+    unlabelled: str | Path | Sequence[Example] | None,
+    development: str | Path | Sequence[Example] | None,
+    seen: SeenImages | None = None,
 ) -> TransferData | None:
     """Transfer data from folders or examples; None when none are given.
 
@@ -48,16 +51,22 @@ def read_transfer_data(
 
     Args:
         unlabelled: Folder of images, see ``read_unlabelled``, or examples.
-        development: What ``read_data`` recognises, of which the validation examples are used, or examples.
+        development: What ``read_data`` recognises, or examples.
+        seen: What the adapter was trained on: of a folder those images are left out.
 
     Raises:
         DataError: They are malformed.
     """
     if unlabelled is None and development is None:
         return None
-    chosen_by = read_data(development).validation if isinstance(development, str | Path) else development or ()
+    chosen_by = _labelled(development, seen) if isinstance(development, str | Path) else development or ()
     images = read_unlabelled(unlabelled) if isinstance(unlabelled, str | Path) else unlabelled or ()
     return TransferData(unlabelled=without_images_of(images, chosen_by), development=chosen_by)
+
+
+def _labelled(source: str | Path, seen: SeenImages | None) -> Sequence[Example]:
+    every = read_parts(source).select("all")
+    return [example for example in every if seen is None or not seen.contains(example.image_digest())]
 
 
 def require_enough(name: str, target: str, data: TransferData) -> None:

@@ -232,7 +232,7 @@ def _fetch(entry: CatalogEntry, patterns: list[str]) -> tuple[Path, str | None]:
         folder = Path(snapshot_download(entry.source, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "Without a connection, use a miniature, such as --model blip2-opt-mini."
+        hint = "Without a connection, use a miniature: blip2-opt-mini, blip2-flan-mini, ..."
         raise CheckpointError(entry.source, [f"it could not be fetched from the hub: {reason}"], hint) from error
     return folder, folder.name
 

@@ -30,6 +30,7 @@ NOTES_FILE = "streams.json"
 CURVE_FILE = "curve.png"
 REJECTED_FOLDER = "rejected"
 """Weights that were trained and then not chosen, because the base alone has the lower validation loss."""
+_UNKNOWN_DATA = '"sha256": null'
 _CHECKPOINT = "checkpoint-"
 _SEAL = "complete.json"
 _LOCK, _HOLDER = ".lock", ".holder"
@@ -135,6 +136,8 @@ def held_run(run_dir: Path) -> Iterator[None]:
 def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run:
     """Open a new run, or the one in ``run_dir`` to be continued. Of several processes only the first changes files.
 
+    A run of the very same data and settings is continued without ``resume`` as well: it ends as a new one would.
+
     Raises:
         NothingToResume: ``resume`` without a complete checkpoint or a finished run.
         TrainingError: ``resume`` with other settings than those the run was started with.
@@ -142,9 +145,13 @@ def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run
     """
     complete = [path for path in _checkpoints(run_dir) if is_complete(path)]
     first = process_rank() == 0
+    if not resume and complete and _is_of(run_dir, settings):
+        if first:
+            logger.warning("The unfinished run in %s is of the same data and settings, and goes on.", run_dir)
+        resume = True
     if not resume:
         if complete and first:
-            logger.warning("The unfinished run in %s is started over; --resume would have continued it.", run_dir)
+            logger.warning("The unfinished run in %s was of other data or settings, and is given up.", run_dir)
         if first:
             discard_checkpoints(run_dir)
             shutil.rmtree(run_dir / REJECTED_FOLDER, ignore_errors=True)
@@ -173,6 +180,16 @@ def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run
     }
     checkpoint = complete[-1] if complete else None
     return Run(run_dir, settings, record["first_validation_losses"], checkpoint, results)
+
+
+def _is_of(run_dir: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a run is known to be of these settings; of a stream, whose content is not, it never is."""
+    try:
+        record = _read_record(run_dir)
+    except TrainingError:
+        return False
+    now = json.loads(json.dumps(settings, default=str))
+    return record is not None and record["settings"] == now and _UNKNOWN_DATA not in json.dumps(now, sort_keys=True)
 
 
 def _read_record(run_dir: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import pytest
 from lorax_vlm.adapters.factors import read_updates
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.records import NameRecords
+from lorax_vlm.adapters.seen import SeenImages
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_examples import scene_captions, scene_questions
@@ -22,12 +23,13 @@ from lorax_vlm.exchange.merge import merge_adapters
 from lorax_vlm.exchange.swap import Direction, exchange_adapters
 from lorax_vlm.exchange.teacher import TeacherAnswer, answer, make_lesson
 from lorax_vlm.exchange.transfer import TransferOptions, transfer_adapter
-from lorax_vlm.exchange.transfer_data import TransferData
+from lorax_vlm.exchange.transfer_data import TransferData, read_transfer_data
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 from tests.adapters_for_tests import write_manifest, write_random_adapter
+from tests.data_for_tests import captioned, numbered, write_pictures, write_rows
 
 Load = Callable[[str], LoadedModel]
 QUICK = TrainConfig(max_steps=25, batch_size=16, learning_rate=8e-3, eval_every=25, patience=None)
@@ -168,7 +170,7 @@ def test_distillation_between_families_needs_no_label(
     assert source is not None
     assert seen.sections[: len(source.sections)] == source.sections, "what the source learnt from"
     assert all(seen.contains(example.image_digest()) for example in data.unlabelled), "and what it learnt itself"
-    assert kept.training["drawn"] is True
+    assert kept.training["images_known_by"] == ["drawing"]
     said = answer(library, f"{target}.kind", kinds("test", 8), library.entry.answer_settings)
     assert said == ["scene"] * 8
 
@@ -314,3 +316,16 @@ def test_a_lesson_drops_what_the_teacher_is_least_sure_of() -> None:
     assert not sides[0] & sides[1], "no image is on both sides"
     with pytest.raises(ValueError, match="nothing"):
         make_lesson(examples[:1], [TeacherAnswer("", 0.0)])
+
+
+def test_all_labelled_images_are_chosen_by_but_those_the_source_has_seen(tmp_path: Path) -> None:
+    names = numbered(40)
+    write_pictures(tmp_path, names)
+    write_rows(tmp_path, captioned(names))
+    data = read_transfer_data(None, tmp_path)
+    assert data is not None
+    assert len(data.development) == 40
+    digests = [example.image_digest() for example in data.development]
+    less = read_transfer_data(None, tmp_path, SeenImages.of(digests[:7]))
+    assert less is not None
+    assert [example.image_digest() for example in less.development] == digests[7:]

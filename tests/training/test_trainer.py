@@ -257,8 +257,24 @@ def test_starting_over_says_what_is_given_up(mini, splits, tmp_path: Path, caplo
     run(mini, splits, tmp_path / "run", LONGER)
     assert not caplog.records
     run(mini, splits, tmp_path / "run", QUICK)
-    assert "--resume would have continued it" in caplog.text
+    assert "was of other data or settings, and is given up" in caplog.text
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
+
+
+def test_an_unfinished_run_of_the_same_settings_goes_on_unasked(
+    mini, splits, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    """Whoever forgets --resume loses nothing, and gets what a new run would have given."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, after_step=7)
+        with pytest.raises(Stop):
+            run(mini, splits, tmp_path / "run", LONGER)
+    went_on = run(mini, splits, tmp_path / "run", LONGER)
+    assert "is of the same data and settings, and goes on" in caplog.text
+    new = run(mini, splits, tmp_path / "new", LONGER)
+    assert (went_on.folder / "adapter_model.safetensors").read_bytes() == (
+        new.folder / "adapter_model.safetensors"
+    ).read_bytes()
 
 
 def test_half_written_checkpoints_are_passed_over(mini, splits, tmp_path: Path, monkeypatch) -> None:
