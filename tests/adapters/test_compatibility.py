@@ -70,9 +70,8 @@ def test_other_architecture_is_named_first(adapter_folder: Path, mini: LoadedMod
         dataclasses.replace(base, configuration={**base.configuration, "text_config.activation_function": "gelu"}),
     )
     assert report.verdict == "refused"
-    assert report.reasons[0] == (
-        "base: trained on blip2-opt-mini, this is blip2-opt-mini; text_config.activation_function: relu there, gelu here"
-    )
+    where = "base: trained on blip2-opt-mini, this is blip2-opt-mini"
+    assert report.reasons[0] == f"{where}; text_config.activation_function: relu there, gelu here"
 
 
 def test_foreign_sites(adapter_folder: Path, base: BaseDescription) -> None:
