@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -51,7 +52,8 @@ def main() -> None:
         system.train_adapters(names, data=data, complexity=arguments.recipe, config=config, replace=True)
     if system.entry.miniature:
         console.print(f"\n{arguments.scenes} unseen scenes: captions in style, and with every claim true")
-        for report in system.evaluate_adapters(list(names), count=arguments.scenes):
+        reports: list[Any] = system.evaluate_adapters(list(names), count=arguments.scenes)
+        for report in reports:
             console.print(
                 f"  {report.style:<9} {report.adapter or 'base':<18} in style {report.in_style:6.1%}  "
                 f"true {report.true:6.1%}  both {report.in_style_and_true:6.1%}",

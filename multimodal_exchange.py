@@ -48,7 +48,7 @@ def main() -> None:
         keys += [system.create_adapter(model, name, task, arguments.complexity, data=data, config=config, replace=True)]
     captioner, reasoner = keys
     measured = [system.evaluate_adapter(key, count=200) for key in (captioner, reasoner) if arguments.data is None]
-    said = system.generate_with_adapter(captioner, image, compare=True)
+    said = dict(system.generate_with_adapter(captioner, image, compare=True))  # type: ignore[arg-type]
     show("Two adapters of two models", [*(r.line() for r in measured), *(f"{n}: {text}" for n, text in said.items())])
 
     bundle = arguments.out.parent / f"{captioner}.lorax"

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from benchmarks.random_checkpoints import write_random_checkpoint
+from benchmarks.options import parse
+from benchmarks.random_checkpoints import checkpoint_of
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.runtime.attached import AttachedAdapters
 
@@ -40,15 +41,13 @@ def write_adapters(base: LoadedModel, folder: Path, rank: int) -> list[Path]:
 def main() -> None:
     """Time both ways in turn."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default=NAME)
     parser.add_argument("--folder", type=Path, default=Path("build") / "fullsize")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
+    arguments = parse(parser, base="blip2-opt-mini", rounds=1)
     warnings.simplefilter("ignore")
-    checkpoint = arguments.folder / NAME
-    if not (checkpoint / "model.safetensors.index.json").exists():
-        write_random_checkpoint(NAME, checkpoint)
-    base = load_model(str(checkpoint), device="cpu")
+    base = load_model(str(checkpoint_of(arguments.base, arguments.folder)), device="cpu")
     with tempfile.TemporaryDirectory() as scratch:
         first, second = write_adapters(base, Path(scratch), arguments.rank)
         size = (second / "adapter_model.safetensors").stat().st_size
@@ -67,7 +66,7 @@ def main() -> None:
             peft_model.unload()
             base.model.requires_grad_(False)
     best = {name: min(found) for name, found in times.items()}
-    print(f"{NAME}, rank {arguments.rank}, {size:,} bytes, {torch.get_num_threads()} threads")
+    print(f"{arguments.base}, rank {arguments.rank}, {size:,} bytes, {torch.get_num_threads()} threads")
     for name, found in best.items():
         print(f"{name:<18} {found * 1e3:8.1f} ms")
     print(f"PEFT / ours: {best['PEFT load_adapter'] / best['ours']:.1f}")

@@ -12,12 +12,14 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL.Image import Image
 
-from benchmarks.random_checkpoints import CHECKPOINTS, write_random_checkpoint
+from benchmarks.options import parse
+from benchmarks.random_checkpoints import checkpoint_of
 from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.models.loading import LoadedModel, load_model
@@ -64,11 +66,12 @@ def ask_peft(base: LoadedModel, folders: list[Path], picture: Image, tokens: int
     for folder in folders[1:]:
         model.load_adapter(str(folder), adapter_name=folder.name)
     model.eval()
-    pixels = base.family.pixel_values([picture]).to(base.model.dtype)
+    family: Any = base.family
+    pixels = family.pixel_values([picture]).to(base.model.dtype)
     texts: list[str] = []
 
     def caption() -> None:
-        batch = base.family.prompt_batch([base.entry.caption_prompt])
+        batch = family.prompt_batch([base.entry.caption_prompt])
         lengths = {"max_new_tokens": tokens, "min_new_tokens": tokens}
         ids = model.generate(pixel_values=pixels, **batch, **lengths, num_beams=1, do_sample=False)
         texts.append(base.family.tokenizer.decode(ids[0], skip_special_tokens=True).strip())
@@ -94,13 +97,9 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parse(parser, adapters=2, tokens=3, rounds=1)
     warnings.simplefilter("ignore")
-    source = arguments.base
-    if source in CHECKPOINTS:
-        source = str(arguments.folder / source)
-        if not (Path(source) / "model.safetensors.index.json").exists():
-            write_random_checkpoint(arguments.base, Path(source))
+    source = str(checkpoint_of(arguments.base, arguments.folder))
     base, picture = load_model(source, device="cpu", quantize="none"), make_scene(5).image
     times: dict[str, list[float]] = {"ours": [], "PEFT": []}
     with tempfile.TemporaryDirectory() as scratch:

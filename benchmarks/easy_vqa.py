@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.options import parse
 from lorax_vlm import VQASystem
 from lorax_vlm.adapters.recipe import Recipe, change_recipe
 from lorax_vlm.data.examples import DataSplits, Example
@@ -114,8 +115,12 @@ def write_set(folder: Path, images: int = 0) -> None:
     }
     for part, ((texts, answers, numbers), paths) in parts.items():
         kept = set(sorted(paths)[: images or None])
-        rows = [row for row in zip(texts, answers, numbers, strict=True) if row[2] in kept]
-        write_part(*zip(*((text, answer, paths[number]) for text, answer, number in rows), strict=True), folder / part)
+        rows = [
+            (text, answer, paths[number])
+            for text, answer, number in zip(texts, answers, numbers, strict=True)
+            if number in kept
+        ]
+        write_part([t for t, _, _ in rows], [a for _, a, _ in rows], [path for _, _, path in rows], folder / part)
 
 
 def train(system: VQASystem, model: str, data: DataSplits, recipe: Recipe | None = None, steps: int = 0) -> Trained:
@@ -186,7 +191,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="other than the default; a quick look")
     parser.add_argument("--images", type=int, default=0, help="of each part so many at most; a quick look")
     parser.add_argument("--questions", type=int, default=0, help="test with so many at most; a quick look")
-    arguments = parser.parse_args()
+    arguments = parse(parser, model=["vilt-mini"], steps=2, images=20, questions=10)
     limits = Limits(arguments.steps, arguments.images, arguments.questions)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["LORAX_VLM_HOME"] = scratch  # nothing is left behind

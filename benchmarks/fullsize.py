@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.options import parse
+
 QUANTIZED_BY_DEFAULT = {"instructblip-vicuna-7b": "4bit"}
 
 
@@ -51,7 +53,7 @@ def measure(name: str, folder: Path, quantize: str) -> None:
         start = time.monotonic()
         first = system.answer_question(scenes[0].image, "How many dogs are there?", model, "dogs", num_beams=1)
         _print(name, f"answered {str(first)[:30]!r}, {first.tokens} tokens", start)
-        system._library(model).restore_base()
+        system.library(model).restore_base()
         again = system.answer_question(scenes[0].image, "How many dogs are there?", model, "dogs", num_beams=1)
         if first != again:
             raise SystemExit(f"{name}: the adapter answers {again!r} after reloading, {first!r} before")
@@ -99,23 +101,21 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="do not remove checkpoints; use those that are there")
     parser.add_argument("--limit-gib", type=float, help="memory limit for the measured process; killed beyond it")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parse(parser, names=["blip2-opt-mini"], keep=True)
     if arguments.measure:
         if arguments.limit_gib:
             limit_memory(arguments.limit_gib, arguments.folder / arguments.measure)
         measure(arguments.measure, arguments.folder / arguments.measure, arguments.quantize)
         return
-    from benchmarks.random_checkpoints import CHECKPOINTS, write_random_checkpoint
+    from benchmarks.random_checkpoints import CHECKPOINTS, checkpoint_of
 
     for name in arguments.names or list(CHECKPOINTS):
-        folder = arguments.folder / name
-        if not (arguments.keep and (folder / "model.safetensors.index.json").exists()):
-            write_random_checkpoint(name, folder)
+        folder = checkpoint_of(name, arguments.folder, anew=not arguments.keep)
         quantize = arguments.quantize or QUANTIZED_BY_DEFAULT.get(name, "none")
         command = [sys.executable, "-m", "benchmarks.fullsize", "--measure", name, "--quantize", quantize]
         if arguments.limit_gib:
             command += ["--limit-gib", str(arguments.limit_gib)]
-        subprocess.run([*command, "--folder", str(arguments.folder)], check=True)
+        subprocess.run([*command, "--folder", str(folder.parent)], check=True)
         if not arguments.keep:
             shutil.rmtree(folder)
 

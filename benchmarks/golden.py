@@ -114,8 +114,8 @@ def adapter_texts(size: Size) -> dict[str, list[str]]:
         texts[f"{model} mixed"] = [f"{name}: {text}" for name, text in zip(adapters, rows, strict=True)]
     exchange = MultiModalLoRAExchange()
     for name, text in (("general", QUESTIONS[0]), ("look", "")):
-        said = exchange.generate_with_adapter(f"{size.models[0]}.{name}", image, text, compare=True)
-        texts[f"exchange {name}"] = [f"{key}: {value}" for key, value in said.items()]
+        both: Any = exchange.generate_with_adapter(f"{size.models[0]}.{name}", image, text, compare=True)
+        texts[f"exchange {name}"] = [f"{key}: {value}" for key, value in both.items()]
     return texts
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.mixed_batch import PROMPT_TOKENS, generate, make_adapters, make_model, make_peft
+from benchmarks.options import parse
 from benchmarks.residency import QUESTION, write_adapters
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.models.loading import load_model
@@ -105,13 +106,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--plot", type=Path, default=Path("build") / "growth.png")
-    arguments = parser.parse_args()
+    arguments = parse(parser, rounds=1)
     warnings.simplefilter("ignore")
-    batches = {
-        "adapters in a batch of 64 rows, rank 8": [(count, (64, count, 8)) for count in (1, 2, 4, 8, 16, 32, 64)],
-        "rank, 16 rows, 8 adapters": [(rank, (16, 8, rank)) for rank in (4, 8, 16, 32, 64)],
-        "rows, up to 8 adapters, rank 8": [(rows, (rows, min(rows, 8), 8)) for rows in (1, 2, 4, 8, 16, 32, 64)],
-    }
+    one = {"rows, up to 8 adapters, rank 8": [(rows, (rows, min(rows, 8), 8)) for rows in (1, 2)]}
+    batches = (
+        one
+        if arguments.smoke
+        else {
+            "adapters in a batch of 64 rows, rank 8": [(count, (64, count, 8)) for count in (1, 2, 4, 8, 16, 32, 64)],
+            "rank, 16 rows, 8 adapters": [(rank, (16, 8, rank)) for rank in (4, 8, 16, 32, 64)],
+            "rows, up to 8 adapters, rank 8": [(rows, (rows, min(rows, 8), 8)) for rows in (1, 2, 4, 8, 16, 32, 64)],
+        }
+    )
     sweeps: dict[str, list[Point]] = {}
     for title, points in batches.items():
         print(f"{title}\n{'':>8} {'LoRAX':>9} {'PEFT':>9}")
@@ -123,7 +129,7 @@ def main() -> None:
     title = "adapters in memory, 16 rows to 8 of them (miniature)"
     print(title)
     sweeps[title] = []
-    for point in known_adapters([8, 32, 128, 512, 2000], 10):
+    for point in known_adapters([8] if arguments.smoke else [8, 32, 128, 512, 2000], 10):
         sweeps[title].append(point)
         print(f"{point[0]:>8,} {point[1] * 1000:>7.1f} ms", flush=True)
     draw(sweeps, arguments.plot)

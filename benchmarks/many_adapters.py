@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.options import parse
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.models.loading import load_model
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--adapters", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parse(parser, adapters=8, rounds=1)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["LORAX_VLM_HOME"] = scratch
         base, store = load_model("blip2-opt-mini"), AdapterStore()

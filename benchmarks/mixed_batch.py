@@ -12,12 +12,14 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import GenerationConfig, OPTConfig, OPTForCausalLM
 
+from benchmarks.options import parse
 from lorax_vlm.runtime.routed import RoutedLinear, routed
 from lorax_vlm.runtime.weights import AdapterWeights
 
@@ -43,13 +45,11 @@ def make_adapters(model: OPTForCausalLM, count: int, rank: int) -> list[AdapterW
     return [AdapterWeights({site: (random(rank, width), random(width, rank)) for site in sites}) for _ in range(count)]
 
 
-def generate(model: torch.nn.Module, ids: Tensor, **options: object) -> Tensor:
+def generate(model: Any, ids: Tensor, **options: object) -> Tensor:
     """Greedy tokens ``(B, NEW_TOKENS)``."""
     config = GenerationConfig(max_new_tokens=NEW_TOKENS, pad_token_id=1)  # no end token: always all of them
-    model.generation_config.eos_token_id = None  # type: ignore[union-attr]
-    output = model.generate(  # type: ignore[operator]
-        input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, **options
-    )
+    model.generation_config.eos_token_id = None
+    output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, **options)
     return output[:, ids.shape[1] :]
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only-ours", action="store_true", help="leave out PEFT, one after another, and merged")
-    arguments = parser.parse_args()
+    arguments = parse(parser, rows=2, adapters=2, rounds=1)
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     rows, count = arguments.rows, arguments.adapters

@@ -34,7 +34,7 @@ from transformers import (
     ViltProcessor,
 )
 
-from lorax_vlm.models.catalog import MINIS_DIR
+from lorax_vlm.models.catalog import MINIS_DIR, get_model_entry
 from lorax_vlm.models.families.registry import find_family
 
 _SHARD_BYTES = 1_000_000_000
@@ -216,6 +216,21 @@ def write_random_checkpoint(name: str, folder: Path) -> Path:
     record = {"metadata": {}, "weight_map": index}
     (folder / "model.safetensors.index.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
+
+
+def checkpoint_of(name: str, folder: Path, *, anew: bool = False) -> Path:
+    """The folder of a checkpoint: one of full size with random weights, written where it is missing, or a miniature's.
+
+    Args:
+        name: One of ``CHECKPOINTS``, or a shipped miniature.
+        folder: Where those of full size lie.
+        anew: Write it even where it is.
+    """
+    if name not in CHECKPOINTS:
+        return Path(get_model_entry(name).source)
+    if anew or not (folder / name / "model.safetensors.index.json").exists():
+        write_random_checkpoint(name, folder / name)
+    return folder / name
 
 
 def _edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

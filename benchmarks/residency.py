@@ -20,6 +20,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 
+from benchmarks.options import parse
 from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.models.loading import load_model
@@ -110,7 +111,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=50, help="adapters that fit into memory")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=4)
-    arguments = parser.parse_args()
+    arguments = parse(parser, adapters=12, budget=4, requests=40, threads=2)
     torch.set_num_threads(1)
     base = load_model("blip2-opt-mini")
     with tempfile.TemporaryDirectory() as scratch:

@@ -23,9 +23,11 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from benchmarks.options import parse
 from lorax_vlm.adapters.factors import read_updates
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.asking import Ask, ask_for, ask_on
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scene_examples import (
     CAPTION_SCENES,
@@ -39,7 +41,7 @@ from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.intervals import mean_interval, retention
 from lorax_vlm.exchange.candidates import random_like, shuffled_layers
 from lorax_vlm.exchange.files import write_updates
-from lorax_vlm.exchange.teacher import answer, settings_on, template_on
+from lorax_vlm.exchange.teacher import answer
 from lorax_vlm.exchange.transfer import TransferOptions, prepared_transfer
 from lorax_vlm.exchange.transfer_data import TransferData, judge_all, judge_by_target
 from lorax_vlm.models.catalog import get_model_entry
@@ -47,8 +49,8 @@ from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import load_model
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import HOME_VARIABLE
+from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import MINI_CONFIG, MINI_VQA_CONFIGS, TrainConfig
-from lorax_vlm.types import GenerationSettings
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, fit_to_labels
 
 RELATIVE = Path("build") / "blip2-opt-mini-coco"
@@ -227,19 +229,18 @@ class Bench:
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
 
-    def _settings(self, library: AdapterLibrary) -> GenerationSettings:
-        """Decoding on a base, that of the source's adapter wherever it is moved."""
-        return settings_on(library, self.source, self.source.store.get("source").manifest)
+    def _ask(self, library: AdapterLibrary) -> Ask:
+        """How the source's adapter is asked wherever it is moved."""
+        return ask_on(library.entry, self.source.entry, self.source.store.get("source").manifest)
 
     def _kind(self, library: AdapterLibrary) -> AdapterKind:
-        entry = library.entry
-        prompt = entry.question_template if self.pair.asks else entry.caption_prompt
-        return AdapterKind("vqa" if self.pair.asks else "captioning", "retention", prompt)
+        skill = Skill("answer" if self.pair.asks else "caption", "retention")
+        return AdapterKind(skill, ask_for(library.entry, skill))
 
     def _splits(self, library: AdapterLibrary, examples: Examples, share: float = 1.0) -> DataSplits:
         train = examples("train", max(8, round(share * self.pair.scenes)), all_questions=True)
         splits = DataSplits(train, examples("validation", 100), f"{self.pair.title}, {share:.0%} of the labels")
-        return splits.with_prompt(self._kind(library).prompt)
+        return splits.with_prompt(self._kind(library).ask.template)
 
     def _train_source(self, name: str, examples: Examples) -> None:
         config = replace(self.pair.source_config, seed=self.seed)
@@ -276,7 +277,7 @@ class Bench:
         stored: bool = False,
         template: str | None = None,
     ) -> Scores:
-        settings = self._settings(library)
+        settings = self._ask(library).settings
         if adapter is None or stored:
             texts = answer(library, adapter if stored else None, self.test, settings)  # type: ignore[arg-type]
         else:
@@ -295,7 +296,7 @@ class Bench:
         def score(template: str, examples: Sequence[Example]) -> Scores:
             prompts = [template.replace("{question}", example.question) for example in examples]
             pictures = [example.open_image() for example in examples]
-            said = self.target.generate([None] * len(prompts), pictures, prompts, self._settings(self.target))
+            said = self.target.generate([None] * len(prompts), pictures, prompts, self._ask(self.target).settings)
             return judge_all(judge_by_target, examples, [text.text for text in said])
 
         return score(max(self.pair.prompts, key=lambda p: statistics.mean(score(p, development))), self.test)
@@ -322,7 +323,7 @@ class Bench:
             with prepared_transfer(
                 self.source, self.target, "source", self._data(self.pair.examples), options
             ) as prepared:
-                template = template_on(self.target, prepared.stored.manifest)
+                template = prepared.ask.template
                 rows["training-free"] = self._score(self.target, prepared.chosen.folder, template=template)
                 sites = prepared.report.plan.copied_sites
         except TransferRefused:
@@ -348,7 +349,7 @@ class Bench:
             chosen = prepared.chosen
             if name == "source" and share == QUICK_SHARE:
                 self.seconds["transfer, all of it"] = time.monotonic() - start
-            template = template_on(self.target, prepared.stored.manifest)
+            template = prepared.ask.template
             return self._score(self.target, chosen.folder, chosen.labels, template=template), chosen.scored.name
 
 
@@ -405,14 +406,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("build") / "retention")
     parser.add_argument("--table", type=Path, help="write the tables into this page instead of measuring")
-    arguments = parser.parse_args()
+    arguments = parse(parser, pairs=["flan"], seeds=1, out=Path(tempfile.mkdtemp()))
+    pairs = shrunk(arguments.pairs) if arguments.smoke else PAIRS
     if arguments.table is None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         for seed in range(arguments.seeds):
             for key in arguments.pairs:
                 path = arguments.out / f"{key}-{seed}.json"
                 if not path.exists():
-                    measure(PAIRS[key], seed, path)
+                    measure(pairs[key], seed, path)
     results = [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
     if arguments.table is None:
         print(tables(results))
@@ -421,6 +423,13 @@ def main() -> None:
     published, _, after = rest.partition(END)
     text = tables(results, published)
     arguments.table.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def shrunk(names: Sequence[str]) -> dict[str, Pair]:
+    """Some pairs with next to no training and few examples: their figures say nothing."""
+    globals().update(TEST=24, DEVELOPMENT=40, UNLABELLED=80)
+    few = TrainConfig(max_steps=4, batch_size=8, eval_every=4, patience=None)
+    return {name: replace(PAIRS[name], scenes=40, source_config=few, target_config=few) for name in names}
 
 
 def measure(pair: Pair, seed: int, path: Path) -> None:

@@ -15,20 +15,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.options import parse
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import AdapterNotFound
 from lorax_vlm.models.loading import load_model
+from lorax_vlm.skills import caption
 from tests.adapters_for_tests import write_random_adapter
 
-MANIFEST = Manifest(name="one", task="captioning", style="concise", base=None, trained=True, rank=8)
+MANIFEST = Manifest(name="one", skill=caption("concise"), base=None, trained=True, rank=8)
 
 
 def work(root: str, source: str, seed: int, done: Any) -> None:
     """Change and read one store at random, until killed."""
     rng, store = random.Random(seed), AdapterStore(root)
     while True:
-        name, manifest = f"a{rng.randrange(6)}", dataclasses.replace(MANIFEST, style=str(rng.randrange(20)))
+        name, manifest = f"a{rng.randrange(6)}", dataclasses.replace(MANIFEST, skill=caption(str(rng.randrange(20))))
         action = rng.choice(("add", "add", "add", "read", "read", "list", "alias", "rollback", "remove", "clean"))
         try:
             if action == "add":
@@ -106,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60)
-    arguments = parser.parse_args()
+    arguments = parse(parser, processes=2, seconds=2.0)
     with tempfile.TemporaryDirectory() as scratch:
         source = write_random_adapter(load_model("blip2-opt-mini"), Path(scratch) / "source", "medium")
         store = AdapterStore(Path(scratch) / "store")

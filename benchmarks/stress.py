@@ -23,12 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.options import parse
 from lorax_vlm.adapters.factors import read_updates
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.data.scene_examples import scene_question_splits
+from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.data.scenes import iterate_scenes
 from lorax_vlm.errors import AdapterNotFound, LoraxError
 from lorax_vlm.multimodal import MultiModalLoRAExchange
+from lorax_vlm.skills import answer as answers
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.types import Answer
 from lorax_vlm.vqa import VQASystem
@@ -92,7 +94,7 @@ class Stage:
     def _folder(self, name: str, recipe: Recipe, seed: int) -> Path:
         folder = write_random_adapter(self.base, self.folder / name, recipe, seed=seed, scale=0.5)
         prompt = self.base.entry.question_template
-        write_manifest(self.base, folder, task="vqa", style="counting", prompt=prompt)
+        write_manifest(self.base, folder, skill=answers("counting"), prompt=prompt)
         return folder
 
     def put(self, name: str, number: int) -> None:
@@ -138,7 +140,7 @@ def work(stage: Stage, tally: Tally, ended: threading.Event) -> None:
     """Train, store, replace, remove, merge, again and again."""
     rng, base = random.Random(99), stage.base
     groups = [("lm-qv",), ("lm-attention", "lm-mlp")] + ([("vision", "qformer")] if base.entry.captions else [])
-    data = scene_question_splits("counting", 12, 6)
+    data = skill_splits(answers("counting"), 12, 6)
     store, name = stage.system.store, base.entry.name
     updates = {n: read_updates(store.files(f"{name}.{n}")) for n in ("steady", "broad", "looking")}
     for number in itertools.count():
@@ -216,7 +218,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="blip2-opt-mini", help="a miniature")
     parser.add_argument("--seconds", type=float, default=60)
-    arguments = parser.parse_args()
+    arguments = parse(parser, seconds=3.0)
     began = time.monotonic()
     tally = stress(arguments.model, arguments.seconds)
     for line in tally.wrong[:10]:

@@ -24,11 +24,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from benchmarks.random_checkpoints import CHECKPOINTS, write_random_checkpoint
+from benchmarks.options import parse
+from benchmarks.random_checkpoints import checkpoint_of
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.scene_examples import scene_caption_splits
+from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.models.loading import LoadedModel, load_model
+from lorax_vlm.skills import caption
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
@@ -88,7 +90,7 @@ def train_plain(base: LoadedModel, data: dict[str, DataSplits], config: TrainCon
                     report_to="none",
                     disable_tqdm=True,
                 ),
-                train_dataset=ExampleDataset(splits.train),
+                train_dataset=ExampleDataset(list(splits.train)),
                 eval_dataset=ExampleDataset(splits.validation),
                 data_collator=FamilyCollator(base.family),
                 compute_loss_func=lambda outputs, labels, num_items_in_batch=None: base.family.loss(
@@ -113,16 +115,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = parse(parser, base="blip2-opt-mini", images=2, batch=2, rounds=1)
     warnings.simplefilter("ignore")
-    source = arguments.base
-    if source in CHECKPOINTS:
-        source = str(arguments.folder / source)
-        if not (Path(source) / "model.safetensors.index.json").exists():
-            write_random_checkpoint(arguments.base, Path(source))
+    source = str(checkpoint_of(arguments.base, arguments.folder))
     base = load_model(source, device="cpu", quantize="none")
     data = {
-        style: scene_caption_splits(style, arguments.images, 1).with_prompt(base.entry.caption_prompt)
+        style: skill_splits(caption(style), arguments.images, 1).with_prompt(base.entry.caption_prompt)
         for style in STYLES
     }
     steps = EPOCHS * -(-arguments.images // arguments.batch)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import typer
@@ -13,7 +14,7 @@ PATH = Path(__file__).parent / "cli.md"
 
 def render() -> str:
     """The whole page."""
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     pages = [f"## `{name}`\n\n```\n{text}\n```" for name, text in _helps(command, ["lorax-vlm"])]
     head = "# The `lorax-vlm` command\n\nWritten by `make docs` from the commands' own help.\n"
     return "\n".join([head, *(f"{page}\n" for page in pages)])

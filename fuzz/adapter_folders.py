@@ -20,17 +20,19 @@ from safetensors.numpy import load, save
 
 from fuzz.harness import Fuzzer, main
 from lorax_vlm.adapters.compatibility import Level, check_compatibility
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles, read_adapter
+from lorax_vlm.adapters.files import WEIGHTS_FILE, AdapterFiles, read_adapter
 from lorax_vlm.adapters.identity import describe_adapted
 from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.integrity import SIGNATURE_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, BaseIdentity, FileRecord, Manifest, read_manifest
+from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import AdapterError
 from lorax_vlm.models.catalog import MINIS_DIR
 from lorax_vlm.models.description import BaseDescription, describe_checkpoint
 from lorax_vlm.models.fingerprint import read_fingerprint
+from lorax_vlm.skills import caption
 
 BASE = "blip2-opt-mini"
 SECRET = b"what no adapter may carry away"
@@ -130,7 +132,7 @@ def sound_manifest() -> Manifest:
         adapted=describe_adapted(base.fingerprint, sites()),
         preparation=dict(base.preparation),
     )
-    return Manifest("it", "captioning", "concise", identity, True, "light", _RANK, training={"steps": 3, "rate": 0.1})
+    return Manifest("it", caption("concise"), identity, True, "light", _RANK, training={"steps": 3, "rate": 0.1})
 
 
 @cache

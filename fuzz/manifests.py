@@ -15,12 +15,14 @@ from typing import Any
 from fuzz.adapter_folders import VALUES, damaged, encoded, flipped, sound_config, sound_manifest, sound_seen, weights
 from fuzz.harness import Fuzzer, main
 from lorax_vlm.adapters.compatibility import check_compatibility
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, read_adapter_files
+from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, CanaryAnswer, FileRecord, Manifest, Parent, read_manifest
+from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.exchange.card import write_card
+from lorax_vlm.skills import answer
 
 _LINES = (*VALUES, *("schema_version", "exact", "\x1b]0;owned\x07", "[/red]", "{question}", "base", "2024-01-01", -0.0))
 
@@ -92,7 +94,7 @@ def _try_store(rng: random.Random, folder: Path) -> None:
     (source / WEIGHTS_FILE).write_bytes(weights(random.Random(0)))
     (source / CONFIG_FILE).write_text(json.dumps(sound_config()))
     for name in ("a", "b"):
-        store.add(name, source, dataclasses.replace(sound_manifest(), style=name))
+        store.add(name, source, dataclasses.replace(sound_manifest(), skill=answer(name)))
     store.set_alias("a", "stable")
     path = store.root / "names" / "a.json"
     record = json.loads(path.read_text())
@@ -130,7 +132,7 @@ def _use(store: AdapterStore) -> None:
             failed.append(error)
     assert len(failed) == 10 or "b" in store.names()
     if not (store.root / "names" / ".pending").exists():
-        assert store.read("b")[0].manifest.style == "b", "another's damage is not its own"
+        assert store.read("b")[0].manifest.skill == answer("b"), "another's damage is not its own"
     if failed:
         raise failed[0]
 

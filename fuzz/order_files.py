@@ -37,7 +37,7 @@ def _order(rng: random.Random) -> dict[Any, Any]:
 
 
 def _entry(rng: random.Random) -> dict[str, Any]:
-    entry: dict[str, Any] = {rng.choice(("style", "task")): "concise"}
+    entry: dict[Any, Any] = {rng.choice(("style", "task")): "concise"}
     sound = {"recipe": "light", "steps": 3, "rank": 4, "sites": ["vision"], "dropout": 0.1, "learning_rate": 1e-3}
     sound |= {"data": "folder", "images": "pictures", "streaming": True, "held_out": 0.2, "seed": 1, "batch_size": 2}
     for key in rng.sample(sorted(sound), rng.randrange(5)):
@@ -48,11 +48,11 @@ def _entry(rng: random.Random) -> dict[str, Any]:
 
 
 def _text(rng: random.Random) -> str:
-    order = _order(rng)
+    order: Any = _order(rng)
     if rng.random() < 0.2:
         order[rng.choice((None, True, 3, 0.5, "", "base", "a/b", "x" * 300, "no", "..", "é", "\0"))] = _entry(rng)
     if rng.random() < 0.1:
-        order = rng.choice(([order], "text", None, {}, {"a": order}, {"a": [order]}))  # type: ignore[assignment]
+        order = rng.choice(([order], "text", None, {}, {"a": order}, {"a": [order]}))
     text = yaml.safe_dump(order, allow_unicode=True, default_flow_style=rng.choice((None, True, False)))
     way = rng.random()
     if way < 0.25:

@@ -307,7 +307,9 @@ def _check_elsewhere(splits: DataSplits, source: Path, root: Path, options: dict
     """The same rows are on the same sides wherever the folder is and whatever it is called."""
     root.with_name("another name").symlink_to(root)
     moved = root.with_name("another name") / source.relative_to(root)
-    others = {key: root.with_name("another name") if value == root else value for key, value in options.items()}
+    others: dict[str, Any] = {
+        key: root.with_name("another name") if value == root else value for key, value in options.items()
+    }
     again = read_parts(moved, skip_bad_rows=True, **others)
     assert [_told(part) for part in again.parts().values()] == [_told(part) for part in splits.parts().values()]
 

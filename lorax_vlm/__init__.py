@@ -3,7 +3,7 @@
 Imports inside the package point one way only:
 
 scripts, cli > captioning, vqa, multimodal > exchange > workshop, measuring > training, runtime, evaluation, asking >
-adapters > models, data > types, settings, answers, versions, paths, fetching > errors, foreign
+adapters > models, data > skills > types, settings, answers, versions, paths, fetching > errors, foreign
 
 Names are imported on first use, so ``import lorax_vlm`` does not import torch.
 """

@@ -5,6 +5,7 @@ captioner) is asked in the base's words and decoded in its way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lorax_vlm.adapters.manifest import Manifest
@@ -12,6 +13,7 @@ from lorax_vlm.data.readers.values import is_blank
 from lorax_vlm.errors import AdapterNameError, PromptError, UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.skills import Skill
 from lorax_vlm.types import GenerationSettings
 
 QUESTION_MARK = "{question}"
@@ -70,42 +72,76 @@ def require_question(question: object) -> str:
     return question.strip()
 
 
-def question_prompt(entry: CatalogEntry, manifest: Manifest | None, question: str) -> str:
-    """The prompt of a question to a base, or to an adapter on it."""
-    template = manifest.prompt if manifest is not None and answers_questions(manifest) else entry.question_template
-    return template.replace(QUESTION_MARK, question)
+@dataclass(frozen=True)
+class Ask:
+    """How a base or an adapter is asked for one thing."""
+
+    template: str
+    """Of the prompt; ``{question}`` in it stands for the question or instruction."""
+    settings: GenerationSettings
+    """How its text is decoded when the caller does not say."""
+
+    def prompt(self, question: str = "") -> str:
+        """The prompt of one question, or of a caption."""
+        return self.template.replace(QUESTION_MARK, question)
 
 
-def caption_prompt(entry: CatalogEntry, manifest: Manifest | None) -> str:
-    """The prompt of a caption by a base, or by an adapter on it.
+def ask_of(entry: CatalogEntry, manifest: Manifest | None, *, question: bool) -> Ask:
+    """How an adapter is asked on its own base: as it was trained, where it says so and is asked for what it does.
+
+    Args:
+        entry: The base.
+        manifest: Of the adapter. None: the base alone is asked.
+        question: Whether it is asked a question; else it is asked for a caption.
+    """
+    usual = _ask_of_base(entry, question)
+    if manifest is None or manifest.base is None or answers_questions(manifest) != question:
+        return usual
+    return Ask(manifest.prompt, manifest.generation or usual.settings)
+
+
+def ask_on(target: CatalogEntry, source: CatalogEntry, manifest: Manifest) -> Ask:
+    """How an adapter is asked that is moved to another base: as at its own within one family, else as is usual there.
+
+    Args:
+        target: Where it goes.
+        source: Where it is from.
+        manifest: Of the adapter.
+    """
+    question = answers_questions(manifest)
+    if manifest.base is not None and manifest.base.family == target.family:
+        return ask_of(source, manifest, question=question)
+    return _ask_of_base(target, question)
+
+
+def ask_for(entry: CatalogEntry, skill: Skill) -> Ask:
+    """How a new adapter for a skill is trained and asked."""
+    if not skill.asked:
+        return Ask(entry.caption_prompt, _style_settings(entry, skill.name))
+    return Ask(entry.question_template, entry.caption_settings if skill.writes else entry.answer_settings)
+
+
+def caption_ask(entry: CatalogEntry, manifest: Manifest | None) -> Ask:
+    """How an adapter is asked for a caption.
 
     Raises:
-        PromptError: The adapter answers questions: it would be asked one without words.
+        PromptError: It answers questions, and would be asked one without words.
     """
-    if manifest is None or manifest.base is None:  # nothing says how it was trained
-        return entry.caption_prompt
-    if answers_questions(manifest):
+    if manifest is not None and manifest.base is not None and answers_questions(manifest):
         hint = "ask it one, lorax-vlm ask IMAGE QUESTION --adapter NAME, or choose an adapter that captions."
         raise PromptError(f"adapter {manifest.name!r} for a caption", f"it answers questions; {hint}")
-    return manifest.prompt
+    return ask_of(entry, manifest, question=False)
 
 
-def question_settings(entry: CatalogEntry, manifest: Manifest | None) -> GenerationSettings:
-    """How an answer is decoded when the caller does not say."""
-    own = manifest.generation if manifest is not None and answers_questions(manifest) else None
-    return own or entry.answer_settings
+def _ask_of_base(entry: CatalogEntry, question: bool) -> Ask:
+    if question or not entry.captions:
+        return Ask(entry.question_template if question else entry.caption_prompt, entry.answer_settings)
+    return Ask(entry.caption_prompt, entry.caption_settings)
 
 
-def style_settings(entry: CatalogEntry, style: str) -> GenerationSettings:
-    """How the captions of a new adapter for a style are to be decoded."""
+def _style_settings(entry: CatalogEntry, style: str) -> GenerationSettings:
     settings = entry.caption_settings
     if entry.miniature:
         return settings
     limit = _STYLE_TOKENS.get(style, settings.max_new_tokens)
     return settings.replace(max_new_tokens=limit, min_new_tokens=0)
-
-
-def caption_settings(entry: CatalogEntry, manifest: Manifest | None) -> GenerationSettings:
-    """How a caption is decoded when the caller does not say."""
-    own = manifest.generation if manifest is not None and not answers_questions(manifest) else None
-    return own or entry.caption_settings

@@ -14,7 +14,8 @@ from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.data.examples import Choice, DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import STYLES, require_style
-from lorax_vlm.data.scene_examples import drawn_example, scene_caption_splits
+from lorax_vlm.data.scene_examples import drawn_example
+from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.data.sources import read_parts
 from lorax_vlm.errors import LoraxError, UsageError
@@ -35,7 +36,9 @@ from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.paths import named_path
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
-from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, TrainConfig
+from lorax_vlm.skills import caption
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport, require_texts, require_whole
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, by_name, training_examples
 
@@ -105,9 +108,7 @@ class BLIP2CaptioningSystem:
     @property
     def default_config(self) -> TrainConfig:
         """Training settings when none are given."""
-        return MINI_CAPTION_CONFIGS[self.entry.family] if self.entry.miniature else TrainConfig()
-
-    # --- adapters ---------------------------------------------------------------------------------------------------
+        return skill_config(self.entry, caption("plain"))
 
     def create_captioning_adapter(
         self,
@@ -230,14 +231,14 @@ class BLIP2CaptioningSystem:
     ) -> AdapterOrder:
         """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
         if style is None:
-            style = self.store.get(name).manifest.style if name in self.store else ""
+            style = self.store.get(name).manifest.skill_name if name in self.store else ""
         splits = self.training_data(style, data, skip_bad_rows=skip_bad_rows)
         config = self.default_config if config is None else config
         return AdapterOrder(name, self._kind(style), get_recipe(complexity), splits, config)
 
     def _kind(self, style: str) -> AdapterKind:
         entry = self._described()
-        return AdapterKind("captioning", style, entry.caption_prompt, asking.style_settings(entry, style))
+        return AdapterKind(caption(style), asking.ask_for(entry, caption(style)))
 
     def training_data(
         self, style: str = "", data: str | Path | DataSplits | None = None, *, skip_bad_rows: bool = False
@@ -248,7 +249,7 @@ class BLIP2CaptioningSystem:
             DataError: The data have malformed rows, or are questions.
             UsageError: There is no ``data`` and this base has no scenes, or the style is unknown.
         """
-        drawn = partial(scene_caption_splits, require_style(style)) if data is None and self.entry.miniature else None
+        drawn = partial(skill_splits, caption(require_style(style))) if data is None and self.entry.miniature else None
         return training_examples(self._described(), "captions", data, drawn, skip_bad_rows=skip_bad_rows)
 
     def training_curve(self, name: str) -> Path:
@@ -353,11 +354,9 @@ class BLIP2CaptioningSystem:
         """One caption per image and its adapter; rows of equal settings share batches."""
         base = self.base
         asked = {name: self._asked(name) for name in asking.distinct_adapters(adapters)}
-        prompts = {name: asking.caption_prompt(base.entry, manifest) for name, manifest in asked.items()}
-        settings = {
-            n: asking.caption_settings(base.entry, manifest).replace(**decoding) for n, manifest in asked.items()
-        }
-        rows = [Row(image, n, prompts[n], settings[n]) for image, n in zip(images, adapters, strict=True)]
+        asks = {n: asking.caption_ask(base.entry, manifest) for n, manifest in asked.items()}
+        settings = {name: how.settings.replace(**decoding) for name, how in asks.items()}
+        rows = [Row(image, n, asks[n].prompt(), settings[n]) for image, n in zip(images, adapters, strict=True)]
         said = answer_rows(self._library, rows, batch_size=self.batch_size, return_errors=return_errors)
         return [
             text if isinstance(text, LoraxError) else Caption.of(text, base.name, name)
@@ -369,7 +368,7 @@ class BLIP2CaptioningSystem:
         return attachment.manifest if attachment is not None else None
 
     def _settings(self, adapter: str | None) -> GenerationSettings:
-        return asking.caption_settings(self.base.entry, self._asked(adapter))
+        return asking.ask_of(self.base.entry, self._asked(adapter), question=False).settings
 
     # --- figures ----------------------------------------------------------------------------------------------------
 
@@ -456,7 +455,7 @@ class BLIP2CaptioningSystem:
 
     def own_styles(self) -> list[str]:
         """Those of ``list_adapters`` whose style drawn scenes have no captions in, so that they need ``data``."""
-        return [stored.name for stored in self.list_adapters() if stored.manifest.style not in STYLES]
+        return [stored.name for stored in self.list_adapters() if stored.manifest.skill_name not in STYLES]
 
     def side_effects(self, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
@@ -464,7 +463,7 @@ class BLIP2CaptioningSystem:
 
     def _style(self, name: str | None) -> str:
         attachment = self._library.find(name)
-        return style_on_scenes(name or BASE, attachment.manifest.style) if attachment else "plain"
+        return style_on_scenes(name or BASE, attachment.manifest.skill_name) if attachment else "plain"
 
     def _test_scenes(self, count: int) -> list[Scene]:
         if not self.entry.miniature:
@@ -485,7 +484,7 @@ class BLIP2CaptioningSystem:
         for chunk in sources_in_turn(firsts, range(len(firsts))):
             captions += _captions(self.caption_images([readable(source) for _, source in chunk], name))
         facts = self._report_facts(name, time.monotonic() - start)
-        prompt = asking.caption_prompt(self.base.entry, self._asked(name))
+        prompt = asking.caption_ask(self.base.entry, self._asked(name)).prompt()
         references = [example for same in images for example in same]
         loss = reference_loss(self.base, lambda: self._library.using(name), prompt, references, self.batch_size)
         report = judge_reference_captions(captions, loss, images, source=source, **facts)

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from lorax_vlm.adapters.seen import read_seen
 from lorax_vlm.adapters.store import StoredAdapter
-from lorax_vlm.asking import answers_questions, question_prompt, question_settings
+from lorax_vlm.asking import answers_questions, ask_of
 from lorax_vlm.data.examples import DataSplits, Example, require_examples
-from lorax_vlm.data.scene_questions import QUESTION_TYPES
+from lorax_vlm.data.scene_tasks import kinds_taught
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.seen import Asked, Known, comparable, leave_out_seen
@@ -18,12 +18,6 @@ from lorax_vlm.training.probe import STALLED, ProbeReport, probe_image_path
 from lorax_vlm.types import Generated, require_flag
 
 _ASKED_TOGETHER = 64
-# Types of question that one of several types teaches, by what an adapter's manifest calls its style.
-_PARTS_OF = {
-    "vqa": tuple(kind for kind in QUESTION_TYPES if kind != "reasoning"),
-    "general": ("general",),
-    "complex_reasoning": ("reasoning",),
-}
 
 
 def unseen_examples(
@@ -78,14 +72,14 @@ def side_effects(library: AdapterLibrary, stored: StoredAdapter) -> SideEffects 
         return [text.text for text in said if isinstance(text, Generated)]
 
     def ask(adapter: str | None, examples: Sequence[Example]) -> list[str]:
-        own = manifest if adapter is not None else None
-        settings = question_settings(entry, own)
-        return say([Row(e.open_image(), adapter, question_prompt(entry, own, e.question), settings) for e in examples])
+        how = ask_of(entry, manifest if adapter is not None else None, question=True)
+        return say([Row(e.open_image(), adapter, how.prompt(e.question), how.settings) for e in examples])
 
     def write(adapter: str | None, scenes: Sequence[Scene]) -> list[str]:
-        return say([Row(s.image, adapter, entry.caption_prompt, entry.caption_settings) for s in scenes])
+        how = ask_of(entry, None, question=False)
+        return say([Row(s.image, adapter, how.prompt(), how.settings) for s in scenes])
 
-    kinds = () if captions else _PARTS_OF.get(manifest.style, (manifest.style,))
+    kinds = kinds_taught(manifest.skill)
     return measure_side_effects(stored.reference, kinds, ask, write if entry.captions and not captions else None)
 
 

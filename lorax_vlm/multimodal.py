@@ -6,9 +6,10 @@ from pathlib import Path
 from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.asking import answers_questions, ask_for, ask_of
 from lorax_vlm.data.examples import DataSplits, Example, require_examples
 from lorax_vlm.data.images import ImageSource, load_image
-from lorax_vlm.data.scene_tasks import WRITING_TASKS, require_exchange_task, task_examples, task_splits
+from lorax_vlm.data.scene_tasks import require_exchange_task, skill_examples, skill_splits
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, PromptError, UsageError
 from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
@@ -20,7 +21,7 @@ from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.exchange.scene_data import MOST_UNLABELLED, scene_transfer_data
 from lorax_vlm.exchange.swap import Direction, ExchangeReport, exchange_adapters
-from lorax_vlm.exchange.teacher import answer, prompt_for, settings_of
+from lorax_vlm.exchange.teacher import answer as answers_of
 from lorax_vlm.exchange.transfer import QUICK_SHARE, TransferOptions, transfer_adapter
 from lorax_vlm.exchange.transfer_data import TransferData, judge_all, judge_by_target, read_transfer_data
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
@@ -31,7 +32,9 @@ from lorax_vlm.paths import named_path
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.settings import runs_dir
-from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, MINI_VQA_CONFIGS, TrainConfig
+from lorax_vlm.skills import Skill, answer
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.types import ModelText, TaskReport, require_text, require_texts
 from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
 
@@ -105,10 +108,7 @@ class MultiModalLoRAExchange:
 
     def default_config(self, model: str, task: str, steps: int | None = None) -> TrainConfig:
         """Training settings when none are given, perhaps with another number of steps."""
-        entry, config = self.entry(model), TrainConfig()
-        if entry.miniature:
-            captions = task == "captioning" and entry.captions
-            config = (MINI_CAPTION_CONFIGS if captions else MINI_VQA_CONFIGS)[entry.family]
+        config = skill_config(self.entry(model), require_exchange_task(task))
         return config.with_steps(steps) if steps is not None else config
 
     def _owner(self, stored: StoredAdapter) -> AdapterLibrary:
@@ -157,15 +157,15 @@ class MultiModalLoRAExchange:
             LoraxError: Training failed.
         """
         entry, recipe = self._shelf.described(model), get_recipe(complexity)
-        require_exchange_task(task, writes=entry.captions)
-        splits = self._training_data(entry, task, data)
+        skill = require_exchange_task(task, writes=entry.captions)
+        splits = self._training_data(entry, skill, data)
         library = self._shelf.library(model)
         self._shelf.load(library)
         return (
             AdapterWorkshop(library)
             .create(
                 f"{entry.name}.{name}",
-                self._kind(entry, task),
+                AdapterKind(skill, ask_for(entry, skill)),
                 recipe,
                 splits,
                 self.default_config(model, task) if config is None else config,
@@ -175,21 +175,17 @@ class MultiModalLoRAExchange:
             .name
         )
 
-    def _training_data(self, entry: CatalogEntry, task: str, data: str | Path | DataSplits | None) -> DataSplits | None:
+    def _training_data(
+        self, entry: CatalogEntry, skill: Skill, data: str | Path | DataSplits | None
+    ) -> DataSplits | None:
         if data is None:
             if not entry.miniature:
                 return None
-            splits = task_splits(task)
+            splits = skill_splits(skill)
         else:
             splits = data if isinstance(data, DataSplits) else read_data(data)
-        splits = splits.require_kind("captions" if task == "captioning" else "questions")
-        return splits.with_prompt(self._kind(entry, task).prompt)
-
-    def _kind(self, entry: CatalogEntry, task: str) -> AdapterKind:
-        """Prompt and decoding; what is to be written needs more room than an answer."""
-        settings = entry.caption_settings if task in WRITING_TASKS else entry.answer_settings
-        prompt = entry.caption_prompt if task == "captioning" else entry.question_template
-        return AdapterKind(task, task, prompt, settings)
+        splits = splits.require_kind("questions" if skill.asked else "captions")
+        return splits.with_prompt(ask_for(entry, skill).template)
 
     def save_adapter(self, key: str, target: str | Path) -> Path:
         """Copy an adapter out of the store: a plain PEFT folder with its manifest, or one file called ``....lorax``.
@@ -276,13 +272,12 @@ class MultiModalLoRAExchange:
         require_text("text", text)
         stored, picture = self.store.get(key), load_image(image)
         library = self._owner(stored)
-        template = stored.manifest.prompt
-        if not text.strip() and ("{question}" in template or not library.entry.captions):
+        if not text.strip() and (answers_questions(stored.manifest) or not library.entry.captions):
             raise PromptError("an empty question", f"adapter {key!r} answers questions; pass one.")
         base = self._shelf.load(library)
-        settings = settings_of(library, stored.manifest).replace(**decoding)
+        how = ask_of(library.entry, stored.manifest, question=bool(text.strip()))
         rows: list[str | None] = [None, stored.reference] if compare else [stored.reference]
-        prompt = prompt_for(library, Example(picture, "", "image", question=text.strip()), template)
+        prompt, settings = how.prompt(text.strip()), how.settings.replace(**decoding)
         base.family.check_prompt(prompt)
         said = library.generate(rows, [picture] * len(rows), [prompt] * len(rows), settings)
         names = [key if row else None for row in rows]
@@ -304,23 +299,27 @@ class MultiModalLoRAExchange:
             UsageError: There are neither ``examples`` nor a miniature world for this base.
         """
         stored = self.store.get(key)
-        library, task = self._owner(stored), task or stored.manifest.task
-        if examples is None:
+        library = self._owner(stored)
+        skill = require_exchange_task(task) if task is not None else stored.manifest.skill
+        if examples is None and skill is None:
+            raise UsageError(f"Adapter {key!r} does not say what it is for. Name a task=, or pass examples=.")
+        if examples is None and skill is not None:
             if not library.entry.miniature:
                 raise UsageError(f"{library.entry.name} has no built-in test examples. Pass examples=.")
-            examples = task_examples(task, "test", count)
+            examples = skill_examples(skill, "test", count)
+        assert examples is not None
         require_examples(examples)
         self._shelf.load(library)
-        settings = settings_of(library, stored.manifest)
+        settings = ask_of(library.entry, stored.manifest, question=answers_questions(stored.manifest)).settings
         scores = [
-            judge_all(judge_by_target, examples, answer(library, name, examples, settings))
+            judge_all(judge_by_target, examples, answers_of(library, name, examples, settings))
             for name in (None, stored.reference)
         ]
         units = numbers_of(example.unit for example in examples)
         return TaskReport(
             adapter=key,
             base=library.entry.name,
-            task=task,
+            task=str(skill or "examples"),
             count=len(examples),
             before=mean_interval(scores[0], units),
             after=mean_interval(scores[1], units),
@@ -496,5 +495,6 @@ class MultiModalLoRAExchange:
     def _distillation(
         self, key: str, model: str, steps: int | None = None, config: TrainConfig | None = None
     ) -> TrainConfig:
-        usual = self.default_config(model, self.store.get(key).manifest.task) if config is None else config
+        skill = self.store.get(key).manifest.skill or answer("general")
+        usual = skill_config(self.entry(model), skill) if config is None else config
         return usual.with_steps(steps if steps is not None else max(1, round(QUICK_SHARE * usual.max_steps)))

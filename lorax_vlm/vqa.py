@@ -12,7 +12,8 @@ from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
 from lorax_vlm.data.examples import DataSplits, Example, asked_examples
 from lorax_vlm.data.images import ImageSource
-from lorax_vlm.data.scene_examples import require_task, scene_question_splits, scene_questions
+from lorax_vlm.data.scene_examples import GENERAL, require_task
+from lorax_vlm.data.scene_tasks import skill_examples, skill_splits
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
@@ -25,6 +26,7 @@ from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.runtime.shelf import BaseShelf
+from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_config, question_defaults
 from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_texts, require_texts_by_name, require_whole
@@ -84,8 +86,6 @@ class VQASystem:
             quantize=quantize,
         )
 
-    # --- models -----------------------------------------------------------------------------------------------------
-
     def entry(self, model: str) -> CatalogEntry:
         """The checkpoint behind a key, a catalogue name, a hub id or a folder.
 
@@ -120,8 +120,6 @@ class VQASystem:
             own_data: Whether there will be ``data``; the miniatures' scenes need less.
         """
         return question_config(self.entry(model), own_data=own_data)
-
-    # --- adapters ---------------------------------------------------------------------------------------------------
 
     def stored_name(self, model: str, name: str) -> str:
         """The store's name of an adapter of a base, ``MODEL.NAME`` or plain; see ``AdapterStore.resolve``.
@@ -249,7 +247,7 @@ class VQASystem:
         """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
         stored_name = f"{self.entry(model).name}.{name}"
         if task is None:
-            task = self.store.get(stored_name).manifest.style if stored_name in self.store else "general"
+            task = self.store.get(stored_name).manifest.skill_name if stored_name in self.store else GENERAL
         splits = self.training_data(model, task, data)
         recipe, config = question_defaults(self._shelf.described(model), complexity, config, own_data=data is not None)
         return AdapterOrder(stored_name, self._kind(model, task), recipe, splits, config)
@@ -280,7 +278,7 @@ class VQASystem:
             DataError: The data have malformed rows, or are captions.
             UsageError: There is no ``data`` and this base has no scenes, or the task is unknown.
         """
-        return training_examples(self._shelf.described(model), "questions", data, partial(scene_question_splits, task))
+        return training_examples(self._shelf.described(model), "questions", data, partial(skill_splits, answer(task)))
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""
@@ -295,12 +293,12 @@ class VQASystem:
 
     def _kind(self, model: str, task: str) -> AdapterKind:
         entry = self._shelf.described(model)
-        return AdapterKind("vqa", task, entry.question_template, entry.answer_settings)
+        return AdapterKind(answer(task), asking.ask_for(entry, answer(task)))
 
     def list_adapters(self, model: str | None = None) -> list[StoredAdapter]:
         """The store's adapters that answer questions, or do not say what they do, of one model or of all."""
         good = self._shelf.library(model).list() if model else self.store.list()[0]
-        return [a for a in good if a.manifest.task in ("vqa", "unknown") or asking.answers_questions(a.manifest)]
+        return [a for a in good if a.manifest.skill is None or asking.answers_questions(a.manifest)]
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
@@ -364,9 +362,10 @@ class VQASystem:
         rows: list[Row | LoraxError] = []
         for image, question, own in zip(images, questions, adapters, strict=True):
             name, manifest = asked[own]
-            settings = asking.question_settings(base.entry, manifest).replace(**decoding)
+            how = asking.ask_of(base.entry, manifest, question=True)
+            settings = how.settings.replace(**decoding)
             try:
-                prompt = asking.question_prompt(base.entry, manifest, asking.require_question(question))
+                prompt = how.prompt(asking.require_question(question))
                 base.family.check_prompt(prompt)
                 rows.append(Row(image, name, prompt, settings))
             except LoraxError as error:
@@ -389,7 +388,7 @@ class VQASystem:
 
     def test_questions(self, task: str, count: int = 500) -> list[Example]:
         """Held-out questions of the scene world, one per scene."""
-        return scene_questions(task, "test", count)
+        return skill_examples(answer(task), "test", count)
 
     def evaluate(
         self,
@@ -424,7 +423,7 @@ class VQASystem:
                 raise UsageError(f"{self.entry(model).name} has no built-in test questions. Pass examples=.")
             examples, source = self.test_questions(task, count), f"scenes, {task}, {count} held out"
         _, manifest = self._asked(self.library(model), model, adapter)
-        settings = asking.question_settings(self.entry(model), manifest).replace(**decoding)
+        settings = asking.ask_of(self.entry(model), manifest, question=True).settings.replace(**decoding)
         asked = self.unseen_examples([(model, adapter)], examples, include_seen=include_seen)
         report = evaluate_questions(
             partial(self.answer_questions, model=model, adapter=adapter, return_errors=True, **decoding),

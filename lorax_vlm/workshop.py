@@ -19,6 +19,7 @@ from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SeenImages, write_seen
 from lorax_vlm.adapters.store import StoredAdapter
+from lorax_vlm.asking import Ask
 from lorax_vlm.data.examples import DataSplits, Example, Kind
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import Problem, write_problems
@@ -31,13 +32,14 @@ from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import features_dir, process_count, process_rank, runs_dir
+from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.inspection import BatchInspection, choose_rows, inspect_batch
 from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, TrainingResult, discard_run, held_run
 from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
-from lorax_vlm.types import GenerationSettings, require_flag, require_text
+from lorax_vlm.types import require_flag
 
 logger = logging.getLogger(__name__)
 
@@ -47,20 +49,10 @@ LEFT_OUT_FILE = "left_out.jsonl"
 
 @dataclass(frozen=True)
 class AdapterKind:
-    """What an adapter is to do."""
+    """What an adapter is to do, and how it is asked for it."""
 
-    task: str
-    """Such as ``captioning`` or ``vqa``."""
-    style: str
-    """The caption style, or the skill that questions ask for."""
-    prompt: str
-    """Template of the prompt; ``{question}`` stands for the question."""
-    generation: GenerationSettings | None = None
-    """How its text is decoded when the caller does not say. None: as the base's."""
-
-    def __post_init__(self) -> None:
-        for name in ("task", "style", "prompt"):
-            require_text(name, getattr(self, name))
+    skill: Skill
+    ask: Ask
 
 
 @dataclass(frozen=True)
@@ -143,8 +135,8 @@ class AdapterWorkshop:
 
     def _is_made_of(self, manifest: Manifest, kind: AdapterKind, recipe: Recipe, order: "AdapterOrder | None") -> bool:
         """Whether an adapter would come out again; what a record does not say is not taken to be equal."""
-        own = (kind.task, kind.style, kind.prompt, kind.generation, order is not None)
-        theirs = (manifest.task, manifest.style, manifest.prompt, manifest.generation, manifest.trained)
+        own = (kind.skill, kind.ask.template, kind.ask.settings, order is not None)
+        theirs = (manifest.skill, manifest.prompt, manifest.generation, manifest.trained)
         if own != theirs or manifest.training.get("recipe") != recipe.to_dict():
             return False
         if manifest.base is None or manifest.base.components != self._library.base.fingerprint.components:
@@ -367,11 +359,10 @@ class AdapterWorkshop:
     def _manifest(self, name: str, kind: AdapterKind, recipe: Recipe, **facts: Any) -> Manifest:
         return self._library.manifest(
             name,
-            task=kind.task,
-            style=kind.style,
+            skill=kind.skill,
             recipe=recipe.name,
-            prompt=kind.prompt,
-            generation=kind.generation,
+            prompt=kind.ask.template,
+            generation=kind.ask.settings,
             **facts,
         )
 

@@ -10,6 +10,7 @@ still was never asked to compare two objects, but an adapter can now learn to. T
 import argparse
 from pathlib import Path
 
+from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
 from lorax_vlm.models.loading import load_model
 from recipes.card import measure_checkpoint
 from recipes.checkpoint import save
@@ -26,6 +27,7 @@ def train_sides(folder: Path, out: Path, cache: Path, scenes: int = 24_000) -> N
     """Train a stored miniature further, save it in half precision, measure it and write its card."""
     base = load_model(str(folder), dtype="float32")
     model, family, prompt = base.model, base.family, base.entry.question_template
+    assert isinstance(family, Blip2DecoderFamily)
     model.language_model.requires_grad_(True)
     pool = load_pool("train", scenes, make_image_processor(), cache)
     turns = with_sides(caption_turns)

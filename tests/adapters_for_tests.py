@@ -13,6 +13,7 @@ from lorax_vlm.adapters.identity import describe_adapted
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, BaseIdentity, Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import caption
 
 EVERYWHERE = Recipe("everywhere", rank=4, groups=("lm-attention", "lm-mlp", "projection", "qformer", "vision"))
 
@@ -43,7 +44,7 @@ def write_random_adapter(
 
 def write_manifest(base: LoadedModel, folder: Path, **changes: object) -> Manifest:
     """A manifest that says the adapter in ``folder`` was trained on ``base``."""
-    manifest = Manifest(name=folder.name, task="captioning", style="concise", base=identify(base, folder), trained=True)
+    manifest = Manifest(name=folder.name, skill=caption("concise"), base=identify(base, folder), trained=True)
     manifest = dataclasses.replace(manifest, **changes)  # type: ignore[arg-type]
     (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     return manifest

@@ -27,6 +27,7 @@ from lorax_vlm.errors import (
     UsageError,
 )
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.trainer import write_untrained_adapter
 from lorax_vlm.types import CaptionReport, ReferenceReport
@@ -265,7 +266,7 @@ def test_save_and_load_elsewhere(system, mini, scenes, tmp_path: Path) -> None:
     with pytest.raises(AdapterNotFound):
         system.caption_image(scenes[0].image, "mine")
     loaded = system.load_adapter(folder, "theirs")
-    assert loaded.manifest.style == "concise"
+    assert loaded.manifest.skill.name == "concise"
     assert (loaded.name, loaded.manifest.name) == ("theirs", "mine"), "its record stays as it was"
     assert system.caption_image(scenes[0].image, "theirs") == caption
 
@@ -296,7 +297,7 @@ def test_without_data_it_is_untrained_and_says_so(system, mini, scenes, caplog) 
     assert results["base"] == results["later"]
     trained = system.train_adapter("later", data=few(scenes), config=QUICK, progress=False)
     assert trained.manifest.trained
-    assert trained.manifest.style == "detailed"
+    assert trained.manifest.skill.name == "detailed"
     assert trained.manifest.prompt == "a photo of"
     assert not read_adapter_files(trained.folder, "later").changes_nothing
 
@@ -349,7 +350,7 @@ def test_losses_are_those_of_the_adapters_own_prompt(system, folder: Path, tmp_p
     """Two that change nothing: one asked as the base is has the base's loss, one asked otherwise another."""
     untrained = write_untrained_adapter(system.base, Recipe("t", 2, ("lm-qv",)), tmp_path / "untrained")
     for name, prompt in (("same", system.entry.caption_prompt), ("other", "on a foggy morning,")):
-        facts = {"task": "captioning", "style": "", "recipe": "t", "prompt": prompt, "trained": False}
+        facts = {"skill": caption(""), "recipe": "t", "prompt": prompt, "trained": False}
         system._library.keep(untrained, system._library.manifest(name, **facts))
     base, same, other = (system.evaluate_adapter(name, data=folder).loss for name in (None, "same", "other"))
     assert same == pytest.approx(base, rel=1e-5)
@@ -419,7 +420,7 @@ def test_styles_trained_together_are_stored_one_by_one(system, scenes, tmp_path:
     assert [adapter.name for adapter in stored] == ["long", "short"]
     for adapter in stored:
         assert adapter.manifest.trained
-        assert adapter.manifest.style == styles[adapter.name]
+        assert adapter.manifest.skill.name == styles[adapter.name]
         assert system.training_curve(adapter.name).is_file()
     assert system.caption_image(scenes[0].image, "long").adapter == "long"
     system.create_captioning_adapter("free", "plain", data=few(scenes, "plain"), config=QUICK, progress=False)

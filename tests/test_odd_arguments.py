@@ -100,8 +100,8 @@ def test_recipes_and_seeds() -> None:
 
 def test_a_part_that_there_is_not_means_none(scenes: list[Scene]) -> None:
     splits = DataSplits([], [Example(scene.image, "a", "") for scene in scenes], "photos")
-    for odd in ("held_out", "heldout", "test", None, 5):
-        with pytest.raises(LoraxError, match="split must be one of train, held-out, all"):
+    for odd in ("held_out", "heldout", "tests", None, 5):
+        with pytest.raises(LoraxError, match="split must be one of train, validation, test, held-out, all"):
             splits.select(odd)  # type: ignore[arg-type]
     assert len(list(splits.select("all"))) == 12
 

@@ -15,12 +15,14 @@ from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example, answered
 from lorax_vlm.data.noted import NotedStream
-from lorax_vlm.data.scene_examples import scene_caption_splits, scene_question_splits, scene_questions
+from lorax_vlm.data.scene_examples import scene_questions
+from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.seen import Known, leave_out_seen
 from lorax_vlm.multimodal import MultiModalLoRAExchange
+from lorax_vlm.skills import answer, caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
 
@@ -125,7 +127,7 @@ def test_nothing_is_known_of_an_adapter_from_elsewhere(photos: Path, tmp_path: P
 
 def test_drawn_scenes_are_compared_with_drawn_scenes_only(tmp_path: Path, scenes: list[Scene]) -> None:
     system = BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path / "store")
-    system.train_adapter("drawn", "concise", data=scene_caption_splits("concise", 8, 4), **OPTIONS)
+    system.train_adapter("drawn", "concise", data=skill_splits(caption("concise"), 8, 4), **OPTIONS)
     on_scenes = system.evaluate_adapter("drawn", count=4)
     assert on_scenes.seen is not None
     assert (on_scenes.seen.images, on_scenes.seen.seen) == (4, 0)
@@ -175,7 +177,7 @@ def test_a_merged_adapter_has_seen_what_its_parts_have(photos: Path, tmp_path: P
     key, _ = exchange.merge_adapters(["blip2-opt-mini.one", "blip2-opt-mini.two"], "both")
     [share] = system.unseen_examples([("blip2_opt", key)], rows).shares
     assert (share.images, share.seen, share.complete) == (len(images), 4, True)
-    system.train_adapter("blip2_opt", "drawn", "color", data=scene_question_splits("color", 8, 4), **OPTIONS)
+    system.train_adapter("blip2_opt", "drawn", "color", data=skill_splits(answer("color"), 8, 4), **OPTIONS)
     key, _ = exchange.merge_adapters(["blip2-opt-mini.one", "blip2-opt-mini.drawn"], "with.drawn")
     asked = system.unseen_examples([("blip2_opt", key)], rows)
     assert {example.image for example in asked.examples} == {*images[2:]}, "what is known is used"

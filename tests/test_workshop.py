@@ -13,9 +13,10 @@ from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.data.scene_examples import scene_question_splits
+from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import AdapterExists, DataError, PathError, PromptError, RunInUse, UsageError
+from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint_trainer import JointTrainer
 from lorax_vlm.training.runs import held_run
@@ -98,7 +99,7 @@ def test_a_text_that_does_not_fit_is_found_before_the_run(model: str, scenes: li
 def test_an_adapter_is_asked_and_decoded_as_it_says(tmp_path: Path, scenes: list[Scene]) -> None:
     """One that writes long answers is not cut off where the base's answers end."""
     system = VQASystem("mini", store=tmp_path / "store")
-    splits = scene_question_splits("color", 8, 4)
+    splits = skill_splits(answer("color"), 8, 4)
     stored = system.create_vqa_adapter("blip2_opt", "long", "color", "light", data=splits, **OPTIONS)
     wordy = GenerationSettings(max_new_tokens=40, min_new_tokens=20)
     changed = dataclasses.replace(stored.manifest, generation=wordy, prompt="Describe: {question}")
@@ -124,7 +125,7 @@ def test_a_store_that_cannot_be_written_is_found_before_any_work(
         monkeypatch.setattr(workshop, work, lambda *_, **__: pytest.fail("it was worked on"))
     (tmp_path / "file").write_text("")
     system = VQASystem("mini", store=tmp_path / "file" / "store")
-    splits = scene_question_splits("color", 8, 4)
+    splits = skill_splits(answer("color"), 8, 4)
     train: dict[str, Callable[[], object]] = {
         "alone": lambda: system.train_adapter("blip2_opt", "one", "color", data=splits, **OPTIONS),
         "together": lambda: system.train_adapters("blip2_opt", dict.fromkeys("ab", "color"), data=splits, **OPTIONS),
@@ -136,7 +137,7 @@ def test_a_store_that_cannot_be_written_is_found_before_any_work(
 
 def test_all_that_can_be_stored_is_stored_when_one_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = VQASystem("mini", store=tmp_path / "store")
-    splits = scene_question_splits("color", 8, 4)
+    splits = skill_splits(answer("color"), 8, 4)
     tasks = {"one": "color", "two": "color", "three": "color"}
     original = type(system.store).add_all
 

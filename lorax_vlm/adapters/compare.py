@@ -1,6 +1,5 @@
 """What differs between two stored adapters, or two versions of one. No torch."""
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +64,7 @@ def _facts(first: Manifest, second: Manifest) -> list[tuple[str, str, str]]:
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
-    facts = {k: v for k, v in dataclasses.asdict(manifest).items() if k not in _LEFT_OUT}
+    facts = {k: v for k, v in manifest.record().items() if k not in _LEFT_OUT}
     base = manifest.base
     return facts | {"base": base.name if base else "unknown", "base weights": base.components if base else {}}
 

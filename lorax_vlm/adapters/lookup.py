@@ -57,5 +57,6 @@ def plain_base_name(model: str | None) -> str | None:
 def describe_in_words(name: str, manifest: Manifest, tags: Sequence[str]) -> str:
     """What words are looked for in, without capitals."""
     base = manifest.base.name if manifest.base else ""
-    parts = [name, manifest.task, manifest.style, base, str(manifest.training.get("data", "")), *tags]
+    does = str(manifest.skill) if manifest.skill else ""
+    parts = [name, does, base, str(manifest.training.get("data", "")), *tags]
     return " ".join(parts).casefold()

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +19,19 @@ from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import DamagedAdapter, UsageError
 from lorax_vlm.foreign import parse_json, quoted, text_problem
 from lorax_vlm.models.fingerprint import Sketch
+from lorax_vlm.skills import Skill, skill_of_words
 from lorax_vlm.types import GenerationSettings
 
 MANIFEST_FILE = "exchange.json"
-SCHEMA_VERSION = 3
-_ADDED_AFTER: Mapping[int, tuple[tuple[str, ...], ...]] = {2: (("base", "preparation"), ("canary", "change"))}
+SCHEMA_VERSION = 4
+_ADDED_AFTER: Mapping[int, tuple[tuple[str, ...], ...]] = {
+    2: (("skill",), ("base", "preparation"), ("canary", "change")),
+    3: (("skill",),),
+}
 """By version that is still read: the entries that came after it. It is written again as it was, without them."""
+_WORDS = ("task", "style")
+"""Entries up to version 3, in the place of ``skill``."""
+_LAST_WITH_WORDS = 3
 MAX_MANIFEST_BYTES = 8 * 1024**2
 _SHOWN, _DEEPEST = 8, 60
 
@@ -146,9 +154,8 @@ class Manifest:
     """The record of one adapter."""
 
     name: str
-    task: str
-    """What it does, such as ``captioning``."""
-    style: str
+    skill: Skill | None
+    """What it is for; None where that is not known."""
     base: BaseIdentity | None
     """None for an adapter that came without a manifest."""
     trained: bool
@@ -174,7 +181,15 @@ class Manifest:
     versions: dict[str, str] = Field(default_factory=dict)
     created: str = ""
     """UTC, ISO 8601."""
+    task: str = ""
+    """Only up to version 3: a word that ``skill`` was made of, as was ``style``; see ``skills.skill_of_words``."""
+    style: str = ""
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def skill_name(self) -> str:
+        """The style or kind of its skill; empty where that is not known."""
+        return self.skill.name if self.skill is not None else ""
 
     @property
     def no_better(self) -> bool:
@@ -182,21 +197,28 @@ class Manifest:
         step = self.training.get("best_step")
         return type(step) is int and step == 0
 
-    def to_json(self) -> str:
-        """Canonical JSON: sorted keys, so equal manifests are equal bytes.
-
-        Raises:
-            UsageError: It holds a number that JSON does not know, or half a character.
-        """
+    def record(self) -> dict[str, Any]:
+        """All that it says, by the names of its version."""
         record = dataclasses.asdict(self)
+        if self.schema_version > _LAST_WITH_WORDS:
+            for entry in _WORDS:
+                record.pop(entry)
         for *parents, entry in _ADDED_AFTER.get(self.schema_version, ()):
             holder: Any = record
             for parent in parents:
                 holder = holder[parent] if isinstance(holder, dict) else None
             if isinstance(holder, dict):
                 holder.pop(entry)
+        return record
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, so equal manifests are equal bytes.
+
+        Raises:
+            UsageError: It holds a number that JSON does not know, or half a character.
+        """
         try:
-            return canonical_json(record)
+            return canonical_json(self.record())
         except (ValueError, RecursionError) as error:
             raise UsageError(f"The manifest of {self.name!r} cannot be written: {error}.") from error
 
@@ -225,7 +247,7 @@ def read_manifest(folder: Path, name: str, *, required: bool = False, digest: st
     if text is None:
         if required:
             raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} does not exist"])
-        return Manifest(name=name, task="unknown", style="", base=None, trained=True)
+        return Manifest(name=name, skill=None, base=None, trained=True)
     if digest is not None and hashlib.sha256(text).hexdigest() != digest:
         raise DamagedAdapter(name, str(folder), [f"{MANIFEST_FILE} was changed"])
     try:
@@ -266,12 +288,24 @@ def parse_manifest(text: str | bytes) -> Manifest:
             holder = holder.get(parent) if isinstance(holder, dict) else None
         if isinstance(holder, dict) and entry in holder:
             raise ValueError(f"{'.'.join((*parents, entry))}: there is no such entry in version {version}")
+    _require_words(record, version)
     try:
-        return _ADAPTER.validate_json(text)
+        if version > _LAST_WITH_WORDS:
+            return _ADAPTER.validate_json(text)
+        manifest = _ADAPTER.validate_json(json.dumps({"skill": None, **record}))
+        return replace(manifest, skill=skill_of_words(manifest.task, manifest.style))
     except ValidationError as error:
         wrong = [f"{_place(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)]
         more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
         raise ValueError("; ".join([*(line[:200] for line in wrong[:_SHOWN]), *more])) from None
+
+
+def _require_words(record: Mapping[str, Any], version: int) -> None:
+    wanted = version <= _LAST_WITH_WORDS
+    problem = "Field required" if wanted else f"there is no such entry in version {version}"
+    for entry in _WORDS:
+        if (entry in record) != wanted:
+            raise ValueError(f"{entry}: {problem}")
 
 
 def _place(location: tuple[str | int, ...]) -> str:

@@ -34,6 +34,7 @@ from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.upkeep import VerifyReport, abandoned, check_versions, unused
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter, LoraxError
 from lorax_vlm.settings import store_dir
+from lorax_vlm.skills import is_meant
 from lorax_vlm.types import require_flag, require_text, require_texts
 
 logger = logging.getLogger(__name__)
@@ -91,8 +92,6 @@ class AdapterStore:
         self.root = store_dir(root)
         self._records, self._objects = NameRecords(self.root), ObjectFolders(self.root)
         self._claimed: set[str] = set()
-
-    # --- reading ----------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """Names of all entries, sorted, broken ones included."""
@@ -189,11 +188,11 @@ class AdapterStore:
         tags: Sequence[str] = (),
         components: Mapping[str, str] | None = None,
     ) -> Sequence[StoredAdapter]:
-        """Adapters whose name, style, task, base, data or tags contain every word of ``text``, ignoring case.
+        """Adapters whose name, skill, base, data or tags contain every word of ``text``, ignoring case.
 
         Args:
             base: Only those made for this base.
-            task: Only those of this task.
+            task: Only those that this word means; see ``skills.is_meant``.
             tags: Only those with all of these tags.
             components: Digests of the base's weights, where they are known: another base of that name is none.
         """
@@ -205,7 +204,7 @@ class AdapterStore:
             for adapter in self.list()[0]
             if all(word in describe_in_words(adapter.name, adapter.manifest, adapter.tags) for word in words)
             and (base is None or (adapter.manifest.base is not None and adapter.manifest.base.is_of(base, components)))
-            and (task is None or adapter.manifest.task == task)
+            and (task is None or is_meant(adapter.manifest.skill, task))
             and set(tags) <= set(adapter.tags)
         ]
 

@@ -78,9 +78,12 @@ def tag(
 
 
 def search(
-    text: Annotated[str, typer.Argument(help="Words in name, task, style, base, data or tags.")] = "",
+    text: Annotated[str, typer.Argument(help="Words in name, skill, base, data or tags.")] = "",
     base: Annotated[str | None, typer.Option(help="Only for this base.", show_default=False)] = None,
-    task: Annotated[str | None, typer.Option(help="Only of this task.", show_default=False)] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Only for this: caption, answer, instruct, counting, ...", show_default=False),
+    ] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag; repeat for more.")] = None,
     store: Store = None,
     as_json: AsJson = False,
@@ -91,11 +94,8 @@ def search(
         print_json({"adapters": [{"name": a.name, "version": a.version, "tags": a.tags} for a in found]})
         return
     print_table(
-        ["name", "version ", "task", "style", "base", "tags"],
-        [
-            (a.name, a.version, a.manifest.task, a.manifest.style or "-", _base(a.manifest), ", ".join(a.tags))
-            for a in found
-        ],
+        ["name", "version ", "does", "base", "tags"],
+        [(a.name, a.version, a.manifest.skill or "unknown", _base(a.manifest), ", ".join(a.tags)) for a in found],
     )
 
 

@@ -60,10 +60,7 @@ def _facts(manifest: Manifest) -> dict[str, object]:
 
 def _purpose(manifest: Manifest) -> str:
     """What it does in a few words, such as ``captions, concise`` or ``answers, counting``."""
-    if manifest.task == "unknown":
-        return "unknown"
-    mode = "answers" if "{question}" in manifest.prompt else "captions"
-    return f"{mode}, {manifest.style}" if manifest.style and manifest.style != manifest.task else mode
+    return str(manifest.skill or "unknown")
 
 
 def state_of(manifest: Manifest) -> str:
@@ -97,7 +94,7 @@ def show_adapter(name: Name, store: Store = None, as_json: AsJson = False) -> No
                 "folder": stored.folder,
                 "version": stored.version,
                 "size_bytes": files.size_bytes,
-                "manifest": stored.manifest,
+                "manifest": stored.manifest.record(),
             }
         )
         return

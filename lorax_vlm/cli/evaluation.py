@@ -36,6 +36,7 @@ from lorax_vlm.cli.reports import print_caption_reports, print_vqa_reports
 from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scene_examples import GENERAL, require_task
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
+from lorax_vlm.data.scene_tasks import kinds_taught
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import style_on_scenes
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
@@ -198,7 +199,7 @@ def _check_options(
         _require_questions(stored)
     elif entry.captions:
         for adapter in stored:
-            style_on_scenes(adapter.name, adapter.manifest.style)
+            style_on_scenes(adapter.name, adapter.manifest.skill_name)
 
 
 def _check_amount(count: int | None, split: str | None, has_data: bool) -> None:
@@ -220,15 +221,16 @@ def _require_questions(stored: Sequence[StoredAdapter]) -> None:
     for adapter in stored:
         if _task_of(adapter) is None:
             raise UsageError(
-                f"Adapter {adapter.name!r} was trained for {adapter.manifest.style!r}, which is no type of question "
+                f"Adapter {adapter.name!r} is for {adapter.manifest.skill}, which is no type of question "
                 "about drawn scenes. Ask it yours: --data FOLDER; or such a type: --task TYPE."
             )
 
 
 def _task_of(adapter: StoredAdapter) -> str | None:
-    """The type of question about scenes that an adapter was trained for; None where there is none."""
-    known = {"vqa": GENERAL, "complex_reasoning": "reasoning"} | {kind: kind for kind in (*QUESTION_TYPES, GENERAL)}
-    return known.get(adapter.manifest.style)
+    """The type of question about scenes that an adapter is for; None where there is none."""
+    kinds = kinds_taught(adapter.manifest.skill)
+    kind = kinds[0] if len(kinds) == 1 else GENERAL
+    return kind if kinds and kind in (*QUESTION_TYPES, GENERAL) else None
 
 
 def _asks_questions(entry: CatalogEntry, order: _Order) -> bool:

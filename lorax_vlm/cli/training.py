@@ -214,7 +214,7 @@ def train(
                 "name": trained.stored.name,
                 "version": trained.stored.version,
                 "folder": trained.stored.folder,
-                "manifest": trained.stored.manifest,
+                "manifest": trained.stored.manifest.record(),
                 "side_effects": trained.effects,
                 "image_path": trained.limit,
             }
@@ -242,7 +242,7 @@ def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | Non
             require_no_data_options(**adapter.data)
         style = adapter.style
         if not style and not adapter.task and adapter.name in known:
-            style = known.get(adapter.name).manifest.style
+            style = known.get(adapter.name).manifest.skill_name
         require_kind(entry, style, adapter.task, adapter.recipe, _has_own_data(adapter))
         recipe = _recipe(adapter, entry)
         TrainConfig(**adapter.config)  # what is changed of the usual one

@@ -5,7 +5,7 @@ from functools import partial
 
 from PIL import Image
 
-from lorax_vlm.data.examples import DataSplits, Example, answered
+from lorax_vlm.data.examples import Example, answered
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import iterate_scenes, make_scene
 from lorax_vlm.errors import UsageError
@@ -39,15 +39,6 @@ def scene_captions(style: str, split: str, count: int, start: int = 0) -> list[E
         UsageError: The style or the split is unknown.
     """
     return [drawn_example(scene.seed, scene.caption(style)) for scene in iterate_scenes(split, count, start)]
-
-
-def scene_caption_splits(style: str, train_count: int = CAPTION_SCENES, validation_count: int = 96) -> DataSplits:
-    """Training and validation scenes for a caption style."""
-    return DataSplits(
-        scene_captions(style, "train", train_count),
-        scene_captions(style, "validation", validation_count),
-        f"miniature scenes, style {style!r}",
-    )
 
 
 def require_task(task: str) -> str:
@@ -84,12 +75,3 @@ def scene_questions(task: str, split: str, count: int, *, per_scene: int | None 
         image = partial(draw_scene_image, scene.seed)
         examples += [answered(image, q, [a], f"scene {scene.seed}", kind) for kind, q, a in asked]
     return examples
-
-
-def scene_question_splits(task: str, train_count: int = QUESTION_SCENES, validation_count: int = 150) -> DataSplits:
-    """Training (all questions of each scene) and validation scenes (one each) for a task."""
-    return DataSplits(
-        scene_questions(task, "train", train_count, per_scene=None),
-        scene_questions(task, "validation", validation_count),
-        f"miniature scenes, task {task!r}",
-    )

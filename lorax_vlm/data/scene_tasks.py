@@ -1,4 +1,4 @@
-"""What each task of the exchange means in the scene world: which examples teach it, and which are left to measure it.
+"""Which drawn scenes teach a skill, and which are left to measure it: the only door from skills to the scene world.
 
 An instruction takes the place of a question, so every base puts its own prompt around it.
 """
@@ -9,20 +9,21 @@ from dataclasses import replace
 from functools import partial
 
 from lorax_vlm.data.examples import DataSplits, Example, answered
+from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scene_examples import (
     CAPTION_SCENES,
+    GENERAL,
     QUESTION_SCENES,
     draw_scene_image,
+    require_task,
     scene_captions,
     scene_questions,
 )
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.errors import UsageError
+from lorax_vlm.skills import EXCHANGE_TASKS, Skill
 
-CAPTION_STYLE = "detailed"
-"""The style that ``captioning`` teaches."""
-REASONING = "reasoning"
 INSTRUCTIONS: dict[str, Callable[[Scene], str]] = {
     "Describe the image in detail.": lambda scene: scene.caption("detailed"),
     "Describe the image in a few words.": lambda scene: scene.caption("concise"),
@@ -30,13 +31,13 @@ INSTRUCTIONS: dict[str, Callable[[Scene], str]] = {
     "Name the colors only.": lambda scene: ", ".join(o.color for o in scene.objects),
 }
 """What is asked for, and the answer to it."""
-TASKS = ("captioning", "vqa", "instruction_following", "complex_reasoning", "general")
-WRITING_TASKS = ("captioning", "instruction_following")
-"""Those a model needs words of its own for; ViLT has none."""
+REASONING = "reasoning"
+MIXED = "vqa"
+"""The kind of question of the exchange's task of that name: all but reasoning."""
 
 
-def require_exchange_task(task: str, *, writes: bool = True) -> str:
-    """Return ``task`` when it is one of ``TASKS`` that a model can do.
+def require_exchange_task(task: str, *, writes: bool = True) -> Skill:
+    """The skill that a task of the exchange means, when it is one that a model can do.
 
     Args:
         task: Its name.
@@ -45,47 +46,81 @@ def require_exchange_task(task: str, *, writes: bool = True) -> str:
     Raises:
         UsageError: It is none, or needs words that the model does not have.
     """
-    if task not in TASKS:
-        raise UsageError(f"Unknown task {task!r}. Known: {', '.join(TASKS)}.")
-    if task in WRITING_TASKS and not writes:
-        possible = ", ".join(other for other in TASKS if other not in WRITING_TASKS)
+    skill = EXCHANGE_TASKS.get(task) if isinstance(task, str) else None
+    if skill is None:
+        raise UsageError(f"Unknown task {task!r}. Known: {', '.join(EXCHANGE_TASKS)}.")
+    if skill.writes and not writes:
+        possible = ", ".join(other for other, its in EXCHANGE_TASKS.items() if not its.writes)
         raise UsageError(f"A model that chooses among fixed answers cannot do {task!r}. It can do: {possible}.")
-    return task
+    return skill
 
 
-def task_examples(task: str, split: str, count: int, *, start: int = 0, all_questions: bool = False) -> list[Example]:
-    """Examples of a task over scenes of a split.
+def require_scenes(skill: Skill) -> Skill:
+    """Return a skill that drawn scenes teach.
+
+    Raises:
+        UsageError: They teach none of this name.
+    """
+    if skill.mode == "caption":
+        require_style(skill.name)
+    elif skill.mode == "answer" and skill.name != MIXED:
+        require_task(skill.name)
+    return skill
+
+
+def skill_examples(
+    skill: Skill, split: str, count: int, *, start: int = 0, all_questions: bool = False
+) -> list[Example]:
+    """Examples of a skill over scenes of a split.
 
     Args:
-        task: One of ``TASKS``.
+        skill: What they ask for.
         split: ``train``, ``validation`` or ``test``.
         count: Number of scenes.
         start: Number of scenes to pass over.
-        all_questions: Every question about a scene that belongs to the task, instead of one.
+        all_questions: Every question about a scene that belongs to the skill, instead of one.
 
     Raises:
-        UsageError: The task or the split is unknown.
+        UsageError: Scenes teach no such skill, or the split is unknown.
     """
-    require_exchange_task(task)
-    if task == "captioning":
-        return scene_captions(CAPTION_STYLE, split, count, start)
-    if task == "instruction_following":
+    require_scenes(skill)
+    if skill.mode == "caption":
+        return scene_captions(skill.name, split, count, start)
+    if skill.mode == "instruct":
         return [_instructed(scene) for scene in iterate_scenes(split, count, start)]
-    if task == "complex_reasoning":
-        return scene_questions(REASONING, split, count, per_scene=None if all_questions else 1, start=start)
+    if skill.name != MIXED:
+        return scene_questions(skill.name, split, count, per_scene=None if all_questions else 1, start=start)
     questions = scene_questions("general", split, count, per_scene=None, start=start)
-    kinds = [kind for kind in QUESTION_TYPES if task == "general" or kind != REASONING]
-    return _chosen([example for example in questions if example.kind in kinds], task, all_questions)
+    return _chosen([example for example in questions if example.kind != REASONING], skill.name, all_questions)
 
 
-def task_splits(task: str) -> DataSplits:
-    """Training and validation scenes of a task."""
-    count = CAPTION_SCENES if task == "captioning" else QUESTION_SCENES
+def skill_splits(skill: Skill, train: int | None = None, validation: int | None = None) -> DataSplits:
+    """Training scenes of a skill, with all their questions, and validation scenes, with one each.
+
+    Args:
+        skill: What they teach.
+        train: Number of scenes to train on. None: the usual one of the mode.
+        validation: Number of scenes to validate with. None: the usual one of the mode.
+
+    Raises:
+        UsageError: Scenes teach no such skill.
+    """
+    count, held_out = (CAPTION_SCENES, 96) if skill.mode == "caption" else (QUESTION_SCENES, 150)
+    named = {"caption": f"style {skill.name!r}", "answer": f"task {skill.name!r}"}.get(skill.mode, str(skill))
     return DataSplits(
-        task_examples(task, "train", count, all_questions=True),
-        task_examples(task, "validation", 150),
-        f"miniature scenes, task {task!r}",
+        skill_examples(skill, "train", count if train is None else train, all_questions=True),
+        skill_examples(skill, "validation", held_out if validation is None else validation),
+        f"miniature scenes, {named}",
     )
+
+
+def kinds_taught(skill: Skill | None) -> tuple[str, ...]:
+    """The types of questions that an adapter for a skill was trained for, as far as scenes have them."""
+    if skill is None or skill.mode != "answer":
+        return ()
+    if skill.name == MIXED:
+        return tuple(kind for kind in QUESTION_TYPES if kind != REASONING)
+    return QUESTION_TYPES if skill.name == GENERAL else (skill.name,)
 
 
 def without_targets(examples: list[Example]) -> list[Example]:

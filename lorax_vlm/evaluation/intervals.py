@@ -29,13 +29,17 @@ _CLOSE_ENOUGH = 1e-5  # standard deviations
 _MOST_STEPS = 100
 
 
+Scores = Sequence[float] | np.ndarray
+"""One per question."""
+
+
 def numbers_of(keys: Iterable[Hashable]) -> list[int]:
     """A number for each key, in the order of their first ones; equal for equal keys."""
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
-def mean_interval(scores: Sequence[float], groups: Sequence[Hashable] | None = None) -> Interval:
+def mean_interval(scores: Scores, groups: Sequence[Hashable] | None = None) -> Interval:
     """Mean of scores from 0 to 1, with its 95 % interval.
 
     Args:
@@ -49,9 +53,7 @@ def mean_interval(scores: Sequence[float], groups: Sequence[Hashable] | None = N
     return _interval(values, groups, worst=0.0, best=1.0)
 
 
-def paired_difference(
-    first: Sequence[float], second: Sequence[float], groups: Sequence[Hashable] | None = None
-) -> Interval:
+def paired_difference(first: Scores, second: Scores, groups: Sequence[Hashable] | None = None) -> Interval:
     """Mean of ``second - first`` with its 95 % interval; both scored the same questions in the same order.
 
     The pairing is what makes small differences visible: how hard a question is cancels out.
@@ -65,9 +67,9 @@ def paired_difference(
 
 
 def retention(
-    transferred: Sequence[float],
-    alone: Sequence[float],
-    native: Sequence[float],
+    transferred: Scores,
+    alone: Scores,
+    native: Scores,
     groups: Sequence[Hashable] | None = None,
 ) -> Interval | None:
     """``(transferred - alone) / (native - alone)`` with its 95 % interval; all scored the same questions in order.
@@ -90,7 +92,7 @@ def retention(
     return Interval(float(moved.sum() / own.sum()), low, high, count=len(moved), groups=len(sizes))
 
 
-def _checked(scores: Sequence[float]) -> np.ndarray:
+def _checked(scores: Scores) -> np.ndarray:
     values = np.asarray(scores, dtype=np.float64)
     if not values.size:
         raise UsageError("At least one score is needed.")

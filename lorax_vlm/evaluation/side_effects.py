@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lorax_vlm.answers import exact_match
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import GENERAL, scene_questions
+from lorax_vlm.data.scene_examples import scene_questions
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene, iterate_scenes, score_caption
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
@@ -64,13 +64,13 @@ def measure_side_effects(
 
     Args:
         adapter: Its name.
-        trained_kinds: Types of question that it was trained on; ``general`` for all.
+        trained_kinds: Types of question that it was trained on.
         ask: Answers of the base (for None) or the adapter to questions.
         write: Their captions of scenes. None: they are not a skill to look at.
     """
     skills: list[OtherSkill] = []
-    if GENERAL not in trained_kinds:
-        kinds = [kind for kind in QUESTION_TYPES if kind not in trained_kinds]
+    kinds = [kind for kind in QUESTION_TYPES if kind not in trained_kinds]
+    if kinds:
         examples = [example for kind in kinds for example in _some_questions(kind)]
         scores = {name: _by_kind(examples, ask(name, examples)) for name in (None, adapter)}
         skills += [_compared(kind, scores[None][kind], scores[adapter][kind]) for kind in sorted(scores[None])]

@@ -7,7 +7,7 @@ import yaml
 
 from lorax_vlm.adapters.manifest import Manifest
 
-_PIPELINES = {"captioning": "image-to-text", "instruction_following": "image-text-to-text"}
+_PIPELINES = {"caption": "image-to-text", "instruct": "image-text-to-text"}
 _LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "BSD-3-Clause": "bsd-3-clause"}
 
 
@@ -18,12 +18,13 @@ def write_card(manifest: Manifest) -> str:
     if base is not None:
         facts |= {"base_model": base.name, "base_model_relation": "adapter"}
     facts |= {
-        "pipeline_tag": _PIPELINES.get(manifest.task, "visual-question-answering"),
+        "pipeline_tag": _PIPELINES.get(manifest.skill.mode if manifest.skill else "", "visual-question-answering"),
         "license": _LICENCES.get(manifest.licence, "other"),
     }
     if facts["license"] == "other" and manifest.licence:
         facts["license_name"] = manifest.licence
-    tags = ["lora", "lorax-vlm", manifest.task, *([f"base_model:adapter:{base.name}"] if base else [])]
+    mode = [manifest.skill.mode] if manifest.skill else []
+    tags = ["lora", "lorax-vlm", *mode, *([f"base_model:adapter:{base.name}"] if base else [])]
     facts["tags"] = tags
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n{_body(manifest)}"
 
@@ -34,8 +35,7 @@ def _body(manifest: Manifest) -> str:
     lines = [
         f"# {manifest.name}",
         "",
-        f"A LoRA adapter for {base.name if base else 'an unknown base'}: {manifest.task}"
-        + (f", {manifest.style}" if manifest.style and manifest.style != manifest.task else "")
+        f"A LoRA adapter for {base.name if base else 'an unknown base'}: {manifest.skill or 'it does not say what for'}"
         + ("." if manifest.trained else ". **Untrained**: it changes nothing yet."),
         "",
         "| | |",

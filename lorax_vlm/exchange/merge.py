@@ -29,6 +29,7 @@ from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.merge_preview import MergePreview, exact_sum, preview_merge, weighted
 from lorax_vlm.foreign import quoted
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.skills import Skill
 from lorax_vlm.types import require_texts
 
 Method = Literal["cat", "svd", "linear", "ties", "dare"]
@@ -288,6 +289,15 @@ def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapt
             raise IncompatibleAdapter(adapter.name, library.entry.name, problems)
 
 
+def _skill_of_merge(manifests: Sequence[Manifest]) -> Skill | None:
+    """That of all, or several of one mode; of several modes the first counts, whose prompt it is asked with."""
+    skills = [manifest.skill for manifest in manifests]
+    first = skills[0]
+    if first is None or len(set(skills)) == 1:
+        return first
+    return Skill(first.mode, "+".join(skill.name for skill in skills if skill is not None))
+
+
 def _manifest_of_merge(
     library: AdapterLibrary,
     stored: Sequence[StoredAdapter],
@@ -297,12 +307,10 @@ def _manifest_of_merge(
     seen: Mapping[str, bool],
 ) -> Manifest:
     first = stored[0].manifest
-    same = all((a.manifest.task, a.manifest.style) == (first.task, first.style) for a in stored)
     facts = {"method": report.method, "rank": report.rank, "error": report.error}
     return library.manifest(
         name,
-        task=first.task if len({a.manifest.task for a in stored}) == 1 else "general",
-        style=first.style if same else "+".join(a.manifest.style for a in stored),
+        skill=_skill_of_merge([adapter.manifest for adapter in stored]),
         recipe="merged",
         prompt=first.prompt,
         trained=True,

@@ -16,7 +16,6 @@ from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, with_weights
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import SITE_GROUPS
 from lorax_vlm.asking import answers_questions
-from lorax_vlm.data.scene_tasks import WRITING_TASKS
 from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.types import require_flag
@@ -131,7 +130,7 @@ def plan_transfer(
 
 def _writes(manifest: Manifest) -> bool:
     """Whether an adapter was trained for texts that no fixed answers stand for."""
-    return manifest.task in WRITING_TASKS or not answers_questions(manifest)
+    return manifest.skill.writes if manifest.skill is not None else not answers_questions(manifest)
 
 
 def _choose(component: ComponentReport, same_base: bool, images: int) -> tuple[Strategy, str]:

@@ -3,12 +3,12 @@
 The teacher's words are the interface, so it does not matter which tokenizer, width or kind of model either side has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.asking import QUESTION_MARK, ask_of
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.families.base import IGNORED_LABEL
@@ -41,50 +41,6 @@ class Lesson:
     asked: int
 
 
-def prompt_for(library: AdapterLibrary, example: Example, template: str | None = None) -> str:
-    """An example's prompt on a base: its question in the template's or the base's own words, or the caption prompt.
-
-    Args:
-        library: Of the base.
-        example: What is asked.
-        template: Such as an adapter's prompt. None, or one of the other kind: the base's own.
-    """
-    if template is None or ("{question}" in template) != bool(example.question):
-        template = library.entry.question_template if example.question else library.entry.caption_prompt
-    return template.replace("{question}", example.question)
-
-
-def _of_its_family(library: AdapterLibrary, manifest: Manifest) -> bool:
-    return manifest.base is not None and manifest.base.family == library.base.family.name
-
-
-def template_on(library: AdapterLibrary, manifest: Manifest) -> str:
-    """The prompt of an adapter that is moved to a base: its own on a base of its family, else the base's."""
-    if _of_its_family(library, manifest):
-        return manifest.prompt
-    return library.entry.question_template if "{question}" in manifest.prompt else library.entry.caption_prompt
-
-
-def settings_of(library: AdapterLibrary, manifest: Manifest) -> GenerationSettings:
-    """How an adapter's text is decoded: as it says, else as its base's for captions or for answers."""
-    entry = library.entry
-    usual = entry.answer_settings if "{question}" in manifest.prompt or not entry.captions else entry.caption_settings
-    return manifest.generation or usual
-
-
-def settings_on(library: AdapterLibrary, source: AdapterLibrary, manifest: Manifest) -> GenerationSettings:
-    """Decoding of an adapter that is moved to a base: as at its source within one family, else as usual there.
-
-    Args:
-        library: Where it goes.
-        source: Where it is from.
-        manifest: Of the adapter.
-    """
-    if _of_its_family(library, manifest):
-        return settings_of(source, manifest)
-    return settings_of(library, replace(manifest, generation=None))
-
-
 def answer(
     library: AdapterLibrary,
     name: str | None,
@@ -99,21 +55,31 @@ def answer(
         name: Of the adapter, None for the plain base.
         examples: Images, with or without questions.
         settings: Decoding.
-        template: Of the prompt. None: the adapter's, or the base's own.
+        template: Of the prompt; examples of the other kind are asked as the base is. None: the adapter's.
     """
-    template = template if template is not None else _own_template(library, name)
+    prompted = _prompts(library, name, template)
     texts: list[str] = []
     for start in range(0, len(examples), _BATCH):
         some = examples[start : start + _BATCH]
-        prompts = [prompt_for(library, example, template) for example in some]
+        prompts = [prompted(example) for example in some]
         pictures = [example.open_image() for example in some]
         texts += [g.text for g in library.generate([name] * len(some), pictures, prompts, settings)]
     return texts
 
 
-def _own_template(library: AdapterLibrary, name: str | None) -> str | None:
+def _prompts(library: AdapterLibrary, name: str | None, template: str | None = None) -> Callable[[Example], str]:
+    """What makes the prompts of a base or an adapter on it; see ``answer``."""
     attachment = library.find(name)
-    return attachment.prompt if attachment is not None else None
+    manifest = attachment.manifest if attachment is not None else None
+
+    def prompt(example: Example) -> str:
+        asked = bool(example.question)
+        if template is not None and (QUESTION_MARK in template) == asked:
+            return template.replace(QUESTION_MARK, example.question)
+        own = manifest if template is None else None
+        return ask_of(library.entry, own, question=asked).prompt(example.question)
+
+    return prompt
 
 
 def ask_teacher(
@@ -130,8 +96,8 @@ def ask_teacher(
 
 @torch.no_grad()
 def _confidences(library: AdapterLibrary, name: str, examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
-    base, template = library.base, _own_template(library, name)
-    prompts = [prompt_for(library, example, template) for example in examples]
+    base, prompted = library.base, _prompts(library, name)
+    prompts = [prompted(example) for example in examples]
     pixels = base.family.pixel_values([example.open_image() for example in examples]).to(base.device)
     with library.using(name) as model:
         features = base.family.encode_images(model, pixels, prompts)

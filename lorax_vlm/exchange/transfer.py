@@ -21,6 +21,7 @@ from lorax_vlm.adapters.manifest import Manifest, Measurement, Parent
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, join_seen
 from lorax_vlm.adapters.store import StoredAdapter
+from lorax_vlm.asking import Ask, answers_questions, ask_of, ask_on
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, Identity, identities, identities_of
@@ -28,7 +29,7 @@ from lorax_vlm.exchange.candidates import copies, random_like
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import Cost, Scored, TransferReport
-from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson, settings_of, settings_on, template_on
+from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson
 from lorax_vlm.exchange.transfer_data import Judge, TransferData, judge_by_target, require_enough, score_texts
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.runtime.library import AdapterLibrary
@@ -68,8 +69,8 @@ class PreparedTransfer:
     stored: StoredAdapter
     """The source."""
     chosen: "_Candidate"
-    settings: GenerationSettings
-    """How its text was decoded on the target."""
+    ask: Ask
+    """How it was asked on the target."""
     load: Callable[[AdapterLibrary], object]
     seen: SeenImages | None
     """The images that the source and the result were trained on. None: not known."""
@@ -162,12 +163,12 @@ def prepared_transfer(
     options.load(target)
     judge = data.judge if asked.measured_by == "labels" else judge_by_target
     with own_folder(options.run_dir) as scratch:
-        settings = settings_on(target, source, stored.manifest)
-        bench = _Bench(target, stored.manifest, settings, asked.development, judge, scratch)
+        ask = ask_on(target.entry, source.entry, stored.manifest)
+        bench = _Bench(target, ask, asked.development, judge, scratch)
         report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
         seen, partly = _seen_by(chosen, adapter, stored.manifest, data)
         known_by = identities_of(stored.manifest) | identities(data.unlabelled)
-        yield PreparedTransfer(report, target, stored, chosen, settings, options.load, seen, known_by, partly)
+        yield PreparedTransfer(report, target, stored, chosen, ask, options.load, seen, known_by, partly)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ class _Candidate:
 
 
 def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPlan, data: TransferData) -> _Asked:
-    start, settings = time.monotonic(), settings_of(source, stored.manifest)
+    start = time.monotonic()
+    settings = ask_of(source.entry, stored.manifest, question=answers_questions(stored.manifest)).settings
     lesson = None
     if data.unlabelled and plan.label != "exact":
         answers = ask_teacher(source, stored.reference, data.unlabelled, settings)
@@ -213,20 +215,18 @@ class _Bench:
     def __init__(
         self,
         library: AdapterLibrary,
-        made_for: Manifest,
-        settings: GenerationSettings,
+        ask: Ask,
         examples: Sequence[Example],
         judge: Judge,
         run_dir: Path,
     ) -> None:
-        self.library, self.run_dir, self.template = library, run_dir, template_on(library, made_for)
-        self._settings = settings
+        self.library, self.run_dir, self.ask = library, run_dir, ask
         self._examples, self._judge = examples, judge
         self.seconds = 0.0
 
     def score(self, name: str, folder: Path | None = None, labels: Sequence[str] = ()) -> Scored:
         """Of the target alone, or with an adapter."""
-        texts = self._ask(self._examples, self._settings, folder, labels)
+        texts = self._ask(self._examples, self.ask.settings, folder, labels)
         return score_texts(name, self._judge, self._examples, texts)
 
     def score_others(self, examples: Sequence[Example], folder: Path | None, labels: Sequence[str] = ()) -> Interval:
@@ -244,7 +244,7 @@ class _Bench:
             texts = answer(self.library, None, examples, settings)
         else:
             with self.library.trial(folder, labels) as trial:
-                texts = answer(self.library, trial, examples, settings, self.template)
+                texts = answer(self.library, trial, examples, settings, self.ask.template)
         self.seconds += time.monotonic() - start
         return texts
 
@@ -345,7 +345,7 @@ def _distil(
     library, splits = bench.library, lesson.splits
     labels: tuple[str, ...] = ()
     coverage = ""
-    splits = splits.with_prompt(bench.template)
+    splits = splits.with_prompt(bench.ask.template)
     if isinstance(library.base.family, ViltFamily):
         splits, label_plan = fit_to_labels(library.base.family, splits)
         labels = tuple(label_plan.labels) if label_plan.added else ()
@@ -387,12 +387,11 @@ def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool)
     interval: Interval = chosen.scored.mean
     manifest = library.manifest(
         new_name,
-        task=source.task,
-        style=source.style,
+        skill=source.skill,
         recipe="transferred",
-        prompt=template_on(library, source),
+        prompt=prepared.ask.template,
         trained=True,
-        generation=prepared.settings,
+        generation=prepared.ask.settings,
         training={
             "transfer": report.label,
             "steps": chosen.steps,

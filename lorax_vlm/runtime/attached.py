@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -314,13 +314,13 @@ class AttachedAdapters:
                 module = self.base.model.get_submodule(site)
                 if not isinstance(module, RoutedLinear):
                     self.base.model.set_submodule(site, RoutedLinear(module, site).eval())
-            head = getattr(self.base.model, HEAD, None)
+            head: Any = getattr(self.base.model, HEAD, None)
             if files.head and not isinstance(head, RoutedHead):
                 setattr(self.base.model, HEAD, RoutedHead(head).eval())
 
     def _plain_head(self) -> nn.Sequential:
         head: Any = self.base.model.get_submodule(HEAD)
-        return head.base_layer if isinstance(head, RoutedHead) else head
+        return cast(nn.Sequential, head.base_layer if isinstance(head, RoutedHead) else head)
 
 
 def _read_folder(folder: Path, name: str) -> tuple[Manifest, AdapterBytes]:

@@ -14,7 +14,7 @@ MEMORY_BYTES = 64 * 1024**2
 def feature_key(pixels: Tensor, prompt: str) -> str:
     """Digest of one image's preprocessed pixels ``(C, H, W)`` and of the prompt it is read with."""
     digest = hashlib.sha256(f"{tuple(pixels.shape)} {prompt}".encode())
-    digest.update(pixels.contiguous().numpy())
+    digest.update(pixels.contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -29,6 +29,7 @@ from lorax_vlm.models.loading import LoadedModel, describe_model
 from lorax_vlm.models.local import known_components
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
+from lorax_vlm.skills import Skill
 from lorax_vlm.types import Generated, GenerationSettings, require_flag, require_whole
 from lorax_vlm.versions import package_versions
 
@@ -139,7 +140,7 @@ class AdapterLibrary:
             AdapterError: It is damaged or does not fit the base.
         """
         name = f"trial of {folder.name} {next(self._trial_numbers)}"
-        manifest = Manifest(name=name, task="unknown", style="", base=None, trained=True, labels=tuple(labels))
+        manifest = Manifest(name=name, skill=None, base=None, trained=True, labels=tuple(labels))
         # What is tried may turn out to do nothing: its score will say so.
         manifest = replaced(manifest, training={"best_step": 0})
         self._attached.attach(name, folder, manifest)
@@ -201,8 +202,7 @@ class AdapterLibrary:
         self,
         name: str,
         *,
-        task: str,
-        style: str,
+        skill: Skill | None,
         recipe: str,
         prompt: str,
         trained: bool,
@@ -226,8 +226,7 @@ class AdapterLibrary:
         )
         return Manifest(
             name=name,
-            task=task,
-            style=style,
+            skill=skill,
             base=identity,
             trained=trained,
             recipe=recipe,

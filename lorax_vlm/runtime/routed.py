@@ -8,7 +8,7 @@ not see each other's, and nothing is left behind whatever happens inside.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -158,13 +158,13 @@ class RoutedLinear(WrappingLayer):
 class RoutedHead(WrappingLayer):
     """ViLT's classifier: each row goes through the head of its adapter, or through the base's."""
 
-    def __init__(self, base_layer: nn.Module) -> None:
+    def __init__(self, base_layer: nn.Sequential) -> None:
         super().__init__()
         self.base_layer = base_layer
 
     def __getitem__(self, index: int) -> Any:
         """A layer of the base's head."""
-        return self.base_layer[index]
+        return cast(nn.Sequential, self.base_layer)[index]
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled states ``(B, D)`` to logits ``(B, L)``; a row with fewer answers than others ends in -inf."""

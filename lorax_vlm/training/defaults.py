@@ -1,8 +1,9 @@
-"""What an adapter for questions is made with when nobody says. No torch."""
+"""What an adapter is made with when nobody says. No torch."""
 
 from lorax_vlm.adapters.recipe import RECIPES, SITE_GROUPS, Recipe, get_recipe
 from lorax_vlm.models.catalog import CatalogEntry
-from lorax_vlm.training.config import MINI_VQA_CONFIGS, OWN_QUESTION_CONFIGS, TrainConfig
+from lorax_vlm.skills import Skill
+from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, MINI_VQA_CONFIGS, OWN_QUESTION_CONFIGS, TrainConfig
 
 
 def question_recipe(entry: CatalogEntry, *, own_data: bool = False) -> Recipe:
@@ -26,6 +27,13 @@ def question_config(entry: CatalogEntry, *, own_data: bool = False) -> TrainConf
     if not entry.miniature:
         return TrainConfig()
     return (OWN_QUESTION_CONFIGS if own_data else MINI_VQA_CONFIGS)[entry.family]
+
+
+def skill_config(entry: CatalogEntry, skill: Skill) -> TrainConfig:
+    """The usual settings of a run for a skill, on a base that can do it."""
+    if skill.asked or not entry.captions:
+        return question_config(entry)
+    return MINI_CAPTION_CONFIGS[entry.family] if entry.miniature else TrainConfig()
 
 
 def question_defaults(

@@ -172,7 +172,7 @@ def _union_of_labels(family: Family, plans: Sequence[AdapterPlan]) -> tuple[Fami
 
 def _joint_copy(base: LoadedModel, plans: Sequence[AdapterPlan]) -> tuple[PeftModel, CurrentBlocks]:
     first, *others = plans
-    mapping = {nn.Linear: JointLora}
+    mapping: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: JointLora}
     peft_model = peft_copy(base, first.recipe, first.config.seed, first.labels, "a0", mapping)
     twin = peft_model.get_base_model()
     for index, plan in enumerate(others, start=1):

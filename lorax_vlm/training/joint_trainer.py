@@ -263,7 +263,7 @@ class JointTrainer(AdapterTrainer):
             if counts is not None and not self._idle:
                 student.loss_sum += float(loss.detach())
             total = total + loss
-        return total * 0.0 if self._idle else total
+        return torch.as_tensor(total * 0.0 if self._idle else total)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **_: Any

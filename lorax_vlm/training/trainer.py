@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -408,7 +408,7 @@ def peft_copy(
         raise TrainingError(f"Adapters are attached to {base.name}; a new one can only be made on the plain base.")
     twin = base.plain_copy().model
     torch.manual_seed(seed)
-    lora, own_head = lora_config(base, recipe), getattr(twin, HEAD, None)
+    lora, own_head = lora_config(base, recipe), cast(nn.Sequential, getattr(twin, HEAD, None))
     if labels:
         lora.modules_to_save = [HEAD]
     if layers:

@@ -17,6 +17,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import DamagedAdapter
 from lorax_vlm.exchange.pictures import draw_inspection
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import answer
 from tests.adapters_for_tests import edit_config, edit_weights, write_random_adapter
 
 
@@ -93,15 +94,15 @@ def test_what_is_not_plain_is_said_and_files_without_factors_are_refused(mini: L
 
 
 def test_what_differs_between_two(mini: LoadedModel, store: AdapterStore, tmp_path: Path) -> None:
-    plain = Manifest("one", "vqa", "counting", None, trained=True, training={"config": {"max_steps": 5}})
+    plain = Manifest("one", answer("counting"), None, trained=True, training={"config": {"max_steps": 5}})
     store.add("one", write_random_adapter(mini, tmp_path / "a", "light"), plain)
     same = compare_adapters(store, "one", "one")
     assert (same.facts, same.distance, same.farthest) == ([], pytest.approx(0, abs=1e-9), [])
     assert same.cosine == pytest.approx(1)
-    other = dataclasses.replace(plain, style="reasoning", training={"config": {"max_steps": 9}})
+    other = dataclasses.replace(plain, skill=answer("reasoning"), training={"config": {"max_steps": 9}})
     store.add("one", write_random_adapter(mini, tmp_path / "b", "medium", seed=7), other, replace=True)
     found = compare_adapters(store, "one@1", "one@2")
-    assert ("style", "counting", "reasoning") in found.facts
+    assert ("skill.name", "counting", "reasoning") in found.facts
     assert ("training.config.max_steps", "5", "9") in found.facts
     assert (found.shared, len(found.only_first), len(found.only_second)) == (6, 0, 6)
     assert abs(found.cosine) < 0.1

@@ -9,6 +9,7 @@ from lorax_vlm.adapters.manifest import BaseIdentity, Manifest
 from lorax_vlm.adapters.names import DEMO_TAG
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, AmbiguousAdapter, PathError
+from lorax_vlm.skills import answer, caption
 
 STORED = {
     "concise": "blip2-opt-mini",
@@ -26,7 +27,7 @@ STORED = {
 
 def manifest(base: str | None, **changes: object) -> Manifest:
     identity = BaseIdentity(base, "vilt", {}, {}) if base is not None else None
-    made = Manifest(name="a", task="vqa", style="counting", base=identity, trained=True)
+    made = Manifest(name="a", skill=answer("counting"), base=identity, trained=True)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -115,7 +116,7 @@ def test_a_demonstration_replaces_only_its_own(store: AdapterStore, adapter_fold
     store.tag("new", add=["liked"])
     again = AdapterStore(store.root)
     again.claim(["new"])
-    stored = again.add("new", adapter_folder, manifest(None, style="other"), replace=True)
+    stored = again.add("new", adapter_folder, manifest(None, skill=caption("other")), replace=True)
     assert (stored.version, stored.tags) == (2, (DEMO_TAG, "liked"))
 
 
@@ -124,9 +125,9 @@ def test_a_name_that_somebody_took_meanwhile_is_left_alone(store: AdapterStore, 
     demo.claim(["one", "two"])
     store.add("one", adapter_folder, manifest(None))
     with pytest.raises(AdapterExists, match="another store"):
-        demo.add("one", adapter_folder, manifest(None, style="demo"), replace=True)
+        demo.add("one", adapter_folder, manifest(None, skill=caption("demo")), replace=True)
     demo.add("two", adapter_folder, manifest(None))
-    own = store.add("two", adapter_folder, manifest(None, style="own"), replace=True)
+    own = store.add("two", adapter_folder, manifest(None, skill=caption("own")), replace=True)
     assert own.tags == (), "what somebody trained over a demonstration's is theirs"
     with pytest.raises(AdapterExists):
         AdapterStore(store.root).claim(["two"])

@@ -20,12 +20,14 @@ from lorax_vlm.adapters.manifest import (
     Manifest,
     Measurement,
     Parent,
+    canonical_json,
     manifest_schema,
     parse_manifest,
     read_manifest,
 )
 from lorax_vlm.errors import DamagedAdapter
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import Skill
 from lorax_vlm.types import GenerationSettings
 from tests.adapters_for_tests import identify, write_random_adapter
 
@@ -39,8 +41,7 @@ def full(mini: LoadedModel, tmp_path: Path) -> Manifest:
     answer = CanaryAnswer(DIGEST, [(3, 1.5), (7, -0.25)])
     return Manifest(
         name="full",
-        task="vqa",
-        style="counting",
+        skill=Skill("answer", "counting"),
         base=identify(mini, write_random_adapter(mini, tmp_path / "a")),
         trained=True,
         recipe="medium",
@@ -66,6 +67,42 @@ def test_it_survives_its_text(full: Manifest) -> None:
     assert again.to_json() == full.to_json()
     assert again.digest == full.digest
     assert dataclasses.replace(full, rank=9).digest != full.digest
+
+
+@pytest.mark.parametrize(
+    ("task", "style", "skill"),
+    [
+        ("captioning", "concise", Skill("caption", "concise")),
+        ("captioning", "captioning", Skill("caption", "detailed")),
+        ("vqa", "counting", Skill("answer", "counting")),
+        ("vqa", "vqa", Skill("answer", "vqa")),
+        ("complex_reasoning", "complex_reasoning", Skill("answer", "reasoning")),
+        ("instruction_following", "instruction_following", Skill("instruct", "instructions")),
+        ("general", "general", Skill("answer", "general")),
+        ("general", "counting+reasoning", Skill("answer", "counting+reasoning")),
+        ("captioning", "", Skill("caption", "")),
+        ("unknown", "", None),
+        ("singing", "loud", None),
+    ],
+)
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_two_words_of_older_versions_are_a_skill(
+    full: Manifest, version: int, task: str, style: str, skill: Skill | None
+) -> None:
+    """They are written again as they were, so that digests stay."""
+    record = json.loads(full.to_json()) | {"schema_version": version, "task": task, "style": style}
+    del record["skill"]
+    if version == 2:
+        del record["base"]["preparation"], record["canary"]["change"]
+    text = canonical_json(record)
+    manifest = parse_manifest(text)
+    assert manifest.skill == skill
+    assert manifest.to_json() == text
+    for changes in ({"skill": {"mode": "answer", "name": "x"}}, {"task": None}):
+        with pytest.raises(ValueError, match=r"skill|task"):
+            parse_manifest(json.dumps(record | changes))
+    with pytest.raises(ValueError, match="task: there is no such entry in version 4"):
+        parse_manifest(json.dumps(json.loads(full.to_json()) | {"task": task, "style": style}))
 
 
 def test_the_published_schema_is_fresh_and_accepts_what_is_written(full: Manifest) -> None:
@@ -152,7 +189,7 @@ def test_whatever_it_holds_reading_it_ends_in_a_manifest_or_our_error(value: Any
 def test_a_folder_is_what_its_manifest_says_or_it_is_said_what_is_not(
     mini: LoadedModel, store, adapter_folder: Path, tmp_path: Path
 ) -> None:
-    folder = store.add("a", adapter_folder, Manifest("a", "vqa", "", None, trained=True)).folder
+    folder = store.add("a", adapter_folder, Manifest("a", None, None, trained=True)).folder
     assert check_object(folder)[0] == []
     (folder / "notes.txt").write_text("x")
     assert check_object(folder)[0] == [f"notes.txt is not named by {MANIFEST_FILE}"]

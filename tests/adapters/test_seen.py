@@ -14,9 +14,10 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.seen import MAX_SECTIONS, SEEN_FILE, SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import DamagedAdapter
+from lorax_vlm.skills import caption
 
 MAGIC = b"lorax-vlm seen images 1\n"
-MANIFEST = Manifest(name="one", task="captioning", style="concise", base=None, trained=True)
+MANIFEST = Manifest(name="one", skill=caption("concise"), base=None, trained=True)
 
 
 def image(number: int) -> str:

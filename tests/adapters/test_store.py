@@ -17,11 +17,12 @@ import pytest
 from benchmarks.store_stress import stress
 from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter
 from lorax_vlm.adapters.incoming import Addition
-from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest
+from lorax_vlm.adapters.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter
+from lorax_vlm.skills import answer, caption
 
-MANIFEST = Manifest(name="one", task="captioning", style="concise", base=None, trained=True, rank=8)
+MANIFEST = Manifest(name="one", skill=caption("concise"), base=None, trained=True, rank=8)
 
 
 def test_add_get_list_remove(store: AdapterStore, adapter_folder: Path) -> None:
@@ -44,8 +45,8 @@ def test_taken_names_and_new_versions(store: AdapterStore, adapter_folder: Path)
     first = store.add("one", adapter_folder, MANIFEST)
     with pytest.raises(AdapterExists):
         store.add("one", adapter_folder, MANIFEST)
-    second = store.add("one", adapter_folder, dataclasses.replace(MANIFEST, style="new"), replace=True)
-    assert (second.version, second.manifest.style) == (2, "new")
+    second = store.add("one", adapter_folder, dataclasses.replace(MANIFEST, skill=caption("new")), replace=True)
+    assert (second.version, second.manifest.skill.name) == (2, "new")
     assert first.folder.is_dir(), "the former version is kept"
 
 
@@ -162,7 +163,7 @@ def test_export_is_a_plain_directory(store: AdapterStore, adapter_folder: Path, 
 def test_manifest_round_trip(store: AdapterStore, adapter_folder: Path) -> None:
     stored = store.add("one", adapter_folder, MANIFEST)
     text = (stored.folder / MANIFEST_FILE).read_text()
-    assert json.loads(text)["schema_version"] == 3
+    assert json.loads(text)["schema_version"] == SCHEMA_VERSION
     assert stored.manifest.to_json() == text
 
 
@@ -215,13 +216,13 @@ def test_concurrent_writers_each_get_a_version(store: AdapterStore, adapter_fold
 def three(store: AdapterStore, adapter_folder: Path) -> AdapterStore:
     """One adapter in three versions that say ``v1``, ``v2``, ``v3``."""
     for style in ("v1", "v2", "v3"):
-        store.add("one", adapter_folder, dataclasses.replace(MANIFEST, style=style), replace=True)
+        store.add("one", adapter_folder, dataclasses.replace(MANIFEST, skill=caption(style)), replace=True)
     return store
 
 
 def test_versions_are_read_by_number_and_alias(three: AdapterStore) -> None:
     three.set_alias("one", "stable", 2)
-    styles = {name: three.get(name).manifest.style for name in ("one", "one@1", "one@2", "one@3", "one@stable")}
+    styles = {name: three.get(name).manifest.skill.name for name in ("one", "one@1", "one@2", "one@3", "one@stable")}
     assert styles == {"one": "v3", "one@1": "v1", "one@2": "v2", "one@3": "v3", "one@stable": "v2"}
     assert three.get("one@stable").aliases == ("stable",)
     for wanted in ("one@4", "one@nothing", "one@0"):
@@ -236,15 +237,15 @@ def test_versions_are_read_by_number_and_alias(three: AdapterStore) -> None:
 
 def test_rollback_keeps_later_versions(three: AdapterStore, adapter_folder: Path) -> None:
     assert three.rollback("one").version == 2
-    assert three.rollback("one", 1).manifest.style == "v1"
+    assert three.rollback("one", 1).manifest.skill.name == "v1"
     with pytest.raises(AdapterNotFound):
         three.rollback("one")
     with pytest.raises(AdapterNotFound):
         three.rollback("one", 7)
     assert three.get("one").version == 1, "a refusal changes nothing"
-    assert three.rollback("one", 3).manifest.style == "v3"
+    assert three.rollback("one", 3).manifest.skill.name == "v3"
     three.rollback("one")
-    added = three.add("one", adapter_folder, dataclasses.replace(MANIFEST, style="v4"), replace=True)
+    added = three.add("one", adapter_folder, dataclasses.replace(MANIFEST, skill=caption("v4")), replace=True)
     assert (added.version, three.record("one").numbers) == (4, [1, 2, 3, 4])
 
 
@@ -274,10 +275,8 @@ def test_aliases_and_tags_are_names(three: AdapterStore) -> None:
 
 
 def test_search(store: AdapterStore, adapter_folder: Path) -> None:
-    for name, task, style in (("cats", "captioning", "concise"), ("dogs", "vqa", "counting"), ("birds", "vqa", "")):
-        manifest = dataclasses.replace(
-            MANIFEST, name=name, task=task, style=style, training={"data": f"{name} of COCO"}
-        )
+    for name, skill in (("cats", caption("concise")), ("dogs", answer("counting")), ("birds", answer(""))):
+        manifest = dataclasses.replace(MANIFEST, name=name, skill=skill, training={"data": f"{name} of COCO"})
         store.add(name, adapter_folder, manifest)
     store.tag("dogs", add=["good"])
 
@@ -286,7 +285,9 @@ def test_search(store: AdapterStore, adapter_folder: Path) -> None:
 
     assert found() == ["birds", "cats", "dogs"]
     assert found("COCO count") == ["dogs"]
-    assert found("vqa") == ["birds", "dogs"]
+    assert found("answers") == ["birds", "dogs"]
+    assert found(task="vqa") == found(task="answer") == ["birds", "dogs"]
+    assert found(task="captioning") == found(task="concise") == ["cats"]
     assert found(task="vqa", tags=["good"]) == ["dogs"]
     assert found(base="blip2-opt-mini") == []
 
@@ -320,7 +321,7 @@ def test_clean_removes_what_nobody_refers_to(three: AdapterStore) -> None:
     assert three.clean() == 2
     assert (three.root / ".writing-busy").is_dir(), "somebody may still be writing there"
     assert three.verify().leftovers == ()
-    assert three.get("one@1").manifest.style == "v1"
+    assert three.get("one@1").manifest.skill.name == "v1"
 
 
 @pytest.mark.timeout(120)
@@ -467,7 +468,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 store = AdapterStore({str(tmp_path / "full")!r})
 try:
-    store.add("one", Path({str(adapter_folder)!r}), Manifest("one", "vqa", "", None, True))
+    store.add("one", Path({str(adapter_folder)!r}), Manifest("one", None, None, True))
 except PathError as error:
     print(error)
 print(store.names(), [path.name for path in store.root.iterdir()])

@@ -8,6 +8,7 @@ import pytest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import answer, caption
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_list_show_export_remove(run, stored: AdapterStore, tmp_path: Path) -> N
     assert record["adapters"][0]["state"] == "trained"
     assert record["broken"][0]["name"] == "two"
     assert "12 lm" in run("adapters", "show", "one")
-    assert json.loads(run("adapters", "show", "one", "--json"))["manifest"]["style"] == "concise"
+    assert json.loads(run("adapters", "show", "one", "--json"))["manifest"]["skill"]["name"] == "concise"
     run("adapters", "export", "one", tmp_path / "exported")
     assert (tmp_path / "exported" / "adapter_config.json").is_file()
     run("adapters", "remove", "one", "--yes")
@@ -222,8 +223,8 @@ def test_train_several_adapters_together(run, mini: LoadedModel, tmp_path: Path)
     assert "2 steps" in printed
     assert "3 steps" in printed
     brief, counts = AdapterStore().get("brief"), AdapterStore().get("blip2-opt-mini.counts")
-    assert (brief.manifest.task, brief.manifest.style, brief.manifest.rank) == ("captioning", "concise", 8)
-    assert (counts.manifest.task, counts.manifest.style, counts.manifest.rank) == ("vqa", "counting", 16)
+    assert (brief.manifest.skill, brief.manifest.rank) == (caption("concise"), 8)
+    assert (counts.manifest.skill, counts.manifest.rank) == (answer("counting"), 16)
     assert "AdapterExists" in run("train", *options, code=1)
     records = json.loads(run("train", *options, "--replace", "--json"))["adapters"]
     assert [record["version"] for record in records] == [2, 2]

@@ -13,6 +13,7 @@ from lorax_vlm.cli.main import main
 from lorax_vlm.models.fingerprint import read_fingerprint
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.skills import caption
 from tests.adapters_for_tests import identify, write_manifest, write_random_adapter
 
 
@@ -87,7 +88,7 @@ def test_matrix_and_pictures(run, stored: AdapterStore, known: None, tmp_path: P
 
 def test_versions_and_aliases(run, stored: AdapterStore, mini: LoadedModel, tmp_path: Path) -> None:
     folder = write_random_adapter(mini, tmp_path / "newer", seed=9)
-    stored.add("one", folder, dataclasses.replace(write_manifest(mini, folder), style="new"), replace=True)
+    stored.add("one", folder, dataclasses.replace(write_manifest(mini, folder), skill=caption("new")), replace=True)
     assert "one@stable is version 1" in run("adapters", "alias", "one", "stable", "--version", 1)
     printed = run("adapters", "versions", "one")
     assert "in use" in printed

@@ -10,10 +10,11 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import EXCHANGE_TASKS, answer, caption
 from lorax_vlm.vqa import VQASystem
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
-ANSWERS = {"task": "vqa", "style": "counting"}
+ANSWERS = {"skill": answer("counting")}
 
 
 def add(base: LoadedModel, tmp_path: Path, name: str, seed: int = 0, scale: float = 0.6, **facts: object) -> None:
@@ -62,7 +63,7 @@ def test_every_adapter_is_measured_once(load_shared, scenes: list[Scene], tmp_pa
     for seed, name in enumerate(("skill", "vilt-mini.skill", "vilt-mini.other")):
         add(vilt, tmp_path, name, seed, 1.0, **ANSWERS, prompt="{question}")
     for task in ("general", "complex_reasoning"):
-        add(vilt, tmp_path, f"vilt-mini.{task}", task=task, style=task, prompt="{question}")
+        add(vilt, tmp_path, f"vilt-mini.{task}", skill=EXCHANGE_TASKS[task], prompt="{question}")
     system = VQASystem("mini")
     system._shelf.library("vilt").__dict__["base"] = vilt
     questions = ["How many shapes are there?", "What color is the background?"] * 6
@@ -97,23 +98,23 @@ def test_captioning_reads_an_adapter_once_however_many_images(
 
 def test_two_adapters_are_compared_as_they_were_read(mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:
     """A version that comes while they are read is in no part of the comparison."""
-    add(mini, tmp_path, "one", 1, style="concise")
-    add(mini, tmp_path, "two", 2, style="plain")
+    add(mini, tmp_path, "one", 1, skill=caption("concise"))
+    add(mini, tmp_path, "two", 2, skill=caption("plain"))
     store = AdapterStore()
     read = store.read_bytes
 
     def replaced_meanwhile(name: str):
         found = read(name)
-        add(mini, tmp_path, name, 3, style="baroque")
+        add(mini, tmp_path, name, 3, skill=caption("baroque"))
         return found
 
     monkeypatch.setattr(store, "read_bytes", replaced_meanwhile)
     facts = compare_adapters(store, "one", "two").facts
-    assert ("style", "concise", "plain") in facts
+    assert ("skill.name", "concise", "plain") in facts
 
 
 def test_an_adapter_is_shown_as_it_was_read(run, mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:
-    add(mini, tmp_path, "one", 1, style="concise")
+    add(mini, tmp_path, "one", 1, skill=caption("concise"))
     first = AdapterStore().get("one")
     read = AdapterStore.get
 
@@ -121,7 +122,7 @@ def test_an_adapter_is_shown_as_it_was_read(run, mini: LoadedModel, tmp_path: Pa
         found = read(self, name)
         monkeypatch.setattr(AdapterStore, "get", read)
         folder = write_random_adapter(mini, tmp_path / "larger", "heavy")
-        AdapterStore().add("one", folder, write_manifest(mini, folder, style="baroque"), replace=True)
+        AdapterStore().add("one", folder, write_manifest(mini, folder, skill=caption("baroque")), replace=True)
         return found
 
     monkeypatch.setattr(AdapterStore, "get", replaced_afterwards)

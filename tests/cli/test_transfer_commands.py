@@ -14,6 +14,7 @@ from lorax_vlm.data.scene_examples import draw_scene_image
 from lorax_vlm.exchange.teacher import answer
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.skills import answer as answers
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
 QUESTION = "What is this?"
@@ -27,7 +28,7 @@ def asked(tmp_path: Path, mini: LoadedModel, load_shared) -> AdapterStore:
     libraries = {base.name: AdapterLibrary(base.entry, lambda base=base: base, store) for base in (mini, flan)}
     for (base_name, library), name in zip(libraries.items(), ("words", "other"), strict=True):
         folder = write_random_adapter(library.base, tmp_path / name, scale=1.0)
-        write_manifest(library.base, folder, task="vqa", prompt=library.entry.question_template)
+        write_manifest(library.base, folder, skill=answers("vqa"), prompt=library.entry.question_template)
         library.load(folder, f"{base_name}.{name}")
     for split, seeds in (("train", range(2)), ("validation", range(2, 80))):
         examples = [Example(draw_scene_image(seed), "", str(seed), question=QUESTION) for seed in seeds]
@@ -79,7 +80,12 @@ def test_a_version_is_moved_as_it_is(asked, tmp_path: Path, mini, capsys, monkey
     """The right answers are those of the first version; another one is in use."""
     name = "blip2-opt-mini.words"
     folder = write_random_adapter(mini, tmp_path / "later", seed=7, scale=1.0)
-    asked.add(name, folder, write_manifest(mini, folder, task="vqa", prompt=mini.entry.question_template), replace=True)
+    asked.add(
+        name,
+        folder,
+        write_manifest(mini, folder, skill=answers("vqa"), prompt=mini.entry.question_template),
+        replace=True,
+    )
     twin = shutil.copytree(mini.folder, tmp_path / "twin")
     words = ("transfer", f"{name}@1", "--to", twin, "--development", tmp_path / "asked")
     code, record = run_json(capsys, monkeypatch, *words)

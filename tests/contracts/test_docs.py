@@ -38,12 +38,12 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """In three training steps instead of three hundred, so only the base's line must be the printed one."""
     import dataclasses
 
-    from lorax_vlm import captioning
+    from lorax_vlm.training.config import MINI_CAPTION_CONFIGS
 
     block, output = re.findall(r"```(?:python|text)\n(.*?)```", README, flags=re.DOTALL)[:2]
     assert len(block.strip().splitlines()) <= 8
-    few = dataclasses.replace(captioning.MINI_CAPTION_CONFIGS["blip2-opt"], max_steps=3, eval_every=3)
-    monkeypatch.setitem(captioning.MINI_CAPTION_CONFIGS, "blip2-opt", few)
+    few = dataclasses.replace(MINI_CAPTION_CONFIGS["blip2-opt"], max_steps=3, eval_every=3)
+    monkeypatch.setitem(MINI_CAPTION_CONFIGS, "blip2-opt", few)
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()

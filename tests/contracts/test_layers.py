@@ -19,6 +19,7 @@ LEVELS = (
     ("training", "runtime", "evaluation", "asking"),
     ("adapters",),
     ("models", "data"),
+    ("skills",),
     ("types", "settings", "answers", "versions", "paths", "fetching"),
     ("errors", "foreign"),
 )
@@ -51,6 +52,7 @@ NO_TORCH = (
     *("cli/adapter_checks.py", "cli/adapter_versions.py", "cli/remotes.py", "cli/exchange.py"),
     *(
         "asking.py",
+        "skills.py",
         "adapters/compatibility.py",
         "training/config.py",
         "cli/main.py",

@@ -8,13 +8,13 @@ import pytest
 from lorax_vlm import measuring
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import GENERAL
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.evaluation import side_effects
 from lorax_vlm.evaluation.side_effects import CAPTIONS, QUESTIONS, measure_side_effects
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.skills import answer
 from lorax_vlm.types import ENOUGH
 from lorax_vlm.vqa import VQASystem
 from tests.adapters_for_tests import write_manifest, write_random_adapter
@@ -59,7 +59,7 @@ def test_what_became_worse_is_said() -> None:
 
 def test_what_it_was_trained_for_is_no_side_effect() -> None:
     assert not measure_side_effects("mine", ["color", "shape"], ask, None).harmful
-    everything = measure_side_effects("mine", [GENERAL], ask, None)
+    everything = measure_side_effects("mine", QUESTION_TYPES, ask, None)
     assert everything.skills == ()
     assert everything.lines() == ["other skills: it was trained for all of them"]
 
@@ -74,7 +74,7 @@ def test_they_are_those_of_the_version(load_shared: Callable[[str], LoadedModel]
     vilt, store = load_shared("vilt-mini"), AdapterStore()
     for seed, scale in ((1, 1.0), (2, 1e-6)):
         folder = write_random_adapter(vilt, tmp_path / f"made-{seed}", seed=seed, scale=scale)
-        manifest = write_manifest(vilt, folder, task="vqa", style="counting", prompt="{question}")
+        manifest = write_manifest(vilt, folder, skill=answer("counting"), prompt="{question}")
         store.add("skill", folder, manifest, replace=True)
     library = AdapterLibrary(vilt.entry, lambda: vilt, store)
     former, current = (measuring.side_effects(library, store.get(name)) for name in ("skill@1", "skill"))
@@ -93,7 +93,7 @@ def test_the_figures_are_those_of_the_evaluation(
     monkeypatch.setattr(side_effects, "CAPTIONS", 4)
     base, prompt = load_shared(model), "{question}" if model == "vilt-mini" else "Question: {question} Answer:"
     folder = write_random_adapter(base, tmp_path / "made" / "odd", "light", scale=0.8)
-    AdapterStore().add("odd", folder, write_manifest(base, folder, task="vqa", style="counting", prompt=prompt))
+    AdapterStore().add("odd", folder, write_manifest(base, folder, skill=answer("counting"), prompt=prompt))
     system = VQASystem("mini")
     system.library(model).__dict__["base"] = base
     found = system.side_effects(model, "odd")

@@ -29,6 +29,7 @@ from lorax_vlm.errors import AdapterExists, AdapterNameError, DamagedAdapter, Lo
 from lorax_vlm.exchange.archive import read_archive, write_archive
 from lorax_vlm.exchange.bundle import pack, receive, unpacked
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import caption
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 from tests.models.test_fingerprint import HOSTILE_HEADERS
 
@@ -301,7 +302,7 @@ MANIFESTS: dict[str, Callable[[dict], None]] = {
     "a name from right to left": lambda m: m.update(name="\u202elight"),
     "a reserved name": lambda m: m.update(name="base"),
     "an empty name": lambda m: m.update(name=""),
-    "another version": lambda m: m.update(schema_version=4),
+    "another version": lambda m: m.update(schema_version=5),
     "an unknown entry": lambda m: m.update(surprise=1),
     "a negative rank": lambda m: m.update(rank=-1),
     "trained in words": lambda m: m.update(trained="yes"),
@@ -513,7 +514,7 @@ def test_a_signature_is_attached_to_files_that_are_there(
         assert received.folder == first.folder
         assert (received.folder / SIGNATURE_FILE).read_bytes() == expected, "only a verified one takes another's place"
     assert not caplog.messages
-    manifest = dataclasses.replace(sealed.manifest, style="other")
+    manifest = dataclasses.replace(sealed.manifest, skill=caption("other"))
     assert not store.add("light", sealed.folder, manifest, replace=True).signed
     assert caplog.messages == ["Adapter 'light' was signed; version 5, in use now, is not."]
 

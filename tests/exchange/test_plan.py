@@ -10,6 +10,7 @@ from lorax_vlm.adapters.files import read_adapter
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import answer
 from tests.adapters.test_compatibility import with_changed
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
@@ -26,7 +27,7 @@ def described(base: LoadedModel):
 def plan(source: LoadedModel, target, folder: Path, recipe: str | Recipe = "medium", **options: object) -> TransferPlan:
     if not folder.exists():
         write_random_adapter(source, folder, recipe)
-    manifest = write_manifest(source, folder, task="vqa", prompt="Question: {question} Answer:")
+    manifest = write_manifest(source, folder, skill=answer("vqa"), prompt="Question: {question} Answer:")
     return plan_transfer(read_adapter(folder, "a"), manifest, target, **options)  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ from lorax_vlm.exchange.bundle import pack
 from lorax_vlm.exchange.downloads import upload
 from lorax_vlm.exchange.remotes import is_remote, pull, push
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import caption
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 from tests.servers import FileServer, Hub, serve_files, serve_hub
 
@@ -74,10 +75,10 @@ def test_another_file_is_not_continued(
     https.break_off_after = [3000, 0, 0, 0, 0]
     with pytest.raises(RemoteError):
         pull(store, f"{https.url}/a.lorax")
-    other = dataclasses.replace(theirs.get("light").manifest, style="other", files={})
+    other = dataclasses.replace(theirs.get("light").manifest, skill=caption("other"), files={})
     newer = theirs.add("light", theirs.get("light").folder, other, replace=True)
     https.files["/a.lorax"] = pack(newer, tmp_path / "newer.lorax").read_bytes()
-    assert pull(store, f"{https.url}/a.lorax").manifest.style == "other"
+    assert pull(store, f"{https.url}/a.lorax").manifest.skill.name == "other"
 
 
 def test_without_a_version_nothing_is_continued(https: FileServer, store: AdapterStore) -> None:

@@ -38,14 +38,14 @@ def ours(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def signed(store: AdapterStore, adapter_folder: Path, ours: tuple[Path, Path]) -> StoredAdapter:
-    store.add("one", adapter_folder, Manifest("one", "vqa", "", None, trained=True))
+    store.add("one", adapter_folder, Manifest("one", None, None, trained=True))
     return sign_adapter(store, "one", ours[0])
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
 def test_every_curve(store: AdapterStore, adapter_folder: Path, tmp_path: Path, curve: ec.EllipticCurve) -> None:
     private, public = make_keys(tmp_path, "key", curve)
-    store.add("one", adapter_folder, Manifest("one", "vqa", "", None, trained=True))
+    store.add("one", adapter_folder, Manifest("one", None, None, trained=True))
     verify_signature(sign_adapter(store, "one", private).folder, "one", public)
     assert store.verify().problems == ()
 

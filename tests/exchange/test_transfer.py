@@ -13,6 +13,7 @@ from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.records import NameRecords
 from lorax_vlm.adapters.seen import SeenImages
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.asking import ask_for
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_examples import scene_captions, scene_questions
 from lorax_vlm.data.scene_tasks import without_targets
@@ -26,6 +27,7 @@ from lorax_vlm.exchange.transfer import TransferOptions, transfer_adapter
 from lorax_vlm.exchange.transfer_data import TransferData, read_transfer_data
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.skills import answer as answers
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
 from tests.adapters_for_tests import write_manifest, write_random_adapter
@@ -127,10 +129,10 @@ def test_refusals_come_before_anything_is_loaded(libraries, tmp_path: Path, stor
 def counting(libraries, store: AdapterStore) -> AdapterLibrary:
     """An OPT adapter that was taught, quickly, to answer one question its base cannot: always with the same word."""
     library = libraries("blip2-opt-mini")
-    kind = AdapterKind("vqa", "kind", library.entry.question_template)
+    kind = AdapterKind(answers("kind"), ask_for(library.entry, answers("kind")))
     from lorax_vlm.data.examples import DataSplits
 
-    splits = DataSplits(kinds("train", 96), kinds("validation", 16), "kinds").with_prompt(kind.prompt)
+    splits = DataSplits(kinds("train", 96), kinds("validation", 16), "kinds").with_prompt(kind.ask.template)
     recipe = Recipe("small", 4, ("lm-attention",))
     AdapterWorkshop(library).train(AdapterOrder("kind", kind, recipe, splits, QUICK), progress=False)
     return library
@@ -196,7 +198,7 @@ def test_a_store_that_cannot_be_written_is_found_before_any_work(
 
 def test_exchanging_is_all_or_nothing(counting: AdapterLibrary, libraries, tmp_path: Path, store: AdapterStore) -> None:
     flan = libraries("blip2-flan-mini")
-    add(flan, "noise", tmp_path, "light", scale=0.05, task="vqa", prompt=flan.entry.question_template)
+    add(flan, "noise", tmp_path, "light", scale=0.05, skill=answers("vqa"), prompt=flan.entry.question_template)
     unlabelled = without_targets(kinds("train", 72, start=5000))
     there = Direction(counting, flan, "kind", "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
     back = Direction(

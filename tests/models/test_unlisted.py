@@ -79,7 +79,7 @@ def test_a_folder_of_vilt_answers_and_writes_no_captions(scenes: list[Scene], tm
     order = VQASystem(store=tmp_path / "store").order(
         str(folder), "mine", "t", data=DataSplits(examples, examples, "twelve")
     )
-    assert order.kind.prompt == "{question}"
+    assert order.kind.ask.template == "{question}"
     assert {example.prompt for example in order.splits.train} == {"What is it?"}
 
 
@@ -93,10 +93,10 @@ def test_what_only_loading_tells_is_loaded_before_it_is_trained(
     monkeypatch.setattr("lorax_vlm.runtime.shelf.BaseShelf.needed_bytes", lambda *_: None)
     captions = [Example(scene.image, scene.caption("plain"), str(scene.seed)) for scene in scenes]
     order = BLIP2CaptioningSystem(source).order("mine", "plain", data=DataSplits(captions, captions, "twelve"))
-    assert order.kind.prompt == "A short image caption."
-    assert {example.prompt for example in order.splits.train} == {order.kind.prompt}
-    assert order.kind.generation == base.entry.caption_settings
+    assert order.kind.ask.template == "A short image caption."
+    assert {example.prompt for example in order.splits.train} == {order.kind.ask.template}
+    assert order.kind.ask.settings == base.entry.caption_settings
     questions = [answered(s.image, "What is it?", ["a scene"], str(s.seed)) for s in scenes]
     order = VQASystem().order(source, "mine", "t", data=DataSplits(questions, questions, "twelve"))
-    assert order.kind.prompt == "Question: {question} Short Answer:"
+    assert order.kind.ask.template == "Question: {question} Short Answer:"
     assert {example.prompt for example in order.splits.train} == {"Question: What is it? Short Answer:"}

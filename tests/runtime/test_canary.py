@@ -84,7 +84,7 @@ def attached(request: pytest.FixtureRequest) -> AttachedAdapters:
 
 def record(attached: AttachedAdapters, folder: Path, **changes: object) -> Manifest:
     base = attached.base
-    manifest = Manifest("x", "vqa", "", identify(base), True, prompt=base.entry.question_template)
+    manifest = Manifest("x", None, identify(base), True, prompt=base.entry.question_template)
     manifest = dataclasses.replace(manifest, training={"best_step": 0})
     canary = take_canary(attached, folder, manifest)
     return dataclasses.replace(manifest, canary=dataclasses.replace(canary, **changes))  # type: ignore[arg-type]

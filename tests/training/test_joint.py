@@ -10,10 +10,11 @@ from torch import Tensor
 
 from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.data.scene_examples import scene_caption_splits, scene_question_splits
+from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.errors import TrainingError
 from lorax_vlm.models.families.vilt import ViltFamily, plan_labels
 from lorax_vlm.models.loading import LoadedModel, load_model
+from lorax_vlm.skills import answer, caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer
@@ -32,9 +33,9 @@ def weights(result: TrainingResult) -> dict[str, Tensor]:
 def make_plans(base: LoadedModel) -> list[AdapterPlan]:
     """Ranks, sites, data, rates, batch sizes, accumulation, clipping and length all differ."""
     if base.entry.captions:
-        first, second = scene_caption_splits("detailed", 10, 6), scene_caption_splits("concise", 9, 5)
+        first, second = skill_splits(caption("detailed"), 10, 6), skill_splits(caption("concise"), 9, 5)
     else:
-        first, second = scene_question_splits("counting", 10, 6), scene_question_splits("reasoning", 9, 5)
+        first, second = skill_splits(answer("counting"), 10, 6), skill_splits(answer("reasoning"), 9, 5)
     prompt = base.entry.caption_prompt if base.entry.captions else base.entry.question_template
     plans = [
         AdapterPlan("one", Recipe("one", 4, ("lm-qv",)), first.with_prompt(prompt), QUICK),
@@ -175,7 +176,7 @@ def test_no_better_than_the_beginning_ends_as_the_beginning(mini: LoadedModel, t
 
 def test_every_image_is_encoded_once_for_all_adapters(mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:
     prompt = mini.entry.caption_prompt
-    data = [scene_caption_splits(style, 8, 4).with_prompt(prompt) for style in ("detailed", "concise", "creative")]
+    data = [skill_splits(caption(style), 8, 4).with_prompt(prompt) for style in ("detailed", "concise", "creative")]
     recipe = Recipe("one", 4, ("lm-qv",))
     plans = [AdapterPlan(f"style{index}", recipe, splits, QUICK) for index, splits in enumerate(data)]
     seen: list[int] = []

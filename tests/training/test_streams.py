@@ -17,10 +17,11 @@ from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import Problem
-from lorax_vlm.data.scene_examples import scene_caption_splits
+from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.errors import DataError, PathError
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.skills import caption
 from lorax_vlm.training.batches import ExampleStream
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
@@ -44,7 +45,7 @@ class Rows:
 
 @pytest.fixture(scope="module")
 def splits() -> DataSplits:
-    return scene_caption_splits("concise", 11, 6)
+    return skill_splits(caption("concise"), 11, 6)
 
 
 def streamed(splits: DataSplits) -> DataSplits:

@@ -18,10 +18,11 @@ from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.scene_examples import scene_caption_splits
+from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.errors import ExampleError, NonFiniteLoss, NothingToResume, TrainingError
 from lorax_vlm.models.families.base import target_loss
 from lorax_vlm.models.loading import LoadedModel, load_model
+from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.runs import REJECTED_FOLDER, is_complete
 from lorax_vlm.training.trainer import (
@@ -39,7 +40,7 @@ QUICK = TrainConfig(max_steps=6, batch_size=4, learning_rate=5e-3, eval_every=3,
 
 @pytest.fixture(scope="module")
 def splits() -> DataSplits:
-    return scene_caption_splits("concise", 24, 8)
+    return skill_splits(caption("concise"), 24, 8)
 
 
 def run(mini: LoadedModel, splits: DataSplits, folder: Path, config: TrainConfig = QUICK, **options):
@@ -112,7 +113,7 @@ def _batch(mini: LoadedModel, splits: DataSplits, rows: slice = slice(0, 8)):
 
 def test_accumulated_steps_equal_one_large_batch(mini: LoadedModel, tmp_path: Path) -> None:
     """Rows differ in length, so averaging the means of the parts would not give the same."""
-    splits = scene_caption_splits("detailed", 16, 4)
+    splits = skill_splits(caption("detailed"), 16, 4)
     whole = TrainConfig(max_steps=3, batch_size=8, gradient_accumulation=1, eval_every=3, patience=None)
     parts = TrainConfig(max_steps=3, batch_size=2, gradient_accumulation=4, eval_every=3, patience=None)
     one = run(mini, splits, tmp_path / "one", whole)
@@ -205,7 +206,7 @@ def test_early_stopping_keeps_the_best(mini: LoadedModel, splits, tmp_path: Path
 def test_a_rate_at_which_nothing_is_learnt_leaves_the_base_as_it_is(mini: LoadedModel, tmp_path: Path) -> None:
     """What was trained is kept beside the run, under another name."""
     absurd = TrainConfig(max_steps=4, batch_size=4, learning_rate=1e4, eval_every=2, patience=None)
-    result = run(mini, scene_caption_splits("plain", 24, 8), tmp_path / "run", absurd)
+    result = run(mini, skill_splits(caption("plain"), 24, 8), tmp_path / "run", absurd)
     assert (result.best_step, result.best_validation_loss) == (0, result.first_validation_loss)
     assert all(row["eval_loss"] > result.first_validation_loss for row in result.history if row.get("eval_loss"))
     assert read_adapter_files(result.folder, "a").changes_nothing

@@ -264,11 +264,14 @@ def grow_head(head: nn.Sequential, labels: Sequence[str]) -> AnswerHead:
         head: As for ``resize_head``.
         labels: The head's own answers in their order, then new ones.
     """
-    grown, last = resize_head(head, labels), head[-1]
+    grown = resize_head(head, labels)
+    last, new = head[-1], grown[-1]
+    assert isinstance(last, nn.Linear)
+    assert isinstance(new, nn.Linear)
     known = last.out_features
     with torch.no_grad():
-        grown[-1].weight.zero_()
-        grown[-1].weight[:known] = last.weight
-        grown[-1].bias.fill_(last.bias.mean())
-        grown[-1].bias[:known] = last.bias
+        new.weight.zero_()
+        new.weight[:known] = last.weight
+        new.bias.fill_(last.bias.mean())
+        new.bias[:known] = last.bias
     return grown
