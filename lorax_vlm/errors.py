@@ -1,4 +1,4 @@
-"""Every error LoRAX raises on purpose, and its wording.
+"""Every error LoRAX raises on purpose, and its wording. No torch.
 
 LoraxError
 ├── UsageError                 a call or command cannot be carried out as it was asked (also ValueError)

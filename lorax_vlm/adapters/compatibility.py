@@ -15,6 +15,8 @@ L5  it cannot be moved at all
 
 Unknown is never taken for yes: without fingerprints there is no level, and an adapter is "unverified" at best. It is
 "exact" on a base only if all that may change an answer is named by both and equal.
+
+No torch.
 """
 
 import json

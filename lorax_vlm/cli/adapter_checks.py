@@ -1,4 +1,4 @@
-"""``lorax-vlm adapters``: does it belong to that base? what is in it? No torch, unless the base is asked."""
+"""``lorax-vlm adapters``: does it belong to that base? what is in it? No torch, unless the base is asked. No torch."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``lorax-vlm adapters``: what is in the store. No torch, except for ``import``, which needs the base."""
+"""``lorax-vlm adapters``: what is in the store. No torch, except for ``import``, which needs the base. No torch."""
 
 import datetime
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""``lorax-vlm caption``."""
+"""``lorax-vlm caption``. No torch."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""``lorax-vlm doctor``: what this machine would do, and what a training batch really teaches."""
+"""``lorax-vlm doctor``: what this machine would do, and what a training batch really teaches. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace

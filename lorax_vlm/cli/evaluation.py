@@ -1,4 +1,4 @@
-"""``lorax-vlm evaluate``."""
+"""``lorax-vlm evaluate``. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""``lorax-vlm exchange``: move adapters between bases, merge and fold them."""
+"""``lorax-vlm exchange``: move adapters between bases, merge and fold them. No torch."""
 
 from functools import partial
 from pathlib import Path

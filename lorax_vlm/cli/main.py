@@ -1,4 +1,7 @@
-"""The ``lorax-vlm`` command. Each command's file is beside this one; torch is imported by those that need it."""
+"""The ``lorax-vlm`` command. Each command's file is beside this one; torch is imported by those that need it.
+
+No torch.
+"""
 
 import atexit
 import logging

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share. No torch."""
 
 import sys
 from collections.abc import Iterator

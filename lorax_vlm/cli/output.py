@@ -1,4 +1,4 @@
-"""How the command line prints: tables for people, columns for pipes, JSON for programs.
+"""How the command line prints: tables for people, columns for pipes, JSON for programs. No torch.
 
 What other people wrote (captions, questions, names, records) is text and nothing else: never markup, never an emoji
 code, and control characters are written out.

@@ -1,4 +1,4 @@
-"""``lorax-vlm ask`` and ``lorax-vlm benchmark``."""
+"""``lorax-vlm ask`` and ``lorax-vlm benchmark``. No torch."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any

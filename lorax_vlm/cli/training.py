@@ -1,4 +1,4 @@
-"""``lorax-vlm train``."""
+"""``lorax-vlm train``. No torch."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Training examples, whatever they come from: an image, an optional prompt, and the text to learn."""
+"""Training examples, whatever they come from: an image, an optional prompt, and the text to learn. No torch."""
 
 import hashlib
 import json

@@ -3,6 +3,8 @@
 The check reads and decodes with the very functions that the run uses, so what passes it can be trained on. Each file
 is read once for both, and what was found is remembered as long as the process lives: a run after ``doctor`` decodes
 nothing twice. Pictures are let go as soon as they have been looked at.
+
+No torch.
 """
 
 import functools

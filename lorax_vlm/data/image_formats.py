@@ -1,4 +1,4 @@
-"""Which format a file has, and how it is decoded without asking for more than it may.
+"""Which format a file has, and how it is decoded without asking for more than it may. No torch.
 
 Every opener looks at the structure first and hands the decoder the first picture alone. None goes through
 ``Image.open``, which measures pictures by a setting of the whole process.

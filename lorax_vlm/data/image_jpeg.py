@@ -1,4 +1,4 @@
-"""JPEG: what a file asks of the decoder, known before it is decoded.
+"""JPEG: what a file asks of the decoder, known before it is decoded. No torch.
 
 The decoder gets the picture alone. Metadata are cut out, because reading them is where small files cost much: EXIF
 whose entries all point at the same bytes, previews, further pictures behind the first.

@@ -1,4 +1,4 @@
-"""Decoded pictures of every mode to RGB, strip by strip: a picture and its copy never fill memory together.
+"""Decoded pictures of every mode to RGB, strip by strip: a picture and its copy never fill memory together. No torch.
 
 "Right" means: transparent parts over white instead of whatever colour hides beneath them, and more than 8 bits as they
 look. The libraries' own conversions do neither.

@@ -1,4 +1,4 @@
-"""PNG: the decoder gets the picture alone, and a picture too large for memory in strips.
+"""PNG: the decoder gets the picture alone, and a picture too large for memory in strips. No torch.
 
 Left out are texts, profiles and animations: what they unpack to, and how many there are, is their writer's choice.
 """

@@ -1,4 +1,4 @@
-"""TIFF: the decoder gets the first picture's own entries, and nothing that a directory may say besides.
+"""TIFF: the decoder gets the first picture's own entries, and nothing that a directory may say besides. No torch.
 
 Entries of a directory may all point at the same bytes, name further directories, or ask for tiles of any size, so
 what is not needed for the picture is left out, and what is needed is measured.

@@ -1,4 +1,4 @@
-"""Any image a user may hold becomes a right RGB picture, or an error that names it.
+"""Any image a user may hold becomes a right RGB picture, or an error that names it. No torch.
 
 "Right" means: turned as its EXIF says, transparent parts over white instead of whatever colour hides beneath them, 10,
 12 or 16 bits as they look instead of cut off. Files and addresses may be anybody's: what they may cost is limited, only

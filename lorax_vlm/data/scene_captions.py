@@ -1,4 +1,4 @@
-"""The caption styles of the scene world, and the judge that reads a caption back.
+"""The caption styles of the scene world, and the judge that reads a caption back. No torch.
 
 Writing and judging are separate on purpose: ``write_caption`` composes a sentence from the objects, ``score_caption``
 parses *any* text and compares what it claims with the objects. A caption is judged twice: on its form (``in_style``)

@@ -1,4 +1,4 @@
-"""Drawing of scenes: the same objects never give the same pixels twice.
+"""Drawing of scenes: the same objects never give the same pixels twice. No torch.
 
 Position, radius, rotation, colour, background tint, a light gradient and grain all vary with the scene's own seed.
 """

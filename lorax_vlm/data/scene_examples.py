@@ -1,4 +1,4 @@
-"""Drawn scenes as training examples: captions of a style, questions of a type."""
+"""Drawn scenes as training examples: captions of a style, questions of a type. No torch."""
 
 import random
 from functools import partial

@@ -1,4 +1,4 @@
-"""The questions of the scene world, with their true answers.
+"""The questions of the scene world, with their true answers. No torch.
 
 ``color``, ``shape``, ``existence`` and ``place`` are the base's own skills. ``counting``, ``reasoning`` and
 ``classification`` are left for adapters: no miniature is trained on them.

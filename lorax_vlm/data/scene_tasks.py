@@ -1,6 +1,8 @@
 """Which drawn scenes teach a skill, and which are left to measure it: the only door from skills to the scene world.
 
 An instruction takes the place of a question, so every base puts its own prompt around it.
+
+No torch.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""The vocabulary of the scene world: what an object can be, and the words for it.
+"""The vocabulary of the scene world: what an object can be, and the words for it. No torch.
 
 Knows nothing about pictures or sentences. Captions, questions and drawing all read these tables, so a new
 colour or shape is one row here.

@@ -6,6 +6,8 @@ no split can contain a scene of another.
 >>> scene = make_scene(3)
 >>> scene.caption("plain") == scene.caption("plain")
 True
+
+No torch.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Measuring captions: against scenes whose truth is known, and against reference captions."""
+"""Measuring captions: against scenes whose truth is known, and against reference captions. No torch."""
 
 import importlib.util
 import math

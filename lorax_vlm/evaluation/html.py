@@ -1,4 +1,7 @@
-"""One self-contained HTML page of a VQA evaluation: table, plot, what the image contributes, examples, all errors."""
+"""One self-contained HTML page of a VQA evaluation: table, plot, what the image contributes, examples, all errors.
+
+No torch.
+"""
 
 import base64
 import io

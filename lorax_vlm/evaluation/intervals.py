@@ -9,6 +9,8 @@ next to nothing. Where several questions are about one image the images are rewe
 No weights are drawn: the share of weightings below a value is the distribution function, at zero, of a sum of gamma
 variables, taken from its saddlepoint approximation (Barndorff-Nielsen, 1986). So there is no seed, and neither time nor
 memory grow with more than the number of examples.
+
+No torch.
 """
 
 import math

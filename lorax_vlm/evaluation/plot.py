@@ -1,4 +1,7 @@
-"""Bars of accuracy with intervals, and what every picture with foreign texts needs: they are drawn as written."""
+"""Bars of accuracy with intervals, and what every picture with foreign texts needs: they are drawn as written.
+
+No torch.
+"""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""What was measured how: part of every report, because only figures of one protocol can be compared."""
+"""What was measured how: part of every report, because only figures of one protocol can be compared. No torch."""
 
 from typing import Any
 

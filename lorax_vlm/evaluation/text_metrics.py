@@ -1,4 +1,4 @@
-"""CIDEr, BLEU and ROUGE-L of captions, by the scorers of the COCO caption evaluation (``pycocoevalcap``).
+"""CIDEr, BLEU and ROUGE-L of captions, by the scorers of the COCO caption evaluation (``pycocoevalcap``). No torch.
 
 The published figures tokenise with Stanford's PTB tokenizer, which needs Java. Here a plain rule takes its place, which
 drops the same punctuation but does not split words such as "don't"; compare only figures with the same tokenizer.

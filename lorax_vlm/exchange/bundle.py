@@ -2,6 +2,8 @@
 
 A bundle is a zip archive without compression, directories or anything but the adapter's own files, so that nothing can
 grow, point elsewhere or hide in it. The same adapter gives the same bytes.
+
+No torch.
 """
 
 import hashlib

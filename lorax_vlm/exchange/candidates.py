@@ -1,4 +1,4 @@
-"""Updates to try on a target base without training anything, and the controls they must beat."""
+"""Updates to try on a target base without training anything, and the controls they must beat. No torch."""
 
 from collections.abc import Sequence
 

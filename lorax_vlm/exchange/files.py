@@ -1,4 +1,4 @@
-"""Writing adapters as plain PEFT directories from nothing but their updates."""
+"""Writing adapters as plain PEFT directories from nothing but their updates. No torch."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: which adapters belong where, and what moving some of them did."""
+"""One self-contained HTML page: which adapters belong where, and what moving some of them did. No torch."""
 
 import base64
 from collections.abc import Sequence

@@ -3,6 +3,8 @@
 Every component that the adapter changes is moved in its own way. Nothing is ever called transferred that carries no
 weights derived from the source: a part that cannot be moved is dropped with its share of the update, or the whole is
 refused.
+
+No torch.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Adapters to and from elsewhere: the Hugging Face Hub, cloud storage and folders by fsspec, plain https.
+"""Adapters to and from elsewhere: the Hugging Face Hub, cloud storage and folders by fsspec, plain https. No torch.
 
     hf://owner/name            hf://owner/name@3f2a...      a repository, perhaps at a commit
     s3://bucket/a.lorax        gs://  az://  file://        a bundle, by fsspec

@@ -1,6 +1,8 @@
 """Signatures by OpenSSF's ``model-signing``: a checksum finds damage, a signature by a key you trust finds an attacker.
 
 A valid signature by an unknown key proves nothing, so verifying always takes the public key that is expected.
+
+No torch.
 """
 
 import stat

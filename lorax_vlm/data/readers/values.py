@@ -1,4 +1,7 @@
-"""What stands in one cell of somebody's table, as the text that is meant; anything else is refused, not guessed at."""
+"""What stands in one cell of somebody's table, as the text that is meant; anything else is refused, not guessed at.
+
+No torch.
+"""
 
 import math
 from collections.abc import Sequence
