@@ -51,7 +51,9 @@ from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import HOME_VARIABLE
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import MINI_CONFIG, MINI_VQA_CONFIGS, TrainConfig
-from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, fit_to_labels
+from lorax_vlm.workshop.fitting import fit_to_labels
+from lorax_vlm.workshop.making import AdapterWorkshop
+from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder
 
 RELATIVE = Path("build") / "blip2-opt-mini-coco"
 TEST, DEVELOPMENT, UNLABELLED, UNSEEN_FROM = 400, 200, 2000, 20_000

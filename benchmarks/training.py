@@ -34,7 +34,7 @@ from lorax_vlm.skills import caption
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.joint_trainer import AdapterPlan
+from lorax_vlm.training.students import AdapterPlan
 
 STYLES = ("detailed", "concise", "creative")
 EPOCHS = 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuzz.harness import Fuzzer, main
 from lorax_vlm.errors import RemoteError
-from lorax_vlm.fetching import Private, Rules, fetch_bytes
+from lorax_vlm.fetching.client import Private, Rules, fetch_bytes
 
 _MAX_BYTES = 20_000
 _JUNK = (

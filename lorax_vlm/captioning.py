@@ -10,7 +10,8 @@ from typing import Any
 from lorax_vlm import asking
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.examples import Choice, DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_captions import STYLES, require_style
@@ -27,6 +28,7 @@ from lorax_vlm.evaluation.captions import (
 )
 from lorax_vlm.evaluation.opening import readable, sources_in_turn
 from lorax_vlm.evaluation.reference_loss import reference_loss
+from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.measuring import side_effects, unseen_examples
@@ -39,8 +41,9 @@ from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
-from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, ReferenceReport, require_texts, require_whole
-from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, by_name, training_examples
+from lorax_vlm.types import Caption, GenerationSettings, require_texts, require_whole
+from lorax_vlm.workshop.making import AdapterWorkshop
+from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, by_name, training_examples
 
 BASE = "base"
 
@@ -286,8 +289,6 @@ class BLIP2CaptioningSystem:
         """
         self._library.remove(name)
 
-    # --- captions ---------------------------------------------------------------------------------------------------
-
     def caption_image(self, image: ImageSource, adapter: str | None = None, **decoding: Any) -> Caption:
         """Caption one image, by the plain base or by an adapter.
 
@@ -369,8 +370,6 @@ class BLIP2CaptioningSystem:
 
     def _settings(self, adapter: str | None) -> GenerationSettings:
         return asking.ask_of(self.base.entry, self._asked(adapter), question=False).settings
-
-    # --- figures ----------------------------------------------------------------------------------------------------
 
     def evaluate_adapter(
         self,

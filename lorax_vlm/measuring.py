@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from lorax_vlm.adapters.seen import read_seen
-from lorax_vlm.adapters.store import StoredAdapter
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions, ask_of
-from lorax_vlm.data.examples import DataSplits, Example, require_examples
+from lorax_vlm.data.asked import require_examples
+from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scene_tasks import kinds_taught
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import LoraxError

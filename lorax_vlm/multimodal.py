@@ -5,14 +5,17 @@ from pathlib import Path
 
 from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions, ask_for, ask_of
-from lorax_vlm.data.examples import DataSplits, Example, require_examples
+from lorax_vlm.data.asked import require_examples
+from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_tasks import require_exchange_task, skill_examples, skill_splits
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import LoraxError, PromptError, UsageError
 from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
+from lorax_vlm.evaluation.reports import TaskReport
 from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked
 from lorax_vlm.exchange.matrix import CompatibilityMatrix, build_matrix
 from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters
@@ -35,8 +38,9 @@ from lorax_vlm.settings import runs_dir
 from lorax_vlm.skills import Skill, answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
-from lorax_vlm.types import ModelText, TaskReport, require_text, require_texts
-from lorax_vlm.workshop import AdapterKind, AdapterWorkshop
+from lorax_vlm.types import ModelText, require_text, require_texts
+from lorax_vlm.workshop.making import AdapterWorkshop
+from lorax_vlm.workshop.orders import AdapterKind
 
 
 class MultiModalLoRAExchange:
@@ -88,8 +92,6 @@ class MultiModalLoRAExchange:
             quantize=quantize,
         )
 
-    # --- models -----------------------------------------------------------------------------------------------------
-
     def entry(self, model: str) -> CatalogEntry:
         """The checkpoint behind a key, a catalogue name, a hub id or a folder.
 
@@ -120,8 +122,6 @@ class MultiModalLoRAExchange:
                 "lorax-vlm adapters import FOLDER --model MODEL"
             )
         return self._shelf.library_of(base.name)
-
-    # --- adapters ---------------------------------------------------------------------------------------------------
 
     def create_adapter(
         self,
@@ -250,8 +250,6 @@ class MultiModalLoRAExchange:
         """
         self.store.remove(key)
 
-    # --- use --------------------------------------------------------------------------------------------------------
-
     def generate_with_adapter(
         self, key: str, image: ImageSource, text: str = "", *, compare: bool = False, **decoding: object
     ) -> ModelText | dict[str, ModelText]:
@@ -325,8 +323,6 @@ class MultiModalLoRAExchange:
             after=mean_interval(scores[1], units),
             gain=paired_difference(scores[0], scores[1], units),
         )
-
-    # --- between models ---------------------------------------------------------------------------------------------
 
     def check_adapter(self, key: str, model: str) -> CompatibilityReport:
         """Whether an adapter belongs to a base, and how far away it is if not; nothing is loaded."""

@@ -9,14 +9,17 @@ from typing import Any
 from lorax_vlm import asking
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
-from lorax_vlm.data.examples import DataSplits, Example, asked_examples
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.data.asked import asked_examples
+from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.data.scene_examples import GENERAL, require_task
 from lorax_vlm.data.scene_tasks import skill_examples, skill_splits
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import evaluate_questions
+from lorax_vlm.evaluation.reports import BenchmarkRow, VQAReport
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.measuring import shown_names, side_effects, unseen_examples
@@ -29,8 +32,9 @@ from lorax_vlm.runtime.shelf import BaseShelf
 from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_config, question_defaults
-from lorax_vlm.types import Answer, BenchmarkRow, VQAReport, require_texts, require_texts_by_name, require_whole
-from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop, by_name, training_examples
+from lorax_vlm.types import Answer, require_texts, require_texts_by_name, require_whole
+from lorax_vlm.workshop.making import AdapterWorkshop
+from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, by_name, training_examples
 
 
 class VQASystem:
@@ -300,8 +304,6 @@ class VQASystem:
         good = self._shelf.library(model).list() if model else self.store.list()[0]
         return [a for a in good if a.manifest.skill is None or asking.answers_questions(a.manifest)]
 
-    # --- answers ----------------------------------------------------------------------------------------------------
-
     def answer_question(
         self, image: ImageSource, question: str, model: str, adapter: str | None = None, **decoding: Any
     ) -> Answer:
@@ -383,8 +385,6 @@ class VQASystem:
         name = self.stored_name(model, own) if own is not None else None
         attachment = library.find(name)
         return name, attachment.manifest if attachment is not None else None
-
-    # --- figures ----------------------------------------------------------------------------------------------------
 
     def test_questions(self, task: str, count: int = 500) -> list[Example]:
         """Held-out questions of the scene world, one per scene."""

@@ -26,11 +26,11 @@ from lorax_vlm.errors import (
     UntrainedAdapter,
     UsageError,
 )
+from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.trainer import write_untrained_adapter
-from lorax_vlm.types import CaptionReport, ReferenceReport
+from lorax_vlm.training.copies import write_untrained_adapter
 from tests.adapters_for_tests import EVERYWHERE, write_manifest, write_random_adapter
 
 QUICK = TrainConfig(max_steps=4, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)

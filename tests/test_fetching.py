@@ -12,7 +12,8 @@ import pytest
 import trustme
 
 from lorax_vlm.errors import InterruptedTransfer, RemoteError
-from lorax_vlm.fetching import Private, Rules, fetch_bytes, is_public, system_addresses
+from lorax_vlm.fetching.addresses import is_public, system_addresses
+from lorax_vlm.fetching.client import Private, Rules, fetch_bytes
 from tests.servers import redirect, response, serve_raw, tls_for
 
 OPEN = Rules(timeout_s=5.0, private=Private.ALLOWED)
@@ -220,7 +221,7 @@ def test_the_next_address_is_tried() -> None:
 @pytest.fixture
 def public(monkeypatch: pytest.MonkeyPatch) -> str:
     """A loopback address that counts as public."""
-    monkeypatch.setattr("lorax_vlm.fetching.is_public", lambda address: address == "127.0.0.2")
+    monkeypatch.setattr("lorax_vlm.fetching.client.is_public", lambda address: address == "127.0.0.2")
     return "127.0.0.2"
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.captioning import BLIP2CaptioningSystem
-from lorax_vlm.data.examples import DataSplits, Example, asked_examples
+from lorax_vlm.data.asked import asked_examples
+from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.errors import AdapterNotFound, DataError, LoraxError, PathError, UsageError

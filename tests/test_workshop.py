@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from lorax_vlm import workshop
 from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
 from lorax_vlm.captioning import BLIP2CaptioningSystem
@@ -22,7 +21,8 @@ from lorax_vlm.training.joint_trainer import JointTrainer
 from lorax_vlm.training.runs import held_run
 from lorax_vlm.types import GenerationSettings
 from lorax_vlm.vqa import VQASystem
-from lorax_vlm.workshop import LEFT_OUT_FILE
+from lorax_vlm.workshop import making
+from lorax_vlm.workshop.making import LEFT_OUT_FILE
 
 QUICK = TrainConfig(max_steps=2, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
 OPTIONS: dict[str, Any] = {"config": QUICK, "progress": False}
@@ -122,7 +122,7 @@ def test_a_store_that_cannot_be_written_is_found_before_any_work(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for work in ("train_adapter", "train_adapters", "write_untrained_adapter"):
-        monkeypatch.setattr(workshop, work, lambda *_, **__: pytest.fail("it was worked on"))
+        monkeypatch.setattr(making, work, lambda *_, **__: pytest.fail("it was worked on"))
     (tmp_path / "file").write_text("")
     system = VQASystem("mini", store=tmp_path / "file" / "store")
     splits = skill_splits(answer("color"), 8, 4)

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TypeVar
@@ -31,6 +30,7 @@ from lorax_vlm.adapters.names import DEMO_TAG, NameRecord, Version, require_adap
 from lorax_vlm.adapters.objects import ObjectFolders
 from lorax_vlm.adapters.records import NameRecords
 from lorax_vlm.adapters.regular_files import read_regular
+from lorax_vlm.adapters.stored import BrokenAdapter, StoredAdapter
 from lorax_vlm.adapters.upkeep import VerifyReport, abandoned, check_versions, unused
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter, LoraxError
 from lorax_vlm.settings import store_dir
@@ -42,43 +42,6 @@ _SCRATCH_PREFIX = ".writing-"
 _TRIES = 3
 """An equal version that was removed and added again while it was read looks damaged once."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class StoredAdapter:
-    """One readable adapter of a store."""
-
-    name: str
-    version: int
-    folder: Path
-    """A plain PEFT directory."""
-    manifest: Manifest
-    tags: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-    """Those of this version."""
-
-    @property
-    def reference(self) -> str:
-        """``name@version``: it means this very adapter, whatever version comes into use."""
-        return f"{self.name}@{self.version}"
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of its ``exchange.json`` as it is stored; it names all other files by theirs."""
-        return self.folder.name
-
-    @property
-    def signed(self) -> bool:
-        """Whether a signature lies beside it; by whom, only verifying tells."""
-        return (self.folder / SIGNATURE_FILE).is_file()
-
-
-@dataclass(frozen=True)
-class BrokenAdapter:
-    """An entry that cannot be read, with the reason; it never hides the others."""
-
-    name: str
-    error: LoraxError
 
 
 class AdapterStore:

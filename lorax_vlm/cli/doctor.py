@@ -156,7 +156,7 @@ def _look(
     from lorax_vlm.training.inspection import FEWEST_EXAMPLES
     from lorax_vlm.training.probe import probe_image_path
     from lorax_vlm.vqa import VQASystem
-    from lorax_vlm.workshop import AdapterWorkshop
+    from lorax_vlm.workshop.making import AdapterWorkshop
 
     answering, notes = VQASystem(**system), []
     questions = splits is not None and not style and splits.kind == "questions"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions, require_captions
 from lorax_vlm.cli.checks import require_stored
 from lorax_vlm.cli.options import (
@@ -39,9 +40,10 @@ from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scene_tasks import kinds_taught
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import style_on_scenes
+from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.paths import require_new_file
-from lorax_vlm.types import CaptionReport, Interval, ReferenceReport
+from lorax_vlm.types import Interval
 
 if TYPE_CHECKING:
     from lorax_vlm.data.examples import DataSplits, Example
@@ -304,7 +306,7 @@ def _evaluate_questions(order: _Order) -> None:
 
 def _evaluate_captions(order: _Order, title: str) -> None:
     from lorax_vlm.captioning import BLIP2CaptioningSystem
-    from lorax_vlm.workshop import require_fitting
+    from lorax_vlm.workshop.fitting import require_fitting
 
     system = BLIP2CaptioningSystem(order.model, **order.system)
     if order.splits is not None:  # a reference that does not fit has no loss

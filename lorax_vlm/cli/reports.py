@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lorax_vlm.cli.output import percent, print_table, say
+from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport, VQAReport
 from lorax_vlm.evaluation.summary import (
     difference_text,
     image_line,
@@ -11,7 +12,7 @@ from lorax_vlm.evaluation.summary import (
     name_of,
     table_rows,
 )
-from lorax_vlm.types import CaptionReport, Interval, ReferenceReport, VQAReport
+from lorax_vlm.types import Interval
 
 
 def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title: str) -> None:

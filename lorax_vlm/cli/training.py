@@ -39,12 +39,12 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_recipe
 
 if TYPE_CHECKING:
-    from lorax_vlm.adapters.store import StoredAdapter
+    from lorax_vlm.adapters.stored import StoredAdapter
     from lorax_vlm.data.examples import DataSplits
     from lorax_vlm.evaluation.side_effects import SideEffects
     from lorax_vlm.training.probe import ProbeReport
     from lorax_vlm.vqa import VQASystem
-    from lorax_vlm.workshop import AdapterOrder
+    from lorax_vlm.workshop.orders import AdapterOrder
 
 _STYLE_RECIPE = "medium"
 

@@ -30,7 +30,7 @@ from lorax_vlm.data.image_pixels import (
     whole,
 )
 from lorax_vlm.errors import ImageError, RemoteError
-from lorax_vlm.fetching import Private, Rules, fetch_bytes
+from lorax_vlm.fetching.client import Private, Rules, fetch_bytes
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -10,9 +10,10 @@ from lorax_vlm.data.scenes import Scene, score_caption
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
 from lorax_vlm.evaluation.protocol import describe_protocol
+from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics, metric_problems
 from lorax_vlm.foreign import quoted
-from lorax_vlm.types import Caption, CaptionReport, GenerationSettings, Interval, ReferenceReport
+from lorax_vlm.types import Caption, GenerationSettings, Interval
 
 _SHOWN_FAILURES = 8
 FEWEST_FOR_CIDER = 10

@@ -12,7 +12,7 @@ from lorax_vlm.adapters.seen import SeenImages
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_examples import is_drawn
 from lorax_vlm.errors import LoraxError, UsageError
-from lorax_vlm.types import SeenShare
+from lorax_vlm.evaluation.reports import SeenShare
 
 KNOWN_BY = "images_known_by"
 """Fact of a manifest's training: by what its images are known, a list of ``Identity``; without it any."""

@@ -25,7 +25,8 @@ from lorax_vlm.adapters.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileR
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.portable import portable
 from lorax_vlm.adapters.regular_files import blocks_of, open_regular, read_regular
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterExists, DamagedAdapter, PathError
 from lorax_vlm.exchange.archive import read_archive, write_archive
 

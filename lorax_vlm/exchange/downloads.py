@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from lorax_vlm.errors import InterruptedTransfer, LoraxError, PathError, RemoteError
-from lorax_vlm.fetching import Answer, Private, Resolve, Rules, opened
+from lorax_vlm.fetching.client import Answer, Private, Resolve, Rules, opened
 from lorax_vlm.foreign import parse_json
 from lorax_vlm.settings import downloads_dir
 

@@ -22,7 +22,8 @@ from lorax_vlm.adapters.files import AdapterBytes
 from lorax_vlm.adapters.manifest import Manifest, Parent
 from lorax_vlm.adapters.peft_config import MAX_RANK
 from lorax_vlm.adapters.seen import join_seen
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import IncompatibleAdapter, UsageError
 from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, identities_of
 from lorax_vlm.exchange.files import write_updates

@@ -20,7 +20,8 @@ from lorax_vlm.adapters.incoming import copy_version
 from lorax_vlm.adapters.integrity import LIMITS, hash_file
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
 from lorax_vlm.adapters.regular_files import blocks_of
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import DamagedAdapter, LoraxError, RemoteError, shown_address
 from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked, warn_of_places
 from lorax_vlm.exchange.card import write_card

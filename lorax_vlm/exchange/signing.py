@@ -12,7 +12,8 @@ from typing import Any
 
 from lorax_vlm.adapters.integrity import MAX_SIGNATURE_BYTES, SIGNATURE_FILE, require_intact
 from lorax_vlm.adapters.regular_files import read_regular
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import LoraxError, MissingExtra, SignatureRefused
 
 _PACKAGES = ("model_signing", "OpenSSL")

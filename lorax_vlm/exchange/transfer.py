@@ -20,22 +20,23 @@ from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.manifest import Manifest, Measurement, Parent
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, join_seen
-from lorax_vlm.adapters.store import StoredAdapter
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import Ask, answers_questions, ask_of, ask_on
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, Identity, identities, identities_of
+from lorax_vlm.exchange.bench import Bench, Candidate
 from lorax_vlm.exchange.candidates import copies, random_like
-from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import Cost, Scored, TransferReport
 from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson
-from lorax_vlm.exchange.transfer_data import Judge, TransferData, judge_by_target, require_enough, score_texts
+from lorax_vlm.exchange.transfer_data import TransferData, judge_by_target, require_enough, score_texts
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.types import ENOUGH, GenerationSettings, Interval
-from lorax_vlm.workshop import AdapterWorkshop, fit_to_labels
+from lorax_vlm.types import ENOUGH, Interval
+from lorax_vlm.workshop.fitting import fit_to_labels
+from lorax_vlm.workshop.making import AdapterWorkshop
 
 QUICK_SHARE = 0.25
 """Share of the target's usual steps that distillation takes by default."""
@@ -68,7 +69,7 @@ class PreparedTransfer:
     target: AdapterLibrary
     stored: StoredAdapter
     """The source."""
-    chosen: "_Candidate"
+    chosen: "Candidate"
     ask: Ask
     """How it was asked on the target."""
     load: Callable[[AdapterLibrary], object]
@@ -164,7 +165,7 @@ def prepared_transfer(
     judge = data.judge if asked.measured_by == "labels" else judge_by_target
     with own_folder(options.run_dir) as scratch:
         ask = ask_on(target.entry, source.entry, stored.manifest)
-        bench = _Bench(target, ask, asked.development, judge, scratch)
+        bench = Bench(target, ask, asked.development, judge, scratch)
         report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
         seen, partly = _seen_by(chosen, adapter, stored.manifest, data)
         known_by = identities_of(stored.manifest) | identities(data.unlabelled)
@@ -180,16 +181,6 @@ class _Asked:
     measured_by: str
     source: Scored | None
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    scored: Scored
-    folder: Path
-    labels: tuple[str, ...] = ()
-    steps: int = 0
-    training_s: float = 0.0
-    coverage: str = ""
 
 
 def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPlan, data: TransferData) -> _Asked:
@@ -209,59 +200,15 @@ def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPla
     return _Asked(lesson, lesson.splits.validation, "agreement", None, time.monotonic() - start)
 
 
-class _Bench:
-    """Asks the target base the development questions, with whatever adapter folder it is given."""
-
-    def __init__(
-        self,
-        library: AdapterLibrary,
-        ask: Ask,
-        examples: Sequence[Example],
-        judge: Judge,
-        run_dir: Path,
-    ) -> None:
-        self.library, self.run_dir, self.ask = library, run_dir, ask
-        self._examples, self._judge = examples, judge
-        self.seconds = 0.0
-
-    def score(self, name: str, folder: Path | None = None, labels: Sequence[str] = ()) -> Scored:
-        """Of the target alone, or with an adapter."""
-        texts = self._ask(self._examples, self.ask.settings, folder, labels)
-        return score_texts(name, self._judge, self._examples, texts)
-
-    def score_others(self, examples: Sequence[Example], folder: Path | None, labels: Sequence[str] = ()) -> Interval:
-        """How right it is about other tasks, asked and decoded as usual for the base."""
-        entry = self.library.entry
-        settings = entry.answer_settings if examples[0].question else entry.caption_settings
-        texts = self._ask(examples, settings, folder, labels)
-        return score_texts("others", judge_by_target, examples, texts).mean
-
-    def _ask(
-        self, examples: Sequence[Example], settings: GenerationSettings, folder: Path | None, labels: Sequence[str]
-    ) -> list[str]:
-        start = time.monotonic()
-        if folder is None:
-            texts = answer(self.library, None, examples, settings)
-        else:
-            with self.library.trial(folder, labels) as trial:
-                texts = answer(self.library, trial, examples, settings, self.ask.template)
-        self.seconds += time.monotonic() - start
-        return texts
-
-    def write(self, name: str, updates: Updates) -> Path:
-        """A folder with some updates."""
-        return write_updates(self.run_dir / name.replace(" ", "-"), updates, self.library.entry.identity)
-
-
 def _transfer(
-    bench: _Bench,
+    bench: Bench,
     asked: _Asked,
     plan: TransferPlan,
     updates: Updates,
     stored: StoredAdapter,
     data: TransferData,
     options: TransferOptions,
-) -> tuple[TransferReport, _Candidate]:
+) -> tuple[TransferReport, Candidate]:
     alone = bench.score("target alone")
     candidates, controls = _take_over(bench, plan, updates)
     if asked.lesson is not None and (plan.needs_images or not _is_good(candidates, alone, asked)):
@@ -304,7 +251,7 @@ def _transfer(
     return report, chosen
 
 
-def _take_over(bench: _Bench, plan: TransferPlan, updates: Updates) -> tuple[list[_Candidate], list[Scored]]:
+def _take_over(bench: Bench, plan: TransferPlan, updates: Updates) -> tuple[list[Candidate], list[Scored]]:
     """What needs no training, and random updates of the same size."""
     if not plan.copied_sites:
         return [], []
@@ -313,16 +260,16 @@ def _take_over(bench: _Bench, plan: TransferPlan, updates: Updates) -> tuple[lis
     candidates = []
     for name, some in copies(updates, plan.copied_sites, same_weights=same).items():
         folder = bench.write(name, some)
-        candidates.append(_Candidate(bench.score(name, folder), folder))
+        candidates.append(Candidate(bench.score(name, folder), folder))
     like = random_like({site: updates[site] for site in plan.copied_sites})
     return candidates, [bench.score("random, same spectrum", bench.write("random", like))]
 
 
-def _best(candidates: Sequence[_Candidate]) -> _Candidate | None:
+def _best(candidates: Sequence[Candidate]) -> Candidate | None:
     return max(candidates, key=lambda candidate: candidate.scored.mean.value, default=None)
 
 
-def _is_good(candidates: Sequence[_Candidate], alone: Scored, asked: _Asked) -> bool:
+def _is_good(candidates: Sequence[Candidate], alone: Scored, asked: _Asked) -> bool:
     """Whether the best candidate has nearly all of what the source gains."""
     best = _best(candidates)
     if best is None or asked.source is None:
@@ -332,8 +279,8 @@ def _is_good(candidates: Sequence[_Candidate], alone: Scored, asked: _Asked) -> 
 
 
 def _distil(
-    bench: _Bench, plan: TransferPlan, lesson: Lesson, start: _Candidate | None, options: TransferOptions
-) -> _Candidate:
+    bench: Bench, plan: TransferPlan, lesson: Lesson, start: Candidate | None, options: TransferOptions
+) -> Candidate:
     """Train the target on the source's answers, beginning with the best candidate."""
     begin = read_updates(read_adapter(start.folder, start.scored.name)) if start is not None else {}
     recipe = Recipe(
@@ -356,7 +303,7 @@ def _distil(
     )
     trained_s = time.monotonic() - began
     scored = bench.score("distilled", result.folder, labels)
-    return _Candidate(scored, result.folder, labels, result.steps, trained_s, coverage)
+    return Candidate(scored, result.folder, labels, result.steps, trained_s, coverage)
 
 
 def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> list[str]:
@@ -370,7 +317,7 @@ def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> li
 
 
 def _seen_by(
-    chosen: _Candidate, source: AdapterBytes, manifest: Manifest, data: TransferData
+    chosen: Candidate, source: AdapterBytes, manifest: Manifest, data: TransferData
 ) -> tuple[SeenImages | None, bool]:
     """The images that a result learnt from: the source's, and those it was distilled with; and whether by others."""
     partly = bool(manifest.training.get(PARTLY))
@@ -429,7 +376,7 @@ def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool)
     return addition
 
 
-def _require_effect(addition: Addition, plan: TransferPlan, chosen: _Candidate) -> None:
+def _require_effect(addition: Addition, plan: TransferPlan, chosen: Candidate) -> None:
     """What is to be stored has the planned sites, none without an effect, and changes what is answered.
 
     Raises:

@@ -21,7 +21,8 @@ from lorax_vlm.adapters.portable import portable
 from lorax_vlm.adapters.prefixed import with_prefix
 from lorax_vlm.adapters.recipe import count_by_component
 from lorax_vlm.adapters.seen import SeenImages, read_seen
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterExists, DamagedAdapter
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.description import BaseDescription

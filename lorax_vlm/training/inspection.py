@@ -15,8 +15,8 @@ from lorax_vlm.errors import UsageError
 from lorax_vlm.models.families.base import Batch, Family
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training.copies import peft_copy
 from lorax_vlm.training.random_state import preserved_random_state
-from lorax_vlm.training.trainer import peft_copy
 from lorax_vlm.types import ImageVerdict
 
 FEWEST_EXAMPLES = 2

@@ -24,21 +24,16 @@ from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.settings import process_rank, sharding_requested
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.checkpointing import checkpoint_layers
+from lorax_vlm.training.copies import lora_config, peft_copy, save_adapter
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.joint_layers import CurrentBlocks, JointLora, route_rows
-from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer, Student
+from lorax_vlm.training.joint_trainer import JointTrainer
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
 from lorax_vlm.training.random_state import preserved_random_state
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, Run, TrainingResult, held_run, prepare_run
 from lorax_vlm.training.stream_notes import keep_notes, recall_notes
-from lorax_vlm.training.trainer import (
-    frozen_image_path,
-    lora_config,
-    make_arguments,
-    peft_copy,
-    run_record,
-    save_adapter,
-)
+from lorax_vlm.training.students import AdapterPlan, Student
+from lorax_vlm.training.trainer import frozen_image_path, make_arguments, run_record
 from lorax_vlm.training.weights import choose_step
 
 

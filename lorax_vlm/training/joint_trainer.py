@@ -6,9 +6,7 @@ See ``joint.py``.
 import contextlib
 import itertools
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
 
-from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.models.families.base import IGNORED_LABEL, Family
+from lorax_vlm.data.examples import Example
+from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.families.packing import pack_rows
 from lorax_vlm.training.batches import make_dataset, make_sampler
-from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint_layers import CurrentBlocks, RowBlocks
+from lorax_vlm.training.students import Student
 from lorax_vlm.training.trainer import AdapterTrainer
 from lorax_vlm.training.weights import put_weights
 
@@ -34,65 +31,6 @@ CPU_PASS_ROWS = 8
 _Part = tuple[str, list[Example]]
 """PEFT's name of an adapter and its next rows."""
 _WEIGHTS, _STATE = "adapters.safetensors", "adapters.json"
-
-
-@dataclass(frozen=True)
-class AdapterPlan:
-    """One adapter of a joint run."""
-
-    name: str
-    recipe: Recipe
-    data: DataSplits
-    config: TrainConfig
-    labels: Sequence[str] = ()
-    """ViLT only: the answers of a head of the adapter's own; those of the checkpoint first."""
-    purpose: Mapping[str, Any] = field(default_factory=dict)
-    """What else must be equal for a run to be continued, such as the prompt."""
-
-
-@dataclass
-class Student:
-    """An adapter while it is trained."""
-
-    plan: AdapterPlan
-    slot: str
-    """PEFT's name for it, which may not contain dots."""
-    family: Family
-    columns: Tensor | None
-    """ViLT: the columns of the union of all labels that this adapter's head answers with."""
-    loss_sum: float = 0.0
-    best_loss: float = math.inf
-    waited: int = 0
-    stopped_at: int | None = None
-    best: dict[str, Tensor] = field(default_factory=dict)
-    """Weights of the best validated step."""
-    beginning: dict[str, Tensor] = field(default_factory=dict)
-    """Weights before the first step."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def learns(self, step: int) -> bool:
-        """Whether it takes part in the step after ``step``."""
-        return self.stopped_at is None and step < self.plan.config.max_steps
-
-    def owns(self, parameter: str) -> bool:
-        """Whether a parameter of the PEFT model is this adapter's."""
-        return f".{self.slot}." in parameter
-
-    def judge(self, loss: float, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Keep the best weights; stop when they have not improved for long."""
-        self.history.append({"step": step, "eval_loss": loss})
-        if loss < self.best_loss:
-            self.best_loss, self.waited = loss, 0
-            self.best = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        else:
-            self.waited += 1
-            patience = self.plan.config.patience
-            if patience is not None and self.waited >= patience:
-                self.stopped_at = step
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the weights."""
-        return {key: getattr(self, key) for key in ("best_loss", "waited", "stopped_at", "history")}
 
 
 class JointTrainer(AdapterTrainer):

@@ -13,11 +13,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -31,19 +29,18 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lorax_vlm.adapters.factors import Update
-from lorax_vlm.adapters.peft_config import HEAD
-from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe, count_by_component, touches_image_path
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.errors import NonFiniteLoss, PathError, TrainingError
+from lorax_vlm.errors import NonFiniteLoss, PathError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.families.base import Family
-from lorax_vlm.models.families.vilt import ViltFamily, grow_head
+from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.settings import process_count
 from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset, make_sampler
 from lorax_vlm.training.checkpointing import checkpoint_layers
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.copies import linear_names, peft_copy, save_adapter
 from lorax_vlm.training.distinct_images import encode_distinct
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.progress import ProgressBar, draw_training_curve
@@ -173,34 +170,6 @@ def find_nonfinite_module(model: nn.Module, inputs: Mapping[str, Any]) -> str | 
         for handle in handles:
             handle.remove()
     return found[0].replace("base_model.model.", "") if found else None
-
-
-def linear_names(model: nn.Module) -> list[str]:
-    """The linear layers of a base, whether or not PEFT's layers are on it."""
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return [name.removesuffix(".base_layer") for name in names if ".lora_" not in name]
-
-
-def lora_config(base: LoadedModel, recipe: Recipe) -> LoraConfig:
-    """PEFT's configuration for a recipe.
-
-    Raises:
-        ValueError: A group of sites matches nothing on this base.
-    """
-    recipe.sites(base.family.name, linear_names(base.model))
-    return LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.effective_alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=recipe.pattern(base.family.name),
-        base_model_name_or_path=str(base.folder),
-    )
-
-
-def write_untrained_adapter(base: LoadedModel, recipe: Recipe, folder: Path, seed: int = 0) -> Path:
-    """Write the PEFT directory of an adapter that is the identity."""
-    with preserved_random_state():
-        return save_adapter(peft_copy(base, recipe, seed), base, folder)
 
 
 def train_adapter(
@@ -387,53 +356,6 @@ def make_arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> Tra
         report_to="none",
         disable_tqdm=True,
     )
-
-
-def peft_copy(
-    base: LoadedModel,
-    recipe: Recipe,
-    seed: int,
-    labels: Sequence[str] = (),
-    slot: str = "default",
-    layers: dict[type[nn.Module], type[nn.Module]] | None = None,
-) -> PeftModel:
-    """A copy of the base with a fresh trainable adapter, and with a head of its own for ``labels``.
-
-    The copy has modules of its own and shares the frozen tensors, so the base stays as it is.
-
-    Raises:
-        TrainingError: PEFT's layers are on the base.
-    """
-    if any(isinstance(module, BaseTunerLayer) for module in base.model.modules()):
-        raise TrainingError(f"Adapters are attached to {base.name}; a new one can only be made on the plain base.")
-    twin = base.plain_copy().model
-    torch.manual_seed(seed)
-    lora, own_head = lora_config(base, recipe), cast(nn.Sequential, getattr(twin, HEAD, None))
-    if labels:
-        lora.modules_to_save = [HEAD]
-    if layers:
-        lora._register_custom_module(layers)
-    peft_model = add_peft_layers(twin, lora, slot)
-    if labels:
-        twin.get_submodule(HEAD).modules_to_save[slot] = grow_head(own_head, labels)
-    return peft_model
-
-
-def save_adapter(peft_model: PeftModel, base: LoadedModel, folder: Path, slot: str = "default") -> Path:
-    """Write one adapter's PEFT directory; returns it.
-
-    Raises:
-        PathError: It cannot be written.
-    """
-    # A name that means the same on every machine, never a path of this one.
-    config = peft_model.peft_config[slot]
-    config.base_model_name_or_path = base.entry.identity
-    config.revision = base.revision
-    try:
-        peft_model.save_pretrained(str(folder), selected_adapters=[slot], save_embedding_layers=False)
-    except (OSError, SafetensorError) as error:
-        raise PathError(str(folder), f"the adapter cannot be written: {error}") from error
-    return folder if slot == "default" else folder / slot
 
 
 def run_record(

@@ -149,7 +149,7 @@ def test_an_interruption_says_how_to_go_on(run, monkeypatch: pytest.MonkeyPatch)
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lorax_vlm.workshop.train_adapter", interrupted)
+    monkeypatch.setattr("lorax_vlm.workshop.making.train_adapter", interrupted)
     assert "--resume" in run("train", "mine", "--style", "plain", "--steps", 2, code=130)
 
 

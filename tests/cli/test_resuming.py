@@ -45,7 +45,7 @@ def killed_after_storing(run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     def call(*words: object) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("lorax_vlm.workshop.discard_run", killed)
+            patch.setattr("lorax_vlm.workshop.making.discard_run", killed)
             run(*words, code=130)
 
     return call

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorax_vlm.data.examples import DataSplits, Example, MappedStream, answered, asked_examples
+from lorax_vlm.data.asked import asked_examples
+from lorax_vlm.data.examples import DataSplits, Example, MappedStream, answered
 from lorax_vlm.data.images import load_image
 from lorax_vlm.data.problems import Problem
 from lorax_vlm.data.scene_examples import draw_scene_image, scene_captions

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from lorax_vlm.evaluation.html import write_vqa_page
-from lorax_vlm.types import AnswerRecord, Interval, VQAReport
+from lorax_vlm.evaluation.reports import AnswerRecord, VQAReport
+from lorax_vlm.types import Interval
 
 SAID = {
     "all right": ("1", "1", "1"),

@@ -25,9 +25,10 @@ from lorax_vlm.evaluation.questions import (
     score_answers,
     shares_by_metric,
 )
+from lorax_vlm.evaluation.reports import VQAReport
 from lorax_vlm.evaluation.summary import metrics_line, missing_line, table_rows
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.types import Answer, GenerationSettings, VQAReport
+from lorax_vlm.types import Answer, GenerationSettings
 from lorax_vlm.vqa import VQASystem
 
 COLOURS = {f"colour {number}": (5 * number, 250 - 5 * number, 100 + number) for number in range(40)}

@@ -24,7 +24,8 @@ from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 from lorax_vlm.adapters.integrity import LIMITS, SIGNATURE_FILE, hash_file
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, read_seen
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterExists, AdapterNameError, DamagedAdapter, LoraxError, PathError
 from lorax_vlm.exchange.archive import read_archive, write_archive
 from lorax_vlm.exchange.bundle import pack, receive, unpacked

@@ -12,7 +12,8 @@ import pytest
 
 from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterExists, DamagedAdapter, InterruptedTransfer, RemoteError
 from lorax_vlm.exchange.bundle import pack
 from lorax_vlm.exchange.downloads import upload

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.adapters.integrity import SIGNATURE_FILE
 from lorax_vlm.adapters.manifest import Manifest
-from lorax_vlm.adapters.store import AdapterStore, StoredAdapter
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import SignatureRefused
 from lorax_vlm.exchange.bundle import pack
 from lorax_vlm.exchange.remotes import pull

@@ -29,7 +29,8 @@ from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.skills import answer as answers
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.workshop import AdapterKind, AdapterOrder, AdapterWorkshop
+from lorax_vlm.workshop.making import AdapterWorkshop
+from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 from tests.data_for_tests import captioned, numbered, write_pictures, write_rows
 

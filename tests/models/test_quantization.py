@@ -17,7 +17,7 @@ from lorax_vlm.models.placement import _QUANTIZED_SHARE
 from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.joint_trainer import AdapterPlan
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 from tests.adapters_for_tests import write_random_adapter
 

@@ -17,7 +17,7 @@ from lorax_vlm.errors import AdapterNotFound, DamagedAdapter, IncompatibleAdapte
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.runtime.library import AdapterLibrary
-from lorax_vlm.training.trainer import write_untrained_adapter
+from lorax_vlm.training.copies import write_untrained_adapter
 from lorax_vlm.types import GenerationSettings
 from tests.adapters_for_tests import EVERYWHERE, edit_config, write_manifest, write_random_adapter
 

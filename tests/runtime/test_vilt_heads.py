@@ -16,7 +16,7 @@ from transformers import ViltForQuestionAnswering
 from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, read_manifest
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.adapters.store import StoredAdapter
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.examples import DataSplits, answered
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import DamagedAdapter, IncompatibleAdapter

@@ -8,7 +8,8 @@ from pathlib import Path
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.settings import process_rank
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer
+from lorax_vlm.training.joint_trainer import JointTrainer
+from lorax_vlm.training.students import AdapterPlan
 from tests.training.test_joint import make_plans
 
 

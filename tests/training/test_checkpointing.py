@@ -12,8 +12,8 @@ from torch import Tensor
 from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.checkpointing import checkpoint_layers
+from lorax_vlm.training.copies import peft_copy
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.trainer import peft_copy
 from tests.training.test_joint import FAMILIES, alone, make_plans
 
 TOLERANCE = 1e-7  # in double precision

@@ -12,8 +12,8 @@ from lorax_vlm.errors import UsageError
 from lorax_vlm.models.catalog import get_model_entry, list_models
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.copies import linear_names
 from lorax_vlm.training.defaults import question_config, question_defaults, question_recipe
-from lorax_vlm.training.trainer import linear_names
 from lorax_vlm.vqa import VQASystem
 
 MINIS = [entry.name for entry in list_models() if entry.miniature]

@@ -17,8 +17,9 @@ from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.skills import answer, caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer
+from lorax_vlm.training.joint_trainer import JointTrainer
 from lorax_vlm.training.runs import TrainingResult
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 
 TOLERANCE = 1e-7  # in double precision: Adam blows rounding up where a gradient is zero, as that of T5's keys

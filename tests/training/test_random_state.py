@@ -13,8 +13,9 @@ from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.data.examples import DataSplits, answered
 from lorax_vlm.errors import TrainingError
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.copies import write_untrained_adapter
 from lorax_vlm.training.random_state import preserved_random_state
-from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
+from lorax_vlm.training.trainer import train_adapter
 
 
 def drawn() -> tuple[float, float, float]:

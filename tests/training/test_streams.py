@@ -25,10 +25,11 @@ from lorax_vlm.skills import caption
 from lorax_vlm.training.batches import ExampleStream
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.joint_trainer import AdapterPlan, JointTrainer
+from lorax_vlm.training.joint_trainer import JointTrainer
 from lorax_vlm.training.runs import NOTES_FILE, TrainingResult
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import AdapterTrainer, train_adapter
-from lorax_vlm.workshop import LEFT_OUT_FILE
+from lorax_vlm.workshop.making import LEFT_OUT_FILE
 
 CONFIG = TrainConfig(max_steps=10, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
 

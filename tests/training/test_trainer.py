@@ -24,15 +24,9 @@ from lorax_vlm.models.families.base import target_loss
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.copies import peft_copy, write_untrained_adapter
 from lorax_vlm.training.runs import REJECTED_FOLDER, is_complete
-from lorax_vlm.training.trainer import (
-    AdapterTrainer,
-    find_nonfinite_module,
-    keep_base_in_evaluation,
-    peft_copy,
-    train_adapter,
-    write_untrained_adapter,
-)
+from lorax_vlm.training.trainer import AdapterTrainer, find_nonfinite_module, keep_base_in_evaluation, train_adapter
 from tests.adapters_for_tests import EVERYWHERE
 
 QUICK = TrainConfig(max_steps=6, batch_size=4, learning_rate=5e-3, eval_every=3, patience=None)

@@ -9,7 +9,6 @@ proxy, no cookies, no passwords) but the certificates that the system trusts.
 import base64
 import http.client
 import io
-import ipaddress
 import re
 import socket
 import ssl
@@ -23,6 +22,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from lorax_vlm.errors import InterruptedTransfer, RemoteError
+from lorax_vlm.fetching.addresses import is_public, system_addresses
 
 Resolve = Callable[[str, int], Sequence[str]]
 """Host and port to IP addresses."""
@@ -31,22 +31,6 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _PORTS = {"http": 80, "https": 443}
 _USER_AGENT = "lorax-vlm"
 _SAFE = "/%:@!$&'()*+,;=~-._?[]"
-# IANA's registries of special addresses, without what is globally reachable in them but serves nothing.
-_NOT_PUBLIC_4 = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
-        *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15"),
-        *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-    )
-)
-_PUBLIC_6 = ipaddress.ip_network("2000::/3")
-# Special purposes and Teredo; documentation; 6to4, which leads to any address of version 4.
-_NOT_PUBLIC_6 = tuple(
-    ipaddress.ip_network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
-)
-_EMBEDDED_4 = tuple(ipaddress.ip_network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96"))
-"""The last 32 bits are an address of version 4: mapped, and translated by NAT64."""
 
 
 class Private(Enum):
@@ -183,30 +167,6 @@ def opened(url: str, rules: Rules, headers: Mapping[str, str] | None = None) -> 
         seen_public = seen_public or public
         hop = _next(hop, location)
     raise RemoteError(url, f"it is redirected more than {rules.max_redirects} times")
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, seen through what may be embedded in it.
-
-    >>> [is_public(text) for text in ("93.184.216.34", "10.0.0.1", "::ffff:127.0.0.1", "64:ff9b::5db8:d822")]
-    [True, False, False, True]
-    """
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        if any(found in network for network in _EMBEDDED_4):
-            found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        else:
-            return found in _PUBLIC_6 and not any(found in network for network in _NOT_PUBLIC_6)
-    return not any(found in network for network in _NOT_PUBLIC_4)
-
-
-def system_addresses(host: str, port: int) -> list[str]:
-    """What the system's resolver knows of a host."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class _Clock:

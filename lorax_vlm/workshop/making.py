@@ -1,13 +1,11 @@
 """Making adapters on one base: training, storing, and what a stored adapter was made of. Shared by the systems."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +16,30 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SeenImages, write_seen
-from lorax_vlm.adapters.store import StoredAdapter
-from lorax_vlm.asking import Ask
-from lorax_vlm.data.examples import DataSplits, Example, Kind
+from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.noted import NotedStream
-from lorax_vlm.data.problems import Problem, write_problems
-from lorax_vlm.data.sources import read_data
-from lorax_vlm.errors import DamagedAdapter, DataError, ExampleError, LoraxError, PathError, UsageError
+from lorax_vlm.data.problems import write_problems
+from lorax_vlm.errors import DamagedAdapter, LoraxError, PathError
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities
-from lorax_vlm.foreign import quoted
-from lorax_vlm.models.catalog import CatalogEntry
-from lorax_vlm.models.families.base import Family
-from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
+from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import features_dir, process_count, process_rank, runs_dir
-from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.copies import write_untrained_adapter
 from lorax_vlm.training.inspection import BatchInspection, choose_rows, inspect_batch
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.joint_trainer import AdapterPlan
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, TrainingResult, discard_run, held_run
-from lorax_vlm.training.trainer import train_adapter, write_untrained_adapter
+from lorax_vlm.training.students import AdapterPlan
+from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import require_flag
+from lorax_vlm.workshop.fitting import fit_to_labels, require_fitting
+from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder
 
 logger = logging.getLogger(__name__)
 
 LEFT_OUT_FILE = "left_out.jsonl"
 """In the folder of a run: the rows that were left out, and why."""
-
-
-@dataclass(frozen=True)
-class AdapterKind:
-    """What an adapter is to do, and how it is asked for it."""
-
-    skill: Skill
-    ask: Ask
-
-
-@dataclass(frozen=True)
-class AdapterOrder:
-    """An adapter to be trained. Odd settings are refused here, before hours are spent on them."""
-
-    name: str
-    kind: AdapterKind
-    recipe: Recipe
-    splits: DataSplits
-    config: TrainConfig
-    skip_bad_rows: bool = False
-    """Leave out examples whose texts do not fit the model, instead of refusing all."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.config, TrainConfig):
-            raise UsageError(f"config must be a TrainConfig, got {quoted(self.config)}.")
 
 
 class AdapterWorkshop:
@@ -367,58 +337,6 @@ class AdapterWorkshop:
         )
 
 
-def by_name(what: str, given: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    """What is given for each of several adapters: one for all, or by name.
-
-    Raises:
-        UsageError: It says nothing of one of them, or something of another, or no adapters are named.
-    """
-    if not isinstance(names, Mapping):
-        raise UsageError(f"What to train is named, such as {{'counting': 'counting'}}, got {quoted(names)}.")
-    asked = list(names)
-    if not isinstance(given, Mapping):
-        return dict.fromkeys(asked, given)
-    if missing := [name for name in asked if name not in given]:
-        raise UsageError(f"{what} says nothing of {quoted(missing[0])}; give it None for the base's defaults.")
-    if unknown := [name for name in given if name not in asked]:
-        raise UsageError(f"{what} names {quoted(unknown[0])}, which is not to be trained: {', '.join(asked)}.")
-    return dict(given)
-
-
-def training_examples(
-    entry: CatalogEntry,
-    kind: Kind,
-    data: str | Path | DataSplits | None,
-    drawn: Callable[[], DataSplits] | None,
-    *,
-    skip_bad_rows: bool = False,
-) -> DataSplits:
-    """The examples to train on, with the base's prompt.
-
-    Args:
-        entry: The base.
-        kind: What they must teach.
-        data: Splits, or what ``read_data`` recognises. None: drawn scenes, which a miniature has.
-        drawn: Draws them.
-        skip_bad_rows: Leave malformed rows out.
-
-    Raises:
-        DataError: The data have malformed rows, or are of the other kind.
-        UsageError: There is no ``data`` and this base has no scenes.
-    """
-    if isinstance(data, DataSplits):
-        splits = data.require_trainable()
-    elif data is not None:
-        splits = read_data(data, skip_bad_rows=skip_bad_rows)
-    elif entry.miniature and drawn is not None:
-        splits = drawn()
-    else:
-        raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
-    template = entry.question_template if kind == "questions" else entry.caption_prompt
-    way_out = "" if entry.captions else f"{entry.name} answers questions and cannot write captions."
-    return splits.require_kind(kind, way_out).with_prompt(template)
-
-
 def _images_of(splits: DataSplits) -> SeenImages | None:
     """The images that were trained on, None where a stream did not note them; of data in memory all, though a short run
     does not come to each.
@@ -426,66 +344,3 @@ def _images_of(splits: DataSplits) -> SeenImages | None:
     if isinstance(splits.train, NotedStream):
         return SeenImages.of(splits.train.images) if splits.train.images is not None else None
     return SeenImages.of(example.image_digest() for example in splits.train)
-
-
-def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) -> DataSplits:
-    """The examples whose texts fit the model; those of a stream are looked at when they come.
-
-    Raises:
-        DataError: Some do not, and none may be left out; all are listed.
-    """
-    problems: list[Problem] = []
-
-    @functools.cache
-    def why_not(prompt: str, target: str, answers: tuple[str, ...]) -> str:
-        try:
-            family.check_example(prompt, target, answers, "")
-        except ExampleError as error:
-            return error.reason
-        return ""
-
-    def fits(example: Example) -> bool:
-        reason = why_not(example.prompt, example.target, tuple(example.answers))  # data sets repeat their questions
-        if reason:
-            problems.append(Problem(example.name, reason))
-        return not reason
-
-    parts = {
-        name: [example for example in part if fits(example)]
-        for name, part in splits.parts().items()
-        if isinstance(part, Sequence)
-    }
-    if not problems:
-        return splits
-    if not skip_bad_rows or any(part and not parts.get(name, part) for name, part in splits.parts().items()):
-        raise DataError(splits.source, problems, "Shorten these texts, or leave the rows out with --skip-bad-rows.")
-    return dataclasses.replace(splits, **parts, skipped=(*splits.skipped, *problems))  # type: ignore[arg-type]
-
-
-def fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, LabelPlan]:
-    """Examples whose answers a classifier can give, and the set of answers it needs; the others are listed.
-
-    Raises:
-        DataError: No example is left on one side.
-    """
-    train = list(splits.train)  # of a stream all of it: which answers there are must be known before
-    skipped = [*splits.skipped, *getattr(splits.train, "problems", ())]
-    plan = plan_labels(family, [example.answers or (example.target,) for example in train])
-    grown = family.with_labels(plan.labels)
-    lost: list[Problem] = []
-
-    def answerable(part: str, examples: Sequence[Example]) -> list[Example]:
-        known = [bool(grown.label_scores(example.answers or (example.target,))) for example in examples]
-        lost.extend(_unlearnable(part, e) for e, is_known in zip(examples, known, strict=True) if not is_known)
-        return [example for example, is_known in zip(examples, known, strict=True) if is_known]
-
-    train, validation = answerable("training", train), answerable("validation", splits.validation)
-    if not train or not validation:
-        raise DataError(splits.source, [plan.summary(), "no training or no validation example has a known answer"])
-    return dataclasses.replace(splits, train=train, validation=validation, skipped=skipped, unlearnable=lost), plan
-
-
-def _unlearnable(part: str, example: Example) -> Problem:
-    reason = f"the {part} example's answer {quoted(example.target)} is none that the classifier can give"
-    wanted = "an answer of the checkpoint, or one that at least two training examples have"
-    return Problem(example.name, reason, "answer", quoted(example.target), wanted)
