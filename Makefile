@@ -38,9 +38,10 @@ road: ## Run the first script as its readers do: a new environment, the requirem
 
 check: lint test slow ## Everything CI checks
 
-docs: .venv/ready-dev ## Write docs/cli.md and the schema of exchange.json anew from the code itself
+docs: .venv/ready-dev ## Write docs/cli.md, the schema of exchange.json and the picture of the rooms anew from the code
 	$(BIN)/python -m docs.write_cli_reference
 	$(BIN)/python -m docs.write_schema
+	$(BIN)/python -m docs.write_architecture
 
 clean: ## Remove the environment and everything built
 	rm -rf .venv build runs .pytest_cache .mypy_cache .ruff_cache

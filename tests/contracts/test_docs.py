@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import write_architecture
 from docs.write_cli_reference import PATH, render
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.models.catalog import MINIS_DIR
@@ -15,6 +16,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_command_reference_is_fresh() -> None:
     assert PATH.read_text(encoding="utf-8") == render(), "run: make docs"
+
+
+def test_the_picture_of_the_rooms_is_fresh() -> None:
+    page = write_architecture.PAGE.read_text(encoding="utf-8")
+    assert page == write_architecture.render(page), "run: make docs"
 
 
 def test_files_and_pictures_named_in_documents_exist() -> None:
