@@ -30,6 +30,10 @@ def test_files_and_pictures_named_in_documents_exist() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 130
+
+
 def test_make_targets_named_in_the_readme_exist() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert set(re.findall(r"make ([a-z]+)", README)) <= set(targets)
