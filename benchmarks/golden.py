@@ -41,9 +41,11 @@ class Size(NamedTuple):
     scenes: int = 12
     steps: int = 20
     judged: int = 40
+    merges: bool = True
+    """Adapters of a few steps may be no better than their base: then there is nothing to merge."""
 
 
-SMOKE = Size(writers=WRITERS[:1], models=MODELS[:1], scenes=2, steps=2, judged=4)
+SMOKE = Size(writers=WRITERS[:1], models=MODELS[:1], scenes=2, steps=2, judged=4, merges=False)
 
 
 def command(*arguments: str, json_output: bool = True) -> Any:
@@ -95,8 +97,9 @@ def train_all(size: Size) -> dict[str, str]:
         command("scenes", "export", f"{folder}/f", "--task", "color", "--count", "60", json_output=False)
         options = ["--steps", str(size.steps), "--model", first]
         command("train", "own", "--task", "color", "--data", f"{folder}/f", *options, json_output=False)
-    exchange.merge_adapters([f"{first}.counting", f"{first}.general"], "merged")
-    exchange.merge_adapters([f"{first}.counting", f"{first}.own"], "ties", method="ties", rank=8)
+    if size.merges:
+        exchange.merge_adapters([f"{first}.counting", f"{first}.general"], "merged")
+        exchange.merge_adapters([f"{first}.counting", f"{first}.own"], "ties", method="ties", rank=8)
     return {stored.name: weights_of(stored.name) for stored in exchange.list_adapters()}
 
 
@@ -108,7 +111,8 @@ def adapter_texts(size: Size) -> dict[str, list[str]]:
         texts[f"{model} styles"] = [f"{name}: {text}" for name, text in sorted(said.items())]
     system = VQASystem()
     for model in size.models:
-        names = [None, "counting", *(("own", "general", "merged") if model == size.models[0] else ())]
+        more = ("own", "general", *(["merged"] if size.merges else [])) if model == size.models[0] else ()
+        names = [None, "counting", *more]
         adapters = [name for name in names for _ in QUESTIONS]
         rows = system.answer_questions([image] * len(adapters), QUESTIONS * len(names), model, adapters)
         texts[f"{model} mixed"] = [f"{name}: {text}" for name, text in zip(adapters, rows, strict=True)]

@@ -86,6 +86,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only-ours", action="store_true", help="leave out PEFT, one after another, and merged")
     arguments = parse(parser, rows=2, adapters=2, rounds=1)
+    if arguments.smoke:
+        globals()["NEW_TOKENS"] = 2
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     rows, count = arguments.rows, arguments.adapters

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from lorax_vlm.adapters.manifest import Manifest
 
@@ -12,21 +12,32 @@ _LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "BSD-3-Clause": "bsd-3-cl
 
 
 def write_card(manifest: Manifest) -> str:
-    """``README.md`` with the hub's metadata: library, base model and tags, by which the hub lists it under its base."""
-    base = manifest.base
-    facts: dict[str, Any] = {"library_name": "peft"}
-    if base is not None:
-        facts |= {"base_model": base.name, "base_model_relation": "adapter"}
-    facts |= {
-        "pipeline_tag": _PIPELINES.get(manifest.skill.mode if manifest.skill else "", "visual-question-answering"),
-        "license": _LICENCES.get(manifest.licence, "other"),
-    }
-    if facts["license"] == "other" and manifest.licence:
-        facts["license_name"] = manifest.licence
-    mode = [manifest.skill.mode] if manifest.skill else []
-    tags = ["lora", "lorax-vlm", *mode, *([f"base_model:adapter:{base.name}"] if base else [])]
-    facts["tags"] = tags
-    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n{_body(manifest)}"
+    """``README.md`` with the hub's metadata: base and tags, by which the hub lists it, and its measured figures."""
+    base, mode = manifest.base, manifest.skill.mode if manifest.skill else ""
+    task, licence = _PIPELINES.get(mode, "visual-question-answering"), _LICENCES.get(manifest.licence, "other")
+    facts = ModelCardData(
+        library_name="peft",
+        base_model=base.name if base else None,
+        base_model_relation="adapter" if base else None,
+        pipeline_tag=task,
+        license=licence,
+        license_name=manifest.licence if licence == "other" and manifest.licence else None,
+        tags=["lora", "lorax-vlm", *([mode] if mode else []), *([f"base_model:adapter:{base.name}"] if base else [])],
+        model_name=manifest.name,
+        eval_results=[
+            EvalResult(
+                task_type=task,
+                dataset_type="own",
+                dataset_name=measured.data,
+                metric_type=measured.metric,
+                metric_value=measured.value,
+                metric_args={"low": measured.low, "high": measured.high, "count": measured.count},
+            )
+            for measured in manifest.metrics
+        ]
+        or None,
+    )
+    return f"---\n{facts.to_yaml()}\n---\n\n{_body(manifest)}"
 
 
 def _body(manifest: Manifest) -> str:
