@@ -17,7 +17,7 @@ def test_the_demonstration_in_a_few_steps(tmp_path: Path) -> None:
     done = run("--steps", 2, "--complexity", "light", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for expected in (
-        "blip2-flan-mini.image_caption: captioning, 200 examples",
+        "blip2-flan-mini.image_caption: captions, detailed, 200 examples",
         "loaded as blip2-flan-mini.image_caption.copy",
         "blip2-flan-mini.image_caption: blip2-flan-mini -> blip2-opt-mini",
         "blip2-opt-mini.reasoning: blip2-opt-mini -> blip2-flan-mini",
