@@ -48,7 +48,7 @@ def list_adapters(store: Store = None, as_json: AsJson = False) -> None:
 
 def _facts(manifest: Manifest) -> dict[str, object]:
     return {
-        "does": _purpose(manifest),
+        "does": str(manifest.skill or "unknown"),
         "base": manifest.base.name if manifest.base else "unknown",
         "state": state_of(manifest),
         "rank": manifest.rank or "?",
@@ -56,11 +56,6 @@ def _facts(manifest: Manifest) -> dict[str, object]:
         "loss": _losses(manifest.training),
         "created": _when(manifest.created),
     }
-
-
-def _purpose(manifest: Manifest) -> str:
-    """What it does in a few words, such as ``captions, concise`` or ``answers, counting``."""
-    return str(manifest.skill or "unknown")
 
 
 def state_of(manifest: Manifest) -> str:

@@ -78,12 +78,10 @@ def open_png(data: bytes, name: str, limits: ImageLimits) -> Picture:
         if in_strips(factor):
             return _strips(chunks, width, height, channels), (width, height)
         image = _opened(_file(chunks.header, chunks, chunks.image))
-        if depth == 16:
-            image.load()
-            _require_rows(chunks, image, name)
-            return _deep(image, chunks, colour), (width, height)
         image.load()
         _require_rows(chunks, image, name)
+        if depth == 16:
+            return _deep(image, chunks, colour), (width, height)
         if depth < 8 and colour == _GREY and isinstance(image.info.get("transparency"), int) and image.mode == "L":
             # Pillow scales the pixels to 8 bits, but not the value that is transparent.
             image.info["transparency"] = image.info["transparency"] * 255 // ((1 << depth) - 1)

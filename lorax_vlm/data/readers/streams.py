@@ -256,12 +256,13 @@ def _head(source: StreamSource, splits: Mapping[str, Any], part: str, *, all_ima
             continue
         head.columns.update(dict.fromkeys(row))
         found = source.read(name, number, row)
-        wrong = found if isinstance(found, Problem) else None if alone else contradiction(found, part)
-        if wrong is not None or isinstance(found, Problem):
-            head.problems += [wrong] if wrong is not None else []
-            continue
-        head.rows.append(found)
-        head.apart.add(found.digest)
+        if isinstance(found, FoundRow) and not alone:
+            found = contradiction(found, part) or found
+        if isinstance(found, FoundRow):
+            head.rows.append(found)
+            head.apart.add(found.digest)
+        else:
+            head.problems.append(found)
     return head
 
 
