@@ -1,4 +1,4 @@
-"""What a transfer did and what it was measured against. Plain records and their text; no torch. No torch."""
+"""What a transfer did and what it was measured against. Plain records and their text. No torch."""
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
