@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from lorax_vlm.models.catalog import MINIS_DIR, get_model_entry
-from lorax_vlm.models.families.registry import find_family
+from lorax_vlm.models.families.registry import family_class, find_architecture
 
 _SHARD_BYTES = 1_000_000_000
 _VISION = {
@@ -188,7 +188,7 @@ def write_random_checkpoint(name: str, folder: Path) -> Path:
     processor.save_pretrained(folder)
     if name == "blip2-flan-t5-xl":  # T5's configuration class calls every head tied; the hub's file says it is not
         _edit_json(folder / "config.json", lambda stored: stored["text_config"].update(tie_word_embeddings=False))
-    model_class = find_family(config, name).model_class
+    model_class = family_class(find_architecture(config, name)).model_class
     with torch.device("meta"):
         shapes = {key: tuple(value.shape) for key, value in model_class(config).state_dict().items()}
     if name == "blip2-opt-2.7b":

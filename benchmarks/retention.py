@@ -45,7 +45,6 @@ from lorax_vlm.exchange.teacher import answer
 from lorax_vlm.exchange.transfer import TransferOptions, prepared_transfer
 from lorax_vlm.exchange.transfer_data import TransferData, judge_all, judge_by_target
 from lorax_vlm.models.catalog import get_model_entry
-from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import load_model
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import HOME_VARIABLE
@@ -180,7 +179,7 @@ PAIRS = {
         title="BLIP-2 to ViLT, closed answers, counting",
         target="vilt-mini",
         source_config=replace(_COUNTING, max_steps=300),
-        target_config=replace(_COUNTING, max_steps=MINI_VQA_CONFIGS["vilt"].max_steps),
+        target_config=replace(_COUNTING, max_steps=MINI_VQA_CONFIGS["vilt-mini"].max_steps),
         every_question=True,
     ),
 }
@@ -255,9 +254,9 @@ class Bench:
 
     def _native(self, config: TrainConfig, share: float = 1.0, recipe: Recipe | None = None) -> Scores:
         splits, labels = self._splits(self.target, self.pair.examples, share), tuple[str, ...]()
-        if isinstance(self.target.base.family, ViltFamily):
-            splits, plan = fit_to_labels(self.target.base.family, splits)
-            labels = tuple(plan.labels) if plan.added else ()
+        splits, plan = fit_to_labels(self.target.base.family, splits)
+        if plan is not None and plan.added:
+            labels = plan.labels
         start = time.monotonic()
         result = AdapterWorkshop(self.target).train_folder(
             recipe or self.pair.recipe,

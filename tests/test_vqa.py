@@ -349,7 +349,7 @@ def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Path,
     monkeypatch.setattr(loading, "probe_hardware", lambda: dataclasses.replace(real, free_ram_bytes=9_100_000_000))
     hub = VQASystem(store=tmp_path / "store", device="cpu", dtype="bfloat16")
     with pytest.raises(
-        LoraxError, match=r"needs about 16\.5 GB on cpu, 9\.1 GB are free.*ViLT, which answers"
+        LoraxError, match=r"needs about 16\.5 GB on cpu, 9\.1 GB are free.*vilt-b32-finetuned-vqa, which needs 0"
     ) as error:
         hub.base("instructblip")
     assert "Nothing was loaded" in str(error.value)

@@ -27,11 +27,11 @@ from typing import Any, Literal
 
 from lorax_vlm.adapters.files import AdapterFiles
 from lorax_vlm.adapters.manifest import BaseIdentity, Manifest
-from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.adapters.prefixed import missing_prefix
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
+from lorax_vlm.models.spec import HEAD, chooses
 
 Verdict = Literal["exact", "unverified", "refused"]
 _SHOWN = 3
@@ -225,8 +225,8 @@ def _compare_structure(
     sites: Sequence[str], files: AdapterFiles, made_for: BaseIdentity | None, base: BaseDescription
 ) -> _Finding | None:
     """Why an adapter cannot even be put on a base; None when it can."""
-    if made_for is not None and (made_for.family == "vilt") is not (base.family == "vilt"):
-        does = "chooses among answers" if base.family == "vilt" else "writes its answers"
+    if made_for is not None and chooses(made_for.family) is not chooses(base.family):
+        does = "chooses among answers" if chooses(base.family) else "writes its answers"
         return Level.OTHER_INTERFACE, None, f"{base.name} {does}"
     missing = [site for site in sites if site not in base.linear_shapes]
     if missing:

@@ -20,7 +20,6 @@ from lorax_vlm.adapters.manifest import FileRecord
 from lorax_vlm.adapters.pattern_nodes import PatternRefused
 from lorax_vlm.adapters.peft_config import (
     CONFIG_FILE,
-    HEAD,
     LFS_POINTER,
     MAX_CONFIG_BYTES,
     LoraSettings,
@@ -33,6 +32,7 @@ from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.seen import MAX_SEEN_BYTES, SEEN_FILE, SeenImages
 from lorax_vlm.errors import DamagedAdapter, LoraxError, UnsupportedAdapter
 from lorax_vlm.foreign import quoted
+from lorax_vlm.models.spec import HEAD
 from lorax_vlm.models.tensor_files import StoredTensor, read_header
 
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -24,18 +24,16 @@ from lorax_vlm.adapters.peft_config import (
     read_settings,
     unsupported_features,
 )
-from lorax_vlm.adapters.recipe import SITE_GROUPS
 from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import DamagedAdapter
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import list_models
 from lorax_vlm.models.components import component_of
+from lorax_vlm.models.spec import ARCHITECTURES, Architecture
 from lorax_vlm.models.tensor_files import read_header
 
 DEAD_SHARE = 1e-3
 """An update below this share of the median one's norm is called dead."""
-# Sites that read the width of their component.
-_READS_WIDTH = ("q_proj", "k_proj", "v_proj", ".q", ".k", ".v", "qkv", "query", "fc1", "wi_0", "gate_proj")
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -177,13 +175,15 @@ def _likely_bases(shapes: Mapping[str, tuple[int, int]]) -> list[str]:
     """Checkpoints whose family has all of the sites, and whose widths and numbers of layers agree."""
     found = []
     for entry in list_models():
-        patterns = [re.compile(pattern) for pattern in SITE_GROUPS[entry.family].values()]
-        if all(any(p.fullmatch(s) for p in patterns) and _fits(s, shape, entry.sizes) for s, shape in shapes.items()):
+        row = ARCHITECTURES[entry.family]
+        patterns = [re.compile(pattern) for pattern in row.site_groups.values()]
+        known = all(any(pattern.fullmatch(site) for pattern in patterns) for site in shapes)
+        if known and all(_fits(site, shape, row, entry.sizes) for site, shape in shapes.items()):
             found.append(entry.name)
     return found
 
 
-def _fits(site: str, shape: tuple[int, int], sizes: Mapping[str, tuple[int, int]]) -> bool:
+def _fits(site: str, shape: tuple[int, int], row: Architecture, sizes: Mapping[str, tuple[int, int]]) -> bool:
     width, layers = sizes.get(str(component_of(site)), (shape[1], 10**6))
     layer = _LAYER.search(site)
-    return (not site.endswith(_READS_WIDTH) or shape[1] == width) and (layer is None or int(layer[1]) < layers)
+    return (not site.endswith(row.width_readers) or shape[1] == width) and (layer is None or int(layer[1]) < layers)

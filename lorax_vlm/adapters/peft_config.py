@@ -13,12 +13,11 @@ from typing import Any
 from lorax_vlm.adapters.pattern_nodes import PatternRefused
 from lorax_vlm.adapters.patterns import FirstMatch, FullMatch, Machine
 from lorax_vlm.foreign import parse_json, quoted
+from lorax_vlm.models.spec import HEAD
 
 CONFIG_FILE = "adapter_config.json"
 MAX_CONFIG_BYTES = 1024**2
 MAX_RANK = 1024
-HEAD = "classifier"
-"""The one module that may travel whole with an adapter: ViLT's head over its answers."""
 ALL_LINEAR = "all-linear"
 _OUTPUT_LAYER = "lm_head"
 MAX_ALPHA = 1e9

@@ -14,43 +14,10 @@ from lorax_vlm.adapters.peft_config import MAX_ALPHA
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of, group_by_component
+from lorax_vlm.models.spec import ARCHITECTURES, site_groups
 from lorax_vlm.types import require_number, require_text, require_whole
 
 _MOST_RANKS = 1024
-_IMAGE_PATH_GROUPS = {
-    "projection": r"language_projection",
-    "qformer": r"qformer\.encoder\.layer\.\d+\.(attention|crossattention)\.attention\.(query|value)",
-    "vision": r"vision_model\.encoder\.layers\.\d+\.self_attn\.(qkv|projection)",
-}
-# Named groups of sites per family; each pattern must match a module's whole name. ViLT's one encoder is what reads and
-# answers, so it goes by the names of a language model.
-SITE_GROUPS = {
-    "blip2-opt": {
-        "lm-qv": r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
-        "lm-attention": r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)",
-        "lm-mlp": r"language_model\.model\.decoder\.layers\.\d+\.(fc1|fc2)",
-        **_IMAGE_PATH_GROUPS,
-    },
-    "blip2-t5": {
-        "lm-qv": r"language_model\.(encoder|decoder)\.block\.\d+\.layer\.\d\.(SelfAttention|EncDecAttention)\.(q|v)",
-        "lm-attention": (
-            r"language_model\.(encoder|decoder)\.block\.\d+\.layer\.\d\.(SelfAttention|EncDecAttention)\.(q|k|v|o)"
-        ),
-        "lm-mlp": r"language_model\.(encoder|decoder)\.block\.\d+\.layer\.\d\.DenseReluDense\.(wi_0|wi_1|wo)",
-        **_IMAGE_PATH_GROUPS,
-    },
-    "instructblip": {
-        "lm-qv": r"language_model\.model\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
-        "lm-attention": r"language_model\.model\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
-        "lm-mlp": r"language_model\.model\.layers\.\d+\.mlp\.(gate_proj|up_proj|down_proj)",
-        **_IMAGE_PATH_GROUPS,
-    },
-    "vilt": {
-        "lm-qv": r"vilt\.encoder\.layer\.\d+\.attention\.attention\.(query|value)",
-        "lm-attention": r"vilt\.encoder\.layer\.\d+\.attention\.(attention\.(query|key|value)|output\.dense)",
-        "lm-mlp": r"vilt\.(encoder\.layer\.\d+\.(intermediate|output)|pooler)\.dense",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +27,7 @@ class Recipe:
     name: str
     rank: int
     groups: tuple[str, ...]
-    """Names from ``SITE_GROUPS``."""
+    """Names from ``Architecture.site_groups``."""
     alpha: float | None = None
     """The update is scaled by alpha / rank. None: twice the rank."""
     dropout: float = 0.0
@@ -101,9 +68,9 @@ class Recipe:
         Raises:
             UsageError: The family or a group is unknown.
         """
-        groups = SITE_GROUPS.get(family)
-        if groups is None:
-            raise UsageError(f"No sites are defined for family {family!r}. Known: {', '.join(SITE_GROUPS)}.")
+        groups = site_groups(family)
+        if not groups:
+            raise UsageError(f"No sites are defined for family {family!r}. Known: {', '.join(ARCHITECTURES)}.")
         unknown = [group for group in self.groups if group not in groups]
         if unknown:
             known = ", ".join([*groups, *SITE_ALIASES])
@@ -120,7 +87,7 @@ class Recipe:
         pattern = self.pattern(family)
         names = list(module_names)
         for group in self.groups:
-            if not any(re.fullmatch(SITE_GROUPS[family][group], name) for name in names):
+            if not any(re.fullmatch(site_groups(family)[group], name) for name in names):
                 raise UsageError(f"Sites {group!r} match no module of this model.")
         if missing := set(self.modules) - set(names):
             raise UsageError(f"No modules of this model: {', '.join(sorted(missing))}.")
@@ -172,7 +139,7 @@ def change_recipe(
         rank: As for ``Recipe``.
         alpha: As for ``Recipe``; with another rank and no alpha it is twice that rank again.
         dropout: As for ``Recipe``.
-        sites: Groups of sites (see ``SITE_GROUPS``) or words of ``SITE_ALIASES``; commas may part them.
+        sites: Groups of sites (see ``Architecture.site_groups``) or words of ``SITE_ALIASES``; commas may part them.
 
     Raises:
         UsageError: A value cannot be.

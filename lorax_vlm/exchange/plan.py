@@ -16,10 +16,10 @@ from lorax_vlm.adapters.compatibility import ComponentReport, Level, check_compa
 from lorax_vlm.adapters.factors import read_updates, total_norm
 from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, with_weights
 from lorax_vlm.adapters.manifest import Manifest
-from lorax_vlm.adapters.recipe import SITE_GROUPS
 from lorax_vlm.asking import answers_questions
 from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
+from lorax_vlm.models.spec import ARCHITECTURES, chooses, site_groups
 from lorax_vlm.types import require_flag
 
 Strategy = Literal["load", "copy", "distil", "drop"]
@@ -155,14 +155,14 @@ def _student_groups(sites: Sequence[str], manifest: Manifest, target: BaseDescri
     """The target's groups of sites that correspond to those the adapter changes."""
     family = manifest.base.family if manifest.base is not None else ""
     members = {
-        group: {site for site in sites if re.fullmatch(pattern, site)}
-        for group, pattern in SITE_GROUPS.get(family, {}).items()
+        group: {site for site in sites if re.fullmatch(pattern, site)} for group, pattern in site_groups(family).items()
     }
-    found = [group for group, own in members.items() if own and group in SITE_GROUPS[target.family]]
+    found = [group for group, own in members.items() if own and group in site_groups(target.family)]
     if "lm-qv" in found:  # the narrower of the two
         found.remove("lm-attention" if members["lm-attention"] == members["lm-qv"] else "lm-qv")
-    if not any(group.startswith("lm-") for group in found) and target.family == "vilt":
-        found.append("lm-attention")  # the image path of ViLT is its encoder
+    stand_in = ARCHITECTURES[target.family].image_path_stand_in
+    if stand_in is not None and not any(group.startswith("lm-") for group in found):
+        found.append(stand_in)
     return tuple(found)
 
 
@@ -178,7 +178,8 @@ def _judge(
     reasons = [f"{part.component} ({part.share:.1%} of the update) is left out: {part.reason}" for part in dropped]
     loaded = all(part.strategy == "load" for part in parts)
     against = []
-    if target.family == "vilt" and manifest.base is not None and manifest.base.family != "vilt" and _writes(manifest):
+    writer = manifest.base is not None and not chooses(manifest.base.family)
+    if chooses(target.family) and writer and _writes(manifest):
         against.append(f"it writes texts of its own, and {target.name} only chooses among fixed answers")
     if not manifest.trained:
         against.append("it was never trained: there is nothing to move")

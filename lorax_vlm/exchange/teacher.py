@@ -11,9 +11,6 @@ import torch
 from lorax_vlm.asking import QUESTION_MARK, ask_of
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.errors import UsageError
-from lorax_vlm.models.families.base import IGNORED_LABEL
-from lorax_vlm.models.families.image_tokens import batch_with_features
-from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.types import GenerationSettings
 
@@ -29,7 +26,7 @@ class TeacherAnswer:
 
     text: str
     confidence: float
-    """Mean probability of its tokens (geometric); ViLT's of its answer."""
+    """See ``Family.confidences``."""
 
 
 @dataclass(frozen=True)
@@ -101,21 +98,7 @@ def _confidences(library: AdapterLibrary, name: str, examples: Sequence[Example]
     pixels = base.family.pixel_values([example.open_image() for example in examples]).to(base.device)
     with library.using(name) as model:
         features = base.family.encode_images(model, pixels, prompts)
-        if isinstance(base.family, ViltFamily):
-            logits = base.family.answer_logits(model, features, prompts)
-            return [float(share) for share in torch.sigmoid(logits).amax(dim=1)]
-        said = [text if text.strip() else "nothing" for text in texts]
-        batch = base.family.training_batch(torch.empty(len(said), 0), prompts, said)
-        labels = batch.pop("labels").to(base.device)
-        batch = {key: value.to(base.device) if hasattr(value, "to") else value for key, value in batch.items()}
-        logits = model(**batch_with_features(batch, features)).logits
-    found = []
-    for row, text in enumerate(texts):
-        own = labels[row : row + 1]
-        count = int((own != IGNORED_LABEL).sum())
-        loss = float(base.family.loss(logits[row : row + 1], own, count))
-        found.append(float(torch.exp(torch.tensor(-loss))) if text.strip() else 0.0)
-    return found
+        return base.family.confidences(model, features, prompts, texts)
 
 
 def make_lesson(examples: Sequence[Example], answers: Sequence[TeacherAnswer], *, fewest_held_out: int = 1) -> Lesson:

@@ -31,7 +31,6 @@ from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import Cost, Scored, TransferReport
 from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson
 from lorax_vlm.exchange.transfer_data import TransferData, judge_by_target, require_enough, score_texts
-from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.types import ENOUGH, Interval
@@ -293,9 +292,9 @@ def _distil(
     labels: tuple[str, ...] = ()
     coverage = ""
     splits = splits.with_prompt(bench.ask.template)
-    if isinstance(library.base.family, ViltFamily):
-        splits, label_plan = fit_to_labels(library.base.family, splits)
-        labels = tuple(label_plan.labels) if label_plan.added else ()
+    splits, label_plan = fit_to_labels(library.base.family, splits)
+    if label_plan is not None:
+        labels = label_plan.labels if label_plan.added else ()
         coverage = label_plan.summary()
     run_dir, began = bench.run_dir / "distilled", time.monotonic()
     result = AdapterWorkshop(library).train_folder(

@@ -8,20 +8,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from lorax_vlm.errors import UnknownModel, UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.description import read_family_name
 from lorax_vlm.models.places import find_folder
+from lorax_vlm.models.spec import ARCHITECTURES, GREEDY, PAPER_ANSWER, PAPER_CAPTION, SHORT_ANSWER
 from lorax_vlm.types import GenerationSettings
 
 MINIS_DIR = Path(__file__).parent / "minis"
-
-_GREEDY = GenerationSettings(max_new_tokens=96)
-_PAPER_CAPTION = GenerationSettings(
-    max_new_tokens=30, min_new_tokens=8, num_beams=5, length_penalty=0.0, repetition_penalty=1.15
-)
-_PAPER_ANSWER = GenerationSettings(max_new_tokens=10, min_new_tokens=1, num_beams=5, length_penalty=-1.0)
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,8 @@ class CatalogEntry:
     """Whether it can write text of its own; ViLT only chooses an answer."""
     caption_prompt: str = ""
     question_template: str = "Question: {question} Answer:"
-    caption_settings: GenerationSettings = _PAPER_CAPTION
-    answer_settings: GenerationSettings = _PAPER_ANSWER
+    caption_settings: GenerationSettings = PAPER_CAPTION
+    answer_settings: GenerationSettings = PAPER_ANSWER
     licence: str = "see the hub"
 
     @property
@@ -59,112 +55,76 @@ class CatalogEntry:
 
 _MINI_IMAGE_PATH = {"vision": (160, 3), "qformer": (160, 2)}
 _IMAGE_PATH = {"vision": (1408, 39), "qformer": (768, 12)}
-_INSTRUCT_CAPTION = GenerationSettings(
-    max_new_tokens=256, min_new_tokens=1, num_beams=5, length_penalty=1.0, repetition_penalty=1.5
-)
-_SHORT_ANSWER = GenerationSettings(max_new_tokens=10)
+_FROM_ARCHITECTURE = ("question_template", "caption_prompt", "caption_settings", "answer_settings")
+
+
+def with_family_defaults(entry: CatalogEntry, family: str) -> CatalogEntry:
+    """A checkpoint with the prompts and the decoding of its family."""
+    row = ARCHITECTURES[family]
+    usual = {name: getattr(row, name) for name in _FROM_ARCHITECTURE}
+    return replace(entry, family=family, captions=not row.chooses, **usual)
+
+
+def _listed(name: str, source: str, family: str, **own: Any) -> CatalogEntry:
+    """A row of the catalogue: its family's defaults, and what is its own."""
+    return replace(with_family_defaults(CatalogEntry(name, source, family), family), **own)
+
+
+def _miniature(name: str, family: str, **own: Any) -> CatalogEntry:
+    decoding = {"caption_settings": GREEDY, "answer_settings": SHORT_ANSWER}
+    return _listed(name, str(MINIS_DIR / name), family, miniature=True, licence="MIT", **decoding, **own)
+
 
 CATALOG = (
-    CatalogEntry(
-        name="blip2-opt-mini",
-        source=str(MINIS_DIR / "blip2-opt-mini"),
-        family="blip2-opt",
-        sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)},
-        parameters=2_527_200,
-        miniature=True,
-        caption_settings=_GREEDY,
-        answer_settings=_SHORT_ANSWER,
-        licence="MIT",
-    ),
-    CatalogEntry(
-        name="blip2-flan-mini",
-        source=str(MINIS_DIR / "blip2-flan-mini"),
-        family="blip2-t5",
-        sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)},
-        parameters=3_054_080,
-        miniature=True,
-        question_template="Question: {question} Short answer:",
-        caption_settings=_GREEDY,
-        answer_settings=_SHORT_ANSWER,
-        licence="MIT",
-    ),
-    CatalogEntry(
-        name="instructblip-mini",
-        source=str(MINIS_DIR / "instructblip-mini"),
-        family="instructblip",
-        sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)},
-        parameters=2_812_000,
-        miniature=True,
-        caption_prompt="A short image caption.",
-        question_template="Question: {question} Short Answer:",
-        caption_settings=_GREEDY,
-        answer_settings=_SHORT_ANSWER,
-        licence="MIT",
-    ),
-    CatalogEntry(
-        name="vilt-mini",
-        source=str(MINIS_DIR / "vilt-mini"),
-        family="vilt",
-        sizes={"encoder": (160, 5)},
-        parameters=1_464_509,
-        miniature=True,
-        question_template="{question}",
-        captions=False,
-        answer_settings=_SHORT_ANSWER,
-        licence="MIT",
-    ),
-    CatalogEntry(
-        name="blip2-opt-2.7b",
-        source="Salesforce/blip2-opt-2.7b",
-        family="blip2-opt",
+    _miniature("blip2-opt-mini", "blip2-opt", sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)}, parameters=2_527_200),
+    _miniature("blip2-flan-mini", "blip2-t5", sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)}, parameters=3_054_080),
+    _miniature("instructblip-mini", "instructblip", sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)}, parameters=2_812_000),
+    _miniature("vilt-mini", "vilt", sizes={"encoder": (160, 5)}, parameters=1_464_509),
+    _listed(
+        "blip2-opt-2.7b",
+        "Salesforce/blip2-opt-2.7b",
+        "blip2-opt",
         key="blip2_opt",
         sizes={**_IMAGE_PATH, "lm": (2560, 32)},
         parameters=3_744_761_856,
         download_bytes=14_980_000_000,
     ),
-    CatalogEntry(
-        name="blip2-opt-2.7b-coco",
-        source="Salesforce/blip2-opt-2.7b-coco",
-        family="blip2-opt",
+    _listed(
+        "blip2-opt-2.7b-coco",
+        "Salesforce/blip2-opt-2.7b-coco",
+        "blip2-opt",
         sizes={**_IMAGE_PATH, "lm": (2560, 32)},
         parameters=3_745_353_216,
         download_bytes=14_980_000_000,
         caption_prompt="a photo of",
     ),
-    CatalogEntry(
-        name="blip2-flan-t5-xl",
-        source="Salesforce/blip2-flan-t5-xl",
-        family="blip2-t5",
+    _listed(
+        "blip2-flan-t5-xl",
+        "Salesforce/blip2-flan-t5-xl",
+        "blip2-t5",
         key="blip2_flan",
         sizes={**_IMAGE_PATH, "lm": (2048, 24)},
         parameters=3_942_446_592,
         download_bytes=15_770_000_000,
-        question_template="Question: {question} Short answer:",
     ),
-    CatalogEntry(
-        name="instructblip-vicuna-7b",
-        source="Salesforce/instructblip-vicuna-7b",
-        family="instructblip",
+    _listed(
+        "instructblip-vicuna-7b",
+        "Salesforce/instructblip-vicuna-7b",
+        "instructblip",
         key="instructblip",
         sizes={**_IMAGE_PATH, "lm": (4096, 32)},
         parameters=7_913_726_720,
         download_bytes=31_650_000_000,
-        caption_prompt="A short image caption.",
-        question_template="Question: {question} Short Answer:",
-        caption_settings=_INSTRUCT_CAPTION,
         licence="research only (LLaMA, Vicuna, LLaVA data)",
     ),
-    CatalogEntry(
-        name="vilt-b32-finetuned-vqa",
-        source="dandelin/vilt-b32-finetuned-vqa",
-        family="vilt",
+    _listed(
+        "vilt-b32-finetuned-vqa",
+        "dandelin/vilt-b32-finetuned-vqa",
+        "vilt",
         key="vilt",
         sizes={"encoder": (768, 12)},
         parameters=117_588_537,
         download_bytes=470_000_000,
-        question_template="{question}",
-        captions=False,
-        answer_settings=_SHORT_ANSWER,
     ),
 )
 
@@ -175,14 +135,6 @@ MINIATURE_KEYS = {
     "vilt": "vilt-mini",
 }
 """The miniature in the place of each hub checkpoint, by key."""
-# What a checkpoint that is not listed is prompted like: the first of its family on the hub.
-_FAMILY_DEFAULTS = ("question_template", "caption_prompt", "caption_settings", "answer_settings", "captions")
-
-
-def with_family_defaults(entry: CatalogEntry, family: str) -> CatalogEntry:
-    """An unlisted checkpoint with its family's prompts and decoding."""
-    model = next(row for row in CATALOG if row.family == family and not row.miniature)
-    return replace(entry, family=family, **{name: getattr(model, name) for name in _FAMILY_DEFAULTS})
 
 
 def list_models() -> tuple[CatalogEntry, ...]:

@@ -2,16 +2,8 @@
 
 from collections.abc import Iterable
 
-_COMPONENT_OF_ROOT = {
-    "vision_model": "vision",
-    "qformer": "qformer",
-    "query_tokens": "qformer",
-    "language_projection": "projection",
-    "language_model": "lm",
-    # ViLT has one encoder for question and image, and a head over its answers.
-    "vilt": "encoder",
-    "classifier": "head",
-}
+from lorax_vlm.models.spec import component_beginnings
+
 IMAGE_PATH_COMPONENTS = frozenset({"vision", "qformer", "projection"})
 
 
@@ -21,7 +13,8 @@ def component_of(name: str) -> str | None:
     >>> component_of("language_model.model.decoder.layers.0.fc1")
     'lm'
     """
-    return _COMPONENT_OF_ROOT.get(name.split(".", 1)[0])
+    found = [pair for pair in component_beginnings() if name == pair[0] or name.startswith(f"{pair[0]}.")]
+    return max(found, key=lambda pair: len(pair[0]))[1] if found else None
 
 
 def group_by_component(names: Iterable[str]) -> dict[str, list[str]]:

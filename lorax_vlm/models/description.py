@@ -11,6 +11,7 @@ from typing import Any
 from lorax_vlm.errors import CheckpointError
 from lorax_vlm.foreign import parse_json, quoted
 from lorax_vlm.models.fingerprint import Fingerprint, find_fingerprint, read_shapes
+from lorax_vlm.models.spec import HEAD, architecture_of
 
 PATHS_AND_VERSIONS = frozenset(
     {
@@ -37,12 +38,6 @@ _PREPARATION = (
 )
 _PREPARATION_FOLDERS = ("", "qformer_tokenizer")
 _MAX_PREPARATION_BYTES = 256 * 1024**2
-_FAMILY_OF_TYPES = {
-    ("blip-2", "opt"): "blip2-opt",
-    ("blip-2", "t5"): "blip2-t5",
-    ("instructblip", "llama"): "instructblip",
-    ("vilt", None): "vilt",
-}
 # Matrices that are looked up in, not multiplied with.
 _TABLES = re.compile(
     r"(.*\.)?(embed_\w+|shared|\w+_embeddings?|relative_attention_bias|(word|position|token_type)_embeddings)\.weight"
@@ -110,7 +105,7 @@ def describe_checkpoint(folder: Path, name: str) -> BaseDescription:
         preparation=preparation,
         tokenizer=tokenizer,
         processor=processor,
-        head_shapes={tensor: shape for tensor, shape in shapes.items() if tensor.startswith("classifier.")},
+        head_shapes={tensor: shape for tensor, shape in shapes.items() if tensor.startswith(f"{HEAD}.")},
     )
 
 
@@ -134,8 +129,8 @@ def read_family_name(folder: Path) -> str | None:
 
 def find_family_name(configuration: Mapping[str, Any]) -> str | None:
     """The family of a checkpoint with this flat configuration; None for one that is not supported."""
-    types = (configuration.get("model_type"), configuration.get("text_config.model_type"))
-    return next((family for known, family in _FAMILY_OF_TYPES.items() if known == types), None)
+    row = architecture_of(configuration.get("model_type"), configuration.get("text_config.model_type"))
+    return row.name if row is not None else None
 
 
 def _read_configuration(folder: Path, name: str) -> dict[str, Any]:

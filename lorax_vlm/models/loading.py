@@ -20,7 +20,7 @@ from lorax_vlm.errors import CheckpointError, MissingExtra
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry, with_family_defaults
 from lorax_vlm.models.description import BaseDescription, describe_checkpoint, require_no_adapter
 from lorax_vlm.models.families.base import Family
-from lorax_vlm.models.families.registry import FamilyRow, find_family
+from lorax_vlm.models.families.registry import family_class, find_architecture
 from lorax_vlm.models.fingerprint import Fingerprint, read_fingerprint, shown_progress, weights_key
 from lorax_vlm.models.placement import (
     Device,
@@ -139,11 +139,11 @@ def load_model(
     folder, revision = _fetch(entry, [*_DESCRIBED_BY, *_WEIGHTS])
     require_no_adapter(folder, entry.name)
     config = _read_config(folder, entry)
-    row = find_family(config, entry.name)
-    family = row.make_family(_load_processor(folder, row, entry), config, entry.name)
+    family_type = family_class(find_architecture(config, entry.name))
+    family = family_type(_load_processor(folder, family_type, entry), config, entry.name)
     key = weights_key(folder) if any(folder.glob("*.safetensors")) else None  # without any, loading says it better
-    model = _load_weights(folder, config, row, entry, placement)
-    row.after_loading(model, entry.name)
+    model = _load_weights(folder, config, family_type, entry, placement)
+    family.after_loading(model, entry.name)
     model.eval().requires_grad_(False)
     return LoadedModel(entry, model, family, placement, folder, revision, weights_key=key)
 
@@ -172,9 +172,9 @@ def _read_config(folder: Path, entry: CatalogEntry) -> Any:
         raise CheckpointError(entry.name, [f"its configuration cannot be read: {reason}"]) from error
 
 
-def _load_processor(folder: Path, row: FamilyRow, entry: CatalogEntry) -> Any:
+def _load_processor(folder: Path, family: type[Family], entry: CatalogEntry) -> Any:
     try:
-        return row.load_processor(folder)
+        return family.load_processor(folder)
     except MemoryError:
         raise
     except Exception as error:  # files of anybody; one that names Python code of its own is refused here
@@ -186,20 +186,20 @@ def _describe(entry: CatalogEntry) -> CatalogEntry:
     """Family and number of parameters of a checkpoint that the catalogue does not list."""
     folder, _ = _fetch(entry, _DESCRIBED_BY)
     config = _read_config(folder, entry)
-    row = find_family(config, entry.name)
+    row = find_architecture(config, entry.name)
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in row.model_class(config).parameters())
+        parameters = sum(parameter.numel() for parameter in family_class(row).model_class(config).parameters())
     return dataclasses.replace(with_family_defaults(entry, row.name), parameters=parameters)
 
 
-def _load_weights(folder: Path, config: Any, row: FamilyRow, entry: CatalogEntry, placement: Placement) -> Any:
+def _load_weights(folder: Path, config: Any, family: type[Family], entry: CatalogEntry, placement: Placement) -> Any:
     options: dict[str, Any] = {
         "dtype": getattr(torch, placement.dtype),
         "use_safetensors": True,
         "trust_remote_code": False,
     }
     if placement.quantization != "none":
-        options["quantization_config"] = _quantization_config(placement, row)
+        options["quantization_config"] = _quantization_config(placement, family)
     if placement.device == "cuda":
         options["device_map"] = {"": local_rank()}
     progress_bar, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
@@ -209,7 +209,7 @@ def _load_weights(folder: Path, config: Any, row: FamilyRow, entry: CatalogEntry
     # random; what is missing is checked below.
     transformers_logging.set_verbosity_error()
     try:
-        model, found = row.model_class.from_pretrained(folder, config=config, output_loading_info=True, **options)
+        model, found = family.model_class.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except OSError as error:
         raise CheckpointError(entry.name, [str(error).splitlines()[0]], _PICKLED_ONLY) from error
     finally:
@@ -237,7 +237,7 @@ def _fetch(entry: CatalogEntry, patterns: list[str]) -> tuple[Path, str | None]:
     return folder, folder.name
 
 
-def _quantization_config(placement: Placement, row: FamilyRow) -> Any:
+def _quantization_config(placement: Placement, family: type[Family]) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtra("bitsandbytes", "quant", f"{placement.quantization} quantisation")
     from transformers import BitsAndBytesConfig
@@ -248,7 +248,7 @@ def _quantization_config(placement: Placement, row: FamilyRow) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, placement.dtype),
-        llm_int8_skip_modules=list(row.unquantized),
+        llm_int8_skip_modules=list(family.unquantized),
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorax_vlm.errors import OutOfMemoryForecast, UsageError
-from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+from lorax_vlm.models.catalog import CATALOG, CatalogEntry
+from lorax_vlm.models.spec import ARCHITECTURES
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -18,10 +19,6 @@ MINIATURE_DTYPE = "float32"
 _BYTES_PER_WEIGHT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Activations, the image encoder's attention and the allocator's slack, beside the weights.
 _WORKING_BYTES = 700_000_000
-# Share of the published checkpoint's parameters in the linear layers that are quantised, by family.
-_QUANTIZED_SHARE = {"blip2-opt": 0.67, "blip2-t5": 0.56, "instructblip": 0.82, "vilt": 0.72}
-# T5's activations leave float16's range: the loss becomes NaN.
-_NO_FLOAT16 = ("blip2-t5",)
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,12 @@ def plan_placement(
         raise UsageError("device='cuda' was asked for, but this machine has no CUDA device. Use device='cpu'.")
     chosen_device = device if device != "auto" else "cuda" if hardware.cuda_device and not entry.miniature else "cpu"
     bfloat16 = hardware.cuda_bfloat16 if chosen_device == "cuda" else hardware.cpu_bfloat16
+    row = ARCHITECTURES.get(entry.family)
+    float16 = row is None or row.float16
     if entry.miniature:
         default_dtype, reason = MINIATURE_DTYPE, f"miniatures always compute in {MINIATURE_DTYPE}"
     elif chosen_device == "cuda":
-        without = "float32" if entry.family in _NO_FLOAT16 else "float16"
+        without = "float16" if float16 else "float32"
         default_dtype, reason = (
             ("bfloat16", "bfloat16 on this GPU") if bfloat16 else (without, "a GPU without bfloat16")
         )
@@ -80,7 +79,7 @@ def plan_placement(
     chosen_dtype = default_dtype if dtype == "auto" else dtype
     if chosen_device == "cpu" and chosen_dtype == "float16":
         raise UsageError("float16 overflows and is slow on a CPU. Use dtype='bfloat16' or dtype='float32'.")
-    if chosen_dtype == "float16" and entry.family in _NO_FLOAT16:
+    if chosen_dtype == "float16" and not float16:
         raise UsageError(f"{entry.name} overflows in float16. Use dtype='bfloat16' or dtype='float32'.")
     quantized: Literal["none", "4bit", "8bit"] = "none"
     if quantization != "auto":
@@ -100,7 +99,8 @@ def _needed_bytes(entry: CatalogEntry, dtype: str, quantization: str) -> int | N
         weights = entry.parameters * per_weight
     else:
         quantized = {"4bit": 0.52, "8bit": 1.03}[quantization]
-        share = _QUANTIZED_SHARE.get(entry.family, 0.0)
+        row = ARCHITECTURES.get(entry.family)
+        share = row.quantized_share if row is not None else 0.0
         weights = entry.parameters * (share * quantized + (1 - share) * per_weight)
     return int(weights) + (0 if entry.miniature else _WORKING_BYTES)
 
@@ -109,9 +109,10 @@ def require_memory(entry: CatalogEntry, placement: Placement, hardware: Hardware
     """Raise ``OutOfMemoryForecast`` when the model would not fit; unknown sizes pass."""
     free = hardware.free_cuda_bytes if placement.device == "cuda" else hardware.free_ram_bytes
     if placement.needed_bytes is not None and placement.needed_bytes > free:
-        vilt = get_model_entry("vilt")
-        fits = 4 * (vilt.parameters or 0) + _WORKING_BYTES <= free
-        smaller = f"ViLT, which answers questions in {4 * (vilt.parameters or 0) / 1e9:.1f} GB (vilt), " if fits else ""
+        smallest = min((row for row in CATALOG if not row.miniature), key=lambda row: row.parameters or 0)
+        needed = 4 * (smallest.parameters or 0)
+        fits = needed + _WORKING_BYTES <= free
+        smaller = f"{smallest.name}, which needs {needed / 1e9:.1f} GB, " if fits else ""
         hint = f"Try --quantize 4bit, {smaller}or a miniature, such as blip2-opt-mini."
         raise OutOfMemoryForecast(entry.name, placement.needed_bytes, free, placement.device, hint)
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
 from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, read_adapter
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
-from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.adapters.recipe import touches_image_path
 from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, UntrainedAdapter
 from lorax_vlm.models.families.text import require_equal_rows
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.models.spec import HEAD
 from lorax_vlm.runtime.feature_memory import FeatureMemory, feature_key
 from lorax_vlm.runtime.residency import Residency
 from lorax_vlm.runtime.routed import RoutedHead, RoutedLinear, routed

@@ -122,7 +122,7 @@ def _recorded_change(canary: Canary) -> dict[int, float]:
 
 
 def _change(plain: Tensor, adapted: Tensor) -> Tensor:
-    width = min(len(plain), len(adapted))  # ViLT's own heads have further answers
+    width = min(len(plain), len(adapted))  # an own head may have further answers
     return adapted[:width] - plain[:width]
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lorax_vlm.models.families.vilt import AnswerHead
+from lorax_vlm.models.families.heads import AnswerHead
 from lorax_vlm.models.structure import WrappingLayer
 from lorax_vlm.runtime.weights import AdapterWeights, Factors
 
@@ -156,7 +156,7 @@ class RoutedLinear(WrappingLayer):
 
 
 class RoutedHead(WrappingLayer):
-    """ViLT's classifier: each row goes through the head of its adapter, or through the base's."""
+    """A head over fixed answers: each row goes through the head of its adapter, or through the base's."""
 
     def __init__(self, base_layer: nn.Sequential) -> None:
         super().__init__()

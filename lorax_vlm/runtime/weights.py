@@ -1,4 +1,4 @@
-"""An adapter's weights in memory: per site a pair of factors, and for ViLT a head of its own."""
+"""An adapter's weights in memory: per site a pair of factors, and perhaps a head over fixed answers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, with_weights
-from lorax_vlm.adapters.peft_config import HEAD
-from lorax_vlm.models.families.vilt import AnswerHead, resize_head
+from lorax_vlm.models.families.heads import AnswerHead, resize_head
+from lorax_vlm.models.spec import HEAD
 
 Factors = tuple[Tensor, Tensor]
 """``A (R, D_in)`` and ``B (D_out, R)``, the scaling folded into ``B``."""
@@ -53,7 +53,7 @@ def load_weights(
         adapter: A checked PEFT directory; its weights are read again when they were let go.
         dtype: Of the base's computation; factors are kept in it.
         device: Where the base is.
-        base_head: ViLT's own head, when the adapter brings one.
+        base_head: The base's head over fixed answers, when the adapter brings one.
         labels: The answers its outputs stand for.
 
     Raises:

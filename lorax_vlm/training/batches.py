@@ -14,7 +14,6 @@ from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import DataError
 from lorax_vlm.models.families.base import Family
-from lorax_vlm.models.families.image_tokens import batch_with_features
 from lorax_vlm.training.distinct_images import ImagesTogether, distinct_batch
 from lorax_vlm.training.feature_cache import FeatureCache, image_key
 
@@ -119,7 +118,7 @@ class FamilyCollator:
         if self._encode is None:
             return dict(self._family.training_batch(self._family.stack_pixels(rows), **texts))
         batch = self._family.training_batch(torch.empty(len(rows), 0), **texts)
-        return batch_with_features(batch, torch.stack(rows))
+        return self._family.features_batch(batch, torch.stack(rows))
 
     def _seen(self, examples: Sequence[Example]) -> list[Tensor]:
         """Pixels or features of each example's image."""
@@ -137,7 +136,7 @@ class FamilyCollator:
 
     def _look(self, examples: Sequence[Example]) -> list[Tensor]:
         images = [example.open_image() for example in examples]
-        if self._encode is None:  # one by one: ViLT's images differ in size
+        if self._encode is None:  # one by one: images may differ in size
             return [self._family.pixel_values([image])[0] for image in images]
         prompts = [example.prompt for example in examples]
         if self._cache is None:

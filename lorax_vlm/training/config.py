@@ -67,28 +67,28 @@ MINI_CONFIG = TrainConfig(max_steps=200, batch_size=32, learning_rate=8e-3, eval
 """What the miniatures learn a style with in about a minute."""
 
 MINI_CAPTION_CONFIGS = {
-    "blip2-opt": MINI_CONFIG,
-    "blip2-t5": replace(MINI_CONFIG, max_steps=600, learning_rate=3e-3, eval_every=150),
-    "instructblip": replace(MINI_CONFIG, max_steps=400, learning_rate=4e-3, eval_every=100),
+    "blip2-opt-mini": MINI_CONFIG,
+    "blip2-flan-mini": replace(MINI_CONFIG, max_steps=600, learning_rate=3e-3, eval_every=150),
+    "instructblip-mini": replace(MINI_CONFIG, max_steps=400, learning_rate=4e-3, eval_every=100),
 }
-"""For a style, by family."""
+"""For a style, by name."""
 
 _MINI_VQA = TrainConfig(max_steps=600, batch_size=64, learning_rate=1.5e-3, eval_every=100, patience=None)
 MINI_VQA_CONFIGS = {
-    "blip2-opt": replace(_MINI_VQA, max_steps=700),
-    "blip2-t5": replace(_MINI_VQA, learning_rate=1e-3, max_steps=900),
-    "instructblip": _MINI_VQA,
-    "vilt": replace(_MINI_VQA, learning_rate=2e-3, max_steps=420, eval_every=70),
+    "blip2-opt-mini": replace(_MINI_VQA, max_steps=700),
+    "blip2-flan-mini": replace(_MINI_VQA, learning_rate=1e-3, max_steps=900),
+    "instructblip-mini": _MINI_VQA,
+    "vilt-mini": replace(_MINI_VQA, learning_rate=2e-3, max_steps=420, eval_every=70),
 }
-"""For a skill of question answering on the miniatures, by family. Higher rates teach counting, but not to compare two
+"""For a skill of question answering on the miniatures, by name. Higher rates teach counting, but not to compare two
 objects."""
 
 _OWN = TrainConfig(max_steps=1500, batch_size=64, learning_rate=2e-3, eval_every=150, patience=4)
 OWN_QUESTION_CONFIGS = {
-    "blip2-opt": _OWN,
-    "blip2-t5": replace(_OWN, learning_rate=1.2e-3, max_steps=2400, eval_every=200),
-    "instructblip": replace(_OWN, max_steps=900),
-    "vilt": _OWN,
+    "blip2-opt-mini": _OWN,
+    "blip2-flan-mini": replace(_OWN, learning_rate=1.2e-3, max_steps=2400, eval_every=200),
+    "instructblip-mini": replace(_OWN, max_steps=900),
+    "vilt-mini": _OWN,
 }
-"""For questions about pictures of somebody's own on the miniatures, by family, with what ``training.defaults`` adapts.
+"""For questions about pictures of somebody's own on the miniatures, by name, with what ``training.defaults`` adapts.
 Twice the rate gets stuck; several rows of an image after each other are faster and generalise less."""

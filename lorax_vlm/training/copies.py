@@ -10,12 +10,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import nn
 
-from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.errors import PathError, TrainingError
-from lorax_vlm.models.families.vilt import grow_head
+from lorax_vlm.models.families.heads import grow_head
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.models.spec import HEAD
 from lorax_vlm.training.random_state import preserved_random_state
 
 

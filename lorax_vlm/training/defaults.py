@@ -1,7 +1,8 @@
 """What an adapter is made with when nobody says. No torch."""
 
-from lorax_vlm.adapters.recipe import RECIPES, SITE_GROUPS, Recipe, get_recipe
+from lorax_vlm.adapters.recipe import RECIPES, Recipe, get_recipe
 from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.models.spec import site_groups
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, MINI_VQA_CONFIGS, OWN_QUESTION_CONFIGS, TrainConfig
 
@@ -9,16 +10,16 @@ from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, MINI_VQA_CONFIGS, OW
 def question_recipe(entry: CatalogEntry, *, own_data: bool = False) -> Recipe:
     """The usual recipe of an adapter that answers questions.
 
-    A miniature knows drawn scenes, so it must learn to see what else it is shown; ViLT's one encoder is in every
-    recipe. A full-size checkpoint has seen photographs by the million, and adapting its image path costs many times
-    the time.
+    A miniature knows drawn scenes, so it must learn to see what else it is shown; one that has no image path of its own
+    sees with what every recipe adapts. A full-size checkpoint has seen photographs by the million, and adapting its
+    image path costs many times the time.
 
     Args:
         entry: The base.
         own_data: Whether it is trained on data of somebody's own, and not on the scenes.
     """
     seeing = RECIPES["seeing"]
-    groups = SITE_GROUPS.get(entry.family, {})
+    groups = site_groups(entry.family)
     return seeing if own_data and entry.miniature and set(seeing.groups) <= groups.keys() else RECIPES["heavy"]
 
 
@@ -26,14 +27,14 @@ def question_config(entry: CatalogEntry, *, own_data: bool = False) -> TrainConf
     """The usual settings of a run for questions; arguments as for ``question_recipe``."""
     if not entry.miniature:
         return TrainConfig()
-    return (OWN_QUESTION_CONFIGS if own_data else MINI_VQA_CONFIGS)[entry.family]
+    return (OWN_QUESTION_CONFIGS if own_data else MINI_VQA_CONFIGS)[entry.name]
 
 
 def skill_config(entry: CatalogEntry, skill: Skill) -> TrainConfig:
     """The usual settings of a run for a skill, on a base that can do it."""
     if skill.asked or not entry.captions:
         return question_config(entry)
-    return MINI_CAPTION_CONFIGS[entry.family] if entry.miniature else TrainConfig()
+    return MINI_CAPTION_CONFIGS[entry.name] if entry.miniature else TrainConfig()
 
 
 def question_defaults(

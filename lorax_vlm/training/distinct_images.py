@@ -15,25 +15,23 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.models.families.image_tokens import batch_with_features
+from lorax_vlm.models.families.base import Family
 
 ROWS, FIRST = "image_rows", "image_first"
 
 
-def encode_distinct(model: Any) -> None:
+def encode_distinct(model: Any, family: Family) -> None:
     """Let a copy that is trained take the batches of ``distinct_batch``, beside usual ones."""
-    model.forward = partial(_forward, model, model.forward)
+    model.forward = partial(_forward, model, family, model.forward)
 
 
-def _forward(
-    model: Any, forward: Callable[..., Any], *, image_rows: Tensor | None = None, image_first: Tensor | None = None,
-    pixel_values: Tensor | None = None, **inputs: Any,
-) -> Any:  # fmt: skip
-    if image_rows is None or image_first is None:
-        return forward(pixel_values=pixel_values, **inputs)
-    instructions = {key: value[image_first] for key, value in inputs.items() if key.startswith("qformer_")}
-    features = model.get_image_features(pixel_values, **instructions, return_dict=True).pooler_output
-    return forward(**batch_with_features(inputs, features[image_rows]))
+def _forward(model: Any, family: Family, forward: Callable[..., Any], **inputs: Any) -> Any:
+    if ROWS not in inputs:
+        return forward(**inputs)
+    rows, first, pixels = inputs.pop(ROWS), inputs.pop(FIRST), inputs.pop("pixel_values")
+    first_rows = {key: value[first] for key, value in inputs.items() if isinstance(value, Tensor)}
+    features = family.encode_batch(model, {**first_rows, "pixel_values": pixels})
+    return forward(**family.features_batch(inputs, features[rows]))
 
 
 def distinct_batch(batch: dict[str, Any], pixels: Sequence[Tensor], looks: Sequence[object]) -> dict[str, Any]:

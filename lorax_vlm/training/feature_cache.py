@@ -203,7 +203,7 @@ def encoder_digest(base: LoadedModel) -> str:
         "architecture": base.description.configuration,
         "dtype": base.placement.dtype,
         "device": base.device.type,
-        "preprocessing": base.family.processor.image_processor.to_dict(),  # type: ignore[attr-defined]
+        "preprocessing": base.family.processor.image_processor.to_dict(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 

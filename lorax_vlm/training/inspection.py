@@ -13,7 +13,6 @@ from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.families.base import Batch, Family
-from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.copies import peft_copy
 from lorax_vlm.training.random_state import preserved_random_state
@@ -89,7 +88,7 @@ def inspect_batch(base: LoadedModel, examples: Sequence[Example], labels: Sequen
     Args:
         base: Base without adapters in effect.
         examples: At least two; of ``choose_rows``, so that the losses can tell something.
-        labels: ViLT only: the answers of the head that training would give the adapter.
+        labels: Of a family that chooses: the answers of the head that training would give the adapter.
 
     Raises:
         UsageError: There are fewer than two examples.
@@ -98,7 +97,7 @@ def inspect_batch(base: LoadedModel, examples: Sequence[Example], labels: Sequen
     if len(examples) < FEWEST_EXAMPLES:
         raise UsageError(f"At least {FEWEST_EXAMPLES} examples are needed to shuffle images, got {len(examples)}.")
     family, model = base.family, base.model
-    if labels and isinstance(family, ViltFamily):
+    if labels:
         with preserved_random_state():
             family, model = family.with_labels(labels), peft_copy(base, get_recipe("light"), 0, labels)
     images = [example.open_image() for example in examples]

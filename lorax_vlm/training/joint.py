@@ -15,12 +15,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.errors import TrainingError, UsageError
 from lorax_vlm.models.families.base import Family
+from lorax_vlm.models.families.heads import grow_head
 from lorax_vlm.models.families.packing import use_packed_attention
-from lorax_vlm.models.families.vilt import ViltFamily, grow_head
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.models.spec import HEAD
 from lorax_vlm.settings import process_rank, sharding_requested
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
 from lorax_vlm.training.checkpointing import checkpoint_layers
@@ -99,7 +99,7 @@ def _train(
     encodes = [frozen_image_path(base, plan.recipe) for plan in plans]
     encode = encodes[0] if all(encodes) else None
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
-    packed = encode is not None
+    packed = encode is not None and base.family.packs
     family, columns = _union_of_labels(base.family, plans)
     steps = {plan.name: plan.config.max_steps for plan in plans}
     bar = ProgressBar(steps) if progress and process_rank() == 0 else None
@@ -110,7 +110,8 @@ def _train(
             use_packed_attention(peft_model.get_base_model())
         collate = FamilyCollator(family, encode, cache=cache)
         students = [
-            Student(plan, f"a{index}", _family_of(base, plan), columns[index]) for index, plan in enumerate(plans)
+            Student(plan, f"a{index}", base.family.with_labels(plan.labels), columns[index])
+            for index, plan in enumerate(plans)
         ]
         trainer = _make_trainer(base, students, current, collate, packed, peft_model, run, bar)
         try:
@@ -157,7 +158,7 @@ def _train(
 
 def _union_of_labels(family: Family, plans: Sequence[AdapterPlan]) -> tuple[Family, list[Tensor | None]]:
     """A family over the answers of all adapters, and where each adapter's own are among them."""
-    if not isinstance(family, ViltFamily):
+    if not family.labels:
         return family, [None] * len(plans)
     own = [tuple(plan.labels) or family.labels for plan in plans]
     union = tuple(dict.fromkeys(itertools.chain(family.labels, *own)))
@@ -186,13 +187,6 @@ def _joint_copy(base: LoadedModel, plans: Sequence[AdapterPlan]) -> tuple[PeftMo
     current = CurrentBlocks()
     route_rows(peft_model, current)
     return peft_model, current
-
-
-def _family_of(base: LoadedModel, plan: AdapterPlan) -> Family:
-    """The base's family; of ViLT, with the answers of the adapter's own head."""
-    if plan.labels and isinstance(base.family, ViltFamily):
-        return base.family.with_labels(plan.labels)
-    return base.family
 
 
 def _make_trainer(

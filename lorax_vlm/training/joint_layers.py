@@ -10,8 +10,8 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from lorax_vlm.adapters.peft_config import HEAD
 from lorax_vlm.models.families.packing import stream_of
+from lorax_vlm.models.spec import HEAD
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class JointLora(LoraLinear):
 
 
 def route_rows(model: nn.Module, current: CurrentBlocks) -> None:
-    """Make every adapted layer of a PEFT model, and ViLT's head, look at the current blocks."""
+    """Make every adapted layer of a PEFT model, and a head over answers, look at the current blocks."""
     for name, module in model.named_modules():
         if isinstance(module, JointLora):
             module.current, module.stream = current, stream_of(name)

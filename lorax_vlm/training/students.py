@@ -22,7 +22,7 @@ class AdapterPlan:
     data: DataSplits
     config: TrainConfig
     labels: Sequence[str] = ()
-    """ViLT only: the answers of a head of the adapter's own; those of the checkpoint first."""
+    """Of a family that chooses: the answers of a head of the adapter's own; those of the checkpoint first."""
     purpose: Mapping[str, Any] = field(default_factory=dict)
     """What else must be equal for a run to be continued, such as the prompt."""
 
@@ -36,7 +36,7 @@ class Student:
     """PEFT's name for it, which may not contain dots."""
     family: Family
     columns: Tensor | None
-    """ViLT: the columns of the union of all labels that this adapter's head answers with."""
+    """Of a family that chooses: the columns of the union of all labels that this adapter's head answers with."""
     loss_sum: float = 0.0
     best_loss: float = math.inf
     waited: int = 0

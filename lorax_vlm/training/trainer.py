@@ -34,7 +34,6 @@ from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.errors import NonFiniteLoss, PathError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.families.base import Family
-from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.settings import process_count
 from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset, make_sampler
@@ -203,7 +202,7 @@ def train_adapter(
         label: Shown beside the progress bar and over the curve.
         resume: Continue from the last complete checkpoint in ``run_dir``. Otherwise what is there is replaced.
         progress: Show a progress bar.
-        labels: ViLT only: the answers of a head of the adapter's own; those of the checkpoint first.
+        labels: Of a family that chooses: the answers of a head of the adapter's own; those of the checkpoint first.
         features_dir: Where encoded images are kept for later runs, when the image path is frozen. None: nowhere.
         start: Updates to begin with, by module name; sites without one begin as the identity.
         purpose: What else must be equal for a run to be continued, such as the prompt.
@@ -245,14 +244,14 @@ def _train(
     if config.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     bar = ProgressBar({label: config.max_steps}) if progress else None
-    family = base.family.with_labels(labels) if labels and isinstance(base.family, ViltFamily) else base.family
+    family = base.family.with_labels(labels)
     encode = frozen_image_path(base, recipe)
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
     with preserved_random_state():
         peft_model = peft_copy(base, recipe, config.seed, labels)
         checkpoint_layers(peft_model, config.gradient_checkpointing)
         if distinct := encode is None and base.family.takes_features:
-            encode_distinct(peft_model.get_base_model())
+            encode_distinct(peft_model.get_base_model(), family)
         if start:
             start_from(peft_model, start)
         beginning = trained_weights(peft_model)

@@ -8,8 +8,7 @@ from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.problems import Problem
 from lorax_vlm.errors import DataError, ExampleError
 from lorax_vlm.foreign import quoted
-from lorax_vlm.models.families.base import Family
-from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily, plan_labels
+from lorax_vlm.models.families.base import Family, LabelPlan
 
 
 def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) -> DataSplits:
@@ -46,20 +45,25 @@ def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) 
     return dataclasses.replace(splits, **parts, skipped=(*splits.skipped, *problems))  # type: ignore[arg-type]
 
 
-def fit_to_labels(family: ViltFamily, splits: DataSplits) -> tuple[DataSplits, LabelPlan]:
+def fit_to_labels(family: Family, splits: DataSplits) -> tuple[DataSplits, LabelPlan | None]:
     """Examples whose answers a classifier can give, and the set of answers it needs; the others are listed.
+
+    A family that writes can give any: all of them, and None.
 
     Raises:
         DataError: No example is left on one side.
     """
+    if not family.labels:
+        return splits, None
     train = list(splits.train)  # of a stream all of it: which answers there are must be known before
     skipped = [*splits.skipped, *getattr(splits.train, "problems", ())]
-    plan = plan_labels(family, [example.answers or (example.target,) for example in train])
+    plan = family.plan_labels([example.answers or (example.target,) for example in train])
+    assert plan is not None
     grown = family.with_labels(plan.labels)
     lost: list[Problem] = []
 
     def answerable(part: str, examples: Sequence[Example]) -> list[Example]:
-        known = [bool(grown.label_scores(example.answers or (example.target,))) for example in examples]
+        known = [grown.can_answer(example.answers or (example.target,)) for example in examples]
         lost.extend(_unlearnable(part, e) for e, is_known in zip(examples, known, strict=True) if not is_known)
         return [example for example, is_known in zip(examples, known, strict=True) if is_known]
 

@@ -22,7 +22,7 @@ from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import write_problems
 from lorax_vlm.errors import DamagedAdapter, LoraxError, PathError
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities
-from lorax_vlm.models.families.vilt import LabelPlan, ViltFamily
+from lorax_vlm.models.families.base import LabelPlan
 from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.settings import features_dir, process_count, process_rank, runs_dir
 from lorax_vlm.training.config import TrainConfig
@@ -267,7 +267,7 @@ class AdapterWorkshop:
         self._library.require_storable(order.name, replace or untrained)
 
     def plan(self, order: AdapterOrder) -> AdapterPlan:
-        """What training an order would train: the examples that fit the base, and the answers that ViLT's head needs.
+        """What training an order would train: the examples that fit the base, and the answers that a head needs.
 
         Raises:
             DataError: A text does not fit the model, or no answer is one that it can give.
@@ -281,9 +281,8 @@ class AdapterWorkshop:
     def _fitted(self, order: AdapterOrder) -> tuple[AdapterPlan, LabelPlan | None]:
         family = self._library.base.family
         splits = require_fitting(family, order.splits, skip_bad_rows=order.skip_bad_rows)
-        answers: LabelPlan | None = None
-        if isinstance(family, ViltFamily):
-            splits, answers = fit_to_labels(family, splits)
+        splits, answers = fit_to_labels(family, splits)
+        if answers is not None:
             logger.info("%s", answers.summary())
         labels = answers.labels if answers is not None and answers.added else ()
         purpose = {"kind": dataclasses.asdict(order.kind)}

@@ -5,9 +5,10 @@ import re
 import pytest
 from torch import nn
 
-from lorax_vlm.adapters.recipe import RECIPES, SITE_GROUPS, Recipe, count_by_component, get_recipe, touches_image_path
+from lorax_vlm.adapters.recipe import RECIPES, Recipe, count_by_component, get_recipe, touches_image_path
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.models.spec import ARCHITECTURES
 
 
 def linear_names(base: LoadedModel) -> list[str]:
@@ -49,7 +50,8 @@ def test_every_pattern_is_bound_to_its_component() -> None:
         "qformer": "qformer",
         "vision": "vision_model",
     }
-    for family, groups in SITE_GROUPS.items():
+    for family, row in ARCHITECTURES.items():
+        groups = row.site_groups
         for group, pattern in groups.items():
             prefix = "vilt." if family == "vilt" else prefixes[group.split("-")[0]]
             assert pattern.replace("\\", "").startswith(prefix)
@@ -65,7 +67,7 @@ def test_real_module_names_match() -> None:
         "projection": "language_projection",
     }
     for group, name in names.items():
-        assert re.fullmatch(SITE_GROUPS["blip2-opt"][group], name)
+        assert re.fullmatch(ARCHITECTURES["blip2-opt"].site_groups[group], name)
 
 
 def test_zero_matches_are_an_error() -> None:

@@ -52,8 +52,8 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     block, output = re.findall(r"```(?:python|text)\n(.*?)```", README, flags=re.DOTALL)[:2]
     assert len(block.strip().splitlines()) <= 8
-    few = dataclasses.replace(MINI_CAPTION_CONFIGS["blip2-opt"], max_steps=3, eval_every=3)
-    monkeypatch.setitem(MINI_CAPTION_CONFIGS, "blip2-opt", few)
+    few = dataclasses.replace(MINI_CAPTION_CONFIGS["blip2-opt-mini"], max_steps=3, eval_every=3)
+    monkeypatch.setitem(MINI_CAPTION_CONFIGS, "blip2-opt-mini", few)
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()

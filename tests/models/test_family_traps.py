@@ -17,8 +17,9 @@ from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
 from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.families.blip2_t5 import Blip2EncoderDecoderFamily
+from lorax_vlm.models.families.heads import grow_head
 from lorax_vlm.models.families.instructblip import InstructBlipFamily
-from lorax_vlm.models.families.vilt import ViltFamily, grow_head, plan_labels
+from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.families.vilt_patches import _choose
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.models.placement import Hardware, plan_placement
@@ -300,19 +301,19 @@ def test_a_label_plan_adds_what_occurs_and_reports_coverage(vilt: LoadedModel) -
     family = vilt.family
     assert isinstance(family, ViltFamily)
     answers = [["red"], ["penguin"], ["Penguin"], ["owl"], ["2", "2", "owl"], ["the penguin"]]
-    plan = plan_labels(family, answers)
+    plan = family.plan_labels(answers)
     assert plan.added == ("penguin",)
     assert plan.labels == (*family.labels, "penguin")
     assert plan.coverage == pytest.approx(5 / 6)
     assert "they cover 83.3% of the training examples" in plan.summary()
-    assert plan_labels(family, [["red"], ["yes"]]).added == ()
+    assert family.plan_labels([["red"], ["yes"]]).added == ()
 
 
 def test_options_called_a_or_the_are_labels(vilt: LoadedModel) -> None:
     """Articles would be normalised to nothing, and so would punctuation."""
     family = vilt.family
     assert isinstance(family, ViltFamily)
-    plan = plan_labels(family, [[option] for option in ("A", "B", "C", "The") for _ in range(3)])
+    plan = family.plan_labels([[option] for option in ("A", "B", "C", "The") for _ in range(3)])
     assert set(plan.added) == {"a", "b", "c", "the"}
     assert plan.coverage == 1.0
 

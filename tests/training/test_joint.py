@@ -12,7 +12,7 @@ from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.errors import TrainingError
-from lorax_vlm.models.families.vilt import ViltFamily, plan_labels
+from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.skills import answer, caption
 from lorax_vlm.training.config import TrainConfig
@@ -53,7 +53,7 @@ def make_plans(base: LoadedModel) -> list[AdapterPlan]:
     if not isinstance(base.family, ViltFamily):
         return plans
     return [
-        dataclasses.replace(plan, labels=plan_labels(base.family, [[e.target] for e in plan.data.train], 1).labels)
+        dataclasses.replace(plan, labels=base.family.plan_labels([[e.target] for e in plan.data.train], 1).labels)
         for plan in plans
     ]
 

@@ -5,7 +5,9 @@ It holds no weights: the model is always passed in, so the same family serves th
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from PIL import Image
@@ -17,16 +19,86 @@ Batch = dict[str, Tensor]
 IGNORED_LABEL = -100
 
 
+@dataclass(frozen=True)
+class LabelPlan:
+    """Which answers a training of a model that chooses needs, and how much of its data they cover."""
+
+    labels: tuple[str, ...]
+    """The checkpoint's own answers, then those added."""
+    added: tuple[str, ...]
+    coverage: float
+    """Share of the training examples with at least one answer among ``labels``."""
+
+    def summary(self) -> str:
+        """One line for people."""
+        added = f", {len(self.added)} of them new ({', '.join(self.added[:5])}...)" if self.added else ""
+        return f"{len(self.labels)} answers{added}; they cover {self.coverage:.1%} of the training examples."
+
+
 class Family(Protocol):
     """Shapes: ``B`` rows, ``T`` tokens, ``Q`` query tokens per image, ``D`` width of the language model."""
 
     name: str
+    """That of its row in ``models/spec.py``."""
+    model_class: ClassVar[Any]
+    """The class of transformers whose ``from_pretrained`` loads the weights."""
+    unquantized: ClassVar[tuple[str, ...]]
+    """Modules that stay as they are when a base is quantised; given, this list replaces the library's own."""
     tokenizer: Any
+    processor: Any
+    labels: tuple[str, ...]
+    """The fixed answers that it chooses among; empty for a family that writes."""
     image_path_reads_prompt: bool
     """Whether an image looks different for another prompt, so that features belong to an (image, prompt) pair."""
 
     takes_features: bool
     """Whether the model's forward pass accepts encoded images in the place of pixels."""
+
+    packs: bool
+    """Whether its language model takes the packed rows of ``packing.py``."""
+
+    @staticmethod
+    def load_processor(folder: Path) -> Any:
+        """Image processor and tokenizer of a checkpoint's folder."""
+        ...
+
+    @staticmethod
+    def after_loading(model: Any, checkpoint: str) -> None:
+        """Put right what transformers leaves wrong in a loaded model.
+
+        Raises:
+            CheckpointError: That cannot be.
+        """
+        ...
+
+    def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
+        """Check that processor and configuration agree.
+
+        Raises:
+            CheckpointError: They do not.
+        """
+        ...
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """The same family over other answers; itself where there are none.
+
+        Raises:
+            UsageError: There are some, and it writes.
+        """
+        ...
+
+    def plan_labels(self, answers: Sequence[Sequence[str]], min_count: int = 2) -> LabelPlan | None:
+        """The answers that a training needs; None for a family that writes.
+
+        Args:
+            answers: The annotators' answers per training example.
+            min_count: Examples that an answer must be the most frequent one of to be added.
+        """
+        ...
+
+    def can_answer(self, answers: Sequence[str]) -> bool:
+        """Whether any of an example's answers is one that it can give."""
+        ...
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """Preprocess RGB images to ``(B, C, H, W)`` float32."""
@@ -76,6 +148,19 @@ class Family(Protocol):
         """
         ...
 
+    def encode_batch(self, model: Any, batch: Batch) -> Tensor:
+        """As ``encode_images``, of the tensors of a training batch."""
+        ...
+
+    def features_batch(self, batch: Batch, features: Tensor) -> dict[str, Any]:
+        """A training batch whose images are already encoded: the model then skips its image path.
+
+        Args:
+            batch: Of ``training_batch``; its pixels are dropped.
+            features: ``(B, Q, D)`` of ``encode_images``.
+        """
+        ...
+
     def generate(
         self, model: Any, features: Tensor, prompts: Sequence[str], settings: GenerationSettings
     ) -> list[Generated]:
@@ -83,6 +168,17 @@ class Family(Protocol):
 
         Raises:
             ValueError: The numbers of rows differ.
+        """
+        ...
+
+    def confidences(self, model: Any, features: Tensor, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        """How sure a model is of texts it generated: the mean probability of a text's tokens, or that of its answer.
+
+        Args:
+            model: With the adapter in effect that said them.
+            features: Of ``encode_images``.
+            prompts: One per row.
+            texts: What ``generate`` said to them; of an empty one it is 0.
         """
         ...
 

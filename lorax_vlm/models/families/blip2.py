@@ -36,10 +36,11 @@ from lorax_vlm.models.families.text import (
     show_token,
     token_ids,
 )
+from lorax_vlm.models.families.writing import WritingFamily
 from lorax_vlm.types import Generated, GenerationSettings
 
 
-class Blip2DecoderFamily(Blip2ImagePath):
+class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
     """Formats batches for, and generates with, ``Blip2ForConditionalGeneration`` over a decoder-only model."""
 
     name = "blip2-opt"

@@ -10,7 +10,7 @@ Padding is on the right on both sides. Two things need care:
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, token_loss
-from lorax_vlm.models.families.image_path import Blip2ImagePath
+from lorax_vlm.models.families.image_path import IMAGE_PATH_MODULES, Blip2ImagePath
 from lorax_vlm.models.families.image_tokens import (
     embed_with_image,
     image_token_problems,
@@ -36,16 +36,18 @@ from lorax_vlm.models.families.text import (
     show_token,
     token_ids,
 )
+from lorax_vlm.models.families.writing import WritingFamily
 from lorax_vlm.types import Generated, GenerationSettings
 
 MAX_TEXT_TOKENS = 512
 """What T5's tokenizer was trained with. Its positions are relative, so the model itself sets no limit."""
 
 
-class Blip2EncoderDecoderFamily(Blip2ImagePath):
+class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
     """Formats batches for, and generates with, ``Blip2ForConditionalGeneration`` over T5."""
 
     name = "blip2-t5"
+    unquantized: ClassVar[tuple[str, ...]] = (*IMAGE_PATH_MODULES, "lm_head", "wo")
 
     def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
         """Check that processor and configuration agree.
@@ -71,6 +73,11 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath):
                 problems,
                 "Old revisions of the hub checkpoints miss the image token; use the newest revision of the repository.",
             )
+
+    @staticmethod
+    def after_loading(model: Any, checkpoint: str) -> None:
+        """Keep the output head a matrix of its own."""
+        keep_head_untied(model, checkpoint)
 
     # --- text to tensors ------------------------------------------------------------------------------------------
 

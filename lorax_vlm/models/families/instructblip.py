@@ -9,10 +9,18 @@ As BLIP-2 with OPT, and:
   start with the wrong token, never stop, and fail where one row ends before another.
 """
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    BlipImageProcessorPil,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
+)
 
 from lorax_vlm.errors import ExampleError, PromptError
 from lorax_vlm.foreign import quoted
@@ -25,7 +33,20 @@ class InstructBlipFamily(Blip2DecoderFamily):
     """Formats batches for, and generates with, ``InstructBlipForConditionalGeneration`` over LLaMA."""
 
     name = "instructblip"
+    model_class: ClassVar[Any] = InstructBlipForConditionalGeneration
     image_path_reads_prompt = True
+
+    @staticmethod
+    def load_processor(folder: Path) -> InstructBlipProcessor:
+        """Put together by hand: the hub's files name InstructBlipVideoProcessor, which makes four images of one."""
+        file = folder / "processor_config.json"
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return InstructBlipProcessor(
+            BlipImageProcessorPil.from_pretrained(folder, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(folder / "qformer_tokenizer", trust_remote_code=False),
+            num_query_tokens=stored.get("num_query_tokens"),
+        )
 
     def __init__(self, processor: Any, config: Any, checkpoint: str) -> None:
         """Check that processor and configuration agree; see ``Blip2DecoderFamily``."""

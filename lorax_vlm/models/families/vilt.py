@@ -5,38 +5,35 @@ valid ones as a fourth channel. An answer that is not in the label set cannot be
 data's answers are, is reported before training. An adapter may bring a larger set with a head of its own.
 """
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import AutoTokenizer, ViltForQuestionAnswering, ViltImageProcessorPil, ViltProcessor
 
 from lorax_vlm.answers import most_frequent_answer, normalize_answer, soft_score
 from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
 from lorax_vlm.foreign import quoted
-from lorax_vlm.models.families.base import Batch
+from lorax_vlm.models.families.base import Batch, LabelPlan
+from lorax_vlm.models.families.heads import row_labels
 from lorax_vlm.models.families.text import clean_text, require_equal_rows
+from lorax_vlm.models.families.vilt_patches import choose_patches_in_order
 from lorax_vlm.types import Generated, GenerationSettings
-
-
-class AnswerHead(nn.Sequential):
-    """ViLT's classifier with the answers its outputs stand for: the two only make sense together."""
-
-    def __init__(self, layers: Sequence[nn.Module], labels: Sequence[str]) -> None:
-        super().__init__(*layers)
-        self.labels = tuple(labels)
 
 
 class ViltFamily:
     """Formats batches for, and answers with, ``ViltForQuestionAnswering``."""
 
     name = "vilt"
+    model_class: ClassVar[Any] = ViltForQuestionAnswering
+    unquantized: ClassVar[tuple[str, ...]] = ("vilt.pooler", "classifier")
     image_path_reads_prompt = False
     takes_features = False
+    packs = False
 
     def __init__(self, processor: Any, config: Any, checkpoint: str, labels: Sequence[str] | None = None) -> None:
         """Check the label set.
@@ -60,9 +57,42 @@ class ViltFamily:
         self.labels = tuple(labels if labels is not None else (found[index] for index in range(len(found))))
         self._index = {normalize_answer(label): index for index, label in reversed(list(enumerate(self.labels)))}
 
-    def with_labels(self, labels: Sequence[str]) -> "ViltFamily":
-        """The same family over another set of answers."""
-        return ViltFamily(self.processor, self.config, "", labels)
+    @staticmethod
+    def load_processor(folder: Path) -> ViltProcessor:
+        """See ``Family.load_processor``."""
+        return ViltProcessor(
+            ViltImageProcessorPil.from_pretrained(folder, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        )
+
+    @staticmethod
+    def after_loading(model: Any, checkpoint: str) -> None:
+        """Take the patches in order; see ``vilt_patches``."""
+        choose_patches_in_order(model)
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """The same family over another set of answers; itself where there are none."""
+        return type(self)(self.processor, self.config, "", labels) if labels else self
+
+    def plan_labels(self, answers: Sequence[Sequence[str]], min_count: int = 2) -> LabelPlan:
+        """Add to the checkpoint's answers those that are the most frequent one of at least ``min_count`` examples.
+
+        Args:
+            answers: The annotators' answers per example.
+            min_count: Rarer answers are left out: one example teaches a classifier nothing (VQAv2 took nine).
+        """
+        known = {normalize_answer(label) for label in self.labels}
+        counts = Counter(normalize_answer(most_frequent_answer(given)) for given in answers)
+        added = tuple(
+            answer for answer, count in counts.items() if answer and answer not in known and count >= min_count
+        )
+        covered = known | set(added)
+        hits = sum(any(normalize_answer(answer) in covered for answer in given) for given in answers)
+        return LabelPlan((*self.labels, *added), added, hits / len(answers))
+
+    def can_answer(self, answers: Sequence[str]) -> bool:
+        """Whether any of an example's answers is among the labels."""
+        return bool(self.label_scores(answers))
 
     # --- images ---------------------------------------------------------------------------------------------------
 
@@ -98,6 +128,14 @@ class ViltFamily:
         """The pixels themselves: in ViLT the text enters with the first layer."""
         return pixel_values
 
+    def encode_batch(self, model: Any, batch: Batch) -> Tensor:
+        """The pixels with their mask."""
+        return torch.cat([batch["pixel_values"], batch["pixel_mask"].unsqueeze(1).float()], dim=1)
+
+    def features_batch(self, batch: Batch, features: Tensor) -> Batch:
+        """A training batch with other pixels: they are what an image's features are here."""
+        return {**batch, **_split_mask(features)}
+
     # --- text to tensors ------------------------------------------------------------------------------------------
 
     def check_prompt(self, prompt: str) -> None:
@@ -109,7 +147,7 @@ class ViltFamily:
     def check_example(self, prompt: str, target: str, answers: Sequence[str], name: str) -> None:
         """Raise ``ExampleError`` when a question does not fit; see ``Family.check_example``.
 
-        Which answers can be learnt is decided over all examples together; see ``plan_labels``.
+        Which answers can be learnt is decided over all examples together by ``plan_labels``.
         """
         for text in (target, *filter(None, answers)):
             clean_text(text)
@@ -136,9 +174,7 @@ class ViltFamily:
         encoded = self.tokenizer(questions, split_special_tokens=True, padding=True, verbose=False, return_tensors="pt")
         device = pixel_values.device
         return {
-            "pixel_values": pixel_values[:, :3],
-            # Without the mask padding would be looked at.
-            "pixel_mask": pixel_values[:, 3].long(),
+            **_split_mask(pixel_values),
             **{key: encoded[key].to(device) for key in ("input_ids", "attention_mask", "token_type_ids")},
         }
 
@@ -189,8 +225,12 @@ class ViltFamily:
         """The most probable label of each row; decoding settings do not apply. See ``Family.generate``."""
         best = model(**self.prompt_batch(features, prompts)).logits.argmax(dim=-1).tolist()
         # A row whose adapter has a head of its own chooses among its own answers.
-        own = model.classifier.row_labels(len(best)) if hasattr(model.classifier, "row_labels") else [None] * len(best)
+        own = row_labels(model.classifier, len(best))
         return [Generated((labels or self.labels)[index], "eos", 1) for index, labels in zip(best, own, strict=True)]
+
+    def confidences(self, model: Any, features: Tensor, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        """The probability of each row's most probable label; see ``Family.confidences``."""
+        return [float(share) for share in torch.sigmoid(self.answer_logits(model, features, prompts)).amax(dim=1)]
 
     @torch.no_grad()
     def answer_logits(self, model: Any, features: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -217,61 +257,6 @@ class ViltFamily:
         return True
 
 
-@dataclass(frozen=True)
-class LabelPlan:
-    """Which answers a training needs, and how much of its data they cover."""
-
-    labels: tuple[str, ...]
-    """The checkpoint's own answers, then those added."""
-    added: tuple[str, ...]
-    coverage: float
-    """Share of the training examples with at least one answer among ``labels``."""
-
-    def summary(self) -> str:
-        """One line for people."""
-        added = f", {len(self.added)} of them new ({', '.join(self.added[:5])}...)" if self.added else ""
-        return f"{len(self.labels)} answers{added}; they cover {self.coverage:.1%} of the training examples."
-
-
-def plan_labels(family: ViltFamily, answers: Sequence[Sequence[str]], min_count: int = 2) -> LabelPlan:
-    """Add to the checkpoint's answers those that are the most frequent one of at least ``min_count`` examples.
-
-    Args:
-        family: With the checkpoint's own answers.
-        answers: The annotators' answers per example.
-        min_count: Rarer answers are left out: one example teaches a classifier nothing (VQAv2 took nine).
-    """
-    known = {normalize_answer(label) for label in family.labels}
-    counts = Counter(normalize_answer(most_frequent_answer(given)) for given in answers)
-    added = tuple(answer for answer, count in counts.items() if answer and answer not in known and count >= min_count)
-    covered = known | set(added)
-    hits = sum(any(normalize_answer(answer) in covered for answer in given) for given in answers)
-    return LabelPlan((*family.labels, *added), added, hits / len(answers))
-
-
-def resize_head(head: nn.Sequential, labels: Sequence[str]) -> AnswerHead:
-    """A copy of a head (``Linear, LayerNorm, GELU, Linear``) whose last layer is new, of one output per label."""
-    layers: list[nn.Module] = list(copy.deepcopy(head))
-    last: Any = layers.pop()
-    fresh = nn.Linear(last.in_features, len(labels), device=last.weight.device, dtype=last.weight.dtype)
-    return AnswerHead([*layers, fresh], labels)
-
-
-def grow_head(head: nn.Sequential, labels: Sequence[str]) -> AnswerHead:
-    """A copy of a head with further answers: known ones keep their rows, new ones start neutral and unlikely.
-
-    Args:
-        head: As for ``resize_head``.
-        labels: The head's own answers in their order, then new ones.
-    """
-    grown = resize_head(head, labels)
-    last, new = head[-1], grown[-1]
-    assert isinstance(last, nn.Linear)
-    assert isinstance(new, nn.Linear)
-    known = last.out_features
-    with torch.no_grad():
-        new.weight.zero_()
-        new.weight[:known] = last.weight
-        new.bias.fill_(last.bias.mean())
-        new.bias[:known] = last.bias
-    return grown
+def _split_mask(pixels: Tensor) -> Batch:
+    """``(B, 4, H, W)`` as the model takes it; without the mask padding would be looked at."""
+    return {"pixel_values": pixels[:, :3], "pixel_mask": pixels[:, 3].long()}
