@@ -20,11 +20,12 @@ from safetensors.numpy import load, save
 
 from fuzz.harness import Fuzzer, main
 from lorax_vlm.adapters.compatibility import Level, check_compatibility
-from lorax_vlm.adapters.files import WEIGHTS_FILE, AdapterFiles, read_adapter
+from lorax_vlm.adapters.files import AdapterFiles, read_adapter
 from lorax_vlm.adapters.identity import describe_adapted
 from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.integrity import SIGNATURE_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, BaseIdentity, FileRecord, Manifest, read_manifest
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages
 from lorax_vlm.adapters.store import AdapterStore

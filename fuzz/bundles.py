@@ -17,9 +17,9 @@ from pathlib import Path
 
 from fuzz.adapter_folders import SECRET, damaged, encoded, flipped, sound_config, sound_manifest, sound_seen, weights
 from fuzz.harness import Fuzzer, main
-from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.adapters.integrity import SIGNATURE_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, FileRecord
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE
 from lorax_vlm.adapters.store import AdapterStore

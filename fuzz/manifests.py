@@ -15,8 +15,9 @@ from typing import Any
 from fuzz.adapter_folders import VALUES, damaged, encoded, flipped, sound_config, sound_manifest, sound_seen, weights
 from fuzz.harness import Fuzzer, main
 from lorax_vlm.adapters.compatibility import check_compatibility
-from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
+from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, CanaryAnswer, FileRecord, Manifest, Parent, read_manifest
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore

@@ -174,12 +174,12 @@ class BLIP2CaptioningSystem:
         Args:
             name: Name in the store.
             style: Caption style. None: the stored adapter's.
-            data: A folder with ``metadata.jsonl``, or splits made by hand. None: the scenes of the miniature world.
+            data: What ``read_data`` recognises, or splits made by hand. None: the scenes of the miniature world.
             complexity: ``light``, ``medium``, ``heavy`` or a ``Recipe``.
             config: Steps and rates. None: defaults for the base.
             replace: Make a new version of an adapter that is already trained.
             resume: Continue the run of this name that was interrupted.
-            skip_bad_rows: Leave malformed rows of the folder out.
+            skip_bad_rows: Leave out malformed rows, and texts that do not fit the model.
             progress: Show a progress bar.
 
         Raises:
@@ -199,6 +199,7 @@ class BLIP2CaptioningSystem:
         config: TrainConfig | Mapping[str, TrainConfig] | None = None,
         replace: bool = False,
         resume: bool = False,
+        skip_bad_rows: bool = False,
         progress: bool = True,
     ) -> list[StoredAdapter]:
         """Train several styles in one run: every pass through the frozen base serves all of them.
@@ -217,7 +218,14 @@ class BLIP2CaptioningSystem:
         """
         sources, configs = by_name("data", data, styles), by_name("config", config, styles)
         orders = [
-            self.order(name, style, data=sources[name], complexity=complexity, config=configs[name])
+            self.order(
+                name,
+                style,
+                data=sources[name],
+                complexity=complexity,
+                config=configs[name],
+                skip_bad_rows=skip_bad_rows,
+            )
             for name, style in styles.items()
         ]
         return self._workshop.train_together(orders, replace=replace, resume=resume, progress=progress)
@@ -237,7 +245,7 @@ class BLIP2CaptioningSystem:
             style = self.store.get(name).manifest.skill_name if name in self.store else ""
         splits = self.training_data(style, data, skip_bad_rows=skip_bad_rows)
         config = self.default_config if config is None else config
-        return AdapterOrder(name, self._kind(style), get_recipe(complexity), splits, config)
+        return AdapterOrder(name, self._kind(style), get_recipe(complexity), splits, config, skip_bad_rows)
 
     def _kind(self, style: str) -> AdapterKind:
         entry = self._described()

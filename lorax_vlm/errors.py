@@ -298,7 +298,8 @@ class UntrainedAdapter(AdapterError, ValueError):
         super().__init__(
             adapter,
             f"Adapter {adapter!r} changes nothing: every B (or A) matrix is zero, and it is not marked untrained. "
-            "It was probably saved before training. Train it: lorax-vlm train " + adapter,
+            "It was probably saved before training. Train it: "
+            f"lorax-vlm train {adapter} --data FOLDER (--style or --task for the scenes of a miniature)",
         )
 
 
@@ -340,14 +341,13 @@ class InterruptedTransfer(RemoteError):
 
 
 class AdapterMemoryExceeded(LoraxError, MemoryError):
-    """The adapters of one call, and those pinned, do not fit the memory for adapters together."""
+    """The adapters of one call do not fit the memory for adapters together."""
 
-    def __init__(self, adapters: Sequence[str], needed_bytes: int, budget_bytes: int, pinned: Sequence[str]) -> None:
+    def __init__(self, adapters: Sequence[str], needed_bytes: int, budget_bytes: int) -> None:
         self.adapters, self.needed_bytes, self.budget_bytes = list(adapters), needed_bytes, budget_bytes
-        beside = f" with the pinned ones ({', '.join(pinned)})" if pinned else ""
         super().__init__(
-            f"{len(adapters)} adapters need {needed_bytes:,} bytes at once{beside}, the budget is {budget_bytes:,}. "
-            "Raise the budget, unpin some, or use fewer adapters in a batch."
+            f"{len(adapters)} adapters need {needed_bytes:,} bytes at once, the budget is {budget_bytes:,}. "
+            "Raise the budget (adapter_memory_bytes), or use fewer adapters in a batch."
         )
 
 

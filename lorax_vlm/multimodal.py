@@ -8,7 +8,6 @@ from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions, ask_for, ask_of
-from lorax_vlm.data.asked import require_examples
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.scene_tasks import require_exchange_task, skill_examples, skill_splits
@@ -22,11 +21,12 @@ from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters
 from lorax_vlm.exchange.page import write_exchange_page
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import TransferReport
-from lorax_vlm.exchange.scene_data import MOST_UNLABELLED, scene_transfer_data
+from lorax_vlm.exchange.scene_data import drawn_images, scene_transfer_data
 from lorax_vlm.exchange.swap import Direction, ExchangeReport, exchange_adapters
 from lorax_vlm.exchange.teacher import answer as answers_of
 from lorax_vlm.exchange.transfer import QUICK_SHARE, TransferOptions, transfer_adapter
 from lorax_vlm.exchange.transfer_data import TransferData, judge_all, judge_by_target, read_transfer_data
+from lorax_vlm.measuring import unseen_examples
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.loading import LoadedModel
@@ -38,7 +38,7 @@ from lorax_vlm.settings import runs_dir
 from lorax_vlm.skills import Skill, answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
-from lorax_vlm.types import ModelText, require_text, require_texts
+from lorax_vlm.types import ModelText, require_text, require_texts, require_whole
 from lorax_vlm.workshop.making import AdapterWorkshop
 from lorax_vlm.workshop.orders import AdapterKind
 
@@ -108,9 +108,16 @@ class MultiModalLoRAExchange:
         """
         return self._shelf.load(self._shelf.library(model))
 
-    def default_config(self, model: str, task: str, steps: int | None = None) -> TrainConfig:
-        """Training settings when none are given, perhaps with another number of steps."""
-        config = skill_config(self.entry(model), require_exchange_task(task))
+    def default_config(self, model: str, task: str, steps: int | None = None, *, own_data: bool = False) -> TrainConfig:
+        """Training settings when none are given, perhaps with another number of steps.
+
+        Args:
+            model: Key, catalogue name, hub id or folder.
+            task: As for ``create_adapter``.
+            steps: Another number of them.
+            own_data: Whether there will be ``data``; the miniatures' scenes need less.
+        """
+        config = skill_config(self.entry(model), require_exchange_task(task), own_data=own_data)
         return config.with_steps(steps) if steps is not None else config
 
     def _owner(self, stored: StoredAdapter) -> AdapterLibrary:
@@ -159,16 +166,14 @@ class MultiModalLoRAExchange:
         entry, recipe = self._shelf.described(model), get_recipe(complexity)
         skill = require_exchange_task(task, writes=entry.captions)
         splits = self._training_data(entry, skill, data)
-        library = self._shelf.library(model)
-        self._shelf.load(library)
         return (
-            AdapterWorkshop(library)
+            AdapterWorkshop(self._shelf.library(model))
             .create(
                 f"{entry.name}.{name}",
                 AdapterKind(skill, ask_for(entry, skill)),
                 recipe,
                 splits,
-                self.default_config(model, task) if config is None else config,
+                self.default_config(model, task, own_data=data is not None) if config is None else config,
                 replace=replace,
                 progress=progress,
             )
@@ -183,7 +188,7 @@ class MultiModalLoRAExchange:
                 return None
             splits = skill_splits(skill)
         else:
-            splits = data if isinstance(data, DataSplits) else read_data(data)
+            splits = data.require_trainable() if isinstance(data, DataSplits) else read_data(data)
         splits = splits.require_kind("questions" if skill.asked else "captions")
         return splits.with_prompt(ask_for(entry, skill).template)
 
@@ -283,7 +288,13 @@ class MultiModalLoRAExchange:
         return {name or "base": text for name, text in zip(names, texts, strict=True)} if compare else texts[0]
 
     def evaluate_adapter(
-        self, key: str, *, task: str | None = None, examples: Sequence[Example] | None = None, count: int = 300
+        self,
+        key: str,
+        *,
+        task: str | None = None,
+        examples: Sequence[Example] | None = None,
+        count: int = 300,
+        include_seen: bool = False,
     ) -> TaskReport:
         """Measure an adapter and its base on the same examples: exact answers, with paired intervals.
 
@@ -292,9 +303,10 @@ class MultiModalLoRAExchange:
             task: Task of the scenes. None: the adapter's own.
             examples: With targets. None: ``count`` held-out scenes of the miniature world.
             count: Number of scenes.
+            include_seen: Ask about images that it was trained on, too.
 
         Raises:
-            UsageError: There are neither ``examples`` nor a miniature world for this base.
+            UsageError: There are neither ``examples`` nor a miniature world for this base, or it has seen all of them.
         """
         stored = self.store.get(key)
         library = self._owner(stored)
@@ -306,7 +318,8 @@ class MultiModalLoRAExchange:
                 raise UsageError(f"{library.entry.name} has no built-in test examples. Pass examples=.")
             examples = skill_examples(skill, "test", count)
         assert examples is not None
-        require_examples(examples)
+        asked = unseen_examples([(library, key)], examples, include_seen=include_seen)
+        examples = asked.examples
         self._shelf.load(library)
         settings = ask_of(library.entry, stored.manifest, question=answers_questions(stored.manifest)).settings
         scores = [
@@ -322,6 +335,7 @@ class MultiModalLoRAExchange:
             before=mean_interval(scores[0], units),
             after=mean_interval(scores[1], units),
             gain=paired_difference(scores[0], scores[1], units),
+            seen=asked.of(key),
         )
 
     def check_adapter(self, key: str, model: str) -> CompatibilityReport:
@@ -342,9 +356,20 @@ class MultiModalLoRAExchange:
         require_texts("models", chosen)
         return build_matrix(self.store, [self._describe(model) for model in chosen], keys)
 
-    def plan_transfer(self, key: str, model: str, *, allow_partial: bool = False) -> TransferPlan:
-        """What moving an adapter to a model would take; nothing is loaded or changed."""
-        images = MOST_UNLABELLED if self.entry(model).miniature else 0
+    def plan_transfer(
+        self, key: str, model: str, *, images: int | None = None, allow_partial: bool = False
+    ) -> TransferPlan:
+        """What moving an adapter to a model would take; nothing is loaded or changed.
+
+        Args:
+            key: Of the adapter.
+            model: Where to.
+            images: Unlabelled images at hand. None: those that a transfer draws between miniatures, else none.
+            allow_partial: Leave out what cannot be moved.
+        """
+        if images is None:
+            images = drawn_images(self.store.get(key).manifest, self.entry(model))
+        require_whole("images", images, 0)
         stored, adapter = self.store.read_bytes(key)
         target = self._describe(model)
         return plan_transfer(adapter, stored.manifest, target, images=images, allow_partial=allow_partial)
@@ -386,7 +411,7 @@ class MultiModalLoRAExchange:
             AdapterExists: The name is taken.
         """
         config = self._distillation(key, model, steps, config)
-        data = read_transfer_data(unlabelled, development, self.store.read_bytes(key)[1].seen)
+        data = read_transfer_data(unlabelled, development, self.store.get(key))
         way = self._direction(key, model, name, data, config, allow_partial, progress)
         return transfer_adapter(way.source, way.target, way.name, way.new_name, way.data, way.options, replace=replace)
 
@@ -436,7 +461,6 @@ class MultiModalLoRAExchange:
         if not keys:
             raise UsageError("Merging needs at least two adapters, got none.")
         library = self._owner(self.store.get(keys[0]))
-        self._shelf.load(library)
         stored, report = merge_adapters(
             library,
             keys,

@@ -171,8 +171,6 @@ class VQASystem:
         if data is None:
             require_task(task)
         splits = self.training_data(model, task, data) if data is not None or entry.miniature else None
-        self.store.require_writable()  # before a base is fetched and loaded
-        self.base(model)
         return self._workshop(model).create(
             f"{entry.name}.{name}", self._kind(model, task), recipe, splits, config, replace=replace, progress=progress
         )
@@ -188,6 +186,7 @@ class VQASystem:
         config: TrainConfig | None = None,
         replace: bool = False,
         resume: bool = False,
+        skip_bad_rows: bool = False,
         progress: bool = True,
     ) -> StoredAdapter:
         """Train an adapter and store it; an untrained one of that name becomes trained.
@@ -198,11 +197,14 @@ class VQASystem:
             task: None: the stored adapter's.
             replace: Make a new version of an adapter that is already trained.
             resume: Continue the run of this name that was interrupted.
+            skip_bad_rows: Leave out malformed rows, and texts that do not fit the model.
 
         Raises:
             AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
         """
-        order = self.order(model, name, task, data=data, complexity=complexity, config=config)
+        order = self.order(
+            model, name, task, data=data, complexity=complexity, config=config, skip_bad_rows=skip_bad_rows
+        )
         return self.train_orders(model, [order], replace=replace, resume=resume, progress=progress)[0]
 
     def train_adapters(
@@ -215,6 +217,7 @@ class VQASystem:
         config: TrainConfig | Mapping[str, TrainConfig] | None = None,
         replace: bool = False,
         resume: bool = False,
+        skip_bad_rows: bool = False,
         progress: bool = True,
     ) -> list[StoredAdapter]:
         """Train several tasks on one model in one run; each adapter is what ``train_adapter`` would have made.
@@ -233,7 +236,15 @@ class VQASystem:
         """
         sources, configs = by_name("data", data, tasks), by_name("config", config, tasks)
         orders = [
-            self.order(model, name, task, data=sources[name], complexity=complexity, config=configs[name])
+            self.order(
+                model,
+                name,
+                task,
+                data=sources[name],
+                complexity=complexity,
+                config=configs[name],
+                skip_bad_rows=skip_bad_rows,
+            )
             for name, task in tasks.items()
         ]
         return self.train_orders(model, orders, replace=replace, resume=resume, progress=progress)
@@ -247,14 +258,15 @@ class VQASystem:
         data: str | Path | DataSplits | None = None,
         complexity: str | Recipe | None = None,
         config: TrainConfig | None = None,
+        skip_bad_rows: bool = False,
     ) -> AdapterOrder:
         """What ``train_adapter`` would train, with the same arguments; nothing is loaded but the data."""
         stored_name = f"{self.entry(model).name}.{name}"
         if task is None:
             task = self.store.get(stored_name).manifest.skill_name if stored_name in self.store else GENERAL
-        splits = self.training_data(model, task, data)
+        splits = self.training_data(model, task, data, skip_bad_rows=skip_bad_rows)
         recipe, config = question_defaults(self._shelf.described(model), complexity, config, own_data=data is not None)
-        return AdapterOrder(stored_name, self._kind(model, task), recipe, splits, config)
+        return AdapterOrder(stored_name, self._kind(model, task), recipe, splits, config, skip_bad_rows)
 
     def train_orders(
         self,
@@ -266,23 +278,25 @@ class VQASystem:
         progress: bool = True,
     ) -> list[StoredAdapter]:
         """Train what was ordered on one model in one run; caption styles of ``BLIP2CaptioningSystem.order`` too."""
-        self.store.require_writable()  # before a base is fetched and loaded
-        self.base(model)
         return self._workshop(model).train_together(orders, replace=replace, resume=resume, progress=progress)
 
-    def training_data(self, model: str, task: str, data: str | Path | DataSplits | None = None) -> DataSplits:
+    def training_data(
+        self, model: str, task: str, data: str | Path | DataSplits | None = None, *, skip_bad_rows: bool = False
+    ) -> DataSplits:
         """The examples an adapter would be trained on, with the base's prompt.
 
         Args:
             model: Key, catalogue name, hub id or folder.
             task: Type of the scenes' questions, where there is no ``data``.
             data: Splits, or what ``read_data`` recognises. None: the scenes of the miniature world.
+            skip_bad_rows: Leave malformed rows out.
 
         Raises:
             DataError: The data have malformed rows, or are captions.
             UsageError: There is no ``data`` and this base has no scenes, or the task is unknown.
         """
-        return training_examples(self._shelf.described(model), "questions", data, partial(skill_splits, answer(task)))
+        entry, drawn = self._shelf.described(model), partial(skill_splits, answer(task))
+        return training_examples(entry, "questions", data, drawn, skip_bad_rows=skip_bad_rows)
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.side_effects``."""

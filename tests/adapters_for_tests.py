@@ -8,9 +8,10 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
+from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.identity import describe_adapted
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, BaseIdentity, Manifest
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import caption

@@ -1,5 +1,7 @@
 """The exchange system: the calls of the specification, on the miniatures."""
 
+import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from lorax_vlm import MultiModalLoRAExchange, make_scene
 from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.cli.main import main
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.scene_tasks import skill_examples
 from lorax_vlm.data.scenes import Scene
@@ -14,12 +17,14 @@ from lorax_vlm.errors import (
     AdapterExists,
     AdapterNotFound,
     DamagedAdapter,
+    DataError,
     ExampleError,
     IncompatibleAdapter,
     LoraxError,
     TransferRefused,
     UsageError,
 )
+from lorax_vlm.evaluation.reports import SeenShare
 from lorax_vlm.models.catalog import MINIATURE_KEYS
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import EXCHANGE_TASKS
@@ -182,3 +187,36 @@ def test_odd_numbers_of_steps_are_refused(system: MultiModalLoRAExchange, mini, 
         system.cross_model_adapter_transfer("mine", "blip2_flan", steps=steps, progress=False)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="max_steps"):
         system.default_config("blip2_opt", "captioning", steps)  # type: ignore[arg-type]
+
+
+def test_images_that_it_was_trained_on_are_left_out(system: MultiModalLoRAExchange) -> None:
+    key = make(system, "blip2_opt", "mine")
+    others = skill_examples(EXCHANGE_TASKS["captioning"], "test", 30)
+    trained = list(few("captioning").train)
+    report = system.evaluate_adapter(key, examples=[*others, *trained])
+    assert report.count == 30
+    assert report.seen == SeenShare(key, 42, 12, left_out=True)
+    assert system.evaluate_adapter(key, examples=[*others, *trained], include_seen=True).count == 42
+    with pytest.raises(UsageError, match="All 12 images were trained on"):
+        system.evaluate_adapter(key, examples=trained)
+
+
+def test_data_without_a_validation_part_are_refused(system: MultiModalLoRAExchange) -> None:
+    one_sided = DataSplits(skill_examples(EXCHANGE_TASKS["vqa"], "train", 8), [], "one side")
+    with pytest.raises(DataError, match="validat"):
+        system.create_adapter("blip2_opt", "mine", "vqa", data=one_sided, config=FEW, progress=False)
+
+
+def test_a_plan_is_the_same_however_it_is_asked_for(
+    system: MultiModalLoRAExchange, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make(system, "blip2_opt", "mine")
+    for images in (None, 0, 100):
+        planned = system.plan_transfer(key, "blip2_flan", images=images)
+        words = ["exchange", "plan", key, "--to", "blip2-flan-mini", "--store", str(system.store.root), "--json"]
+        words += [] if images is None else ["--images", str(images)]
+        monkeypatch.setattr(sys, "argv", ["lorax-vlm", *words])
+        with pytest.raises(SystemExit):
+            main()
+        assert json.loads(capsys.readouterr().out)["label"] == planned.label
+        assert planned.refused == (images == 0)

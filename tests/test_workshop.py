@@ -10,12 +10,17 @@ import pytest
 
 from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
+from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import AdapterExists, DataError, PathError, PromptError, RunInUse, UsageError
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.multimodal import MultiModalLoRAExchange
+from lorax_vlm.runtime import shelf
 from lorax_vlm.skills import answer
+from lorax_vlm.training import joint
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint_trainer import JointTrainer
 from lorax_vlm.training.runs import held_run
@@ -23,6 +28,7 @@ from lorax_vlm.types import GenerationSettings
 from lorax_vlm.vqa import VQASystem
 from lorax_vlm.workshop import making
 from lorax_vlm.workshop.making import LEFT_OUT_FILE
+from tests.adapters_for_tests import write_manifest, write_random_adapter
 
 QUICK = TrainConfig(max_steps=2, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
 OPTIONS: dict[str, Any] = {"config": QUICK, "progress": False}
@@ -215,3 +221,83 @@ def test_settings_by_name_are_of_all_that_are_trained(tmp_path: Path) -> None:
             BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path).train_adapters(styles, data=data)
         with pytest.raises(UsageError, match=said):
             VQASystem("mini", store=tmp_path).train_adapters("opt", dict.fromkeys(styles, "color"), data=data)
+
+
+@pytest.mark.parametrize("how", ["alone", "together"])
+def test_a_text_that_does_not_fit_is_left_out_where_that_is_asked_for(
+    how: str, tmp_path: Path, scenes: list[Scene]
+) -> None:
+    data = folder(tmp_path / "photos", scenes, first="red " * 400)
+    captions = BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path / "store")
+    options: dict[str, Any] = {"data": data, "complexity": "light", **OPTIONS}
+    train: dict[str, Callable[..., object]] = {
+        "alone": lambda **more: captions.train_adapter("mine", "concise", **options, **more),
+        "together": lambda **more: captions.train_adapters({"mine": "concise", "own": "concise"}, **options, **more),
+    }
+    with pytest.raises(DataError, match="tokens"):
+        train[how]()
+    train[how](skip_bad_rows=True)
+    assert captions.store.get("mine").manifest.trained
+
+
+def test_questions_too(tmp_path: Path, scenes: list[Scene]) -> None:
+    system = VQASystem("mini", store=tmp_path / "store")
+    examples = [
+        Example(scene.image, scene.background, str(scene.seed), question="why " * (400 if number == 0 else 1))
+        for number, scene in enumerate(scenes)
+    ]
+    options: dict[str, Any] = {"data": DataSplits(examples[:9], examples[9:], "few"), "complexity": "light", **OPTIONS}
+    with pytest.raises(DataError, match="tokens"):
+        system.train_adapter("blip2_opt", "mine", "why", **options)
+    assert system.train_adapter("blip2_opt", "mine", "why", skip_bad_rows=True, **options).manifest.trained
+
+
+@pytest.mark.parametrize("how", ["created", "trained", "together", "exchanged", "merged"])
+def test_a_taken_name_is_refused_before_a_base_is_loaded(
+    how: str, mini: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AdapterStore(tmp_path / "store")
+    for number, name in enumerate(("one", "two", "taken")):
+        made = write_random_adapter(mini, tmp_path / name, seed=number)
+        store.add(f"{mini.name}.{name}", made, write_manifest(mini, made, skill=answer("color"), prompt="{question}"))
+    monkeypatch.setattr(shelf, "load_model", lambda *_, **__: pytest.fail("a base was loaded"))
+    vqa, exchange = VQASystem("mini", store=store.root), MultiModalLoRAExchange("mini", store=store.root)
+    data = skill_splits(answer("color"), 8, 4)
+    calls: dict[str, Callable[[], object]] = {
+        "created": lambda: vqa.create_vqa_adapter("blip2_opt", "taken", "color", data=data, **OPTIONS),
+        "trained": lambda: vqa.train_adapter("blip2_opt", "taken", "color", data=data, **OPTIONS),
+        "together": lambda: vqa.train_adapters(
+            "blip2_opt", dict.fromkeys(("new", "taken"), "color"), data=data, **OPTIONS
+        ),
+        "exchanged": lambda: exchange.create_adapter("blip2_opt", "taken", "vqa", data=data, **OPTIONS),
+        "merged": lambda: exchange.merge_adapters([f"{mini.name}.one", f"{mini.name}.two"], "taken"),
+    }
+    with pytest.raises(AdapterExists, match="taken"):
+        calls[how]()
+
+
+def test_all_that_cannot_be_stored_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    system = VQASystem("mini", store=tmp_path / "store")
+
+    def add_all(self, additions: Sequence[Addition], **_: Any):
+        raise PathError("store", f"no space for {additions[0].name}")
+
+    monkeypatch.setattr(AdapterStore, "add_all", add_all)
+    options: dict[str, Any] = {"data": skill_splits(answer("color"), 8, 4), "complexity": "light", **OPTIONS}
+    with pytest.raises(PathError, match=r"no space for blip2-opt-mini\.one"):
+        system.train_adapters("blip2_opt", dict.fromkeys(("one", "two"), "color"), **options)
+    assert "no space for blip2-opt-mini.two" in caplog.text
+
+
+def test_a_run_that_ended_before_its_curve_was_drawn_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = VQASystem("mini", store=tmp_path / "store")
+    options: dict[str, Any] = {"data": skill_splits(answer("color"), 8, 4), "complexity": "light", **OPTIONS}
+    tasks = dict.fromkeys(("one", "two"), "color")
+    with monkeypatch.context() as patch:
+        patch.setattr(joint, "draw_training_curve", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            system.train_adapters("blip2_opt", tasks, **options)
+    kept = system.train_adapters("blip2_opt", tasks, resume=True, **options)
+    assert [stored.manifest.trained for stored in kept] == [True, True]

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from lorax_vlm.adapters.advice import advise_on_keys, advise_on_missing
+from lorax_vlm.adapters.advice import advise_on_keys
 from lorax_vlm.adapters.manifest import FileRecord
+from lorax_vlm.adapters.pair import MAX_WEIGHTS_BYTES, WEIGHTS_FILE, read_file, read_tensors
 from lorax_vlm.adapters.pattern_nodes import PatternRefused
 from lorax_vlm.adapters.peft_config import (
     CONFIG_FILE,
-    LFS_POINTER,
     MAX_CONFIG_BYTES,
     LoraSettings,
     config_problems,
@@ -28,16 +28,12 @@ from lorax_vlm.adapters.peft_config import (
     read_settings,
     unsupported_features,
 )
-from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.seen import MAX_SEEN_BYTES, SEEN_FILE, SeenImages
 from lorax_vlm.errors import DamagedAdapter, LoraxError, UnsupportedAdapter
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.spec import HEAD
 from lorax_vlm.models.tensor_files import StoredTensor, read_header
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-MAX_WEIGHTS_BYTES = 4 * 1024**3
-MAX_TENSORS = 50_000
 MAX_NAME_CHARACTERS = 500
 _LARGEST_UPDATE = 1e30
 """Above it, products of factors leave what float32 holds."""
@@ -173,15 +169,9 @@ def read_adapter(folder: Path, name: str, expected: Mapping[str, FileRecord] | N
         settings = _read_config(content[CONFIG_FILE], name, folder)
         data = content[WEIGHTS_FILE]
         try:
-            if data.startswith(b"version https://git-lfs"):
-                raise ValueError(LFS_POINTER)
-            tensors, _ = read_header(data)
+            tensors = read_tensors(data)
         except ValueError as error:
-            reason = str(error) if str(error) == LFS_POINTER else f"is truncated or not safetensors: {error}"
-            raise DamagedAdapter(name, str(folder), [f"{WEIGHTS_FILE} {reason}"]) from error
-        if len(tensors) > MAX_TENSORS:
-            problem = f"{WEIGHTS_FILE} holds {len(tensors):,} tensors, the limit is {MAX_TENSORS:,}"
-            raise DamagedAdapter(name, str(folder), [problem])
+            raise DamagedAdapter(name, str(folder), [str(error)]) from error
         problems: list[str] = []
         factors, head = _sort_tensors(tensors, settings.has_head, problems)
         problems += _rank_problems(settings, factors)
@@ -219,15 +209,9 @@ def _read_files(folder: Path, name: str, expected: Mapping[str, FileRecord]) -> 
         if file == SEEN_FILE and file not in expected and (expected or not os.path.lexists(folder / file)):
             continue
         try:
-            data = read_regular(folder / file, limit)
-        except (FileNotFoundError, NotADirectoryError):
-            problems.append(advise_on_missing(folder, file))
-            continue
-        except OSError as error:
-            problems.append(f"{file} cannot be read: {error.strerror or error}")
-            continue
+            data = read_file(folder, file, limit)
         except ValueError as error:
-            problems.append(f"{file}: {error}")
+            problems.append(str(error))
             continue
         if file in expected and FileRecord.of(data) != expected[file]:
             problems.append(f"{file} was changed")

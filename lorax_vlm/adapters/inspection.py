@@ -8,29 +8,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lorax_vlm.adapters.advice import advise_on_missing
 from lorax_vlm.adapters.factors import Update, read_factors
-from lorax_vlm.adapters.files import MAX_TENSORS, MAX_WEIGHTS_BYTES, WEIGHTS_FILE, only_our_errors
+from lorax_vlm.adapters.files import only_our_errors
+from lorax_vlm.adapters.pair import read_pair
 from lorax_vlm.adapters.peft_config import (
-    CONFIG_FILE,
-    MAX_CONFIG_BYTES,
     MAX_RANK,
     config_problems,
-    parse_config,
     read_settings,
     unsupported_features,
 )
-from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import DamagedAdapter
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import list_models
 from lorax_vlm.models.components import component_of
 from lorax_vlm.models.spec import ARCHITECTURES, Architecture
-from lorax_vlm.models.tensor_files import read_header
 
 DEAD_SHARE = 1e-3
 """An update below this share of the median one's norm is called dead."""
@@ -106,8 +100,9 @@ def inspect_adapter(folder: Path) -> Inspection:
 
 
 def _inspect(folder: Path) -> Inspection:
-    config, data = _read(folder)
-    tensors, _ = read_header(data)
+    config, data, tensors = read_pair(folder)
+    if odd := config_problems({"r": 1, "lora_alpha": 1, **config}, targets=False):
+        raise DamagedAdapter(folder.name, str(folder), odd)
     pairs = read_factors(tensors)
     settings = read_settings(config)
     problems = [] if pairs else ["it holds no LoRA factors"]
@@ -116,8 +111,8 @@ def _inspect(folder: Path) -> Inspection:
             problems.append(f"{quoted(site)}: A {a.shape} and B {b.shape} do not share a rank from 1 to {MAX_RANK}")
         elif not (np.isfinite(a).all() and np.isfinite(b).all()):
             problems.append(f"{quoted(site)}: its values are not all finite")
-    if problems or len(tensors) > MAX_TENSORS:
-        raise DamagedAdapter(folder.name, str(folder), problems or [f"it holds more than {MAX_TENSORS:,} tensors"])
+    if problems:
+        raise DamagedAdapter(folder.name, str(folder), problems)
     updates = {site: Update(a, b * settings.scaling(site, len(a))) for site, (a, b) in pairs.items()}
     norms = {site: update.norm for site, update in updates.items()}
     typical = float(np.median(list(norms.values())))
@@ -147,28 +142,6 @@ def _inspect(folder: Path) -> Inspection:
         claimed_base=str(config.get("base_model_name_or_path") or ""),
         likely_bases=tuple(_likely_bases(shapes)),
     )
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """Configuration and weights. What of the configuration is needed is sound, the rest is anything."""
-    problems, content = [], {}
-    for file, limit in ((CONFIG_FILE, MAX_CONFIG_BYTES), (WEIGHTS_FILE, MAX_WEIGHTS_BYTES)):
-        try:
-            content[file] = read_regular(folder / file, limit)
-        except (FileNotFoundError, NotADirectoryError):
-            problems.append(advise_on_missing(folder, file))
-        except (OSError, ValueError) as error:
-            problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
-    config: dict[str, Any] = {}
-    if not problems:
-        try:
-            config = parse_config(content[CONFIG_FILE])
-            problems = config_problems({"r": 1, "lora_alpha": 1, **config}, targets=False)
-        except ValueError as error:
-            problems.append(f"{CONFIG_FILE} {error}")
-    if problems:
-        raise DamagedAdapter(folder.name, str(folder), list(dict.fromkeys(problems)))
-    return config, content[WEIGHTS_FILE]
 
 
 def _likely_bases(shapes: Mapping[str, tuple[int, int]]) -> list[str]:

@@ -5,8 +5,8 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from lorax_vlm.adapters.files import MAX_WEIGHTS_BYTES, WEIGHTS_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest, parse_manifest
+from lorax_vlm.adapters.pair import MAX_WEIGHTS_BYTES, WEIGHTS_FILE
 from lorax_vlm.adapters.peft_config import CONFIG_FILE, MAX_CONFIG_BYTES
 from lorax_vlm.adapters.regular_files import blocks_of, read_regular
 from lorax_vlm.adapters.seen import MAX_SEEN_BYTES, SEEN_FILE

@@ -54,6 +54,12 @@ def plain_base_name(model: str | None) -> str | None:
     return known or model.rstrip("/").rsplit("/", 1)[-1]
 
 
+def identity_of(model: str) -> str:
+    """What manifests call a base: of one in the catalogue by its name, key or hub id; of any other what is given."""
+    known = (row.identity for row in list_models() if model in (row.name, row.key, row.source))
+    return next(known, model)
+
+
 def describe_in_words(name: str, manifest: Manifest, tags: Sequence[str]) -> str:
     """What words are looked for in, without capitals."""
     base = manifest.base.name if manifest.base else ""

@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from lorax_vlm.adapters.durable import writing_to
-from lorax_vlm.adapters.files import WEIGHTS_FILE, AdapterBytes, read_adapter
+from lorax_vlm.adapters.files import AdapterBytes, read_adapter
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted

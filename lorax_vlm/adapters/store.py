@@ -24,7 +24,7 @@ from lorax_vlm.adapters.durable import locked_folder, own_folder, sync_folder, w
 from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, read_adapter, read_adapter_files
 from lorax_vlm.adapters.incoming import Addition, copy_version, write_version
 from lorax_vlm.adapters.integrity import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
-from lorax_vlm.adapters.lookup import choose_name, describe_in_words
+from lorax_vlm.adapters.lookup import choose_name, describe_in_words, identity_of
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest, read_manifest
 from lorax_vlm.adapters.names import DEMO_TAG, NameRecord, Version, require_adapter_name, require_new_name, split_name
 from lorax_vlm.adapters.objects import ObjectFolders
@@ -154,19 +154,22 @@ class AdapterStore:
         """Adapters whose name, skill, base, data or tags contain every word of ``text``, ignoring case.
 
         Args:
-            base: Only those made for this base.
+            base: Only those made for this base: its catalogue name, key, hub id, or what manifests call it.
             task: Only those that this word means; see ``skills.is_meant``.
             tags: Only those with all of these tags.
             components: Digests of the base's weights, where they are known: another base of that name is none.
         """
         require_text("text", text)
         require_texts("tags", tags)
-        words = text.casefold().split()
+        words, wanted = text.casefold().split(), None if base is None else identity_of(base)
         return [
             adapter
             for adapter in self.list()[0]
             if all(word in describe_in_words(adapter.name, adapter.manifest, adapter.tags) for word in words)
-            and (base is None or (adapter.manifest.base is not None and adapter.manifest.base.is_of(base, components)))
+            and (
+                wanted is None
+                or (adapter.manifest.base is not None and adapter.manifest.base.is_of(wanted, components))
+            )
             and (task is None or is_meant(adapter.manifest.skill, task))
             and set(tags) <= set(adapter.tags)
         ]
@@ -460,3 +463,7 @@ class AdapterStore:
 
 def _references(record: NameRecord) -> list[str]:
     return [f"{record.name}@{wanted}" for wanted in (*record.numbers, *record.aliases)]
+
+
+def _is_for(manifest: Manifest, identity: str, components: Mapping[str, str] | None) -> bool:
+    return manifest.base is not None and manifest.base.is_of(identity, components)

@@ -58,8 +58,10 @@ def _check(records: NameRecords, objects: ObjectFolders, name: str, version: Ver
         found, size = check_object(objects.path(version.object), version.object)
         try:
             gone = version not in records.read(name).versions
-        except LoraxError:
+        except AdapterNotFound:
             gone = True
+        except LoraxError:  # its record is damaged, which does not make its files sound
+            gone = False
         if not found or gone:
             return [], size
     return found, size

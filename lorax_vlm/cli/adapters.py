@@ -1,4 +1,7 @@
-"""``lorax-vlm adapters``: what is in the store. No torch, except for ``import``, which needs the base. No torch."""
+"""``lorax-vlm adapters``: what is in the store. No torch.
+
+Only ``import`` loads a base, and torch for it, when it runs.
+"""
 
 import datetime
 from collections.abc import Mapping
@@ -8,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli import adapter_checks, adapter_versions, remotes
 from lorax_vlm.cli.checks import find_adapter
-from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Model, Store
+from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Store
 from lorax_vlm.cli.output import flag, print_json, print_table, say
 from lorax_vlm.errors import UsageError
 
@@ -131,7 +134,13 @@ def import_adapter(
             show_default=False,
         ),
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The base to check it against. By default the one that it says it is for, else blip2-opt-mini.",
+            show_default=False,
+        ),
+    ] = None,
     store: Store = None,
 ) -> None:
     """Check a PEFT directory against a base and take it into the store."""
@@ -143,7 +152,11 @@ def import_adapter(
     if remote and name is None:
         raise UsageError("Importing from an address requires --name.")
     with fetched(source) if remote else nullcontext(Path(source)) as folder:
-        key = system.load_adapter(folder, name, model=model, replace=replace, prefix=prefix)
+        owner = model
+        if owner is None and folder.is_dir():
+            said = read_manifest(folder, name or folder.name).base
+            owner = said.name if said is not None else DEFAULT_MODEL
+        key = system.load_adapter(folder, name, model=owner, replace=replace, prefix=prefix)
     stored = system.store.get(key)
     say(f"Stored {stored.name}, version {stored.version}: {stored.folder}")
 

@@ -302,6 +302,8 @@ def _evaluate_questions(order: _Order) -> None:
 
         write_vqa_page(reports, OpenedOnDemand(unseen.examples), order.html, title=title, differences=lines)
         say_wrote(order.html, as_json=order.as_json)
+    if any(record.bug for report in reports for record in report.records):
+        raise typer.Exit(1)
 
 
 def _evaluate_captions(order: _Order, title: str) -> None:
@@ -364,7 +366,7 @@ def _say_about(order: _Order) -> None:
     for line in lines[:_SHOWN]:
         say(line)
     if len(lines) > _SHOWN:
-        say(f"and {len(lines) - _SHOWN} more rows left out")
+        say(f"and {len(lines) - _SHOWN} more lines; --json has all")
 
 
 def _say_side_effects(effects: "dict[str, SideEffects | None]") -> None:

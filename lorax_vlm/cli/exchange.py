@@ -41,19 +41,29 @@ Replace = Annotated[bool, typer.Option("--replace", help="Make a new version whe
 def plan(
     name: Name,
     to: To,
-    images: Annotated[int, typer.Option(min=0, help="Unlabelled images at hand.")] = 0,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Unlabelled images at hand. Default: those that a transfer draws between miniatures, else none.",
+            show_default=False,
+        ),
+    ] = None,
     allow_partial: AllowPartial = False,
     store: Store = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what moving an adapter would take. Nothing is loaded or changed. Exit code 1 when it is refused."""
     from lorax_vlm.exchange.plan import plan_transfer
+    from lorax_vlm.exchange.scene_data import drawn_images
     from lorax_vlm.exchange.transfer_data import ENOUGH_UNLABELLED
+    from lorax_vlm.models.catalog import get_model_entry
     from lorax_vlm.models.local import describe_local
 
     adapters, name = find_adapter(store, name)
     stored, adapter = adapters.read_bytes(name)
     asked = partial(plan_transfer, adapter, stored.manifest, describe_local(to), allow_partial=allow_partial)
+    images = drawn_images(stored.manifest, get_model_entry(to)) if images is None else images
     found = asked(images=images)
     if as_json:
         print_json(found)

@@ -23,6 +23,7 @@ from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import AdapterNameError, DataError
 from lorax_vlm.foreign import decode_text, quoted, text_problem
+from lorax_vlm.training.config import SEED_LIMIT
 
 MAX_BYTES = 2**16
 """Some 700 adapters. Reading YAML takes a second for so much."""
@@ -53,7 +54,7 @@ _Word = Annotated[
     Field(description="text (in quotes, where YAML reads something else)"),
 ]
 _Count = Annotated[int, Field(ge=1, lt=2**31, description="a whole number from 1")]
-_Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0")]
+_Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT, description=f"a whole number from 0, below {SEED_LIMIT}")]
 _Rate = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 _Share = Annotated[
     float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False, description="a number from 0 up to 1")

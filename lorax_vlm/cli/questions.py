@@ -138,3 +138,7 @@ def print_benchmark(rows: Sequence[BenchmarkRow], title: str) -> None:
         ],
         title="time of one question alone, throughput in batches",
     )
+    for row in rows:
+        if row.failed:
+            who = f"{row.model}, {row.adapter or 'base'}"
+            say(f"{who}: {row.failed} questions could not be asked and count as wrong; the first: {row.first_failure}")

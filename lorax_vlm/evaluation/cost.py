@@ -79,6 +79,7 @@ def benchmark_questions(
     Raises:
         UsageError: ``alone`` is below 1.
         ImageError: An image cannot be read.
+        LoraxError: No question could be answered; that of the first.
     """
     if alone < 1:
         raise UsageError(f"At least 1 question must be asked alone, got {alone}.")
@@ -93,10 +94,16 @@ def benchmark_questions(
             start = time.perf_counter()
             answers += ask(images, questions)
             seconds += time.perf_counter() - start
-            for place in range(min(len(rows), alone - len(latencies))):
+            for place in range(len(rows)):
+                if len(latencies) == alone:
+                    break
                 start = time.perf_counter()
-                ask(images[place : place + 1], questions[place : place + 1])
-                latencies.append(time.perf_counter() - start)
+                answered = ask(images[place : place + 1], questions[place : place + 1])
+                if not isinstance(answered[0], LoraxError):
+                    latencies.append(time.perf_counter() - start)
+    failures = [answer for answer in answers if isinstance(answer, LoraxError)]
+    if not latencies:
+        raise failures[0]
     p50, p95 = np.quantile(latencies, (0.5, 0.95))
     records = score_answers(answers, examples) if judged else ()
     metric = choose_metric(examples) if judged else ""
@@ -110,9 +117,11 @@ def benchmark_questions(
         by_kind={kind: mean_score([record for record in counted if record.kind == kind]) for kind in kinds},
         latency_p50_s=float(p50),
         latency_p95_s=float(p95),
-        questions_per_s=len(examples) / seconds,
+        questions_per_s=(len(examples) - len(failures)) / seconds,
         tokens_per_s=sum(answer.tokens for answer in answers if isinstance(answer, Answer)) / seconds,
         peak_bytes=peak.bytes,
         metric=metric,
         interval=accuracy,
+        failed=len(failures),
+        first_failure=str(failures[0]) if failures else "",
     )

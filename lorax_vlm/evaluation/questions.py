@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from lorax_vlm.answers import exact_match, vqa_accuracy
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.images import ImageSource
-from lorax_vlm.errors import LoraxError, UsageError
+from lorax_vlm.errors import LoraxError, RowFailed, UsageError
 from lorax_vlm.evaluation.ablation import ablate
 from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
 from lorax_vlm.evaluation.opening import Source, sources_in_turn
@@ -191,14 +191,14 @@ def score_answers(
 
 def _judged(answer: Answer | Exception, example: Example, image: int, unit: int) -> AnswerRecord:
     annotators, metric = example.answers or (example.target,), _metric_of(example)
-    said, error, score = "", "", 0.0
+    said, error, bug, score = "", "", False, 0.0
     if isinstance(answer, Exception):
-        error = str(answer)
+        error, bug = str(answer), isinstance(answer, RowFailed)
     else:
         said = str(answer)
         score = vqa_accuracy(said, annotators) if metric == VQA_ACCURACY else float(exact_match(said, annotators))
     return AnswerRecord(
-        example.name, example.kind, example.question, said, annotators, score, error, metric, image, unit
+        example.name, example.kind, example.question, said, annotators, score, error, metric, image, unit, bug
     )
 
 

@@ -110,6 +110,8 @@ class AnswerRecord:
     """Number of the image: equal for questions of a report about equal images."""
     unit: int = 0
     """Number of its group where data are grouped, else of its image: what intervals take for independent."""
+    bug: bool = False
+    """Whether its error is a fault of this package (``RowFailed``), so that the figure cannot be trusted."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,9 @@ class BenchmarkRow:
     """What ``accuracy`` is; only questions judged by it count. Empty without known answers."""
     interval: Interval | None = None
     """Of ``accuracy``."""
+    failed: int = 0
+    """Questions that could not be asked; they count as wrong, and in no time."""
+    first_failure: str = ""
     seen: SeenShare | None = None
     """What of these images the adapter was trained on; None for the base."""
 
@@ -209,6 +214,8 @@ class TaskReport:
     """With the adapter."""
     gain: Interval
     """Paired difference."""
+    seen: SeenShare | None = None
+    """What of these images the adapter was trained on."""
 
     def line(self) -> str:
         """For people."""

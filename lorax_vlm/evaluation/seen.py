@@ -85,13 +85,19 @@ def comparable(seen: SeenImages | None, manifest: Manifest, examples: Sequence[E
     return Known(seen, complete=comparable_kinds and not manifest.training.get(PARTLY))
 
 
-def leave_out_seen(examples: Sequence[Example], seen: Mapping[str, Known], *, include: bool = False) -> Asked:
+_MEASURE_OTHERS = "Measure with others, or with these all the same (include_seen=True)."
+
+
+def leave_out_seen(
+    examples: Sequence[Example], seen: Mapping[str, Known], *, include: bool = False, way_out: str = _MEASURE_OTHERS
+) -> Asked:
     """The examples whose images none of several adapters was trained on, so that all are asked the same.
 
     Args:
         examples: Questions, or references.
         seen: What each adapter was trained on, as far as that is known, by its name.
         include: Keep them, and only count.
+        way_out: What to do where nothing would be left, for the error.
 
     Raises:
         UsageError: Nothing would be left.
@@ -116,10 +122,7 @@ def leave_out_seen(examples: Sequence[Example], seen: Mapping[str, Known], *, in
     )
     if examples and not kept:
         trained = ", ".join(name for name, images in by_adapter.items() if images)
-        raise UsageError(
-            f"All {len(distinct)} images were trained on by {trained}. Measure with others, or with these all the "
-            "same (include_seen=True)."
-        )
+        raise UsageError(f"All {len(distinct)} images were trained on by {trained}. {way_out}")
     return Asked(kept, shares)
 
 

@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from lorax_vlm.adapters.durable import writing_to
 from lorax_vlm.adapters.factors import Updates
-from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages
 

@@ -24,12 +24,11 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from lorax_vlm.adapters.advice import advise_on_missing
 from lorax_vlm.adapters.durable import writing_to
 from lorax_vlm.adapters.factors import Update
-from lorax_vlm.adapters.files import MAX_TENSORS, MAX_WEIGHTS_BYTES, WEIGHTS_FILE, only_our_errors
-from lorax_vlm.adapters.peft_config import CONFIG_FILE, LFS_POINTER, MAX_CONFIG_BYTES, MAX_RANK, parse_config
-from lorax_vlm.adapters.regular_files import read_regular
+from lorax_vlm.adapters.files import only_our_errors
+from lorax_vlm.adapters.pair import WEIGHTS_FILE, read_pair
+from lorax_vlm.adapters.peft_config import CONFIG_FILE, MAX_RANK
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.errors import (
     AdapterExists,
@@ -141,42 +140,16 @@ class _Kept:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """Configuration and weights, each read once; a pickle is not opened."""
-    content: dict[str, bytes] = {}
-    problems = []
-    for file, limit in ((CONFIG_FILE, MAX_CONFIG_BYTES), (WEIGHTS_FILE, MAX_WEIGHTS_BYTES)):
-        try:
-            content[file] = read_regular(folder / file, limit)
-        except (FileNotFoundError, NotADirectoryError):
-            problems.append(advise_on_missing(folder, file))
-        except (OSError, ValueError) as error:
-            problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
-    if not problems:
-        try:
-            config = parse_config(content[CONFIG_FILE])
-        except ValueError as error:
-            problems.append(f"{CONFIG_FILE} {error}")
-    if problems:
-        raise DamagedAdapter(folder.name, str(folder), list(dict.fromkeys(problems)))
-    _require_sound(content[WEIGHTS_FILE], folder)
-    return config, content[WEIGHTS_FILE]
-
-
-def _require_sound(data: bytes, folder: Path) -> None:
-    try:
-        tensors, _ = read_header(data)
-    except ValueError as error:
-        lfs = data.startswith(b"version https://git-lfs")
-        reason = LFS_POINTER if lfs else f"is truncated or not safetensors: {error}"
-        raise DamagedAdapter(folder.name, str(folder), [f"{WEIGHTS_FILE} {reason}"]) from error
-    problems = []
-    if len(tensors) > MAX_TENSORS:
-        problems.append(f"{WEIGHTS_FILE} holds {len(tensors):,} tensors, the limit is {MAX_TENSORS:,}")
-    for tensor in tensors:
-        if tensor.is_float and not all(np.isfinite(values).all() for values in tensor.chunks()):
-            problems.append(f"{quoted(tensor.name)}: not all of its values are finite")
+    """Configuration and weights; a pickle is not opened, and what is no number is refused."""
+    config, data, tensors = read_pair(folder)
+    problems = [
+        f"{quoted(tensor.name)}: not all of its values are finite"
+        for tensor in tensors
+        if tensor.is_float and not all(np.isfinite(values).all() for values in tensor.chunks())
+    ]
     if problems:
         raise DamagedAdapter(folder.name, str(folder), problems)
+    return config, data
 
 
 def _require_foldable(base: LoadedModel, model: Any, config: Mapping[str, Any], adapter: str) -> dict[str, Any]:

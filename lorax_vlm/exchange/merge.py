@@ -59,7 +59,7 @@ def preview_stored(
         UsageError: As ``merge_adapters``; or they are of different bases, or do not say of which.
         AdapterError: One cannot be read.
     """
-    factors = list(weights) if weights else [1.0] * len(names)
+    factors = [1.0] * len(names) if weights is None else list(weights)
     _require_request(names, factors, method, rank)
     found = [store.read_bytes(name) for name in names]
     require_different([stored for stored, _ in found])

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorax_vlm.adapters.durable import writing_to
-from lorax_vlm.adapters.files import MAX_WEIGHTS_BYTES, only_our_errors
+from lorax_vlm.adapters.files import only_our_errors
 from lorax_vlm.adapters.incoming import copy_version
 from lorax_vlm.adapters.integrity import LIMITS, hash_file
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
+from lorax_vlm.adapters.pair import MAX_WEIGHTS_BYTES
 from lorax_vlm.adapters.regular_files import blocks_of
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter

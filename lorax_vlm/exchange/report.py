@@ -5,6 +5,7 @@ from functools import cached_property
 
 from lorax_vlm.answers import exact_match
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference, retention
+from lorax_vlm.evaluation.reports import SeenShare
 from lorax_vlm.exchange.plan import Label, TransferPlan
 from lorax_vlm.types import Interval
 
@@ -82,7 +83,7 @@ class TransferReport:
     alone: Scored
     """The target without an adapter."""
     candidates: tuple[Scored, ...]
-    """Best last chosen; those without training first."""
+    """In the order tried: those without training first, then the distilled one."""
     controls: tuple[Scored, ...] = ()
     source: Scored | None = None
     """The source's own adapter on the source's base, where labels are known."""
@@ -91,6 +92,8 @@ class TransferReport:
     coverage: str = ""
     """Which of the source's answers a target that chooses among answers can give; empty where it writes its own."""
     cost: Cost = field(default_factory=Cost)
+    seen: SeenShare | None = None
+    """What of the labelled images the source was trained on; None where it was not asked."""
     reasons: tuple[str, ...] = ()
 
     @property
@@ -158,6 +161,7 @@ class TransferReport:
         if self.source is not None:
             lines.append(f"  share of the source's gain: {share_text(self.of_source)}")
         lines += [f"  {line}" for line in self.side_effects()]
+        lines += [f"  {self.seen.line()}"] if self.seen is not None else []
         lines.append(f"  cost: {self.cost.text()}")
         return [*lines, *(f"  {reason}" for reason in self.reasons)]
 

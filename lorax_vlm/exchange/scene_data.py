@@ -7,6 +7,7 @@ from lorax_vlm.data.scene_tasks import kinds_taught, require_scenes, skill_examp
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities_of
 from lorax_vlm.exchange.transfer_data import TransferData
+from lorax_vlm.models.catalog import CATALOG, CatalogEntry
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
 
@@ -32,6 +33,18 @@ def _drawn_skill(manifest: Manifest) -> Skill:
         f"Adapter {manifest.name!r} {why}. Give it pictures of its kind that nobody labelled: --unlabelled FOLDER "
         "(unlabelled=)."
     )
+
+
+def drawn_images(manifest: Manifest, target: CatalogEntry) -> int:
+    """How many unlabelled scenes a transfer draws where it is given none: between miniatures, for skills of theirs."""
+    base = manifest.base.name if manifest.base is not None else None
+    if not target.miniature or not any(entry.miniature and entry.identity == base for entry in CATALOG):
+        return 0
+    try:
+        _drawn_skill(manifest)
+    except UsageError:
+        return 0
+    return MOST_UNLABELLED
 
 
 def scene_transfer_data(manifest: Manifest, *, captions: bool, config: TrainConfig) -> TransferData:

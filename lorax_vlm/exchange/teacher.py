@@ -113,7 +113,7 @@ def make_lesson(examples: Sequence[Example], answers: Sequence[TeacherAnswer], *
         fewest_held_out: Hold out so many images, though no more than half of them, where the usual share is less.
 
     Raises:
-        UsageError: The teacher said nothing.
+        UsageError: The teacher said nothing, or something about one image only.
     """
     sure = sorted((a.confidence for a in answers if a.text.strip()), reverse=True)
     if not sure:
@@ -129,5 +129,10 @@ def make_lesson(examples: Sequence[Example], answers: Sequence[TeacherAnswer], *
     held_out = set(images[-count:])
     train = [example for example in kept if example.image_digest() not in held_out]
     validation = [example for example in kept if example.image_digest() in held_out]
-    splits = DataSplits(train or kept, validation, f"{len(kept)} answers of the source")
+    if not train:
+        raise UsageError(
+            f"The source answered {len(kept)} examples about {len(images)} image{'' if len(images) == 1 else 's'}; it "
+            "takes two images at least, to learn from one and to measure with the other."
+        )
+    splits = DataSplits(train, validation, f"{len(kept)} answers of the source")
     return Lesson(splits, len(kept), len(examples))

@@ -245,6 +245,7 @@ def _transfer(
         off_task=off_task,
         coverage=chosen.coverage,
         cost=cost,
+        seen=data.seen,
         reasons=tuple(reasons),
     )
     return report, chosen

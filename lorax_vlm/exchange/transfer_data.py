@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorax_vlm.adapters.seen import SeenImages
+from lorax_vlm.adapters.seen import read_seen
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.answers import exact_match
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.readers.unlabelled import read_unlabelled
@@ -12,6 +13,8 @@ from lorax_vlm.data.sources import read_parts
 from lorax_vlm.data.splitting import without_images_of
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.intervals import numbers_of
+from lorax_vlm.evaluation.reports import SeenShare
+from lorax_vlm.evaluation.seen import comparable, leave_out_seen
 from lorax_vlm.exchange.report import Scored
 from lorax_vlm.types import ENOUGH
 
@@ -38,35 +41,40 @@ class TransferData:
     off_task: Sequence[Example] = ()
     """Labelled examples of other tasks, to see what is lost."""
     judge: Judge = judge_by_target
+    seen: SeenShare | None = None
+    """What of the development images the adapter was trained on, before those were left out."""
 
 
 def read_transfer_data(
     unlabelled: str | Path | Sequence[Example] | None,
     development: str | Path | Sequence[Example] | None,
-    seen: SeenImages | None = None,
+    stored: StoredAdapter | None = None,
 ) -> TransferData | None:
     """Transfer data from folders or examples; None when none are given.
 
-    Unlabelled images that are also among the development ones are left out.
+    Unlabelled images that are also among the development ones are left out, and of these the ones that the adapter was
+    trained on.
 
     Args:
         unlabelled: Folder of images, see ``read_unlabelled``, or examples.
         development: What ``read_data`` recognises, or examples.
-        seen: What the adapter was trained on: of a folder those images are left out.
+        stored: The adapter that is moved.
 
     Raises:
         DataError: They are malformed.
+        UsageError: The adapter was trained on all development images.
     """
     if unlabelled is None and development is None:
         return None
-    chosen_by = _labelled(development, seen) if isinstance(development, str | Path) else development or ()
+    given = read_parts(development).select("all") if isinstance(development, str | Path) else development or ()
+    chosen_by: Sequence[Example] = list(given)
+    share = None
+    if stored is not None and chosen_by:
+        known = comparable(read_seen(stored.folder, stored.manifest), stored.manifest, chosen_by)
+        asked = leave_out_seen(chosen_by, {stored.name: known}, way_out="Choose with others (development=).")
+        chosen_by, share = asked.examples, asked.shares[0]
     images = read_unlabelled(unlabelled) if isinstance(unlabelled, str | Path) else unlabelled or ()
-    return TransferData(unlabelled=without_images_of(images, chosen_by), development=chosen_by)
-
-
-def _labelled(source: str | Path, seen: SeenImages | None) -> Sequence[Example]:
-    every = read_parts(source).select("all")
-    return [example for example in every if seen is None or not seen.contains(example.image_digest())]
+    return TransferData(unlabelled=without_images_of(images, chosen_by), development=chosen_by, seen=share)
 
 
 def require_enough(name: str, target: str, data: TransferData) -> None:

@@ -179,15 +179,6 @@ class AttachedAdapters:
                 if isinstance(module, RoutedLinear | RoutedHead):
                     self.base.model.set_submodule(name, module.base_layer)
 
-    def pin(self, name: str) -> None:
-        """Load an adapter and keep it in memory until ``unpin``."""
-        with self._lease_now([name]):
-            self._resident.pin(name)
-
-    def unpin(self, name: str) -> None:
-        """Let a pinned adapter leave when room is needed."""
-        self._resident.unpin(name)
-
     @contextmanager
     def routed(self, rows: Sequence[str | None]) -> Iterator[Any]:
         """Run a block in which row ``b`` of every batch uses adapter ``rows[b]``, None for the plain base.

@@ -23,7 +23,7 @@ class _Entry(Generic[T]):
 class Residency(Generic[T]):
     """Items by name within a byte budget.
 
-    A lease keeps what a call uses: nothing leaves while it is leased or pinned, and a call that needs more room than is
+    A lease keeps what a call uses: nothing leaves while it is leased, and a call that needs more room than is
     free waits until others end. A lease takes all its items at once, so that two calls cannot wait for each other; for
     the same reason a thread that holds a lease must not ask for another one.
     """
@@ -33,7 +33,6 @@ class Residency(Generic[T]):
         self.budget_bytes = budget_bytes
         self._entries: OrderedDict[str, _Entry[T]] = OrderedDict()
         self._replaced: list[_Entry[T]] = []  # still leased
-        self._pinned: set[str] = set()
         self._changed = threading.Condition(threading.RLock())
 
     @property
@@ -69,7 +68,7 @@ class Residency(Generic[T]):
             load: Loads a name.
 
         Raises:
-            AdapterMemoryExceeded: They do not fit even alone beside what is pinned.
+            AdapterMemoryExceeded: They do not fit even alone.
         """
         entries = self._take(versions, measure, load)
         try:
@@ -109,31 +108,19 @@ class Residency(Generic[T]):
         """Let the least recently used go until ``needed`` bytes fit; False when others have to end first."""
         if self.budget_bytes is None:
             return True
-        staying = sum(e.nbytes for name, e in self._entries.items() if name in wanted or name in self._pinned)
+        staying = sum(e.nbytes for name, e in self._entries.items() if name in wanted)
         if staying + needed > self.budget_bytes:
-            raise AdapterMemoryExceeded(list(wanted), staying + needed, self.budget_bytes, sorted(self._pinned))
+            raise AdapterMemoryExceeded(list(wanted), staying + needed, self.budget_bytes)
         for name in list(self._entries):
             if self.used_bytes + needed <= self.budget_bytes:
                 break
-            if name not in wanted and name not in self._pinned and not self._entries[name].leases:
+            if name not in wanted and not self._entries[name].leases:
                 del self._entries[name]
         return self.used_bytes + needed <= self.budget_bytes
-
-    def pin(self, name: str) -> None:
-        """Keep an item, once loaded, until ``unpin``."""
-        with self._changed:
-            self._pinned.add(name)
-
-    def unpin(self, name: str) -> None:
-        """Let an item go when room is needed."""
-        with self._changed:
-            self._pinned.discard(name)
-            self._changed.notify_all()
 
     def remove(self, name: str) -> None:
         """Forget an item; calls that use it keep it until they end."""
         with self._changed:
-            self._pinned.discard(name)
             self._drop(name)
             self._changed.notify_all()
 
@@ -150,8 +137,7 @@ class Residency(Generic[T]):
             yield
 
     def clear(self) -> None:
-        """Forget everything, pins included."""
+        """Forget everything."""
         with self._changed:
             for name in list(self._entries):
                 self.remove(name)
-            self._pinned.clear()

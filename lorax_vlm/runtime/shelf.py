@@ -89,7 +89,7 @@ class BaseShelf:
         entry = self.entry(model)
         with self._lock:
             if entry.source not in self._libraries:  # not by name: two folders may end in the same one
-                load = partial(load_model, entry.name if entry.miniature else entry.source, **self._options)
+                load = partial(self._load_within_budget, entry)
                 self._libraries[entry.source] = AdapterLibrary(entry, load, self.store, self._adapter_memory_bytes)
             return self._libraries[entry.source]
 
@@ -120,30 +120,31 @@ class BaseShelf:
             OutOfMemoryForecast: It does not fit even alone.
             CheckpointError: It cannot be loaded.
         """
+        base = library.base  # its own lock comes first, whoever asks
         with self._lock:
-            return self._load(library)
+            if library.entry.source in self._loaded:
+                self._loaded.move_to_end(library.entry.source)
+        return base
 
-    def _load(self, library: AdapterLibrary) -> LoadedModel:
-        name, source = library.entry.name, library.entry.source
-        if source in self._loaded:
-            self._loaded.move_to_end(source)
-            return library.base
-        needed = self.needed_bytes(library.entry) or 0
-        if self._budget_bytes is not None:
-            if needed > self._budget_bytes:
-                raise OutOfMemoryForecast(name, needed, self._budget_bytes, "the budget", "Raise the budget.")
-            while self._loaded and self._used_bytes() + needed > self._budget_bytes:
-                self._release_oldest()
-        while True:
-            try:
-                base = library.base
-                break
-            except OutOfMemoryForecast:
-                if not self._loaded:
-                    raise
-                self._release_oldest()
-        weights = sum(tensor.nbytes for tensor in (*base.model.parameters(), *base.model.buffers()))
-        self._loaded[source] = (library, max(needed, weights))
+    def _load_within_budget(self, entry: CatalogEntry) -> LoadedModel:
+        needed = self.needed_bytes(entry) or 0
+        load = partial(load_model, entry.name if entry.miniature else entry.source, **self._options)
+        with self._lock:
+            if self._budget_bytes is not None:
+                if needed > self._budget_bytes:
+                    raise OutOfMemoryForecast(entry.name, needed, self._budget_bytes, "the budget", "Raise the budget.")
+                while self._loaded and self._used_bytes() + needed > self._budget_bytes:
+                    self._release_oldest()
+            while True:
+                try:
+                    base = load()
+                    break
+                except OutOfMemoryForecast:
+                    if not self._loaded:
+                        raise
+                    self._release_oldest()
+            weights = sum(tensor.nbytes for tensor in (*base.model.parameters(), *base.model.buffers()))
+            self._loaded[entry.source] = (self._libraries[entry.source], max(needed, weights))
         return base
 
     def _used_bytes(self) -> int:

@@ -6,6 +6,9 @@ from typing import Any
 from lorax_vlm.errors import UsageError
 from lorax_vlm.types import require_flag, require_number, require_whole
 
+SEED_LIMIT = 2**32
+"""Seeds are below it: what the libraries' generators take."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -44,8 +47,8 @@ class TrainConfig:
         for name in ("mixed_precision", "gradient_checkpointing"):
             require_flag(name, getattr(self, name))
         require_whole("seed", self.seed, 0)
-        if self.seed >= 2**32:  # what the libraries' generators take
-            raise UsageError(f"seed must be below 2**32, got {self.seed}.")
+        if self.seed >= SEED_LIMIT:
+            raise UsageError(f"seed must be below {SEED_LIMIT}, got {self.seed}.")
         if self.patience is not None:
             require_whole("patience", self.patience, 1)
         for name in ("learning_rate", "max_grad_norm"):

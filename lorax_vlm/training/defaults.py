@@ -30,10 +30,10 @@ def question_config(entry: CatalogEntry, *, own_data: bool = False) -> TrainConf
     return (OWN_QUESTION_CONFIGS if own_data else MINI_VQA_CONFIGS)[entry.name]
 
 
-def skill_config(entry: CatalogEntry, skill: Skill) -> TrainConfig:
-    """The usual settings of a run for a skill, on a base that can do it."""
+def skill_config(entry: CatalogEntry, skill: Skill, *, own_data: bool = False) -> TrainConfig:
+    """The usual settings of a run for a skill, on a base that can do it; ``own_data`` as for ``question_recipe``."""
     if skill.asked or not entry.captions:
-        return question_config(entry)
+        return question_config(entry, own_data=own_data)
     return MINI_CAPTION_CONFIGS[entry.name] if entry.miniature else TrainConfig()
 
 

@@ -109,14 +109,14 @@ class AdapterWorkshop:
         theirs = (manifest.skill, manifest.prompt, manifest.generation, manifest.trained)
         if own != theirs or manifest.training.get("recipe") != recipe.to_dict():
             return False
-        if manifest.base is None or manifest.base.components != self._library.base.fingerprint.components:
-            return False
-        if order is None:
-            return True
-        asked, recorded = order.splits.content(), manifest.training.get("asked_data")
-        if order.splits.streamed or asked != recorded:  # a stream is not known before it is read
-            return False
-        return {**TrainConfig().to_dict(), **manifest.training.get("config", {})} == order.config.to_dict()
+        if order is not None:
+            asked, recorded = order.splits.content(), manifest.training.get("asked_data")
+            if order.splits.streamed or asked != recorded:  # a stream is not known before it is read
+                return False
+            if {**TrainConfig().to_dict(), **manifest.training.get("config", {})} != order.config.to_dict():
+                return False
+        # Last, since only now the base need be loaded.
+        return manifest.base is not None and manifest.base.components == self._library.base.fingerprint.components
 
     def train(
         self, order: AdapterOrder, *, replace: bool = False, resume: bool = False, progress: bool = True
@@ -209,7 +209,7 @@ class AdapterWorkshop:
         planned: Sequence[tuple[AdapterPlan, Mapping[str, Any]]],
         results: Mapping[str, TrainingResult],
     ) -> None:
-        """Store every adapter that can be; the first that cannot is said afterwards."""
+        """Store every adapter that can be; those that cannot are said afterwards."""
         failures: list[LoraxError] = []
         for order, (plan, facts) in zip(orders, planned, strict=True):
             result = results[order.name]
@@ -221,6 +221,8 @@ class AdapterWorkshop:
             except OSError as error:
                 failures.append(PathError.of(self.training_curve(order.name), error))
         if failures:
+            for other in failures[1:]:
+                logger.error("%s", other)
             raise failures[0]
 
     @staticmethod
@@ -228,7 +230,8 @@ class AdapterWorkshop:
         """Put what a joint run leaves of one adapter where a run of its own would have left it."""
         shutil.rmtree(run_dir / REJECTED_FOLDER, ignore_errors=True)
         run_dir.mkdir(parents=True, exist_ok=True)
-        shutil.copy(result.curve, run_dir / CURVE_FILE)
+        if result.curve.is_file():  # what ended right after the training has none, and a curve is a picture
+            shutil.copy(result.curve, run_dir / CURVE_FILE)
         if (rejected := result.folder.parent / REJECTED_FOLDER).is_dir():
             shutil.copytree(rejected, run_dir / REJECTED_FOLDER)
 

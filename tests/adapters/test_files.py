@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, read_adapter_files
+from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
+from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.errors import DamagedAdapter, UnsupportedAdapter
 from tests.adapters_for_tests import edit_config, edit_weights
 

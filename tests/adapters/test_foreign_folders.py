@@ -12,9 +12,11 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from lorax_vlm.adapters.compatibility import check_compatibility
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, read_adapter, read_adapter_files
+from lorax_vlm.adapters.files import read_adapter, read_adapter_files
 from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.manifest import read_manifest
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
+from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.prefixed import with_prefix
 from lorax_vlm.errors import AdapterError, UnsupportedAdapter, UsageError

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles, read_adapter_files
+from lorax_vlm.adapters.files import AdapterFiles, read_adapter_files
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest, read_manifest
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
+from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.errors import AdapterError
 from lorax_vlm.models.loading import LoadedModel
 from tests.adapters_for_tests import write_random_adapter

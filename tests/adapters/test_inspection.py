@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from lorax_vlm.adapters.compare import compare_adapters
 from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import DamagedAdapter
@@ -107,3 +108,9 @@ def test_what_differs_between_two(mini: LoadedModel, store: AdapterStore, tmp_pa
     assert (found.shared, len(found.only_first), len(found.only_second)) == (6, 0, 6)
     assert abs(found.cosine) < 0.1
     assert len(found.farthest) == 6
+
+
+def test_a_pointer_of_git_lfs_is_called_one(adapter_folder: Path) -> None:
+    (adapter_folder / WEIGHTS_FILE).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(DamagedAdapter, match="git lfs pull"):
+        inspect_adapter(adapter_folder)

@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.store_stress import stress
-from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter
+from lorax_vlm.adapters.files import read_adapter
 from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest
+from lorax_vlm.adapters.names import NameRecord
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
+from lorax_vlm.adapters.records import NameRecords
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter
 from lorax_vlm.skills import answer, caption
@@ -476,3 +479,17 @@ print(store.names(), [path.name for path in store.root.iterdir()])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "File too large" in done.stdout
     assert done.stdout.splitlines()[-1] == "[] []"
+
+
+def test_damage_is_not_forgotten_when_the_record_becomes_unreadable(three: AdapterStore, monkeypatch) -> None:
+    (three.get("one@2").folder / WEIGHTS_FILE).write_bytes(b"changed")
+    original, asked = NameRecords.read, []
+
+    def read(self, name: str) -> NameRecord:
+        asked.append(name)
+        if len(asked) > 1:  # what was readable when the check began
+            raise DamagedAdapter(name, "there", ["its record was cut off"])
+        return original(self, name)
+
+    monkeypatch.setattr(NameRecords, "read", read)
+    assert any(problem.startswith("one@2") for problem in three.verify().problems)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.main import main
 from lorax_vlm.models.fingerprint import read_fingerprint

@@ -1,5 +1,6 @@
 """Which adapter, and which version of it, is meant wherever one is named."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from lorax_vlm.adapters.compare import compare_adapters
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import EXCHANGE_TASKS, answer, caption
 from lorax_vlm.vqa import VQASystem
@@ -130,3 +132,23 @@ def test_an_adapter_is_shown_as_it_was_read(run, mini: LoadedModel, tmp_path: Pa
     files = AdapterStore().files(f"one@{shown['version']}")
     assert shown["size_bytes"] == files.size_bytes
     assert first.version == 1
+
+
+def test_a_base_is_searched_for_by_any_of_its_names(
+    run, stored: AdapterStore, mini: LoadedModel, tmp_path: Path
+) -> None:
+    hub = dataclasses.replace(mini, entry=get_model_entry("blip2_opt"))
+    folder = write_random_adapter(hub, tmp_path / "made" / "hub")
+    stored.add("hub", folder, write_manifest(hub, folder))
+    found = [a.name for a in stored.search(base="blip2-opt-mini")]
+    assert found == ["one", "two"]
+    for name in ("blip2_opt", "blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b"):
+        assert "hub" in run("adapters", "search", "--base", name), name
+
+
+def test_an_import_takes_the_base_that_the_folder_names(run, load_shared, tmp_path: Path) -> None:
+    flan = load_shared("blip2-flan-mini")
+    folder = write_random_adapter(flan, tmp_path / "made" / "for-flan")
+    write_manifest(flan, folder)
+    assert "Stored for-flan" in run("adapters", "import", folder)
+    assert AdapterStore().get("for-flan").manifest.base.name == "blip2-flan-mini"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lorax_vlm.data.readers.folder import read_image_folder
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import DataError, LoraxError, UsageError
 from tests.data_for_tests import all_examples, captioned, image_names, numbered, write_json, write_pictures, write_rows
@@ -94,3 +95,13 @@ def test_options_that_a_source_does_not_know_are_refused(photos: Path) -> None:
         read_data(photos, streaming=True)
     with pytest.raises(UsageError, match="--images and --annotations belong to a file of rows"):
         read_data(photos, images=photos)
+
+
+def test_an_option_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    """Else a misspelt one would be read with the default, and nobody would know."""
+    names = numbered(20)
+    write_pictures(tmp_path, names)
+    write_rows(tmp_path, captioned(names))
+    for read in (read_parts, read_image_folder):
+        with pytest.raises(UsageError, match=r"Unknown option 'held_ot'.*held_out"):
+            read(tmp_path, held_ot=0.5)  # type: ignore[call-arg]

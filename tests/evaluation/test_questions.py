@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from lorax_vlm.data.examples import Example, answered
 from lorax_vlm.data.images import ImageSource, load_image
-from lorax_vlm.errors import ImageError, LoraxError, UsageError
+from lorax_vlm.errors import ImageError, LoraxError, RowFailed, UsageError
 from lorax_vlm.evaluation.ablation import draw_others
+from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.opening import pictures_in_turn, sources_in_turn
 from lorax_vlm.evaluation.questions import (
     EXACT_MATCH,
@@ -28,7 +30,7 @@ from lorax_vlm.evaluation.questions import (
 from lorax_vlm.evaluation.reports import VQAReport
 from lorax_vlm.evaluation.summary import metrics_line, missing_line, table_rows
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.types import Answer, GenerationSettings
+from lorax_vlm.types import Answer, Generated, GenerationSettings
 from lorax_vlm.vqa import VQASystem
 
 COLOURS = {f"colour {number}": (5 * number, 250 - 5 * number, 100 + number) for number in range(40)}
@@ -263,3 +265,37 @@ def test_no_more_pictures_are_open_than_a_chunk_has(
             del chunk
         assert 1 <= most_open <= most
         assert open_now == []
+
+
+def test_a_fault_of_ours_is_no_wrong_answer_like_others() -> None:
+    examples = [Example(Image.new("RGB", (8, 8), (n, 0, 0)), "red", f"{n}", question="?") for n in range(3)]
+    answers = [RowFailed(0, KeyError("x")), ImageError("a.png", "it is empty."), "red"]
+    records = score_answers(answers, examples)  # type: ignore[arg-type]
+    assert [(record.score, bool(record.error), record.bug) for record in records] == [
+        (0.0, True, True),
+        (0.0, True, False),
+        (1.0, False, False),
+    ]
+
+
+def test_what_could_not_be_asked_is_counted_and_takes_no_time() -> None:
+    examples = [Example(Image.new("RGB", (8, 8), (n, 0, 0)), "red", f"{n}", question="?") for n in range(8)]
+
+    def ask(images: Sequence[Any], questions: Sequence[str]) -> list[Any]:
+        found = []
+        for image in images:
+            if image.getpixel((0, 0))[0] % 2:
+                time.sleep(0.2)
+                found.append(ImageError("it", "it is broken."))
+            else:
+                found.append(Answer.of(Generated("red", "eos", 1), "base", None))
+        return found
+
+    options: dict[str, Any] = {"model": "m", "adapter": None, "judged": True}
+    row = benchmark_questions(ask, examples, torch.device("cpu"), **options)
+    assert row.failed == 4
+    assert "it is broken" in row.first_failure
+    assert row.latency_p95_s < 0.1
+    assert row.accuracy == 0.5
+    with pytest.raises(ImageError, match="broken"):
+        benchmark_questions(ask, examples[1::2], torch.device("cpu"), **options)

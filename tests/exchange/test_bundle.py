@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from lorax_vlm.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 from lorax_vlm.adapters.integrity import LIMITS, SIGNATURE_FILE, hash_file
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
+from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter

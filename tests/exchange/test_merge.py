@@ -17,7 +17,15 @@ from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import AdapterExists, IncompatibleAdapter, UsageError
-from lorax_vlm.exchange.merge import METHODS, Method, exact_sum, merge_adapters, merge_updates, preview_merge
+from lorax_vlm.exchange.merge import (
+    METHODS,
+    Method,
+    exact_sum,
+    merge_adapters,
+    merge_updates,
+    preview_merge,
+    preview_stored,
+)
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.library import AdapterLibrary
 from tests.adapters_for_tests import identify, write_manifest, write_random_adapter
@@ -206,3 +214,8 @@ def test_merges_at_one_time_do_not_mix(library: AdapterLibrary, mini: LoadedMode
         expected = exact_sum([updates[name] for name in names])
         for number in range(4):
             assert total_distance(expected, updates[f"{pair}{number}"]) < 1e-6
+
+
+def test_no_weights_are_not_weights_of_one(store: AdapterStore) -> None:
+    with pytest.raises(UsageError, match="One weight per adapter is needed, got 0 for 2"):
+        preview_stored(store, ["one", "two"], [], "cat", None)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterExists, DamagedAdapter, InterruptedTransfer, RemoteError

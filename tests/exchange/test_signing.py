@@ -6,9 +6,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE
 from lorax_vlm.adapters.integrity import SIGNATURE_FILE
 from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import SignatureRefused

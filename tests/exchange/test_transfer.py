@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 
 from lorax_vlm.adapters.factors import read_updates
+from lorax_vlm.adapters.manifest import FileRecord, Manifest
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.records import NameRecords
-from lorax_vlm.adapters.seen import SeenImages
+from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, write_seen
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import ask_for
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_examples import scene_captions, scene_questions
 from lorax_vlm.data.scene_tasks import without_targets
 from lorax_vlm.errors import AdapterExists, PathError, TransferRefused, UsageError
+from lorax_vlm.evaluation.reports import SeenShare
+from lorax_vlm.evaluation.seen import KNOWN_BY, Identity
 from lorax_vlm.exchange import transfer as transfer_module
 from lorax_vlm.exchange.candidates import copies, random_like, shuffled_layers
 from lorax_vlm.exchange.merge import merge_adapters
@@ -319,16 +323,27 @@ def test_a_lesson_drops_what_the_teacher_is_least_sure_of() -> None:
     assert not sides[0] & sides[1], "no image is on both sides"
     with pytest.raises(ValueError, match="nothing"):
         make_lesson(examples[:1], [TeacherAnswer("", 0.0)])
+    with pytest.raises(ValueError, match="2 examples about 1 image; it takes two images"):
+        make_lesson([examples[0]] * 2, [TeacherAnswer("text", 1.0)] * 2)
 
 
 def test_all_labelled_images_are_chosen_by_but_those_the_source_has_seen(tmp_path: Path) -> None:
-    names = numbered(40)
-    write_pictures(tmp_path, names)
-    write_rows(tmp_path, captioned(names))
-    data = read_transfer_data(None, tmp_path)
+    names, folder = numbered(40), tmp_path / "data"
+    folder.mkdir()
+    write_pictures(folder, names)
+    write_rows(folder, captioned(names))
+    data = read_transfer_data(None, folder)
     assert data is not None
     assert len(data.development) == 40
     digests = [example.image_digest() for example in data.development]
-    less = read_transfer_data(None, tmp_path, SeenImages.of(digests[:7]))
-    assert less is not None
-    assert [example.image_digest() for example in less.development] == digests[7:]
+    source = tmp_path / "adapter"
+    source.mkdir()
+    write_seen(source, SeenImages.of(digests[:7]))
+    files = {SEEN_FILE: FileRecord.of((source / SEEN_FILE).read_bytes())}
+    trained = Manifest("it", None, None, trained=True, training={KNOWN_BY: [Identity.FILE]}, files=files)
+    stored = StoredAdapter("it", 1, source, trained)
+    for given in (folder, list(data.development)):
+        less = read_transfer_data(None, given, stored)
+        assert less is not None
+        assert [example.image_digest() for example in less.development] == digests[7:]
+        assert less.seen == SeenShare("it", 40, 7, left_out=True)

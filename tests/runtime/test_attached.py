@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lorax_vlm.adapters.compatibility import check_compatibility
-from lorax_vlm.adapters.files import WEIGHTS_FILE, AdapterBytes
+from lorax_vlm.adapters.files import AdapterBytes
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene

@@ -45,21 +45,14 @@ def test_the_least_recently_used_leaves() -> None:
     assert shelf.resident.used_bytes == 30
 
 
-def test_pinned_ones_stay() -> None:
+def test_what_does_not_fit_is_refused_and_nothing_leaves_for_it() -> None:
     shelf = Shelf(20)
-    with shelf.lease("a"):
-        shelf.resident.pin("a")
-    for name in "bcd":
+    for name in "ab":
         with shelf.lease(name):
             pass
-    assert shelf.resident.names == ["a", "d"]
-    expected = pytest.raises(AdapterMemoryExceeded, match=r"need 30 bytes at once with the pinned ones \(a\)")
-    with expected, shelf.lease("b", "c"):
+    with pytest.raises(AdapterMemoryExceeded, match=r"3 adapters need 30 bytes"), shelf.lease("b", "c", "d"):
         pass
-    assert shelf.resident.names == ["a", "d"], "a refusal changes nothing"
-    shelf.resident.unpin("a")
-    with shelf.lease("b", "c"):
-        assert shelf.resident.names == ["b", "c"]
+    assert shelf.resident.names == ["a", "b"]
 
 
 def test_another_version_is_loaded_anew_and_the_old_one_counts_until_it_is_free() -> None:

@@ -11,7 +11,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
+from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.loading import LoadedModel

@@ -13,8 +13,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import ViltForQuestionAnswering
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
+from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, read_manifest
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.examples import DataSplits, answered

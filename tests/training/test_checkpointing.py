@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.training.checkpointing import checkpoint_layers
 from lorax_vlm.training.copies import peft_copy

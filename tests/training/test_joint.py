@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE, read_adapter_files
+from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.errors import TrainingError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from lorax_vlm.adapters.files import WEIGHTS_FILE
+from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import TrainingError
 from lorax_vlm.models.loading import LoadedModel, load_model

@@ -83,9 +83,11 @@ def read_options(**keywords: Unpack[ReadKeywords]) -> ReadOptions:
     """What is asked of a reader.
 
     Raises:
-        UsageError: ``held_out`` is no share.
+        UsageError: A keyword is unknown, or ``held_out`` is no share.
         DataError: ``columns`` has unknown fields.
     """
+    if unknown := [name for name in keywords if name not in ReadKeywords.__annotations__]:
+        raise UsageError(f"Unknown option {quoted(unknown[0])}. Known: {', '.join(SourceKeywords.__annotations__)}.")
     return ReadOptions(
         Columns(keywords.get("columns") or {}, keywords.get("group_by")),
         keywords.get("held_out", DEFAULT_HELD_OUT),
