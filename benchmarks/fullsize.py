@@ -53,7 +53,8 @@ def measure(name: str, folder: Path, quantize: str) -> None:
         start = time.monotonic()
         first = system.answer_question(scenes[0].image, "How many dogs are there?", model, "dogs", num_beams=1)
         _print(name, f"answered {str(first)[:30]!r}, {first.tokens} tokens", start)
-        system.library(model).restore_base()
+        with system.workspace.bases.use(model) as engine:
+            engine.restore_base()
         again = system.answer_question(scenes[0].image, "How many dogs are there?", model, "dogs", num_beams=1)
         if first != again:
             raise SystemExit(f"{name}: the adapter answers {again!r} after reloading, {first!r} before")

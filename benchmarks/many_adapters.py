@@ -18,7 +18,8 @@ from pathlib import Path
 from benchmarks.options import parse
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.models.loading import load_model
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.engine import BaseEngine
+from lorax_vlm.workshop.intake import take_in
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
 COMMANDS = (
@@ -39,10 +40,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["LORAX_VLM_HOME"] = scratch
         base, store = load_model("blip2-opt-mini"), AdapterStore()
-        library = AdapterLibrary(base.entry, lambda: base, store)
         folder = write_random_adapter(base, Path(scratch) / "source", "medium")
         write_manifest(base, folder)
-        manifest = library.load(folder, "a0").manifest
+        manifest = take_in(BaseEngine(base, store), folder, "a0").manifest
         for index in range(1, arguments.adapters):
             store.add(f"a{index}", folder, dataclasses.replace(manifest, name=f"a{index}"))
         load_model("blip2-flan-mini").fingerprint.components  # noqa: B018 (read once, as for any base in use)

@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,14 +43,14 @@ from lorax_vlm.evaluation.intervals import mean_interval, retention
 from lorax_vlm.exchange.candidates import random_like, shuffled_layers
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.teacher import answer
-from lorax_vlm.exchange.transfer import TransferOptions, prepared_transfer
+from lorax_vlm.exchange.transfer import Direction, PreparedTransfer, TransferOptions, prepared_transfer
 from lorax_vlm.exchange.transfer_data import TransferData, judge_all, judge_by_target
-from lorax_vlm.models.catalog import get_model_entry
-from lorax_vlm.models.loading import load_model
-from lorax_vlm.runtime.library import AdapterLibrary
-from lorax_vlm.settings import HOME_VARIABLE
+from lorax_vlm.runtime.bases import Bases
+from lorax_vlm.runtime.engine import BaseEngine
+from lorax_vlm.settings import HOME_VARIABLE, features_dir
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import MINI_CONFIG, MINI_VQA_CONFIGS, TrainConfig
+from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.workshop.fitting import fit_to_labels
 from lorax_vlm.workshop.making import AdapterWorkshop
 from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder
@@ -192,12 +193,11 @@ class Bench:
 
     def __init__(self, pair: Pair, seed: int, scratch: Path) -> None:
         self.pair, self.seed, self.scratch = pair, seed, scratch
-        store = AdapterStore(scratch / "store")
+        self.bases = Bases({}, AdapterStore(scratch / "store"))
+        self._held = ExitStack()
         self.source, self.target = (
-            AdapterLibrary(get_model_entry(name), partial(load_model, name), store)
-            for name in (pair.source, pair.target)
+            self._held.enter_context(self.bases.use(name)) for name in (pair.source, pair.target)
         )
-        self.source.base, self.target.base  # noqa: B018 (loading tells the entry of a checkpoint that is not listed)
         self.test = pair.examples("test", TEST)
         self.seconds: dict[str, float] = {}
 
@@ -230,18 +230,18 @@ class Bench:
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
 
-    def _ask(self, library: AdapterLibrary) -> Ask:
+    def _ask(self, engine: BaseEngine) -> Ask:
         """How the source's adapter is asked wherever it is moved."""
-        return ask_on(library.entry, self.source.entry, self.source.store.get("source").manifest)
+        return ask_on(engine.entry, self.source.entry, self.source.store.get("source").manifest)
 
-    def _kind(self, library: AdapterLibrary) -> AdapterKind:
+    def _kind(self, engine: BaseEngine) -> AdapterKind:
         skill = Skill("answer" if self.pair.asks else "caption", "retention")
-        return AdapterKind(skill, ask_for(library.entry, skill))
+        return AdapterKind(skill, ask_for(engine.entry, skill))
 
-    def _splits(self, library: AdapterLibrary, examples: Examples, share: float = 1.0) -> DataSplits:
+    def _splits(self, engine: BaseEngine, examples: Examples, share: float = 1.0) -> DataSplits:
         train = examples("train", max(8, round(share * self.pair.scenes)), all_questions=True)
         splits = DataSplits(train, examples("validation", 100), f"{self.pair.title}, {share:.0%} of the labels")
-        return splits.with_prompt(self._kind(library).ask.template)
+        return splits.with_prompt(self._kind(engine).ask.template)
 
     def _train_source(self, name: str, examples: Examples) -> None:
         config = replace(self.pair.source_config, seed=self.seed)
@@ -249,7 +249,7 @@ class Bench:
             name, self._kind(self.source), self.pair.recipe, self._splits(self.source, examples), config
         )
         start = time.monotonic()
-        AdapterWorkshop(self.source).train(order, progress=False)
+        AdapterWorkshop(self.bases, self.pair.source).train(order, progress=False)
         self.seconds[f"training {name}"] = time.monotonic() - start
 
     def _native(self, config: TrainConfig, share: float = 1.0, recipe: Recipe | None = None) -> Scores:
@@ -258,12 +258,14 @@ class Bench:
         if plan is not None and plan.added:
             labels = plan.labels
         start = time.monotonic()
-        result = AdapterWorkshop(self.target).train_folder(
+        result = train_adapter(
+            self.target.base,
             recipe or self.pair.recipe,
             splits,
             replace(config, seed=self.seed),
             self._fresh("native"),
             labels=labels,
+            features_dir=features_dir(),
             progress=False,
         )
         if share == 1 and recipe is None:
@@ -272,18 +274,18 @@ class Bench:
 
     def _score(
         self,
-        library: AdapterLibrary,
+        engine: BaseEngine,
         adapter: str | Path | None,
         labels: Sequence[str] = (),
         stored: bool = False,
         template: str | None = None,
     ) -> Scores:
-        settings = self._ask(library).settings
+        settings = self._ask(engine).settings
         if adapter is None or stored:
-            texts = answer(library, adapter if stored else None, self.test, settings)  # type: ignore[arg-type]
+            texts = answer(engine, adapter if stored else None, self.test, settings)  # type: ignore[arg-type]
         else:
-            with library.trial(Path(adapter), labels) as trial:
-                texts = answer(library, trial, self.test, settings, template)
+            with engine.trial(Path(adapter), labels) as trial:
+                texts = answer(engine, trial, self.test, settings, template)
         return judge_all(judge_by_target, self.test, texts)
 
     def _fresh(self, name: str) -> Path:
@@ -297,7 +299,7 @@ class Bench:
         def score(template: str, examples: Sequence[Example]) -> Scores:
             prompts = [template.replace("{question}", example.question) for example in examples]
             pictures = [example.open_image() for example in examples]
-            said = self.target.generate([None] * len(prompts), pictures, prompts, self._ask(self.target).settings)
+            said = self.target.generate_batch([None] * len(prompts), pictures, prompts, self._ask(self.target).settings)
             return judge_all(judge_by_target, examples, [text.text for text in said])
 
         return score(max(self.pair.prompts, key=lambda p: statistics.mean(score(p, development))), self.test)
@@ -317,13 +319,17 @@ class Bench:
             development=examples("validation", DEVELOPMENT, UNSEEN_FROM),
         )
 
+    def _moved(
+        self, name: str, examples: Examples, options: TransferOptions
+    ) -> AbstractContextManager[PreparedTransfer]:
+        way = Direction(name, self.pair.source, self.pair.target, "moved", self._data(examples), options)
+        return prepared_transfer(self.bases, way)
+
     def _free(self, rows: dict[str, Scores]) -> bool:
         """What needs no images, with its controls; True when it is refused."""
         options = self._options(distil=False)
         try:
-            with prepared_transfer(
-                self.source, self.target, "source", self._data(self.pair.examples), options
-            ) as prepared:
+            with self._moved("source", self.pair.examples, options) as prepared:
                 template = prepared.ask.template
                 rows["training-free"] = self._score(self.target, prepared.chosen.folder, template=template)
                 sites = prepared.report.plan.copied_sites
@@ -338,15 +344,13 @@ class Bench:
         ):
             folder = write_updates(self.scratch / "control", changed, self.target.entry.identity)
             rows[name] = self._score(self.target, folder, template=template)
-        with prepared_transfer(self.source, self.target, "other", self._data(self.pair.other), options) as prepared:
+        with self._moved("other", self.pair.other, options) as prepared:
             rows["other task, training-free"] = self._score(self.target, prepared.chosen.folder, template=template)
         return False
 
     def _distilled(self, name: str, examples: Examples, share: float = QUICK_SHARE) -> tuple[Scores, str]:
         start = time.monotonic()
-        with prepared_transfer(
-            self.source, self.target, name, self._data(examples), self._options(distil=True, share=share)
-        ) as prepared:
+        with self._moved(name, examples, self._options(distil=True, share=share)) as prepared:
             chosen = prepared.chosen
             if name == "source" and share == QUICK_SHARE:
                 self.seconds["transfer, all of it"] = time.monotonic() - start

@@ -67,8 +67,7 @@ class Stage:
     def __init__(self, model: str, folder: Path) -> None:
         self.model, self.folder = model, folder
         self.system = VQASystem("mini", store=folder / "store")
-        self.exchange = MultiModalLoRAExchange("mini", store=folder / "store")
-        self.exchange._shelf = self.system._shelf  # one base for both
+        self.exchange = MultiModalLoRAExchange(workspace=self.system.workspace)  # one base for both
         self.base = self.system.base(model)
         self.pictures = [scene.image for scene in iterate_scenes("test", 24)]
         looking = "qformer" if self.base.entry.captions else "lm-mlp"
@@ -100,7 +99,7 @@ class Stage:
     def put(self, name: str, number: int) -> None:
         """Make a version the one in use."""
         key = f"{self.base.entry.name}.{name}"
-        self.system._shelf.library(self.model).load(self.versions[name][number], key, replace=True)
+        self.exchange.load_adapter(self.versions[name][number], key, model=self.model, replace=True)
 
     def _alone(self, name: str | None) -> list[str]:
         asked = list(itertools.product(self.pictures, QUESTIONS))

@@ -164,6 +164,11 @@ class ModelText(str):
         text.adapter, text.base, text.finish, text.tokens = adapter, base, generated.finish, generated.tokens
         return text
 
+    @classmethod
+    def by(cls, said: "ModelText", adapter: str | None) -> Self:
+        """The same text as one of this class, by what an adapter is called."""
+        return cls.of(Generated(str(said), said.finish, said.tokens), said.base, adapter)
+
 
 class Caption(ModelText):
     """What a base or an adapter says of an image."""

@@ -16,6 +16,7 @@ from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.scenes import Scene, iterate_scenes
 from lorax_vlm.models.loading import LoadedModel, load_model
 from tests.adapters_for_tests import write_random_adapter
+from tests.workspaces_for_tests import shared_workspace
 
 
 @pytest.fixture(autouse=True)
@@ -62,12 +63,10 @@ def scenes() -> list[Scene]:
 
 
 @pytest.fixture
-def system(mini: LoadedModel, tmp_path: Path) -> Iterator[BLIP2CaptioningSystem]:
+def system(load_shared: Callable[[str], LoadedModel], tmp_path: Path) -> Iterator[BLIP2CaptioningSystem]:
     """A captioning system on the shared miniature with a store of its own."""
-    system = BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path / "store", batch_size=8)
-    system._library.__dict__["base"] = mini
-    yield system
-    system._library.restore_base()
+    with shared_workspace(load_shared, tmp_path / "store", batch_size=8) as workspace:
+        yield BLIP2CaptioningSystem("blip2-opt-mini", workspace=workspace)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +30,26 @@ from lorax_vlm.errors import (
 )
 from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import write_untrained_adapter
+from lorax_vlm.workshop.intake import keep, new_manifest
 from tests.adapters_for_tests import EVERYWHERE, write_manifest, write_random_adapter
+from tests.workspaces_for_tests import shared_workspace
 
 QUICK = TrainConfig(max_steps=4, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
 
 
-def hub_like(mini: LoadedModel, system: BLIP2CaptioningSystem) -> BLIP2CaptioningSystem:
-    """The miniature under the row of an unlisted checkpoint: no scenes of its own, the paper's decoding."""
-    entry = dataclasses.replace(mini.entry, miniature=False, caption_prompt="a photo of")
-    system.entry = system._library.entry = entry
-    system._library.__dict__["base"] = dataclasses.replace(mini, entry=entry)
-    return system
+@pytest.fixture
+def hub_like(mini: LoadedModel, tmp_path: Path) -> Iterator[BLIP2CaptioningSystem]:
+    """The miniature as a checkpoint that is not listed: no scenes of its own, the paper's decoding."""
+    folder = shutil.copytree(mini.folder, tmp_path / "hub-like")
+    with shared_workspace(lambda _: mini, tmp_path / "store", batch_size=8) as workspace:
+        workspace.bases = Bases(
+            {}, workspace.store, load=lambda entry: dataclasses.replace(mini, entry=entry, folder=folder)
+        )
+        yield BLIP2CaptioningSystem(str(folder), workspace=workspace)
 
 
 def few(scenes: list[Scene], style: str = "concise") -> DataSplits:
@@ -70,7 +78,7 @@ def test_what_can_be_refused_without_the_base_does_not_load_it(tmp_path: Path) -
         system.train_adapter("mine", "detailed")
     with pytest.raises(DataError):
         system.train_adapter("mine", "detailed", data=tmp_path)
-    assert "base" not in system._library.__dict__
+    assert system.workspace.bases.loaded == []
 
 
 def test_the_calls_of_the_specification(system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path) -> None:
@@ -225,6 +233,7 @@ def test_a_base_of_the_same_name_and_other_weights_is_another_base(
     theirs = write_manifest(mini, folder)
     assert theirs.base is not None
     other = {component: "0" * 32 for component in theirs.base.components}
+    assert system.base.fingerprint.components == theirs.base.components  # only then its weights are known
     kept = system.store.add(
         "mine", folder, dataclasses.replace(theirs, base=dataclasses.replace(theirs.base, components=other))
     )
@@ -242,9 +251,9 @@ def test_checkpoints_stay_until_the_adapter_is_stored(system, scenes, monkeypatc
         patch.setattr(type(system.store), "add_all", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             system.train_adapter("mine", "concise", **options)
-    assert list(system._workshop.run_dir("mine").glob("checkpoint-*"))
+    assert list(system.workspace.workshop(system.model).run_dir("mine").glob("checkpoint-*"))
     assert system.train_adapter("mine", "concise", resume=True, **options).manifest.training["steps"] == 4
-    assert not list(system._workshop.run_dir("mine").glob("checkpoint-*"))
+    assert not list(system.workspace.workshop(system.model).run_dir("mine").glob("checkpoint-*"))
 
 
 def test_a_retrained_adapter_is_used_at_once(system, scenes) -> None:
@@ -287,8 +296,8 @@ def test_damaged_and_empty_directories_are_not_stored(system, mini, tmp_path: Pa
 # --- a base without scenes of its own --------------------------------------------------------------------------------
 
 
-def test_without_data_it_is_untrained_and_says_so(system, mini, scenes, caplog) -> None:
-    system = hub_like(mini, system)
+def test_without_data_it_is_untrained_and_says_so(hub_like, scenes, caplog) -> None:
+    system = hub_like
     stored = system.create_captioning_adapter("later", "detailed")
     assert not stored.manifest.trained
     assert "untrained and changes nothing yet" in caplog.text
@@ -298,23 +307,27 @@ def test_without_data_it_is_untrained_and_says_so(system, mini, scenes, caplog) 
     trained = system.train_adapter("later", data=few(scenes), config=QUICK, progress=False)
     assert trained.manifest.trained
     assert trained.manifest.skill.name == "detailed"
-    assert trained.manifest.prompt == "a photo of"
+    assert trained.manifest.prompt == system.base.entry.caption_prompt
     assert not read_adapter_files(trained.folder, "later").changes_nothing
 
 
-def test_training_and_figures_need_data(system, mini) -> None:
-    system = hub_like(mini, system)
+def test_training_and_figures_need_data(hub_like) -> None:
+    system = hub_like
     with pytest.raises(ValueError, match=r"Pass data=FOLDER"):
         system.train_adapter("mine", "detailed")
     with pytest.raises(ValueError, match=r"Pass data=FOLDER"):
         system.evaluate_adapter()
 
 
-def test_styles_have_their_own_decoding(system, mini, scenes, tmp_path: Path) -> None:
-    system = hub_like(mini, system)
+def test_styles_have_their_own_decoding(hub_like) -> None:
+    system = hub_like
     system.create_captioning_adapter("c", "concise")
-    assert system._settings(None) == mini.entry.caption_settings
-    assert (system._settings("c").max_new_tokens, system._settings("c").min_new_tokens) == (20, 0)
+    with system.workspace.bases.use(system.model) as engine:
+        alone, concise = (
+            engine.ask(manifest, question=False).settings for manifest in (None, system.store.get("c").manifest)
+        )
+    assert alone == system.entry.caption_settings
+    assert (concise.max_new_tokens, concise.min_new_tokens) == (20, 0)
 
 
 # --- a folder of captions --------------------------------------------------------------------------------------------
@@ -351,7 +364,8 @@ def test_losses_are_those_of_the_adapters_own_prompt(system, folder: Path, tmp_p
     untrained = write_untrained_adapter(system.base, Recipe("t", 2, ("lm-qv",)), tmp_path / "untrained")
     for name, prompt in (("same", system.entry.caption_prompt), ("other", "on a foggy morning,")):
         facts = {"skill": caption(""), "recipe": "t", "prompt": prompt, "trained": False}
-        system._library.keep(untrained, system._library.manifest(name, **facts))
+        with system.workspace.bases.use(system.model) as engine:
+            keep(engine, untrained, new_manifest(engine, name, **facts))
     base, same, other = (system.evaluate_adapter(name, data=folder).loss for name in (None, "same", "other"))
     assert same == pytest.approx(base, rel=1e-5)
     assert other > 2 * base
@@ -407,7 +421,7 @@ def test_any_kind_of_image_is_captioned_alike(system, scenes, tmp_path: Path) ->
 def test_training_leaves_the_base_as_it_was(system, scenes) -> None:
     before = {name: tensor.clone() for name, tensor in system.base.model.state_dict().items()}
     system.create_captioning_adapter("mine", "concise", data=few(scenes), config=QUICK, progress=False)
-    system._library.restore_base()
+    system.workspace.bases.clear()
     after = system.base.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -30,18 +30,15 @@ from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import EXCHANGE_TASKS
 from lorax_vlm.training.config import TrainConfig
 from tests.adapters_for_tests import write_manifest, write_random_adapter
+from tests.workspaces_for_tests import shared_workspace
 
 FEW = TrainConfig(max_steps=3, batch_size=4, eval_every=3, learning_rate=1e-3, patience=None)
 
 
 @pytest.fixture
 def system(load_shared: Callable[[str], LoadedModel], tmp_path: Path) -> Iterator[MultiModalLoRAExchange]:
-    system = MultiModalLoRAExchange("mini", store=tmp_path / "store")
-    for key, name in MINIATURE_KEYS.items():
-        system._shelf.library(key).__dict__["base"] = load_shared(name)
-    yield system
-    for library in system._shelf._libraries.values():
-        library.restore_base()
+    with shared_workspace(load_shared, tmp_path / "store") as workspace:
+        yield MultiModalLoRAExchange(workspace=workspace)
 
 
 def few(task: str) -> DataSplits:

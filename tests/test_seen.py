@@ -116,7 +116,7 @@ def test_nothing_is_known_of_an_adapter_from_elsewhere(photos: Path, tmp_path: P
     for file in stored.folder.iterdir():
         if file.name not in (SEEN_FILE, MANIFEST_FILE):
             (folder / file.name).write_bytes(file.read_bytes())
-    system._shelf.library("blip2_opt").load(folder, "foreign")
+    MultiModalLoRAExchange(workspace=system.workspace).load_adapter(folder, "foreign", model="blip2_opt")
     report = system.evaluate("blip2_opt", "foreign", examples=list(splits.train))
     assert report.count == len(splits.train)
     assert report.seen is not None

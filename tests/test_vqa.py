@@ -28,6 +28,7 @@ from lorax_vlm.models.catalog import MINIATURE_KEYS
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
+from tests.workspaces_for_tests import shared_workspace
 
 FEW = TrainConfig(max_steps=4, batch_size=4, eval_every=2, learning_rate=1e-3, patience=None)
 COLOR = "What color is the background?"
@@ -36,12 +37,8 @@ COLOR = "What color is the background?"
 @pytest.fixture
 def system(load_shared: Callable[[str], LoadedModel], tmp_path: Path) -> Iterator[VQASystem]:
     """On the shared miniatures, with a store of its own."""
-    system = VQASystem("mini", store=tmp_path / "store", batch_size=5)
-    for key, name in MINIATURE_KEYS.items():
-        system._shelf.library(key).__dict__["base"] = load_shared(name)
-    yield system
-    for library in system._shelf._libraries.values():
-        library.restore_base()
+    with shared_workspace(load_shared, tmp_path / "store", batch_size=5) as workspace:
+        yield VQASystem(workspace=workspace)
 
 
 @pytest.fixture
@@ -329,12 +326,11 @@ def test_benchmark_rows(system: VQASystem, scenes: list[Scene], splits: DataSpli
 
 def test_the_least_recently_used_base_leaves(tmp_path: Path, scenes: list[Scene]) -> None:
     one = VQASystem("mini", store=tmp_path / "store")
-    size = {key: one._shelf.needed_bytes(one.entry(key)) or 0 for key in ("blip2_opt", "blip2_flan", "vilt")}
+    size = {key: one.workspace.bases.needed_bytes(one.entry(key)) or 0 for key in ("blip2_opt", "blip2_flan", "vilt")}
     system = VQASystem("mini", store=tmp_path / "store", memory_budget_bytes=size["blip2_opt"] + size["blip2_flan"])
     for model in ("blip2_opt", "blip2_flan", "blip2_opt", "vilt"):
         system.answer_question(scenes[0].image, COLOR, model)
     assert system.loaded == ["blip2-opt-mini", "vilt-mini"]
-    assert "base" not in system._shelf.library("blip2_flan").__dict__
     assert system.answer_question(scenes[0].image, COLOR, "blip2_flan") == scenes[0].background
     assert system.loaded == ["vilt-mini", "blip2-flan-mini"]
 

@@ -18,7 +18,7 @@ from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import AdapterExists, DataError, PathError, PromptError, RunInUse, UsageError
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.multimodal import MultiModalLoRAExchange
-from lorax_vlm.runtime import shelf
+from lorax_vlm.runtime import bases
 from lorax_vlm.skills import answer
 from lorax_vlm.training import joint
 from lorax_vlm.training.config import TrainConfig
@@ -170,7 +170,7 @@ def test_a_name_that_is_being_trained_is_not_trained_twice(
 ) -> None:
     data = folder(tmp_path / "photos", scenes)
     other_store = BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path / "other")
-    with held_run(system._workshop.run_dir("mine")):
+    with held_run(system.workspace.workshop(system.model).run_dir("mine")):
         import threading
 
         caught: list[BaseException] = []
@@ -260,7 +260,7 @@ def test_a_taken_name_is_refused_before_a_base_is_loaded(
     for number, name in enumerate(("one", "two", "taken")):
         made = write_random_adapter(mini, tmp_path / name, seed=number)
         store.add(f"{mini.name}.{name}", made, write_manifest(mini, made, skill=answer("color"), prompt="{question}"))
-    monkeypatch.setattr(shelf, "load_model", lambda *_, **__: pytest.fail("a base was loaded"))
+    monkeypatch.setattr(bases, "load_model", lambda *_, **__: pytest.fail("a base was loaded"))
     vqa, exchange = VQASystem("mini", store=store.root), MultiModalLoRAExchange("mini", store=store.root)
     data = skill_splits(answer("color"), 8, 4)
     calls: dict[str, Callable[[], object]] = {

@@ -1,4 +1,7 @@
-"""``lorax-vlm adapters``: does it belong to that base? what is in it? No torch, unless the base is asked. No torch."""
+"""``lorax-vlm adapters``: does it belong to that base? what is in it? No torch.
+
+Only ``check --canary`` loads a base, and torch for it, when it runs.
+"""
 
 import os
 from pathlib import Path
@@ -99,9 +102,10 @@ def _canary_text(heard: "CanaryReport | None") -> str:
 
 
 def _ask_canary(model: str, folder: Path, manifest: Manifest, store: Path | None) -> "CanaryReport | None":
-    from lorax_vlm.runtime.shelf import BaseShelf
+    from lorax_vlm.runtime.bases import Bases
 
-    return BaseShelf({}, AdapterStore(store)).library(model).check_canary(folder, manifest)
+    with Bases({}, AdapterStore(store)).use(model) as engine:
+        return engine.check_canary(folder, manifest)
 
 
 def matrix(

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lorax_vlm.adapters.ownership import owner_of, require_free
 from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scene_captions import require_style
 from lorax_vlm.data.scene_examples import require_task
-from lorax_vlm.errors import AdapterExists, DamagedAdapter, ImageError, UsageError
+from lorax_vlm.errors import ImageError, UsageError
 from lorax_vlm.models.catalog import CatalogEntry
-from lorax_vlm.models.local import known_components
 
 
 def require_images(sources: Sequence[str]) -> None:
@@ -91,16 +91,4 @@ def require_free_names(
     """
     for name, answers in asked:
         full = f"{entry.name}.{name}" if answers or not entry.captions else name
-        if full not in store:
-            continue
-        try:
-            stored = store.get(full)
-        except DamagedAdapter:
-            if not taken:
-                raise
-            continue
-        owner = stored.manifest.base
-        if owner is not None and not owner.is_of(entry.identity, known_components(entry)):
-            raise AdapterExists(full, str(store.root), owner.name)
-        if stored.manifest.trained and not taken:
-            raise AdapterExists(full, str(store.root))
+        require_free(store, owner_of(entry), full, replace=taken, replace_untrained=True)

@@ -1,7 +1,6 @@
 """``lorax-vlm doctor``: what this machine would do, and what a training batch really teaches. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -27,8 +26,10 @@ from lorax_vlm.cli.options import (
     read_asked_data,
 )
 from lorax_vlm.cli.output import console, print_json, print_table, say, say_parts
+from lorax_vlm.data.scene_examples import GENERAL
 from lorax_vlm.errors import DataError, UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
+from lorax_vlm.skills import answer, caption
 from lorax_vlm.versions import package_versions
 
 if TYPE_CHECKING:
@@ -152,29 +153,26 @@ def _look(
     rows: int,
 ) -> _Found:
     """Look into a batch as training would build it, and at what the image path hands on of own data."""
-    from lorax_vlm.captioning import BLIP2CaptioningSystem
     from lorax_vlm.training.inspection import FEWEST_EXAMPLES
     from lorax_vlm.training.probe import probe_image_path
-    from lorax_vlm.vqa import VQASystem
-    from lorax_vlm.workshop.making import AdapterWorkshop
+    from lorax_vlm.workspace import Workspace
 
-    answering, notes = VQASystem(**system), []
+    workspace, notes = Workspace(**system), []
     questions = splits is not None and not style and splits.kind == "questions"
+    skill = caption(style or "")
     if task is not None or questions or not entry.captions:
-        order = answering.order(model, "doctor", task or "general", data=splits)
+        skill = answer(task or GENERAL)
         notes = [] if task is not None else ["these are questions: train them with --task NAME"]
-    else:
-        order = BLIP2CaptioningSystem(model, **system).order("doctor", style or "", data=splits)
-    library = answering.library(model)
-    workshop = AdapterWorkshop(library)
-    plan = workshop.plan(replace(order, skip_bad_rows=skip_bad_rows))
+    workshop = workspace.workshop(model)
+    plan = workshop.plan(workshop.order("doctor", skill, data=splits, skip_bad_rows=skip_bad_rows))
     data = list_left_out(plan.data)
     if isinstance(data.train, Sequence) and len(data.train) < FEWEST_EXAMPLES:
         left = f"{len(data.train)} training example is left; a batch to look into needs {FEWEST_EXAMPLES}"
         raise DataError(data.source, [*data.left_out, left])
     described = [*data.describe(), *notes]
-    reading = probe_image_path(library.base, data.train) if splits is not None else None
-    seeing = order.recipe.name if IMAGE_PATH_COMPONENTS.intersection(order.recipe.groups) else ""
+    with workspace.bases.use(model) as engine:
+        reading = probe_image_path(engine.base, data.train) if splits is not None else None
+    seeing = plan.recipe.name if IMAGE_PATH_COMPONENTS.intersection(plan.recipe.groups) else ""
     return _Found(described, workshop.inspect(plan, rows), reading, seeing)
 
 

@@ -10,6 +10,7 @@ import typer
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe, require_sites
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.asking import require_captions
 from lorax_vlm.cli.checks import require_free_names, require_kind
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
@@ -35,16 +36,17 @@ from lorax_vlm.cli.output import print_json, say
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.settings import process_rank
+from lorax_vlm.skills import Skill, answer, caption
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.defaults import question_recipe
+from lorax_vlm.training.defaults import question_recipe, skill_config
 
 if TYPE_CHECKING:
     from lorax_vlm.adapters.stored import StoredAdapter
     from lorax_vlm.data.examples import DataSplits
     from lorax_vlm.evaluation.side_effects import SideEffects
     from lorax_vlm.training.probe import ProbeReport
-    from lorax_vlm.vqa import VQASystem
     from lorax_vlm.workshop.orders import AdapterOrder
+    from lorax_vlm.workspace import Workspace
 
 _STYLE_RECIPE = "medium"
 
@@ -272,38 +274,48 @@ def _train(
     """Train what is asked for, in one run."""
     import dataclasses
 
-    from lorax_vlm.captioning import BLIP2CaptioningSystem
-    from lorax_vlm.vqa import VQASystem
+    from lorax_vlm.workspace import Workspace
 
-    answering, orders = VQASystem(**system), []
-    captioning = BLIP2CaptioningSystem(model, **system) if any(not adapter.task for adapter in asked) else None
+    workspace, orders = Workspace(**system), []
     for adapter in asked:
-        splits, recipe = read_asked_data(**adapter.data), _recipe(adapter, answering.entry(model))
-        if adapter.task or captioning is None:
-            usual = answering.default_config(model, own_data=splits is not None)
-            config = dataclasses.replace(usual, **adapter.config)
-            order = answering.order(model, adapter.name, adapter.task, data=splits, complexity=recipe, config=config)
-        else:
-            config = dataclasses.replace(captioning.default_config, **adapter.config)
-            order = captioning.order(adapter.name, adapter.style, data=splits, complexity=recipe, config=config)
-        order = dataclasses.replace(order, skip_bad_rows=bool(adapter.data.get("skip_bad_rows")))
+        splits = read_asked_data(**adapter.data)
+        entry = workspace.bases.described(model)
+        name, skill = _name_and_skill(adapter, entry, workspace.store)
+        usual = skill_config(entry, skill, own_data=splits is not None)
+        order = workspace.workshop(model).order(
+            name,
+            skill,
+            data=splits,
+            recipe=_recipe(adapter, entry),
+            config=dataclasses.replace(usual, **adapter.config),
+            skip_bad_rows=bool(adapter.data.get("skip_bad_rows")),
+        )
         if not quiet:
             _show(adapter.name if len(asked) > 1 else "", order.splits)
         orders.append(order)
     eval_every = min(order.config.eval_every for order in orders)  # a joint run validates all at the same steps
     orders = [dataclasses.replace(o, config=dataclasses.replace(o.config, eval_every=eval_every)) for o in orders]
-    kept = answering.train_orders(model, orders, replace=replace, resume=resume, progress=not quiet)
-    return [_look_back(answering, model, stored, order) for stored, order in zip(kept, orders, strict=True)]
+    kept = workspace.train_orders(model, orders, replace=replace, resume=resume, progress=not quiet)
+    return [_look_back(workspace, model, stored, order) for stored, order in zip(kept, orders, strict=True)]
 
 
-def _look_back(answering: "VQASystem", model: str, stored: "StoredAdapter", order: "AdapterOrder") -> Trained:
-    from lorax_vlm.measuring import image_limit
+def _name_and_skill(adapter: AskedAdapter, entry: "CatalogEntry", store: AdapterStore) -> "tuple[str, Skill]":
+    """What it is called in the store, and what it is for."""
+    if adapter.task:
+        return f"{entry.name}.{adapter.name}", answer(adapter.task)
+    require_captions(entry)
+    known = store.get(adapter.name).manifest.skill_name if adapter.name in store else ""
+    return adapter.name, caption(adapter.style or known)
 
-    curve = answering.training_curve(model, stored.name)
+
+def _look_back(workspace: "Workspace", model: str, stored: "StoredAdapter", order: "AdapterOrder") -> Trained:
+    from lorax_vlm.measuring.effects import image_limit, side_effects
+
+    curve = workspace.workshop(model).training_curve(stored.name)
     if process_rank() > 0:
         return Trained(stored, curve, None, None)
-    effects = answering.side_effects(model, stored.name)
-    return Trained(stored, curve, effects, image_limit(answering.library(model), stored, order.splits))
+    with workspace.bases.use(model) as engine:
+        return Trained(stored, curve, side_effects(engine, stored), image_limit(engine, stored, order.splits))
 
 
 def _show(name: str, splits: "DataSplits") -> None:

@@ -13,7 +13,7 @@ from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics, metric_problems
 from lorax_vlm.foreign import quoted
-from lorax_vlm.types import Caption, GenerationSettings, Interval
+from lorax_vlm.types import GenerationSettings, Interval, ModelText
 
 _SHOWN_FAILURES = 8
 FEWEST_FOR_CIDER = 10
@@ -21,7 +21,7 @@ FEWEST_FOR_CIDER = 10
 
 
 def judge_scene_captions(
-    captions: Sequence[Caption],
+    captions: Sequence[ModelText],
     scenes: Sequence[Scene],
     style: str,
     *,
@@ -79,7 +79,7 @@ def grouped_by_image(examples: Sequence[Example]) -> list[list[Example]]:
 
 
 def judge_reference_captions(
-    captions: Sequence[Caption],
+    captions: Sequence[ModelText],
     loss: float,
     images: Sequence[Sequence[Example]],
     *,
@@ -172,7 +172,7 @@ def style_on_scenes(adapter: str, style: str) -> str:
 
 
 def _text_metrics(
-    captions: Sequence[Caption], references: Sequence[Sequence[str]]
+    captions: Sequence[ModelText], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Figures by metric, and why one is None."""
     if importlib.util.find_spec("pycocoevalcap") is None:

@@ -15,7 +15,7 @@ from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.opening import pictures_in_turn
 from lorax_vlm.evaluation.questions import Ask, accuracy_of, choose_metric, mean_score, score_answers, with_metric
 from lorax_vlm.evaluation.reports import BenchmarkRow
-from lorax_vlm.types import Answer
+from lorax_vlm.types import ModelText
 
 _SAMPLE_EVERY_S = 0.01
 
@@ -85,7 +85,7 @@ def benchmark_questions(
         raise UsageError(f"At least 1 question must be asked alone, got {alone}.")
     seconds = 0.0
     latencies: list[float] = []
-    answers: list[Answer | LoraxError] = []
+    answers: list[ModelText | LoraxError] = []
     with watched_memory(device) as peak:
         for rows, images in pictures_in_turn(examples):
             questions = [examples[row].question for row in rows]
@@ -118,7 +118,7 @@ def benchmark_questions(
         latency_p50_s=float(p50),
         latency_p95_s=float(p95),
         questions_per_s=(len(examples) - len(failures)) / seconds,
-        tokens_per_s=sum(answer.tokens for answer in answers if isinstance(answer, Answer)) / seconds,
+        tokens_per_s=sum(answer.tokens for answer in answers if isinstance(answer, ModelText)) / seconds,
         peak_bytes=peak.bytes,
         metric=metric,
         interval=accuracy,

@@ -13,9 +13,9 @@ from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_dif
 from lorax_vlm.evaluation.opening import Source, sources_in_turn
 from lorax_vlm.evaluation.protocol import describe_protocol
 from lorax_vlm.evaluation.reports import AnswerRecord, VQAReport
-from lorax_vlm.types import Answer, GenerationSettings, Interval, require_flag
+from lorax_vlm.types import GenerationSettings, Interval, ModelText, require_flag
 
-Ask = Callable[[Sequence[ImageSource], Sequence[str]], Sequence[Answer | LoraxError]]
+Ask = Callable[[Sequence[ImageSource], Sequence[str]], Sequence[ModelText | LoraxError]]
 """Answers one question per image; the error of a bad row stands in its place."""
 
 VQA_ACCURACY, EXACT_MATCH = "vqa accuracy", "exact match"
@@ -99,7 +99,7 @@ def _image_of(example: Example) -> Hashable:
 
 def ask_in_turn(
     ask: Ask, pictured: Sequence[Example], images: Sequence[int], questions: Sequence[str]
-) -> tuple[list[Answer | LoraxError], float]:
+) -> tuple[list[ModelText | LoraxError], float]:
     """Ask each question about the image of the example beside it; answers in order, and how long it took.
 
     Args:
@@ -108,7 +108,7 @@ def ask_in_turn(
         images: Their numbers, equal for equal images.
         questions: One for each.
     """
-    answers: dict[int, Answer | LoraxError] = {}
+    answers: dict[int, ModelText | LoraxError] = {}
     start = time.monotonic()
     for chunk in sources_in_turn(pictured, images):
         answers |= _ask_chunk(ask, chunk, questions)
@@ -117,8 +117,8 @@ def ask_in_turn(
 
 def _ask_chunk(
     ask: Ask, chunk: Sequence[tuple[int, Source]], questions: Sequence[str]
-) -> dict[int, Answer | LoraxError]:
-    answers: dict[int, Answer | LoraxError] = {}
+) -> dict[int, ModelText | LoraxError]:
+    answers: dict[int, ModelText | LoraxError] = {}
     rows: list[int] = []
     sources: list[ImageSource] = []
     for row, source in chunk:
@@ -165,7 +165,7 @@ def _metric_of(example: Example) -> str:
 
 
 def score_answers(
-    answers: Sequence[Answer | Exception],
+    answers: Sequence[ModelText | Exception],
     examples: Sequence[Example],
     *,
     images: Sequence[int] | None = None,
@@ -189,7 +189,7 @@ def score_answers(
     return tuple(_judged(*row) for row in zip(answers, examples, images, units, strict=True))
 
 
-def _judged(answer: Answer | Exception, example: Example, image: int, unit: int) -> AnswerRecord:
+def _judged(answer: ModelText | Exception, example: Example, image: int, unit: int) -> AnswerRecord:
     annotators, metric = example.answers or (example.target,), _metric_of(example)
     said, error, bug, score = "", "", False, 0.0
     if isinstance(answer, Exception):

@@ -172,6 +172,16 @@ class VQAReport:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """An adapter and its base on the same images."""
+
+    base: VQAReport | CaptionReport | ReferenceReport
+    adapter: VQAReport | CaptionReport | ReferenceReport
+    difference: Interval
+    """The adapter minus the base, paired: of accuracy, of captions in style and true, or of exact matches."""
+
+
+@dataclass(frozen=True)
 class BenchmarkRow:
     """Cost and quality of one base, with or without an adapter."""
 

@@ -12,7 +12,7 @@ from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.report import Scored
 from lorax_vlm.exchange.teacher import answer
 from lorax_vlm.exchange.transfer_data import Judge, judge_by_target, score_texts
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.types import GenerationSettings, Interval
 
 
@@ -33,13 +33,13 @@ class Bench:
 
     def __init__(
         self,
-        library: AdapterLibrary,
+        engine: BaseEngine,
         ask: Ask,
         examples: Sequence[Example],
         judge: Judge,
         run_dir: Path,
     ) -> None:
-        self.library, self.run_dir, self.ask = library, run_dir, ask
+        self.engine, self.run_dir, self.ask = engine, run_dir, ask
         self._examples, self._judge = examples, judge
         self.seconds = 0.0
 
@@ -50,7 +50,7 @@ class Bench:
 
     def score_others(self, examples: Sequence[Example], folder: Path | None, labels: Sequence[str] = ()) -> Interval:
         """How right it is about other tasks, asked and decoded as usual for the base."""
-        entry = self.library.entry
+        entry = self.engine.entry
         settings = entry.answer_settings if examples[0].question else entry.caption_settings
         texts = self._ask(examples, settings, folder, labels)
         return score_texts("others", judge_by_target, examples, texts).mean
@@ -60,13 +60,13 @@ class Bench:
     ) -> list[str]:
         start = time.monotonic()
         if folder is None:
-            texts = answer(self.library, None, examples, settings)
+            texts = answer(self.engine, None, examples, settings)
         else:
-            with self.library.trial(folder, labels) as trial:
-                texts = answer(self.library, trial, examples, settings, self.ask.template)
+            with self.engine.trial(folder, labels) as trial:
+                texts = answer(self.engine, trial, examples, settings, self.ask.template)
         self.seconds += time.monotonic() - start
         return texts
 
     def write(self, name: str, updates: Updates) -> Path:
         """A folder with some updates."""
-        return write_updates(self.run_dir / name.replace(" ", "-"), updates, self.library.entry.identity)
+        return write_updates(self.run_dir / name.replace(" ", "-"), updates, self.engine.entry.identity)

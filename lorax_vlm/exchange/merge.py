@@ -20,6 +20,7 @@ from lorax_vlm.adapters.durable import own_folder
 from lorax_vlm.adapters.factors import Update, Updates, read_updates, total_distance
 from lorax_vlm.adapters.files import AdapterBytes
 from lorax_vlm.adapters.manifest import Manifest, Parent
+from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.adapters.peft_config import MAX_RANK
 from lorax_vlm.adapters.seen import join_seen
 from lorax_vlm.adapters.store import AdapterStore
@@ -29,9 +30,12 @@ from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, identities_of
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.merge_preview import MergePreview, exact_sum, preview_merge, weighted
 from lorax_vlm.foreign import quoted
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.models.description import BaseDescription
+from lorax_vlm.runtime.bases import Bases
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import Skill
 from lorax_vlm.types import require_texts
+from lorax_vlm.workshop.intake import keep, new_manifest
 
 Method = Literal["cat", "svd", "linear", "ties", "dare"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -189,7 +193,8 @@ def _merge_by_peft(
 
 
 def merge_adapters(
-    library: AdapterLibrary,
+    bases: Bases,
+    model: str,
     names: Sequence[str],
     new_name: str,
     *,
@@ -203,7 +208,8 @@ def merge_adapters(
     """Merge adapters of one base and store the result.
 
     Args:
-        library: Of their base.
+        bases: The door to their base.
+        model: Their base.
         names: Two or more adapters.
         new_name: For the result.
         weights: One per adapter. None: 1 each, the sum.
@@ -222,11 +228,11 @@ def merge_adapters(
     """
     factors = _weights_of(names, weights)
     _require_request(names, factors, method, rank, density)
-    library.require_storable(new_name, replace)
-    found = [library.store.read_bytes(name) for name in names]
+    require_storable(bases.store, bases.owner(model), new_name, replace=replace)
+    found = [bases.store.read_bytes(name) for name in names]
     stored = [adapter for adapter, _ in found]
     require_different(stored)
-    _require_one_base(library, found)
+    _require_one_base(bases.describe(model), found)
     updates = [read_updates(adapter) for _, adapter in found]
     merged = merge_updates(updates, factors, method, rank=rank, density=density)
     largest = max(update.rank for update in merged.values())
@@ -237,10 +243,10 @@ def merge_adapters(
     report = MergeReport(method, largest, error, preview)
     seen, complete = join_seen(adapter.seen for _, adapter in found)
     partly = not complete or any(adapter.manifest.training.get(PARTLY) for adapter in stored)
-    manifest = _manifest_of_merge(library, stored, new_name, report, factors, {PARTLY: True} if partly else {})
-    with own_folder(run_dir) as scratch:
-        folder = write_updates(scratch / "merged", merged, library.entry.identity, seen)
-        return library.keep(folder, manifest, replace=replace), report
+    with bases.use(model) as engine, own_folder(run_dir) as scratch:
+        manifest = _manifest_of_merge(engine, stored, new_name, report, factors, {PARTLY: True} if partly else {})
+        folder = write_updates(scratch / "merged", merged, engine.entry.identity, seen)
+        return keep(engine, folder, manifest, replace=replace), report
 
 
 def _weights_of(names: Sequence[str], weights: object) -> list[float]:
@@ -272,8 +278,7 @@ def require_different(adapters: Sequence[StoredAdapter]) -> None:
             raise UsageError(f"{names} is the same adapter twice; name it once and give it twice the weight.")
 
 
-def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapter, AdapterBytes]]) -> None:
-    described = library.describe()
+def _require_one_base(described: BaseDescription, found: Sequence[tuple[StoredAdapter, AdapterBytes]]) -> None:
     fingerprint = described.fingerprint
     assert fingerprint is not None  # describing reads it
     for adapter, own in found:
@@ -287,7 +292,7 @@ def _require_one_base(library: AdapterLibrary, found: Sequence[tuple[StoredAdapt
         if own.files.head:
             problems.append("it brings a head of its own; heads cannot be added up")
         if problems:
-            raise IncompatibleAdapter(adapter.name, library.entry.name, problems)
+            raise IncompatibleAdapter(adapter.name, described.name, problems)
 
 
 def _skill_of_merge(manifests: Sequence[Manifest]) -> Skill | None:
@@ -300,7 +305,7 @@ def _skill_of_merge(manifests: Sequence[Manifest]) -> Skill | None:
 
 
 def _manifest_of_merge(
-    library: AdapterLibrary,
+    engine: BaseEngine,
     stored: Sequence[StoredAdapter],
     name: str,
     report: MergeReport,
@@ -309,7 +314,8 @@ def _manifest_of_merge(
 ) -> Manifest:
     first = stored[0].manifest
     facts = {"method": report.method, "rank": report.rank, "error": report.error}
-    return library.manifest(
+    return new_manifest(
+        engine,
         name,
         skill=_skill_of_merge([adapter.manifest for adapter in stored]),
         recipe="merged",

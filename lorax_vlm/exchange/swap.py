@@ -8,23 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 
+from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.errors import TransferRefused, UsageError
 from lorax_vlm.exchange.report import TransferReport
-from lorax_vlm.exchange.transfer import PreparedTransfer, TransferOptions, prepared_transfer
-from lorax_vlm.exchange.transfer_data import TransferData
-from lorax_vlm.runtime.library import AdapterLibrary
-
-
-@dataclass(frozen=True)
-class Direction:
-    """One of the two ways."""
-
-    source: AdapterLibrary
-    target: AdapterLibrary
-    name: str
-    new_name: str
-    data: TransferData
-    options: TransferOptions
+from lorax_vlm.exchange.transfer import Direction, PreparedTransfer, prepared_transfer
+from lorax_vlm.runtime.bases import Bases
 
 
 @dataclass(frozen=True)
@@ -54,39 +42,32 @@ class ExchangeReport:
         return [*self.there.lines(), *self.back.lines()]
 
 
-def exchange_adapters(there: Direction, back: Direction, *, replace: bool = False) -> ExchangeReport:
+def exchange_adapters(bases: Bases, there: Direction, back: Direction, *, replace: bool = False) -> ExchangeReport:
     """Move both adapters, and store the results only if both are worth it.
 
     Raises:
         TransferRefused: One of them cannot be moved at all, or both are of one base; nothing was changed.
-        UsageError: The two bases keep their adapters in different stores, or both results would have one name.
+        UsageError: Both results would have one name.
         AdapterExists: A new name is taken.
-        PathError: Their store cannot be written; nothing was worked out.
+        PathError: The store cannot be written; nothing was worked out.
     """
-    if there.target.store.root != back.target.store.root:
-        raise UsageError("Both bases must keep their adapters in one store to exchange them.")
     if there.new_name == back.new_name:
         raise UsageError(f"Both results would be called {there.new_name!r}; give them different names.")
-    if there.source.entry.identity == there.target.entry.identity:
+    if bases.entry(there.source).identity == bases.entry(there.target).identity:
         reason = f"{back.name!r} is of that base, too. One batch may mix them; lorax-vlm exchange merge joins them"
-        raise TransferRefused(there.name, there.target.entry.name, [reason])
+        raise TransferRefused(there.name, bases.entry(there.target).name, [reason])
     for way in (there, back):
-        way.target.require_storable(way.new_name, replace)
+        require_storable(bases.store, bases.owner(way.target), way.new_name, replace=replace)
     with ExitStack() as stack:
-        prepared = [_prepare(stack, way) for way in (there, back)]
+        prepared = [stack.enter_context(prepared_transfer(bases, way)) for way in (there, back)]
         if any(one.refused for one in prepared):
             first, second = (_not_kept(one) for one in prepared)
             return ExchangeReport(first, second)
         additions = [
             one.addition(way.new_name, replace=replace) for one, way in zip(prepared, (there, back), strict=True)
         ]
-        there.target.store.add_all(additions, replace=replace)
+        bases.store.add_all(additions, replace=replace)
         return ExchangeReport(prepared[0].kept_as(there.new_name), prepared[1].kept_as(back.new_name))
-
-
-def _prepare(stack: ExitStack, way: Direction) -> PreparedTransfer:
-    context = prepared_transfer(way.source, way.target, way.name, way.data, way.options)
-    return stack.enter_context(context)
 
 
 def _not_kept(prepared: PreparedTransfer) -> TransferReport:

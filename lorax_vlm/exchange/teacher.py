@@ -11,7 +11,7 @@ import torch
 from lorax_vlm.asking import QUESTION_MARK, ask_of
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.errors import UsageError
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.types import GenerationSettings
 
 _HELD_OUT_SHARE = 0.1
@@ -39,7 +39,7 @@ class Lesson:
 
 
 def answer(
-    library: AdapterLibrary,
+    engine: BaseEngine,
     name: str | None,
     examples: Sequence[Example],
     settings: GenerationSettings,
@@ -48,25 +48,25 @@ def answer(
     """What a base, or an adapter on it, answers to examples, whatever their targets.
 
     Args:
-        library: Of the base.
+        engine: Of the base.
         name: Of the adapter, None for the plain base.
         examples: Images, with or without questions.
         settings: Decoding.
         template: Of the prompt; examples of the other kind are asked as the base is. None: the adapter's.
     """
-    prompted = _prompts(library, name, template)
+    prompted = _prompts(engine, name, template)
     texts: list[str] = []
     for start in range(0, len(examples), _BATCH):
         some = examples[start : start + _BATCH]
         prompts = [prompted(example) for example in some]
         pictures = [example.open_image() for example in some]
-        texts += [g.text for g in library.generate([name] * len(some), pictures, prompts, settings)]
+        texts += [g.text for g in engine.generate_batch([name] * len(some), pictures, prompts, settings)]
     return texts
 
 
-def _prompts(library: AdapterLibrary, name: str | None, template: str | None = None) -> Callable[[Example], str]:
+def _prompts(engine: BaseEngine, name: str | None, template: str | None = None) -> Callable[[Example], str]:
     """What makes the prompts of a base or an adapter on it; see ``answer``."""
-    attachment = library.find(name)
+    attachment = engine.find(name)
     manifest = attachment.manifest if attachment is not None else None
 
     def prompt(example: Example) -> str:
@@ -74,29 +74,29 @@ def _prompts(library: AdapterLibrary, name: str | None, template: str | None = N
         if template is not None and (QUESTION_MARK in template) == asked:
             return template.replace(QUESTION_MARK, example.question)
         own = manifest if template is None else None
-        return ask_of(library.entry, own, question=asked).prompt(example.question)
+        return ask_of(engine.entry, own, question=asked).prompt(example.question)
 
     return prompt
 
 
 def ask_teacher(
-    library: AdapterLibrary, name: str, examples: Sequence[Example], settings: GenerationSettings
+    engine: BaseEngine, name: str, examples: Sequence[Example], settings: GenerationSettings
 ) -> list[TeacherAnswer]:
     """The adapter's greedy answers, each with how sure it is of them."""
-    texts = answer(library, name, examples, settings.replace(num_beams=1, temperature=None))
+    texts = answer(engine, name, examples, settings.replace(num_beams=1, temperature=None))
     confidences: list[float] = []
     for start in range(0, len(examples), _BATCH):
         some = slice(start, start + _BATCH)
-        confidences += _confidences(library, name, examples[some], texts[some])
+        confidences += _confidences(engine, name, examples[some], texts[some])
     return [TeacherAnswer(text, sure) for text, sure in zip(texts, confidences, strict=True)]
 
 
 @torch.no_grad()
-def _confidences(library: AdapterLibrary, name: str, examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
-    base, prompted = library.base, _prompts(library, name)
+def _confidences(engine: BaseEngine, name: str, examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
+    base, prompted = engine.base, _prompts(engine, name)
     prompts = [prompted(example) for example in examples]
     pixels = base.family.pixel_values([example.open_image() for example in examples]).to(base.device)
-    with library.using(name) as model:
+    with engine.using(name) as model:
         features = base.family.encode_images(model, pixels, prompts)
         return base.family.confidences(model, features, prompts, texts)
 

@@ -7,19 +7,20 @@ of the same size.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorax_vlm.adapters.compatibility import Level
-from lorax_vlm.adapters.durable import own_folder, writing_to
+from lorax_vlm.adapters.durable import own_folder
 from lorax_vlm.adapters.factors import Updates, read_updates
 from lorax_vlm.adapters.files import AdapterBytes, read_adapter
 from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.manifest import Manifest, Measurement, Parent
+from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, join_seen
+from lorax_vlm.adapters.seen import SeenImages, join_seen, write_seen
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import Ask, answers_questions, ask_of, ask_on
 from lorax_vlm.data.examples import Example
@@ -31,11 +32,14 @@ from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import Cost, Scored, TransferReport
 from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson
 from lorax_vlm.exchange.transfer_data import TransferData, judge_by_target, require_enough, score_texts
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.bases import Bases
+from lorax_vlm.runtime.engine import BaseEngine
+from lorax_vlm.settings import features_dir
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import ENOUGH, Interval
 from lorax_vlm.workshop.fitting import fit_to_labels
-from lorax_vlm.workshop.making import AdapterWorkshop
+from lorax_vlm.workshop.intake import addition, new_manifest
 
 QUICK_SHARE = 0.25
 """Share of the target's usual steps that distillation takes by default."""
@@ -56,8 +60,6 @@ class TransferOptions:
     distil: bool = True
     """False: only take over weights."""
     progress: bool = True
-    load: Callable[[AdapterLibrary], object] = lambda library: library.base
-    """Called before a base is used; may let another one leave memory."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,14 @@ class PreparedTransfer:
     """A measured result that is not in the store (yet)."""
 
     report: TransferReport
-    target: AdapterLibrary
+    bases: Bases
+    target: str
+    """The base."""
     stored: StoredAdapter
     """The source."""
     chosen: "Candidate"
     ask: Ask
     """How it was asked on the target."""
-    load: Callable[[AdapterLibrary], object]
     seen: SeenImages | None
     """The images that the source and the result were trained on. None: not known."""
     known_by: frozenset[Identity]
@@ -97,7 +100,7 @@ class PreparedTransfer:
         """
         if self.refused:
             return self.report
-        self.target.store.add_all([self.addition(new_name, replace=replace)], replace=replace)
+        self.bases.store.add_all([self.addition(new_name, replace=replace)], replace=replace)
         return self.kept_as(new_name)
 
     def addition(self, new_name: str, *, replace: bool = False) -> Addition:
@@ -107,68 +110,72 @@ class PreparedTransfer:
             AdapterExists: ``new_name`` is taken.
             TransferRefused: It is not what was measured.
         """
-        self.load(self.target)
-        return _addition(self, new_name, replace)
+        with self.bases.use(self.target) as engine:
+            return _addition(engine, self, new_name, replace)
 
     def kept_as(self, name: str) -> TransferReport:
         """The report of a result that was stored."""
         return dataclasses.replace(self.report, adapter=name)
 
 
-def transfer_adapter(
-    source: AdapterLibrary,
-    target: AdapterLibrary,
-    name: str,
-    new_name: str,
-    data: TransferData,
-    options: TransferOptions,
-    *,
-    replace: bool = False,
-) -> TransferReport:
+@dataclass(frozen=True)
+class Direction:
+    """An adapter, where it goes, and what the transfer may look at."""
+
+    name: str
+    """In the store."""
+    source: str
+    """Its own base."""
+    target: str
+    new_name: str
+    data: TransferData
+    options: TransferOptions
+
+
+def transfer_adapter(bases: Bases, way: Direction, *, replace: bool = False) -> TransferReport:
     """Move an adapter to another base and store it there under a new name, if it is worth anything there.
 
     Raises:
         TransferRefused: There is no way, or none with these data; nothing was changed.
-        AdapterExists: ``new_name`` is taken.
-        PathError: The store of the target cannot be written; nothing was worked out.
+        AdapterExists: The new name is taken.
+        PathError: The store cannot be written; nothing was worked out.
     """
-    target.require_storable(new_name, replace)
-    with prepared_transfer(source, target, name, data, options) as prepared:
-        return prepared.keep(new_name, replace=replace)
+    require_storable(bases.store, bases.owner(way.target), way.new_name, replace=replace)
+    with prepared_transfer(bases, way) as prepared:
+        return prepared.keep(way.new_name, replace=replace)
 
 
 @contextmanager
-def prepared_transfer(
-    source: AdapterLibrary, target: AdapterLibrary, name: str, data: TransferData, options: TransferOptions
-) -> Iterator[PreparedTransfer]:
+def prepared_transfer(bases: Bases, way: Direction) -> Iterator[PreparedTransfer]:
     """Move an adapter to another base without storing it; its files last as long as the block.
 
-    The source is asked first and not needed afterwards, so that one base need be in memory at a time.
+    The source is asked first and not needed afterwards, so that one base need be in memory at a time, and none during
+    the block.
 
     Raises:
         TransferRefused: There is no way, or none with these data.
     """
-    stored, adapter = source.store.read_bytes(name)
+    data, options = way.data, way.options
+    stored, adapter = bases.store.read_bytes(way.name)
     if not options.distil:
         data = dataclasses.replace(data, unlabelled=())
+    target = bases.describe(way.target)
     images = len(data.unlabelled)
-    plan = plan_transfer(
-        adapter, stored.manifest, target.describe(), images=images, allow_partial=options.allow_partial
-    )
+    plan = plan_transfer(adapter, stored.manifest, target, images=images, allow_partial=options.allow_partial)
     if plan.refused:
-        raise TransferRefused(name, plan.target, plan.reasons)
-    require_enough(name, plan.target, data)
-    options.load(source)
-    asked = _ask_source(source, stored, plan, data)
-    options.load(target)
+        raise TransferRefused(way.name, plan.target, plan.reasons)
+    require_enough(way.name, plan.target, data)
+    with bases.use(way.source) as engine:
+        asked = _ask_source(engine, stored, plan, data)
     judge = data.judge if asked.measured_by == "labels" else judge_by_target
     with own_folder(options.run_dir) as scratch:
-        ask = ask_on(target.entry, source.entry, stored.manifest)
-        bench = Bench(target, ask, asked.development, judge, scratch)
-        report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
+        with bases.use(way.target) as engine:
+            ask = ask_on(engine.entry, bases.entry(way.source), stored.manifest)
+            bench = Bench(engine, ask, asked.development, judge, scratch)
+            report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
         seen, partly = _seen_by(chosen, adapter, stored.manifest, data)
         known_by = identities_of(stored.manifest) | identities(data.unlabelled)
-        yield PreparedTransfer(report, target, stored, chosen, ask, options.load, seen, known_by, partly)
+        yield PreparedTransfer(report, bases, way.target, stored, chosen, ask, seen, known_by, partly)
 
 
 @dataclass(frozen=True)
@@ -182,15 +189,15 @@ class _Asked:
     seconds: float
 
 
-def _ask_source(source: AdapterLibrary, stored: StoredAdapter, plan: TransferPlan, data: TransferData) -> _Asked:
+def _ask_source(engine: BaseEngine, stored: StoredAdapter, plan: TransferPlan, data: TransferData) -> _Asked:
     start = time.monotonic()
-    settings = ask_of(source.entry, stored.manifest, question=answers_questions(stored.manifest)).settings
+    settings = ask_of(engine.entry, stored.manifest, question=answers_questions(stored.manifest)).settings
     lesson = None
     if data.unlabelled and plan.label != "exact":
-        answers = ask_teacher(source, stored.reference, data.unlabelled, settings)
+        answers = ask_teacher(engine, stored.reference, data.unlabelled, settings)
         lesson = make_lesson(data.unlabelled, answers, fewest_held_out=1 if data.development else ENOUGH)
     if data.development:
-        texts = answer(source, stored.reference, data.development, settings)
+        texts = answer(engine, stored.reference, data.development, settings)
         scored = score_texts("source on its own base", data.judge, data.development, texts)
         return _Asked(lesson, data.development, "labels", scored, time.monotonic() - start)
     if lesson is None:
@@ -289,17 +296,26 @@ def _distil(
         groups=plan.student_groups,
         modules=tuple(sorted(begin)),
     )
-    library, splits = bench.library, lesson.splits
+    base, splits = bench.engine.base, lesson.splits
     labels: tuple[str, ...] = ()
     coverage = ""
     splits = splits.with_prompt(bench.ask.template)
-    splits, label_plan = fit_to_labels(library.base.family, splits)
+    splits, label_plan = fit_to_labels(base.family, splits)
     if label_plan is not None:
         labels = label_plan.labels if label_plan.added else ()
         coverage = label_plan.summary()
     run_dir, began = bench.run_dir / "distilled", time.monotonic()
-    result = AdapterWorkshop(library).train_folder(
-        recipe, splits, options.config, run_dir, labels=labels, start=begin, progress=options.progress
+    result = train_adapter(
+        base,
+        recipe,
+        splits,
+        options.config,
+        run_dir,
+        label=run_dir.name,
+        progress=options.progress,
+        labels=labels,
+        features_dir=features_dir(),
+        start=begin,
     )
     trained_s = time.monotonic() - began
     scored = bench.score("distilled", result.folder, labels)
@@ -328,11 +344,12 @@ def _seen_by(
     return seen, partly or not complete
 
 
-def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> Addition:
+def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> Addition:
     """The result with where it came from and what it scored; the checks of every stored adapter apply."""
-    library, chosen, report, source = prepared.target, prepared.chosen, prepared.report, prepared.stored.manifest
+    chosen, report, source = prepared.chosen, prepared.report, prepared.stored.manifest
     interval: Interval = chosen.scored.mean
-    manifest = library.manifest(
+    manifest = new_manifest(
+        engine,
         new_name,
         skill=source.skill,
         recipe="transferred",
@@ -356,7 +373,7 @@ def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool)
             ),
             *source.lineage,
         ],
-        licence="; ".join(dict.fromkeys(filter(None, (source.licence, library.entry.licence)))),
+        licence="; ".join(dict.fromkeys(filter(None, (source.licence, engine.entry.licence)))),
     )
     figure = Measurement(
         metric=report.measured_by,
@@ -366,28 +383,25 @@ def _addition(prepared: PreparedTransfer, new_name: str, replace_existing: bool)
         high=interval.high,
         count=len(report.alone.scores),
     )
-    with writing_to(chosen.folder):
-        (chosen.folder / SEEN_FILE).unlink(missing_ok=True)
-        if prepared.seen is not None:
-            (chosen.folder / SEEN_FILE).write_bytes(prepared.seen.to_bytes())
+    write_seen(chosen.folder, prepared.seen)
     manifest = dataclasses.replace(manifest, metrics=(figure,))
-    addition = library.addition(chosen.folder, manifest, replace=replace_existing)
-    _require_effect(addition, report.plan, chosen)
-    return addition
+    made = addition(engine, chosen.folder, manifest, replace=replace_existing)
+    _require_effect(made, report.plan, chosen)
+    return made
 
 
-def _require_effect(addition: Addition, plan: TransferPlan, chosen: Candidate) -> None:
+def _require_effect(made: Addition, plan: TransferPlan, chosen: Candidate) -> None:
     """What is to be stored has the planned sites, none without an effect, and changes what is answered.
 
     Raises:
         TransferRefused: It is not what was measured.
     """
-    assert isinstance(addition.source, AdapterBytes)  # read by the library
-    updates = read_updates(addition.source)
+    assert isinstance(made.source, AdapterBytes)  # read by the library
+    updates = read_updates(made.source)
     problems = [f"{site} is missing" for site in plan.copied_sites if site not in updates]
     if chosen.scored.name != "distilled":
         problems += [f"{site} has no effect" for site, update in updates.items() if not update.norm]
-    if addition.manifest.canary is None or not addition.manifest.canary.largest_change:
+    if made.manifest.canary is None or not made.manifest.canary.largest_change:
         problems.append("no logit changes with it")
     if problems:
-        raise TransferRefused(addition.name, plan.target, problems)
+        raise TransferRefused(made.name, plan.target, problems)

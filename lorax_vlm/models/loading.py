@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import platform
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +90,12 @@ class LoadedModel:
         """What adapters must know of it; its fingerprint only where that was made before."""
         described = describe_checkpoint(self.folder, self.name)
         return dataclasses.replace(described, quantization=self.placement.quantization, dtype=self.placement.dtype)
+
+    @property
+    def known_components(self) -> Mapping[str, str] | None:
+        """Digests of its weights by component, if they were read since it was loaded."""
+        fingerprint = self.__dict__.get("fingerprint")
+        return fingerprint.components if fingerprint is not None else None
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

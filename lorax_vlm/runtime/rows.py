@@ -1,18 +1,21 @@
 """Rows of images and prompts, answered in batches: images are opened when their batch comes, and a row fails alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
 from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.errors import LoraxError, RowFailed
-from lorax_vlm.runtime.library import AdapterLibrary
-from lorax_vlm.types import Generated, GenerationSettings, require_flag
+from lorax_vlm.types import Generated, GenerationSettings
 
 BATCH_PIXELS = 20_000_000
 """A batch whose images have as many pixels together, three bytes each and as much again to prepare them, takes no
 further image."""
+
+
+Generate = Callable[[Sequence[str | None], Sequence[Image.Image], Sequence[str], GenerationSettings], list[Generated]]
+"""Of adapters, pictures and prompts, one each per row; see ``BaseEngine.generate_batch``."""
 
 
 @dataclass(frozen=True)
@@ -34,46 +37,51 @@ class _Opened:
 
 
 def answer_rows(
-    library: AdapterLibrary, rows: Sequence[Row | LoraxError], *, batch_size: int, return_errors: bool = False
+    generate: Generate, rows: Sequence[Row | LoraxError], *, batch_size: int
 ) -> list[Generated | LoraxError]:
     """What is said to each row, in their order; rows of equal settings share batches.
 
     Args:
-        library: Of the base.
+        generate: Answers a batch.
         rows: What to say; an error stands for a row that could not even be made, and stays in its place.
         batch_size: Most rows per forward pass.
-        return_errors: Put the error of a bad row in its place instead of raising it. A row that fails for a reason
-            nobody foresaw has a ``RowFailed``, and the others are still answered.
 
-    Raises:
-        LoraxError: A row is bad, and ``return_errors`` is false.
+    Returns:
+        A text, or the row's error. One that failed for a reason nobody foresaw is a ``RowFailed``.
     """
-    require_flag("return_errors", return_errors)
     results: dict[int, Generated | LoraxError] = {}
     by_settings: dict[GenerationSettings, list[tuple[int, Row]]] = {}
     for number, row in enumerate(rows):
         if isinstance(row, LoraxError):
-            if not return_errors:
-                raise row
             results[number] = row
         else:
             by_settings.setdefault(row.settings, []).append((number, row))
     for settings, members in by_settings.items():
-        for batch in _opened_batches(members, batch_size, results, return_errors):
+        for batch in _opened_batches(members, batch_size, results):
             try:
-                results |= _answer(library, batch, settings)
+                results |= _answer(generate, batch, settings)
             except Exception as error:
-                if not return_errors:
-                    raise
-                results |= _answer_one_by_one(library, batch, settings, error)
+                results |= _answer_one_by_one(generate, batch, settings, error)
     return [results[number] for number in range(len(rows))]
+
+
+def say_rows(generate: Generate, rows: Sequence[Row], *, batch_size: int) -> list[Generated]:
+    """What is said to each row, in their order; see ``answer_rows``.
+
+    Raises:
+        LoraxError: A row failed; the error of the first.
+    """
+    said = answer_rows(generate, rows, batch_size=batch_size)
+    for text in said:
+        if isinstance(text, LoraxError):
+            raise text
+    return [text for text in said if isinstance(text, Generated)]
 
 
 def _opened_batches(
     members: Sequence[tuple[int, Row]],
     batch_size: int,
     results: dict[int, Generated | LoraxError],
-    return_errors: bool,
 ) -> Iterator[list[_Opened]]:
     """Rows with their images, as many at a time as one batch takes. Neighbours that name one image share it."""
     batch: list[_Opened] = []
@@ -88,8 +96,6 @@ def _opened_batches(
         try:
             picture = same if same is not None else load_image(row.image)
         except LoraxError as error:
-            if not return_errors:  # before more is answered that would be lost
-                raise
             results[number] = error
             continue
         batch.append(_Opened(number, row, picture))
@@ -103,8 +109,8 @@ def _is_same(one: ImageSource, other: ImageSource) -> bool:
     return one is other or (isinstance(one, str) and isinstance(other, str) and one == other)
 
 
-def _answer(library: AdapterLibrary, batch: Sequence[_Opened], settings: GenerationSettings) -> dict[int, Generated]:
-    said = library.generate(
+def _answer(generate: Generate, batch: Sequence[_Opened], settings: GenerationSettings) -> dict[int, Generated]:
+    said = generate(
         [opened.row.adapter for opened in batch],
         [opened.picture for opened in batch],
         [opened.row.prompt for opened in batch],
@@ -114,7 +120,7 @@ def _answer(library: AdapterLibrary, batch: Sequence[_Opened], settings: Generat
 
 
 def _answer_one_by_one(
-    library: AdapterLibrary, batch: Sequence[_Opened], settings: GenerationSettings, error: Exception
+    generate: Generate, batch: Sequence[_Opened], settings: GenerationSettings, error: Exception
 ) -> dict[int, Generated | LoraxError]:
     """After a batch has failed: each row alone, so that only those fail that cannot be answered."""
     results: dict[int, Generated | LoraxError] = {}
@@ -122,7 +128,7 @@ def _answer_one_by_one(
         try:
             if len(batch) == 1:
                 raise error
-            results |= _answer(library, [opened], settings)
+            results |= _answer(generate, [opened], settings)
         except LoraxError as own:
             results[opened.number] = own
         except Exception as foreign:

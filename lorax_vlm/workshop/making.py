@@ -7,24 +7,28 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from accelerate import PartialState
 
-from lorax_vlm.adapters.factors import Update
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.names import require_adapter_name
+from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SeenImages, write_seen
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import write_problems
+from lorax_vlm.data.scene_tasks import require_scenes
 from lorax_vlm.errors import DamagedAdapter, LoraxError, PathError
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities
+from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.families.base import LabelPlan
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.bases import Bases
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.settings import features_dir, process_count, process_rank, runs_dir
+from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import write_untrained_adapter
 from lorax_vlm.training.inspection import BatchInspection, choose_rows, inspect_batch
@@ -34,7 +38,8 @@ from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import require_flag
 from lorax_vlm.workshop.fitting import fit_to_labels, require_fitting
-from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder
+from lorax_vlm.workshop.intake import keep, new_manifest
+from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, Wanted, examples_for, make_order, usual
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +48,44 @@ LEFT_OUT_FILE = "left_out.jsonl"
 
 
 class AdapterWorkshop:
-    """Creates and trains adapters for the base of one library."""
+    """Creates and trains adapters for one base, which is loaded when there is work to do."""
 
-    def __init__(self, library: AdapterLibrary) -> None:
-        self._library = library
+    def __init__(self, bases: Bases, model: str) -> None:
+        """Nothing is loaded.
+
+        Args:
+            bases: The door to the base.
+            model: Its key, catalogue name, hub id or folder.
+
+        Raises:
+            UnknownModel: It is none of these.
+        """
+        self._bases, self._model, self._store = bases, model, bases.store
+        bases.entry(model)
+
+    @property
+    def _entry(self) -> CatalogEntry:
+        return self._bases.entry(self._model)
+
+    def order(self, name: str, skill: Skill, **wanted: Unpack[Wanted]) -> AdapterOrder:
+        """What would be trained; nothing is loaded but the data. See ``orders.make_order``."""
+        return make_order(self._bases.described(self._model), name, skill, **wanted)
+
+    def make(
+        self, name: str, skill: Skill, *, replace: bool = False, progress: bool = True, **wanted: Unpack[Wanted]
+    ) -> StoredAdapter:
+        """Train an adapter, or store it untrained where there are no examples; an equal one is used as it is.
+
+        Raises:
+            AdapterExists: The name is taken by a different adapter and ``replace`` is false.
+            UsageError: The skill (without data) or the recipe is unknown.
+        """
+        entry, data = self._bases.described(self._model), wanted.get("data")
+        if data is None:
+            require_scenes(skill)
+        kind, recipe, config = usual(entry, skill, **wanted)
+        splits = examples_for(entry, skill, data) if data is not None or entry.miniature else None
+        return self.create(name, kind, recipe, splits, config, replace=replace, progress=progress)
 
     def run_dir(self, name: str) -> Path:
         """Where the training of this name keeps checkpoints, log and curve.
@@ -56,8 +95,8 @@ class AdapterWorkshop:
         return self._run_dir(require_adapter_name(name))
 
     def _run_dir(self, name: str) -> Path:
-        entry = self._library.entry
-        place = json.dumps([str(self._library.store.root.resolve()), entry.source, name])
+        entry = self._entry
+        place = json.dumps([str(self._store.root.resolve()), entry.source, name])
         return runs_dir() / entry.name / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
     def training_curve(self, name: str) -> Path:
@@ -86,22 +125,22 @@ class AdapterWorkshop:
         """
         require_flag("replace", replace)
         order = AdapterOrder(name, kind, recipe, splits, config) if splits is not None else None
-        if not replace and name in self._library.store:
-            stored = self._library.store.get(name)
+        if not replace and name in self._store:
+            stored = self._store.get(name)
             if self._is_made_of(stored.manifest, kind, recipe, order):
                 logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
                 return stored
-        self._library.require_storable(name, replace)
+        require_storable(self._store, self._bases.owner(self._model), name, replace=replace)
         if order is not None:
             return self.train(order, replace=replace, progress=progress)
-        with held_run(self.run_dir(name)):
-            folder = write_untrained_adapter(self._library.base, recipe, self.run_dir(name) / "untrained")
+        with held_run(self.run_dir(name)), self._bases.use(self._model) as engine:
+            folder = write_untrained_adapter(engine.base, recipe, self.run_dir(name) / "untrained")
             logger.warning(
                 "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name
             )
             facts = {"recipe": recipe.to_dict()}
-            manifest = self._manifest(name, kind, recipe, trained=False, training=facts)
-            return self._library.keep(folder, manifest, replace=replace)
+            manifest = _manifest(engine, name, kind, recipe, trained=False, training=facts)
+            return keep(engine, folder, manifest, replace=replace)
 
     def _is_made_of(self, manifest: Manifest, kind: AdapterKind, recipe: Recipe, order: "AdapterOrder | None") -> bool:
         """Whether an adapter would come out again; what a record does not say is not taken to be equal."""
@@ -115,8 +154,10 @@ class AdapterWorkshop:
                 return False
             if {**TrainConfig().to_dict(), **manifest.training.get("config", {})} != order.config.to_dict():
                 return False
-        # Last, since only now the base need be loaded.
-        return manifest.base is not None and manifest.base.components == self._library.base.fingerprint.components
+        if manifest.base is None:
+            return False
+        with self._bases.use(self._model) as engine:  # last, since only now it need be loaded
+            return manifest.base.components == engine.base.fingerprint.components
 
     def train(
         self, order: AdapterOrder, *, replace: bool = False, resume: bool = False, progress: bool = True
@@ -136,21 +177,22 @@ class AdapterWorkshop:
             if resume and (stored := self._finished(order, replace)) is not None:
                 return stored
             self._require_storable(order, replace)
-            plan, facts = self._plan(order)
-            result = train_adapter(
-                self._library.base,
-                order.recipe,
-                plan.data,
-                order.config,
-                run_dir,
-                label=order.name,
-                resume=resume,
-                progress=progress,
-                labels=plan.labels,
-                features_dir=features_dir(),
-                purpose=plan.purpose,
-            )
-            kept = self._keep_trained(order, plan, facts, result)
+            with self._bases.use(self._model) as engine:
+                plan, facts = self._plan(engine, order)
+                result = train_adapter(
+                    engine.base,
+                    order.recipe,
+                    plan.data,
+                    order.config,
+                    run_dir,
+                    label=order.name,
+                    resume=resume,
+                    progress=progress,
+                    labels=plan.labels,
+                    features_dir=features_dir(),
+                    purpose=plan.purpose,
+                )
+                kept = self._keep_trained(engine, order, plan, facts, result)
             discard_run(run_dir)
         return kept
 
@@ -176,24 +218,26 @@ class AdapterWorkshop:
             for order in orders:
                 if order.name not in finished:
                     self._require_storable(order, replace)
-            planned = [self._plan(order) for order in orders]
-            plans = [plan for plan, _ in planned]
-            options: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}
-            results = train_adapters(self._library.base, plans, run_dir, **options)
+            with self._bases.use(self._model) as engine:
+                planned = [self._plan(engine, order) for order in orders]
+                plans = [plan for plan, _ in planned]
+                options: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}
+                results = train_adapters(engine.base, plans, run_dir, **options)
+                if process_rank() == 0:
+                    missing = [(o, p) for o, p in zip(orders, planned, strict=True) if o.name not in finished]
+                    self._keep_all(engine, [o for o, _ in missing], [p for _, p in missing], results)
             if process_rank() == 0:
-                missing = [(o, p) for o, p in zip(orders, planned, strict=True) if o.name not in finished]
-                self._keep_all([o for o, _ in missing], [p for _, p in missing], results)
                 discard_run(run_dir)
         if process_count() > 1:
             PartialState().wait_for_everyone()
-        return [self._library.store.get(order.name) for order in orders]
+        return [self._store.get(order.name) for order in orders]
 
     def _finished(self, order: AdapterOrder, replace: bool) -> StoredAdapter | None:
         """The stored adapter that continuing this order would make, if it is there: nothing is left to be done."""
-        if order.name not in self._library.store:
+        if order.name not in self._store:
             return None
         try:
-            stored = self._library.store.get(order.name)
+            stored = self._store.get(order.name)
         except DamagedAdapter:
             if replace:
                 return None
@@ -205,6 +249,7 @@ class AdapterWorkshop:
 
     def _keep_all(
         self,
+        engine: BaseEngine,
         orders: Sequence[AdapterOrder],
         planned: Sequence[tuple[AdapterPlan, Mapping[str, Any]]],
         results: Mapping[str, TrainingResult],
@@ -214,7 +259,7 @@ class AdapterWorkshop:
         for order, (plan, facts) in zip(orders, planned, strict=True):
             result = results[order.name]
             try:
-                self._keep_trained(order, plan, facts, result)
+                self._keep_trained(engine, order, plan, facts, result)
                 self._hand_on(result, self.run_dir(order.name))
             except LoraxError as error:
                 failures.append(error)
@@ -235,39 +280,11 @@ class AdapterWorkshop:
         if (rejected := result.folder.parent / REJECTED_FOLDER).is_dir():
             shutil.copytree(rejected, run_dir / REJECTED_FOLDER)
 
-    def train_folder(
-        self,
-        recipe: Recipe,
-        splits: DataSplits,
-        config: TrainConfig,
-        run_dir: Path,
-        *,
-        labels: Sequence[str] = (),
-        start: Mapping[str, Update] | None = None,
-        progress: bool = True,
-    ) -> TrainingResult:
-        """Train an adapter that is not stored (yet); see ``training.trainer.train_adapter``."""
-        return train_adapter(
-            self._library.base,
-            recipe,
-            splits,
-            config,
-            run_dir,
-            label=run_dir.name,
-            progress=progress,
-            labels=labels,
-            features_dir=features_dir(),
-            start=start,
-        )
-
     def _require_storable(self, order: AdapterOrder, replace: bool) -> None:
         require_flag("replace", replace)
-        untrained = (
-            not replace
-            and order.name in self._library.store
-            and not self._library.store.get(order.name).manifest.trained
+        require_storable(
+            self._store, self._bases.owner(self._model), order.name, replace=replace, replace_untrained=True
         )
-        self._library.require_storable(order.name, replace or untrained)
 
     def plan(self, order: AdapterOrder) -> AdapterPlan:
         """What training an order would train: the examples that fit the base, and the answers that a head needs.
@@ -275,25 +292,17 @@ class AdapterWorkshop:
         Raises:
             DataError: A text does not fit the model, or no answer is one that it can give.
         """
-        return self._fitted(order)[0]
+        with self._bases.use(self._model) as engine:
+            return _fitted(engine, order)[0]
 
     def inspect(self, plan: AdapterPlan, rows: int) -> BatchInspection:
         """Look into a batch of some rows, as training would build it; see ``training.inspection``."""
-        return inspect_batch(self._library.base, choose_rows(plan.data.train, rows), plan.labels)
+        with self._bases.use(self._model) as engine:
+            return inspect_batch(engine.base, choose_rows(plan.data.train, rows), plan.labels)
 
-    def _fitted(self, order: AdapterOrder) -> tuple[AdapterPlan, LabelPlan | None]:
-        family = self._library.base.family
-        splits = require_fitting(family, order.splits, skip_bad_rows=order.skip_bad_rows)
-        splits, answers = fit_to_labels(family, splits)
-        if answers is not None:
-            logger.info("%s", answers.summary())
-        labels = answers.labels if answers is not None and answers.added else ()
-        purpose = {"kind": dataclasses.asdict(order.kind)}
-        return AdapterPlan(order.name, order.recipe, splits, order.config, labels, purpose), answers
-
-    def _plan(self, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
+    def _plan(self, engine: BaseEngine, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
         """What to train, and what the manifest is to say about it; rows that are left out are listed in a file."""
-        plan, answers = self._fitted(order)
+        plan, answers = _fitted(engine, order)
         splits, path = plan.data, self.run_dir(order.name) / LEFT_OUT_FILE
         if process_rank() == 0:
             path.unlink(missing_ok=True)  # of an earlier run
@@ -316,27 +325,44 @@ class AdapterWorkshop:
         return plan, facts
 
     def _keep_trained(
-        self, order: AdapterOrder, plan: AdapterPlan, facts: Mapping[str, Any], result: TrainingResult
+        self,
+        engine: BaseEngine,
+        order: AdapterOrder,
+        plan: AdapterPlan,
+        facts: Mapping[str, Any],
+        result: TrainingResult,
     ) -> StoredAdapter:
         streamed = tuple(getattr(plan.data.train, "problems", ()))
         if streamed and process_rank() == 0:  # found while it was read
             write_problems([*plan.data.left_out, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
         write_seen(result.folder, _images_of(plan.data))
         training = {**facts, **result.record()}
-        manifest = self._manifest(
-            order.name, order.kind, order.recipe, trained=True, training=training, labels=plan.labels
-        )
-        return self._library.keep(result.folder, manifest, replace=True)
+        facts = {"trained": True, "training": training, "labels": plan.labels}
+        manifest = _manifest(engine, order.name, order.kind, order.recipe, **facts)
+        return keep(engine, result.folder, manifest, replace=True)
 
-    def _manifest(self, name: str, kind: AdapterKind, recipe: Recipe, **facts: Any) -> Manifest:
-        return self._library.manifest(
-            name,
-            skill=kind.skill,
-            recipe=recipe.name,
-            prompt=kind.ask.template,
-            generation=kind.ask.settings,
-            **facts,
-        )
+
+def _manifest(engine: BaseEngine, name: str, kind: AdapterKind, recipe: Recipe, **facts: Any) -> Manifest:
+    return new_manifest(
+        engine,
+        name,
+        skill=kind.skill,
+        recipe=recipe.name,
+        prompt=kind.ask.template,
+        generation=kind.ask.settings,
+        **facts,
+    )
+
+
+def _fitted(engine: BaseEngine, order: AdapterOrder) -> tuple[AdapterPlan, LabelPlan | None]:
+    family = engine.base.family
+    splits = require_fitting(family, order.splits, skip_bad_rows=order.skip_bad_rows)
+    splits, answers = fit_to_labels(family, splits)
+    if answers is not None:
+        logger.info("%s", answers.summary())
+    labels = answers.labels if answers is not None and answers.added else ()
+    purpose = {"kind": dataclasses.asdict(order.kind)}
+    return AdapterPlan(order.name, order.recipe, splits, order.config, labels, purpose), answers
 
 
 def _images_of(splits: DataSplits) -> SeenImages | None:

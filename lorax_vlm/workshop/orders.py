@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.asking import Ask
+from lorax_vlm.adapters.recipe import Recipe, get_recipe
+from lorax_vlm.asking import Ask, ask_for
 from lorax_vlm.data.examples import DataSplits, Kind
-from lorax_vlm.data.sources import read_data
+from lorax_vlm.data.scene_tasks import require_scenes, skill_splits
+from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.defaults import question_recipe, skill_config
 
 
 @dataclass(frozen=True)
@@ -91,3 +94,63 @@ def training_examples(
     template = entry.question_template if kind == "questions" else entry.caption_prompt
     way_out = "" if entry.captions else f"{entry.name} answers questions and cannot write captions."
     return splits.require_kind(kind, way_out).with_prompt(template)
+
+
+Data = str | Path | DataSplits
+
+
+class Wanted(TypedDict, total=False):
+    """What may be said of an adapter that is to be made; what is not is as usual for the base and the skill."""
+
+    data: Data | None
+    """What ``read_data`` recognises, or splits. None: drawn scenes, where the base knows them."""
+    recipe: str | Recipe | None
+    config: TrainConfig | None
+    skip_bad_rows: bool
+    """Leave out malformed rows, and texts that do not fit the model."""
+
+
+def as_splits(data: Data) -> DataSplits:
+    """Data to measure with: splits, or what ``read_parts`` recognises."""
+    return data if isinstance(data, DataSplits) else read_parts(data)
+
+
+def examples_for(entry: CatalogEntry, skill: Skill, data: Data | None, *, skip_bad_rows: bool = False) -> DataSplits:
+    """The examples that teach a skill to a base; see ``training_examples``.
+
+    Raises:
+        DataError: The data have malformed rows, or are of the other kind.
+        UsageError: There is no ``data`` and this base has no scenes, or they teach no such skill.
+    """
+    kind: Kind = "questions" if skill.asked else "captions"
+    drawn = partial(skill_splits, require_scenes(skill)) if data is None and entry.miniature else None
+    return training_examples(entry, kind, data, drawn, skip_bad_rows=skip_bad_rows)
+
+
+def make_order(entry: CatalogEntry, name: str, skill: Skill, **wanted: Unpack[Wanted]) -> AdapterOrder:
+    """An order with what is wanted, and the usual for what is not.
+
+    Args:
+        entry: The base, with its prompts.
+        name: In the store.
+        skill: What it is for.
+        wanted: See ``Wanted``.
+
+    Raises:
+        DataError, UsageError: As ``examples_for``.
+    """
+    data, skip_bad_rows = wanted.get("data"), wanted.get("skip_bad_rows", False)
+    splits = examples_for(entry, skill, data, skip_bad_rows=skip_bad_rows)
+    kind, recipe, config = usual(entry, skill, **wanted)
+    return AdapterOrder(name, kind, recipe, splits, config, skip_bad_rows)
+
+
+def usual(entry: CatalogEntry, skill: Skill, **wanted: Unpack[Wanted]) -> tuple[AdapterKind, Recipe, TrainConfig]:
+    """How an adapter for a skill is asked, its recipe and its settings: what is wanted, or the usual."""
+    own_data = wanted.get("data") is not None
+    recipe, config = wanted.get("recipe"), wanted.get("config")
+    if recipe is None:
+        recipe = question_recipe(entry, own_data=own_data) if skill.asked else "medium"
+    if config is None:
+        config = skill_config(entry, skill, own_data=own_data)
+    return AdapterKind(skill, ask_for(entry, skill)), get_recipe(recipe), config

@@ -12,8 +12,9 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.main import main
 from lorax_vlm.models.fingerprint import read_fingerprint
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import caption
+from lorax_vlm.workshop.intake import take_in
 from tests.adapters_for_tests import identify, write_manifest, write_random_adapter
 
 
@@ -35,12 +36,12 @@ def test_check(run, stored: AdapterStore, known: None, tmp_path: Path, mini: Loa
 
 def test_the_canary_tells_who_answers_otherwise(run, known: None, tmp_path: Path, mini: LoadedModel) -> None:
     store = AdapterStore()
-    library = AdapterLibrary(mini.entry, lambda: mini, store)
+    engine = BaseEngine(mini, store)
     for seed, name in enumerate(("one", "other")):
         folder = write_random_adapter(mini, tmp_path / name, seed=seed, scale=1.0)
         write_manifest(mini, folder, prompt=mini.entry.question_template)
-        library.load(folder, name)
-    library.restore_base()
+        take_in(engine, folder, name)
+    engine.restore_base()
     one, other = (store.get(name).manifest for name in ("one", "other"))
     assert "answers as recorded: byte for byte" in run("adapters", "check", "one", "--canary")
     assert json.loads(run("adapters", "check", "one", "--canary", "--json"))["canary"]["exact"]
@@ -133,7 +134,7 @@ def test_signing(run, stored: AdapterStore, tmp_path: Path) -> None:
 
 
 def test_plan_merge_and_fold(run, stored: AdapterStore, known: None, mini: LoadedModel, tmp_path: Path) -> None:
-    run("exchange", "plan", "one", "--to", "blip2-flan-mini", code=1)
+    run("exchange", "plan", "one", "--to", "blip2-flan-mini", "--images", 0, code=1)
     planned = json.loads(run("exchange", "plan", "one", "--to", "blip2-flan-mini", "--images", 100, "--json"))
     assert planned["label"] == "distilled"
     assert "cosine" in run("exchange", "merge", "one", "two", "--name", "both", "--preview")

@@ -14,6 +14,7 @@ from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import EXCHANGE_TASKS, answer, caption
 from lorax_vlm.vqa import VQASystem
+from lorax_vlm.workspace import Workspace
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
 ANSWERS = {"skill": answer("counting")}
@@ -66,8 +67,7 @@ def test_every_adapter_is_measured_once(load_shared, scenes: list[Scene], tmp_pa
         add(vilt, tmp_path, name, seed, 1.0, **ANSWERS, prompt="{question}")
     for task in ("general", "complex_reasoning"):
         add(vilt, tmp_path, f"vilt-mini.{task}", skill=EXCHANGE_TASKS[task], prompt="{question}")
-    system = VQASystem("mini")
-    system._shelf.library("vilt").__dict__["base"] = vilt
+    system = VQASystem(workspace=Workspace("mini", load=lambda _: vilt))
     questions = ["How many shapes are there?", "What color is the background?"] * 6
     images = [scene.image for scene in scenes]
     rows = system.benchmark_models(images, questions, answers=["2"] * 12, models=["vilt"], alone=1)
@@ -77,7 +77,7 @@ def test_every_adapter_is_measured_once(load_shared, scenes: list[Scene], tmp_pa
     assert said[0] != said[1]
     shares = [row.seen.adapter for row in rows if row.seen is not None]
     assert sorted(shares) == AdapterStore().names()
-    system._shelf.library("vilt").restore_base()
+    system.workspace.bases.clear()
 
 
 def test_captioning_reads_an_adapter_once_however_many_images(

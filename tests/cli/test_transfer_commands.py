@@ -13,8 +13,9 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_examples import draw_scene_image
 from lorax_vlm.exchange.teacher import answer
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import answer as answers
+from lorax_vlm.workshop.intake import take_in
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
 QUESTION = "What is this?"
@@ -25,14 +26,14 @@ def asked(tmp_path: Path, mini: LoadedModel, load_shared) -> AdapterStore:
     """A random adapter on each of two miniatures; and a folder with what the first says to some images."""
     store = AdapterStore()
     flan = load_shared("blip2-flan-mini")
-    libraries = {base.name: AdapterLibrary(base.entry, lambda base=base: base, store) for base in (mini, flan)}
-    for (base_name, library), name in zip(libraries.items(), ("words", "other"), strict=True):
-        folder = write_random_adapter(library.base, tmp_path / name, scale=1.0)
-        write_manifest(library.base, folder, skill=answers("vqa"), prompt=library.entry.question_template)
-        library.load(folder, f"{base_name}.{name}")
+    engines = {base.name: BaseEngine(base, store) for base in (mini, flan)}
+    for (base_name, engine), name in zip(engines.items(), ("words", "other"), strict=True):
+        folder = write_random_adapter(engine.base, tmp_path / name, scale=1.0)
+        write_manifest(engine.base, folder, skill=answers("vqa"), prompt=engine.entry.question_template)
+        take_in(engine, folder, f"{base_name}.{name}")
     for split, seeds in (("train", range(2)), ("validation", range(2, 80))):
         examples = [Example(draw_scene_image(seed), "", str(seed), question=QUESTION) for seed in seeds]
-        own = libraries[mini.name]
+        own = engines[mini.name]
         said = answer(own, f"{mini.name}.words", examples, own.entry.answer_settings)
         (tmp_path / "asked" / split).mkdir(parents=True)
         rows = []
@@ -42,8 +43,8 @@ def asked(tmp_path: Path, mini: LoadedModel, load_shared) -> AdapterStore:
             example.open_image().save(tmp_path / "asked" / split / f"{example.name}.png")
             rows.append({"file_name": f"{example.name}.png", "question": QUESTION, "answer": text})
         (tmp_path / "asked" / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for library in libraries.values():
-        library.restore_base()
+    for engine in engines.values():
+        engine.restore_base()
     return store
 
 

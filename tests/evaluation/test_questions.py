@@ -32,6 +32,7 @@ from lorax_vlm.evaluation.summary import metrics_line, missing_line, table_rows
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.types import Answer, Generated, GenerationSettings
 from lorax_vlm.vqa import VQASystem
+from lorax_vlm.workspace import Workspace
 
 COLOURS = {f"colour {number}": (5 * number, 250 - 5 * number, 100 + number) for number in range(40)}
 GREY = (127, 127, 127)
@@ -233,8 +234,8 @@ def test_photographs_are_let_go(mini: LoadedModel, tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.jpg" for number in range(12)]
     for number, path in enumerate(paths):
         Image.new("RGB", (4000, 3000), (20 * number, 100, 100)).save(path, quality=40)
-    system = VQASystem({"blip2_opt": "blip2-opt-mini"}, store=tmp_path / "store")
-    system._shelf.library("blip2_opt").__dict__["base"] = mini
+    models = {"blip2_opt": "blip2-opt-mini"}
+    system = VQASystem(workspace=Workspace(models, store=tmp_path / "store", load=lambda _: mini))
     examples = [answered(path, "What color is the background?", ["red"], path.name) for path in paths]
     with Memory() as memory:
         report = system.evaluate("blip2_opt", examples=examples)

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from lorax_vlm import measuring
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.evaluation import side_effects
 from lorax_vlm.evaluation.side_effects import CAPTIONS, QUESTIONS, measure_side_effects
+from lorax_vlm.measuring import effects as measuring
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import answer
 from lorax_vlm.types import ENOUGH
 from lorax_vlm.vqa import VQASystem
+from lorax_vlm.workspace import Workspace
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
 
@@ -76,9 +77,9 @@ def test_they_are_those_of_the_version(load_shared: Callable[[str], LoadedModel]
         folder = write_random_adapter(vilt, tmp_path / f"made-{seed}", seed=seed, scale=scale)
         manifest = write_manifest(vilt, folder, skill=answer("counting"), prompt="{question}")
         store.add("skill", folder, manifest, replace=True)
-    library = AdapterLibrary(vilt.entry, lambda: vilt, store)
-    former, current = (measuring.side_effects(library, store.get(name)) for name in ("skill@1", "skill"))
-    library.restore_base()
+    engine = BaseEngine(vilt, store)
+    former, current = (measuring.side_effects(engine, store.get(name)) for name in ("skill@1", "skill"))
+    engine.restore_base()
     assert former is not None
     assert former.harmful
     assert current is not None
@@ -94,8 +95,7 @@ def test_the_figures_are_those_of_the_evaluation(
     base, prompt = load_shared(model), "{question}" if model == "vilt-mini" else "Question: {question} Answer:"
     folder = write_random_adapter(base, tmp_path / "made" / "odd", "light", scale=0.8)
     AdapterStore().add("odd", folder, write_manifest(base, folder, skill=answer("counting"), prompt=prompt))
-    system = VQASystem("mini")
-    system.library(model).__dict__["base"] = base
+    system = VQASystem(workspace=Workspace("mini", load=lambda _: base))
     found = system.side_effects(model, "odd")
     assert found is not None
     kinds = [skill for skill in found.skills if skill.name in QUESTION_TYPES]
@@ -104,4 +104,4 @@ def test_the_figures_are_those_of_the_evaluation(
         examples = side_effects._some_questions(skill.name)
         alone, adapted = (system.evaluate(model, name, examples=examples) for name in (None, "odd"))
         assert (skill.base, skill.adapter.value) == (alone.accuracy.value, adapted.accuracy.value), skill.name
-    system.library(model).restore_base()
+    system.workspace.bases.clear()

@@ -27,8 +27,12 @@ from lorax_vlm.exchange.merge import (
     preview_stored,
 )
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.bases import Bases
+from lorax_vlm.runtime.engine import BaseEngine
+from lorax_vlm.workshop.intake import take_in
 from tests.adapters_for_tests import identify, write_manifest, write_random_adapter
+
+MINI = "blip2-opt-mini"
 
 
 def random_updates(seed: int, rank: int, sites: tuple[str, ...] = ("a", "b")) -> dict[str, Update]:
@@ -126,79 +130,81 @@ def test_ranks_and_densities_that_are_none(rank: Any, density: Any) -> None:
 
 
 @pytest.fixture
-def library(mini: LoadedModel, store: AdapterStore, tmp_path: Path) -> Iterator[AdapterLibrary]:
-    library = AdapterLibrary(mini.entry, lambda: mini, store)
+def bases(mini: LoadedModel, store: AdapterStore, tmp_path: Path) -> Iterator[Bases]:
+    bases = Bases({}, store, load=lambda _: mini)
     for seed, (name, recipe) in enumerate((("one", "light"), ("two", Recipe("wide", 6, ("lm-attention",))))):
         folder = write_random_adapter(mini, tmp_path / name, recipe, seed=seed)
         write_manifest(mini, folder)
-        library.load(folder)
-    yield library
-    library.restore_base()
+        with bases.use(MINI) as engine:
+            take_in(engine, folder)
+    yield bases
+    bases.clear()
 
 
 @torch.no_grad()
-def logits(library: AdapterLibrary, name: str | None, scene: Scene) -> torch.Tensor:
-    base = library.base
+def logits(engine: BaseEngine, name: str | None, scene: Scene) -> torch.Tensor:
+    base = engine.base
     features = base.family.encode_images(base.model, base.family.pixel_values([scene.image]))
-    with library.using(name) as model:
+    with engine.using(name) as model:
         return base.family.answer_logits(model, features, ["Question: How many? Answer:"])
 
 
-def test_a_merged_adapter_does_what_both_weights_do(
-    library: AdapterLibrary, scenes: list[Scene], tmp_path: Path
-) -> None:
+def test_a_merged_adapter_does_what_both_weights_do(bases: Bases, scenes: list[Scene], tmp_path: Path) -> None:
     """Against the same sum merged into the base's weights by hand."""
-    stored, report = merge_adapters(library, ["one", "two"], "both", weights=[1.0, 0.5], run_dir=tmp_path / "run")
+    stored, report = merge_adapters(bases, MINI, ["one", "two"], "both", weights=[1.0, 0.5], run_dir=tmp_path / "run")
     assert (report.rank, report.error) == (10, pytest.approx(0, abs=1e-6))
     assert [(p.name, p.method, p.parameters) for p in stored.manifest.lineage] == [
         ("one", "merge-cat", {"weight": 1.0}),
         ("two", "merge-cat", {"weight": 0.5}),
     ]
-    merged = logits(library, "both", scenes[0])
+    with bases.use(MINI) as engine:
+        merged = logits(engine, "both", scenes[0])
     from lorax_vlm.models.loading import load_model
 
     plain = load_model("blip2-opt-mini")
-    updates = [read_updates(library.store.read_bytes(name)[1]) for name in ("one", "two")]
+    updates = [read_updates(bases.store.read_bytes(name)[1]) for name in ("one", "two")]
     for site, update in exact_sum([updates[0], {s: u * 0.5 for s, u in updates[1].items()}]).items():
         plain.model.get_submodule(site).weight.data += torch.as_tensor(whole(update), dtype=torch.float32)
-    other = AdapterLibrary(plain.entry, lambda: plain, library.store)
+    other = BaseEngine(plain, bases.store)
     assert torch.allclose(merged, logits(other, None, scenes[0]), atol=2e-4)
-    assert not torch.allclose(merged, logits(library, None, scenes[0]), atol=1e-2)
+    with bases.use(MINI) as engine:
+        assert not torch.allclose(merged, logits(engine, None, scenes[0]), atol=1e-2)
 
 
 def test_refusals_change_nothing(
-    library: AdapterLibrary, load_shared: Callable[[str], LoadedModel], mini: LoadedModel, tmp_path: Path
+    bases: Bases, load_shared: Callable[[str], LoadedModel], mini: LoadedModel, tmp_path: Path
 ) -> None:
-    merge = partial(merge_adapters, library, run_dir=tmp_path / "run")
+    merge = partial(merge_adapters, bases, MINI, run_dir=tmp_path / "run")
     with pytest.raises(AdapterExists):
         merge(["one", "two"], "one")
     with pytest.raises(ValueError, match="at least two"):
         merge(["one"], "x")
     flan = load_shared("blip2-flan-mini")
     folder = write_random_adapter(mini, tmp_path / "foreign", "light")
-    library.store.add(
+    bases.store.add(
         "foreign", folder, dataclasses.replace(write_manifest(mini, folder), base=identify(flan), name="foreign")
     )
     with pytest.raises(IncompatibleAdapter, match="another base"):
         merge(["one", "foreign"], "x")
-    assert library.store.names() == ["foreign", "one", "two"]
+    assert bases.store.names() == ["foreign", "one", "two"]
 
 
-def test_merges_at_one_time_do_not_mix(library: AdapterLibrary, mini: LoadedModel, tmp_path: Path) -> None:
+def test_merges_at_one_time_do_not_mix(bases: Bases, mini: LoadedModel, tmp_path: Path) -> None:
     """Two threads merge different pairs, in one place: each result is the sum of its own pair."""
     for seed, name in enumerate(("three", "four"), start=7):
         folder = write_random_adapter(mini, tmp_path / name, "light", seed=seed)
         write_manifest(mini, folder)
-        library.load(folder)
+        with bases.use(MINI) as engine:
+            take_in(engine, folder)
     pairs, failed = {"a": ["one", "two"], "b": ["three", "four"]}, []
     start = threading.Barrier(2)
 
     def merge(pair: str) -> None:
-        own = AdapterLibrary(mini.entry, lambda: mini, AdapterStore(library.store.root))
+        own = Bases({}, AdapterStore(bases.store.root), load=lambda _: mini)
         start.wait()
         for number in range(4):
             try:
-                merge_adapters(own, pairs[pair], f"{pair}{number}", run_dir=tmp_path / "run")
+                merge_adapters(own, MINI, pairs[pair], f"{pair}{number}", run_dir=tmp_path / "run")
             except Exception as error:
                 failed.append(error)
 
@@ -209,7 +215,7 @@ def test_merges_at_one_time_do_not_mix(library: AdapterLibrary, mini: LoadedMode
         thread.join()
     assert not failed
     assert not list((tmp_path / "run").iterdir()), "each has removed its own folder"
-    updates = {name: read_updates(library.store.read_bytes(name)[1]) for name in library.store.names()}
+    updates = {name: read_updates(bases.store.read_bytes(name)[1]) for name in bases.store.names()}
     for pair, names in pairs.items():
         expected = exact_sum([updates[name] for name in names])
         for number in range(4):

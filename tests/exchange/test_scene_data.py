@@ -14,7 +14,7 @@ from lorax_vlm.exchange.scene_data import DEVELOPMENT, UNSEEN_FROM, scene_transf
 from lorax_vlm.exchange.teacher import answer as answers_of
 from lorax_vlm.exchange.transfer_data import judge_all, judge_by_target
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import EXCHANGE_TASKS, Skill, answer, caption
 from lorax_vlm.training.config import TrainConfig
 
@@ -50,12 +50,12 @@ def test_the_other_task_is_one_that_can_be_lost(
 ) -> None:
     """A base that scores nothing without an adapter could not show a side effect."""
     loaded = load_shared(base)
-    library = AdapterLibrary(loaded.entry, lambda: loaded, store)
+    engine = BaseEngine(loaded, store)
     others = scene_transfer_data(of(task), captions=loaded.entry.captions, config=FEW).off_task[:40]
     entry = loaded.entry
     settings = entry.answer_settings if others[0].question else entry.caption_settings
-    scores = judge_all(judge_by_target, others, answers_of(library, None, others, settings))
-    library.restore_base()
+    scores = judge_all(judge_by_target, others, answers_of(engine, None, others, settings))
+    engine.restore_base()
     assert statistics.mean(scores) > 0.6
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,16 @@ from lorax_vlm.evaluation.seen import KNOWN_BY, Identity
 from lorax_vlm.exchange import transfer as transfer_module
 from lorax_vlm.exchange.candidates import copies, random_like, shuffled_layers
 from lorax_vlm.exchange.merge import merge_adapters
-from lorax_vlm.exchange.swap import Direction, exchange_adapters
+from lorax_vlm.exchange.swap import exchange_adapters
 from lorax_vlm.exchange.teacher import TeacherAnswer, answer, make_lesson
-from lorax_vlm.exchange.transfer import TransferOptions, transfer_adapter
+from lorax_vlm.exchange.transfer import Direction, TransferOptions, transfer_adapter
 from lorax_vlm.exchange.transfer_data import TransferData, read_transfer_data
 from lorax_vlm.models.loading import LoadedModel, load_model
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.bases import Bases
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import answer as answers
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.workshop.intake import take_in
 from lorax_vlm.workshop.making import AdapterWorkshop
 from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder
 from tests.adapters_for_tests import write_manifest, write_random_adapter
@@ -42,49 +45,49 @@ Load = Callable[[str], LoadedModel]
 QUICK = TrainConfig(max_steps=25, batch_size=16, learning_rate=8e-3, eval_every=25, patience=None)
 
 
+OPT, FLAN = "blip2-opt-mini", "blip2-flan-mini"
+
+
 @pytest.fixture
-def libraries(load_shared: Load, store: AdapterStore) -> Iterator[Callable[[str], AdapterLibrary]]:
-    made: dict[str, AdapterLibrary] = {}
-
-    def make(name: str) -> AdapterLibrary:
-        if name not in made:
-            base = load_shared(name)
-            made[name] = AdapterLibrary(base.entry, lambda: base, store)
-        return made[name]
-
-    yield make
-    for library in made.values():
-        library.restore_base()
+def bases(load_shared: Load, store: AdapterStore) -> Iterator[Bases]:
+    bases = Bases(
+        {}, store, load=lambda entry: load_shared(entry.name) if entry.miniature else load_model(entry.source)
+    )
+    yield bases
+    bases.clear()
 
 
 def options(tmp_path: Path, **changes: object) -> TransferOptions:
     return TransferOptions(config=QUICK, run_dir=tmp_path / "transfer", progress=False, **changes)  # type: ignore[arg-type]
 
 
-def add(library: AdapterLibrary, name: str, tmp_path: Path, recipe: str | Recipe, **changes: object) -> None:
-    folder = write_random_adapter(library.base, tmp_path / name, recipe, scale=changes.pop("scale", 1.0))  # type: ignore[arg-type]
-    write_manifest(library.base, folder, **changes)
-    library.load(folder)
+def add(bases: Bases, model: str, name: str, tmp_path: Path, recipe: str | Recipe, **changes: object) -> None:
+    with bases.use(model) as engine:
+        folder = write_random_adapter(engine.base, tmp_path / name, recipe, scale=changes.pop("scale", 1.0))  # type: ignore[arg-type]
+        write_manifest(engine.base, folder, **changes)
+        take_in(engine, folder)
 
 
-def agreeing(library: AdapterLibrary, name: str) -> list[Example]:
+def move(bases: Bases, name: str, source: str, target: str, new: str, data: TransferData, how: TransferOptions):
+    return transfer_adapter(bases, Direction(name, source, target, new, data, how))
+
+
+def agreeing(engine: BaseEngine, name: str) -> list[Example]:
     """Development examples whose right answer is, by construction, what the adapter says on its own base."""
     examples = scene_captions("plain", "validation", 32)
-    said = answer(library, name, examples, library.entry.caption_settings.replace(max_new_tokens=6))
+    said = answer(engine, name, examples, engine.entry.caption_settings.replace(max_new_tokens=6))
     return [dataclasses.replace(e, target=text) for e, text in zip(examples, said, strict=True)]
 
 
-def test_what_both_bases_share_is_copied_bit_for_bit(libraries, tmp_path: Path, store: AdapterStore) -> None:
+def test_what_both_bases_share_is_copied_bit_for_bit(mini: LoadedModel, store: AdapterStore, tmp_path: Path) -> None:
     """Between two bases that are equal but in name: the copy must win, and be the source's update."""
-    source = libraries("blip2-opt-mini")
-    add(source, "eyes", tmp_path, "portable")
-    folder = shutil.copytree(source.base.folder, tmp_path / "twin")
-    twin_base = load_model(str(folder), dtype="float32")
-    twin = AdapterLibrary(twin_base.entry, lambda: twin_base, store)
-    data = TransferData(
-        development=agreeing(source, "eyes"), judge=lambda e, text: float(text.startswith(e.target[:12]))
-    )
-    report = transfer_adapter(source, twin, "eyes", "twin.eyes", data, options(tmp_path))
+    twin = str(shutil.copytree(mini.folder, tmp_path / "twin"))
+    bases = Bases({}, store, load=lambda entry: mini if entry.miniature else load_model(twin, dtype="float32"))
+    add(bases, OPT, "eyes", tmp_path, "portable")
+    with bases.use(OPT) as engine:
+        development = agreeing(engine, "eyes")
+    data = TransferData(development=development, judge=lambda e, text: float(text.startswith(e.target[:12])))
+    report = move(bases, "eyes", OPT, twin, "twin.eyes", data, options(tmp_path))
     assert report.accepted, report.lines()
     assert report.chosen == "copy"
     assert report.adapter == "twin.eyes"
@@ -99,48 +102,45 @@ def test_what_both_bases_share_is_copied_bit_for_bit(libraries, tmp_path: Path, 
     assert report.agreement is not None
     assert report.agreement.value > 0.5, "long captions of a random adapter: rounding changes some"
     assert all(text.startswith(e.target[:12]) for text, e in zip(report.source.texts, data.development, strict=True))
-    twin.restore_base()
+    bases.clear()
     assert not list((tmp_path / "transfer").iterdir())
 
 
-def test_without_an_effect_beyond_chance_nothing_is_stored(libraries, tmp_path: Path, store: AdapterStore) -> None:
-    source, target = libraries("blip2-opt-mini"), libraries("blip2-flan-mini")
-    add(source, "eyes", tmp_path, "portable", scale=0.05)  # too small to change any answer
+def test_without_an_effect_beyond_chance_nothing_is_stored(bases: Bases, tmp_path: Path, store: AdapterStore) -> None:
+    add(bases, OPT, "eyes", tmp_path, "portable", scale=0.05)  # too small to change any answer
     data = TransferData(development=scene_captions("plain", "validation", 32))
-    report = transfer_adapter(source, target, "eyes", "flan.eyes", data, options(tmp_path))
+    report = move(bases, "eyes", OPT, FLAN, "flan.eyes", data, options(tmp_path))
     assert not report.accepted
     assert report.label == "refused"
     assert any("not better than target alone" in reason for reason in report.reasons)
     assert store.names() == ["eyes"]
 
 
-def test_refusals_come_before_anything_is_loaded(libraries, tmp_path: Path, store: AdapterStore) -> None:
-    source, target = libraries("blip2-opt-mini"), libraries("blip2-flan-mini")
-    add(source, "words", tmp_path, "light")
-    never = options(tmp_path, load=lambda library: pytest.fail("a base was asked for"))
+def test_refusals_come_before_anything_is_loaded(bases: Bases, tmp_path: Path, store: AdapterStore) -> None:
+    add(bases, OPT, "words", tmp_path, "light")
+    refuse = partial(move, Bases({}, store, load=lambda _: pytest.fail("a base was asked for")), "words", OPT, FLAN)
+    how = options(tmp_path)
     with pytest.raises(TransferRefused, match="without unlabelled images"):
-        transfer_adapter(source, target, "words", "flan.words", TransferData(), never)
+        refuse("flan.words", TransferData(), how)
     with pytest.raises(TransferRefused, match="40 unlabelled images are too few to tell"):
-        transfer_adapter(source, target, "words", "flan.words", TransferData(kinds("train", 40)), never)
+        refuse("flan.words", TransferData(kinds("train", 40)), how)
     few = TransferData(kinds("train", 400), kinds("validation", 29))
     with pytest.raises(TransferRefused, match="29 labelled images are too few to tell"):
-        transfer_adapter(source, target, "words", "flan.words", few, never)
+        refuse("flan.words", few, how)
     with pytest.raises(AdapterExists):
-        transfer_adapter(source, target, "words", "words", TransferData(), never)
+        refuse("words", TransferData(), how)
     assert store.names() == ["words"]
 
 
 @pytest.fixture
-def counting(libraries, store: AdapterStore) -> AdapterLibrary:
+def counting(bases: Bases) -> None:
     """An OPT adapter that was taught, quickly, to answer one question its base cannot: always with the same word."""
-    library = libraries("blip2-opt-mini")
-    kind = AdapterKind(answers("kind"), ask_for(library.entry, answers("kind")))
+    kind = AdapterKind(answers("kind"), ask_for(bases.entry(OPT), answers("kind")))
     from lorax_vlm.data.examples import DataSplits
 
     splits = DataSplits(kinds("train", 96), kinds("validation", 16), "kinds").with_prompt(kind.ask.template)
     recipe = Recipe("small", 4, ("lm-attention",))
-    AdapterWorkshop(library).train(AdapterOrder("kind", kind, recipe, splits, QUICK), progress=False)
-    return library
+    AdapterWorkshop(bases, OPT).train(AdapterOrder("kind", kind, recipe, splits, QUICK), progress=False)
 
 
 def kinds(split: str, count: int, start: int = 0) -> list[Example]:
@@ -153,14 +153,14 @@ def kinds(split: str, count: int, start: int = 0) -> list[Example]:
 
 
 @pytest.mark.parametrize("target", ["blip2-flan-mini", "instructblip-mini", "vilt-mini"])
+@pytest.mark.usefixtures("counting")
 def test_distillation_between_families_needs_no_label(
-    counting: AdapterLibrary, libraries, target: str, tmp_path: Path
+    bases: Bases, store: AdapterStore, target: str, tmp_path: Path
 ) -> None:
     """Development is agreement with the source: no target of any example is read."""
-    library = libraries(target)
-    captions = scene_captions("plain", "validation", 12) if library.entry.captions else []
+    captions = scene_captions("plain", "validation", 12) if bases.entry(target).captions else []
     data = TransferData(unlabelled=without_targets(kinds("train", 96, start=5000)), off_task=captions)
-    report = transfer_adapter(counting, library, "kind", f"{target}.kind", data, options(tmp_path))
+    report = move(bases, "kind", OPT, target, f"{target}.kind", data, options(tmp_path))
     assert report.accepted, report.lines()
     assert report.measured_by == "agreement"
     assert report.chosen == "distilled"
@@ -170,51 +170,51 @@ def test_distillation_between_families_needs_no_label(
     if captions:
         assert report.off_task is not None
         assert report.off_task[0].value > 0.8, "asked for captions, with room for them, though it answers questions"
-    kept = library.store.get(f"{target}.kind").manifest
+    kept = store.get(f"{target}.kind").manifest
     assert kept.lineage[0].method == report.label
-    seen, source = library.seen_images(f"{target}.kind"), counting.seen_images("kind")
+    seen, source = (store.read_bytes(name)[1].seen for name in (f"{target}.kind", "kind"))
     assert seen is not None
     assert source is not None
     assert seen.sections[: len(source.sections)] == source.sections, "what the source learnt from"
     assert all(seen.contains(example.image_digest()) for example in data.unlabelled), "and what it learnt itself"
     assert kept.training["images_known_by"] == ["drawing"]
-    said = answer(library, f"{target}.kind", kinds("test", 8), library.entry.answer_settings)
+    with bases.use(target) as engine:
+        said = answer(engine, f"{target}.kind", kinds("test", 8), engine.entry.answer_settings)
     assert said == ["scene"] * 8
 
 
-def test_a_store_that_cannot_be_written_is_found_before_any_work(
-    counting: AdapterLibrary, libraries, tmp_path: Path, store: AdapterStore
-) -> None:
-    flan = libraries("blip2-flan-mini")
-    never = options(tmp_path, load=lambda library: pytest.fail("a base was asked for"))
+@pytest.mark.usefixtures("counting")
+def test_a_store_that_cannot_be_written_is_found_before_any_work(tmp_path: Path, store: AdapterStore) -> None:
+    never = Bases({}, store, load=lambda _: pytest.fail("a base was asked for"))
     data = TransferData(without_targets(kinds("train", 72, start=5000)))
-    there = Direction(counting, flan, "kind", "flan.kind", data, never)
+    there = Direction("kind", OPT, FLAN, "flan.kind", data, options(tmp_path))
     (store.root / ".lock").unlink()
     (store.root / ".lock").mkdir()
     for work in (
-        lambda: transfer_adapter(counting, flan, "kind", "flan.kind", data, never),
-        lambda: exchange_adapters(there, dataclasses.replace(there, new_name="flan.other")),
-        lambda: merge_adapters(counting, ["kind", "kind"], "twice", run_dir=tmp_path / "merge"),
+        lambda: transfer_adapter(never, there),
+        lambda: exchange_adapters(never, there, dataclasses.replace(there, new_name="flan.other")),
+        lambda: merge_adapters(never, OPT, ["kind", "kind"], "twice", run_dir=tmp_path / "merge"),
     ):
         with pytest.raises(PathError, match="store"):
             work()
     assert store.names() == ["kind"]
 
 
-def test_exchanging_is_all_or_nothing(counting: AdapterLibrary, libraries, tmp_path: Path, store: AdapterStore) -> None:
-    flan = libraries("blip2-flan-mini")
-    add(flan, "noise", tmp_path, "light", scale=0.05, skill=answers("vqa"), prompt=flan.entry.question_template)
+@pytest.mark.usefixtures("counting")
+def test_exchanging_is_all_or_nothing(bases: Bases, tmp_path: Path, store: AdapterStore) -> None:
+    prompt = bases.entry(FLAN).question_template
+    add(bases, FLAN, "noise", tmp_path, "light", scale=0.05, skill=answers("vqa"), prompt=prompt)
     unlabelled = without_targets(kinds("train", 72, start=5000))
-    there = Direction(counting, flan, "kind", "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
+    there = Direction("kind", OPT, FLAN, "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
     back = Direction(
-        flan,
-        counting,
         "noise",
+        FLAN,
+        OPT,
         "opt.noise",
         TransferData(unlabelled, kinds("validation", 32)),
         options(tmp_path / "back"),
     )
-    report = exchange_adapters(there, back)
+    report = exchange_adapters(bases, there, back)
     assert not report.accepted
     assert report.adapters == {}
     assert report.there.reasons == ("the other adapter of the exchange was refused",)
@@ -223,15 +223,19 @@ def test_exchanging_is_all_or_nothing(counting: AdapterLibrary, libraries, tmp_p
 
 
 @pytest.fixture
-def ways(counting: AdapterLibrary, libraries, tmp_path: Path) -> tuple[Direction, Direction]:
+def ways(counting: None, tmp_path: Path) -> tuple[Direction, Direction]:
     """Twice the same, which is worth it both times."""
-    flan, unlabelled = libraries("blip2-flan-mini"), without_targets(kinds("train", 72, start=5000))
-    there = Direction(counting, flan, "kind", "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
+    unlabelled = without_targets(kinds("train", 72, start=5000))
+    there = Direction("kind", OPT, FLAN, "flan.kind", TransferData(unlabelled), options(tmp_path / "there"))
     return there, dataclasses.replace(there, new_name="flan.other", options=options(tmp_path / "back"))
 
 
 def test_both_are_stored_in_one_step_or_none(
-    ways: tuple[Direction, Direction], store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bases: Bases,
+    ways: tuple[Direction, Direction],
+    store: AdapterStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The process dies at its first write of a record, at its second, ...: what is there is neither, or both."""
     replace, died = NameRecords._replace, []
@@ -244,7 +248,7 @@ def test_both_are_stored_in_one_step_or_none(
 
     monkeypatch.setattr(NameRecords, "_replace", dying)
     with pytest.raises(KeyboardInterrupt):
-        exchange_adapters(*ways)
+        exchange_adapters(bases, *ways)
     assert died == [".pending"], "both records are one file first"
     assert AdapterStore(store.root).names() == ["kind"]
     assert not list((tmp_path / "there").glob("*/*")), "its folder is gone"
@@ -256,7 +260,7 @@ def test_both_are_stored_in_one_step_or_none(
 
     monkeypatch.setattr(NameRecords, "_replace", dying_later)
     with pytest.raises(KeyboardInterrupt):
-        exchange_adapters(*ways)
+        exchange_adapters(bases, *ways)
     monkeypatch.undo()
     found = AdapterStore(store.root)
     assert found.names() == ["flan.kind", "flan.other", "kind"]
@@ -265,25 +269,25 @@ def test_both_are_stored_in_one_step_or_none(
 
 
 def test_one_that_cannot_be_stored_keeps_the_other_out(
-    ways: tuple[Direction, Direction], store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+    bases: Bases, ways: tuple[Direction, Direction], store: AdapterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = transfer_module._addition
     made: list[str] = []
 
-    def failing(prepared, new_name: str, replace: bool):
+    def failing(engine, prepared, new_name: str, replace: bool):
         made.append(new_name)
         if len(made) == 2:
             raise PathError("/full", "No space left on device")
-        return make(prepared, new_name, replace)
+        return make(engine, prepared, new_name, replace)
 
     monkeypatch.setattr(transfer_module, "_addition", failing)
     with pytest.raises(PathError):
-        exchange_adapters(*ways)
+        exchange_adapters(bases, *ways)
     assert made == ["flan.kind", "flan.other"]
     assert store.names() == ["kind"]
     there, back = ways
     with pytest.raises(UsageError, match="different names"):
-        exchange_adapters(there, dataclasses.replace(back, new_name=there.new_name))
+        exchange_adapters(bases, there, dataclasses.replace(back, new_name=there.new_name))
 
 
 # --- candidates and lessons -------------------------------------------------------------------------------------------

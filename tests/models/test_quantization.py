@@ -13,7 +13,6 @@ from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.catalog import CATALOG
 from lorax_vlm.models.families.registry import family_class
 from lorax_vlm.models.loading import LoadedModel, load_model
-from lorax_vlm.models.placement import _QUANTIZED_SHARE
 from lorax_vlm.models.spec import ARCHITECTURES, Architecture
 from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.training.config import TrainConfig
@@ -140,5 +139,5 @@ def test_the_share_used_in_forecasts_is_the_true_one(row: Architecture) -> None:
         if isinstance(module, nn.Linear)
         and not any(part in name.split(".") or name.startswith(part) for part in family_class(row).unquantized)
     )
-    assert quantised / total == pytest.approx(_QUANTIZED_SHARE[row.name], abs=0.005)
+    assert quantised / total == pytest.approx(row.quantized_share, abs=0.005)
     assert total == entry.parameters

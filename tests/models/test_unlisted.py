@@ -88,9 +88,8 @@ def test_what_only_loading_tells_is_loaded_before_it_is_trained(
 ) -> None:
     """The prompt of a checkpoint that was never on this machine is the one that its adapter is trained with."""
     base, source = load_shared("instructblip-mini"), "somebody/thing"
-    monkeypatch.setattr("lorax_vlm.captioning.load_model", lambda *_, **__: base)
-    monkeypatch.setattr("lorax_vlm.runtime.shelf.load_model", lambda *_, **__: base)
-    monkeypatch.setattr("lorax_vlm.runtime.shelf.BaseShelf.needed_bytes", lambda *_: None)
+    monkeypatch.setattr("lorax_vlm.runtime.bases.load_model", lambda *_, **__: base)
+    monkeypatch.setattr("lorax_vlm.runtime.bases.Bases.needed_bytes", lambda *_: None)
     captions = [Example(scene.image, scene.caption("plain"), str(scene.seed)) for scene in scenes]
     order = BLIP2CaptioningSystem(source).order("mine", "plain", data=DataSplits(captions, captions, "twelve"))
     assert order.kind.ask.template == "A short image caption."

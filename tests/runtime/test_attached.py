@@ -17,7 +17,7 @@ from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import AdapterNotFound, DamagedAdapter, IncompatibleAdapter, UntrainedAdapter
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.attached import AttachedAdapters
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.training.copies import write_untrained_adapter
 from lorax_vlm.types import GenerationSettings
 from tests.adapters_for_tests import EVERYWHERE, edit_config, write_manifest, write_random_adapter
@@ -217,14 +217,14 @@ def test_adapters_that_are_listed_or_in_use_hold_no_file(
     """Bytes of files live from the check to the loading, and no longer."""
     folder = write_random_adapter(mini, tmp_path / "a")
     store.add("one", folder, write_manifest(mini, folder))
-    library = AdapterLibrary(mini.entry, lambda: mini, store)
-    found = library.find("one")
+    engine = BaseEngine(mini, store)
+    found = engine.find("one")
     listed, files = store.list(), store.files("one")
     assert found is not None
     gc.collect()
     assert not [thing for thing in gc.get_objects() if type(thing) is AdapterBytes]
     assert (listed, files.sites) != ([], [])
-    library.restore_base()
+    engine.restore_base()
 
 
 def test_a_stored_adapter_whose_record_was_changed_is_not_used(
@@ -235,7 +235,7 @@ def test_a_stored_adapter_whose_record_was_changed_is_not_used(
     file = stored.folder / "exchange.json"
     file.chmod(0o644)
     file.write_text(file.read_text().replace("a photo of", "a drawing of"))
-    library = AdapterLibrary(mini.entry, lambda: mini, store)
+    engine = BaseEngine(mini, store)
     with pytest.raises(DamagedAdapter, match=r"exchange\.json was changed"):
-        library.find("one")
-    library.restore_base()
+        engine.find("one")
+    engine.restore_base()

@@ -14,44 +14,45 @@ from lorax_vlm.errors import PromptError
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
-from lorax_vlm.runtime.library import AdapterLibrary
+from lorax_vlm.runtime.engine import BaseEngine
+from lorax_vlm.workshop.intake import take_in
 from tests.adapters_for_tests import edit_config, edit_weights, identify, write_manifest, write_random_adapter
 
 MINIS = ("blip2-opt-mini", "blip2-flan-mini", "instructblip-mini", "vilt-mini")
 
 
 @pytest.fixture(params=MINIS)
-def library(
+def engine(
     request: pytest.FixtureRequest, load_shared: Callable[[str], LoadedModel], store: AdapterStore, tmp_path: Path
-) -> Iterator[AdapterLibrary]:
+) -> Iterator[BaseEngine]:
     base = load_shared(request.param)
-    library = AdapterLibrary(base.entry, lambda: base, store)
+    engine = BaseEngine(base, store)
     folder = write_random_adapter(base, tmp_path / "one", scale=1.0)
     write_manifest(base, folder, prompt=base.entry.question_template)
-    library.load(folder)
-    library.restore_base()
-    yield library
-    library.restore_base()
+    take_in(engine, folder)
+    engine.restore_base()
+    yield engine
+    engine.restore_base()
 
 
-def test_it_is_recorded_and_answers_the_same(library: AdapterLibrary) -> None:
-    stored = library.store.get("one")
+def test_it_is_recorded_and_answers_the_same(engine: BaseEngine) -> None:
+    stored = engine.store.get("one")
     canary = stored.manifest.canary
     assert canary is not None
     assert canary.largest_change > 0.01
     assert canary.base.digest != canary.adapted.digest
-    attached = AttachedAdapters(library.base)
+    attached = AttachedAdapters(engine.base)
     report = check_canary(attached, stored.folder, stored.manifest)
     attached.detach_all()
     assert report is not None
     assert report.agrees
-    assert report.exact or library.base.family.name == "vilt", "ViLT shuffles its patches"
+    assert report.exact or engine.base.family.name == "vilt", "ViLT shuffles its patches"
 
 
-def test_an_adapter_that_answers_otherwise_is_heard(library: AdapterLibrary, tmp_path: Path) -> None:
-    stored = library.store.get("one")
-    folder = write_random_adapter(library.base, tmp_path / "other", seed=5, scale=1.0)
-    attached = AttachedAdapters(library.base)
+def test_an_adapter_that_answers_otherwise_is_heard(engine: BaseEngine, tmp_path: Path) -> None:
+    stored = engine.store.get("one")
+    folder = write_random_adapter(engine.base, tmp_path / "other", seed=5, scale=1.0)
+    attached = AttachedAdapters(engine.base)
     unsealed = dataclasses.replace(stored.manifest, files={})
     report = check_canary(attached, folder, unsealed)
     assert report is not None
@@ -62,13 +63,13 @@ def test_an_adapter_that_answers_otherwise_is_heard(library: AdapterLibrary, tmp
     attached.detach_all()
 
 
-def test_the_adapted_weights_are_recorded(library: AdapterLibrary) -> None:
-    manifest = library.store.get("one").manifest
+def test_the_adapted_weights_are_recorded(engine: BaseEngine) -> None:
+    manifest = engine.store.get("one").manifest
     assert manifest.base is not None
     assert set(manifest.base.adapted) == set(manifest.sites)
-    names = [f"{site}.weight" for site in library.store.files("one").sites]
+    names = [f"{site}.weight" for site in engine.store.files("one").sites]
     (part,) = manifest.base.adapted.values()
-    assert part.digest == library.base.fingerprint.digest_of(names)
+    assert part.digest == engine.base.fingerprint.digest_of(names)
 
 
 # --- what it adds, not what the base says -----------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
 from tests.adapters_for_tests import edit_config
+from tests.workspaces_for_tests import shared_workspace
 
 QUESTION = "What kind of picture is this?"
 FEW = TrainConfig(max_steps=40, batch_size=4, eval_every=20, learning_rate=1e-2, patience=None)
@@ -40,11 +41,8 @@ def vilt(load_shared: Callable[[str], LoadedModel]) -> LoadedModel:
 
 @pytest.fixture
 def system(vilt: LoadedModel, tmp_path: Path) -> Iterator[VQASystem]:
-    system = VQASystem("mini", store=tmp_path / "store", batch_size=8)
-    library = system._shelf.library("vilt")
-    library.__dict__["base"] = vilt
-    yield system
-    library.restore_base()
+    with shared_workspace(lambda _: vilt, tmp_path / "store", batch_size=8) as workspace:
+        yield VQASystem(workspace=workspace)
 
 
 @pytest.fixture
@@ -56,7 +54,7 @@ def stored(system: VQASystem, scenes: list[Scene]) -> StoredAdapter:
     ]
     splits = DataSplits(examples[:9], examples[9:], "pictures")
     kept = system.train_adapter("vilt", "kinds", "kinds", data=splits, complexity=RECIPE, config=FEW, progress=False)
-    system._shelf.library("vilt").restore_base()
+    system.workspace.bases.clear()
     return kept
 
 

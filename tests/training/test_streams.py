@@ -20,7 +20,6 @@ from lorax_vlm.data.problems import Problem
 from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.errors import DataError, PathError
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.runtime.library import AdapterLibrary
 from lorax_vlm.skills import caption
 from lorax_vlm.training.batches import ExampleStream
 from lorax_vlm.training.config import TrainConfig
@@ -29,6 +28,7 @@ from lorax_vlm.training.joint_trainer import JointTrainer
 from lorax_vlm.training.runs import NOTES_FILE, TrainingResult
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import AdapterTrainer, train_adapter
+from lorax_vlm.workshop import making
 from lorax_vlm.workshop.making import LEFT_OUT_FILE
 
 CONFIG = TrainConfig(max_steps=10, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
@@ -150,7 +150,7 @@ def test_a_stored_adapter_says_what_it_saw_though_storing_took_two_attempts(
         raise PathError("store", "no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterLibrary, "keep", full)
+        patch.setattr(making, "keep", full)
         with pytest.raises(PathError, match="no space"):
             system.train_adapter("mine", "concise", **options)
     stored = system.train_adapter("mine", "concise", resume=True, **options)

@@ -1,0 +1,170 @@
+"""What a transfer is made of when little is said: where from, under which name, with which data and how many steps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.data.examples import Example
+from lorax_vlm.errors import LoraxError
+from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
+from lorax_vlm.exchange.report import TransferReport
+from lorax_vlm.exchange.scene_data import drawn_images, scene_transfer_data
+from lorax_vlm.exchange.swap import ExchangeReport, exchange_adapters
+from lorax_vlm.exchange.transfer import QUICK_SHARE, Direction, TransferOptions, transfer_adapter
+from lorax_vlm.exchange.transfer_data import TransferData, read_transfer_data
+from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.runtime.bases import Bases
+from lorax_vlm.settings import runs_dir
+from lorax_vlm.skills import answer
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.defaults import skill_config
+from lorax_vlm.types import require_whole
+
+Images = str | Path | Sequence[Example]
+
+
+class Wishes(TypedDict, total=False):
+    """What may be said about a transfer."""
+
+    steps: int | None
+    """Of the distillation. None: a quarter of the target's usual ones."""
+    config: TrainConfig | None
+    """Other settings of the distillation. None: the target's defaults."""
+    allow_partial: bool
+    """Leave out what cannot be moved, instead of refusing."""
+    progress: bool
+    """Show a progress bar."""
+
+
+def transfer(
+    bases: Bases,
+    name: str,
+    target: str,
+    new_name: str | None = None,
+    *,
+    unlabelled: Images | None = None,
+    development: Images | None = None,
+    replace: bool = False,
+    **wishes: Unpack[Wishes],
+) -> TransferReport:
+    """Move an adapter to another base, measure the result, and store it if it is worth anything there.
+
+    Args:
+        bases: The door to both bases.
+        name: Of the adapter; it stays as it is.
+        target: Where to.
+        new_name: Short name of the result. None: the source's.
+        unlabelled: Images, perhaps with questions, that the target learns from the source's answers to: a folder or
+            examples. None, with ``development`` too: scenes that no adapter was trained on, for miniatures' skills.
+        development: Labelled data to choose with; nothing is trained on them. None: agreement with the source.
+        replace: Make a new version when the name exists.
+        wishes: See ``Wishes``.
+
+    Raises:
+        TransferRefused: There is no way; nothing was changed.
+        AdapterExists: The name is taken.
+    """
+    stored = bases.store.get(name)
+    data = read_transfer_data(unlabelled, development, stored)
+    return transfer_adapter(bases, direction(bases, name, target, data, new_name=new_name, **wishes), replace=replace)
+
+
+def exchange(
+    bases: Bases,
+    name: str,
+    other: str,
+    *,
+    unlabelled: Images | None = None,
+    replace: bool = False,
+    **wishes: Unpack[Wishes],
+) -> ExchangeReport:
+    """Move two adapters to each other's base: both results are stored, or neither. Arguments as for ``transfer``.
+
+    Raises:
+        TransferRefused: One of them cannot be moved at all; nothing was changed.
+        AdapterExists: A name is taken.
+    """
+    data = read_transfer_data(unlabelled, None)
+    first, second = (own_base(bases, bases.store.get(key)) for key in (name, other))
+    there, back = (direction(bases, key, target, data, **wishes) for key, target in ((name, second), (other, first)))
+    return exchange_adapters(bases, there, back, replace=replace)
+
+
+def plan(
+    bases: Bases, name: str, target: str, *, images: int | None = None, allow_partial: bool = False
+) -> TransferPlan:
+    """What moving an adapter would take; nothing is loaded or changed.
+
+    Args:
+        bases: The door to the bases.
+        name: Of the adapter.
+        target: Where to.
+        images: Unlabelled images at hand. None: those that a transfer draws between miniatures, else none.
+        allow_partial: Leave out what cannot be moved.
+    """
+    stored, adapter = bases.store.read_bytes(name)
+    if images is None:
+        images = drawn_images(stored.manifest, bases.entry(target))
+    require_whole("images", images, 0)
+    return plan_transfer(adapter, stored.manifest, bases.describe(target), images=images, allow_partial=allow_partial)
+
+
+def own_base(bases: Bases, stored: StoredAdapter) -> str:
+    """A name for the base that an adapter was made for.
+
+    Raises:
+        LoraxError: It does not say.
+    """
+    base = stored.manifest.base
+    if base is None:
+        raise LoraxError(
+            f"Adapter {stored.name!r} does not say which base it is for. Import it again for one: "
+            "lorax-vlm adapters import FOLDER --model MODEL"
+        )
+    return bases.model_of(base.name)
+
+
+def direction(
+    bases: Bases,
+    name: str,
+    target: str,
+    data: TransferData | None,
+    *,
+    new_name: str | None = None,
+    **wishes: Unpack[Wishes],
+) -> Direction:
+    """The way of an adapter to another base.
+
+    Args:
+        bases: The door to both bases.
+        name: Of the adapter, perhaps with a version.
+        target: Where it goes.
+        data: What the transfer may look at. None: scenes, between miniatures.
+        new_name: Short name of the result. None: the source's.
+        wishes: See ``Wishes``.
+
+    Raises:
+        UsageError: Scenes say nothing about it, and there are no data.
+    """
+    stored = bases.store.get(name)
+    source = own_base(bases, stored)
+    own, other = bases.entry(source), bases.entry(target)
+    config = _distillation(other, stored, wishes.get("steps"), wishes.get("config"))
+    if data is None and own.miniature and other.miniature:
+        data = scene_transfer_data(stored.manifest, captions=other.captions, config=config)
+    short = new_name or stored.name.removeprefix(f"{own.name}.")
+    options = TransferOptions(
+        config,
+        runs_dir() / other.name / f"transfer-{short}",
+        allow_partial=wishes.get("allow_partial", False),
+        progress=wishes.get("progress", True),
+    )
+    return Direction(name, source, target, f"{other.name}.{short}", data or TransferData(), options)
+
+
+def _distillation(
+    target: CatalogEntry, stored: StoredAdapter, steps: int | None, config: TrainConfig | None
+) -> TrainConfig:
+    usual = config or skill_config(target, stored.manifest.skill or answer("general"))
+    return usual.with_steps(steps if steps is not None else max(1, round(QUICK_SHARE * usual.max_steps)))

@@ -1,0 +1,125 @@
+"""Measuring captions: on drawn scenes against the truth, on data against their references."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from typing import Any
+
+from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.asking import caption_ask
+from lorax_vlm.data.examples import Choice, DataSplits
+from lorax_vlm.data.images import ImageSource
+from lorax_vlm.data.scene_examples import drawn_example
+from lorax_vlm.data.scenes import Scene, iterate_scenes
+from lorax_vlm.errors import UsageError
+from lorax_vlm.evaluation.captions import (
+    grouped_by_image,
+    judge_reference_captions,
+    judge_scene_captions,
+    style_on_scenes,
+)
+from lorax_vlm.evaluation.opening import readable, sources_in_turn
+from lorax_vlm.evaluation.reference_loss import reference_loss
+from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
+from lorax_vlm.evaluation.seen import Asked
+from lorax_vlm.measuring.unseen import unseen_examples
+from lorax_vlm.requests import Request
+from lorax_vlm.runtime.engine import BaseEngine
+from lorax_vlm.types import ModelText
+
+
+@dataclass(frozen=True)
+class CaptionMeasurement:
+    """What is to be measured."""
+
+    adapters: Mapping[str, StoredAdapter]
+    """By what they are called in the reports."""
+    style: str | None = None
+    """To judge scenes by. None: each adapter's own, ``plain`` for the base."""
+    data: DataSplits | None = None
+    """With reference captions. None: scenes."""
+    split: Choice = "all"
+    """Which of the data's examples, as training divides them."""
+    count: int = 300
+    """Of scenes."""
+    with_base: bool = True
+    include_seen: bool = False
+    """Caption images that an adapter was trained on, too."""
+
+
+def measure_captions(engine: BaseEngine, asked: CaptionMeasurement) -> list[CaptionReport | ReferenceReport]:
+    """Measure several adapters and, beside them, the base judged by each of their styles, on the same images.
+
+    Raises:
+        UsageError: There is neither data nor a miniature world for this base, an adapter has a style of its own and
+            none is named, or all images were trained on.
+    """
+    return _on_references(engine, asked, asked.data) if asked.data is not None else _on_scenes(engine, asked)
+
+
+def _on_references(
+    engine: BaseEngine, asked: CaptionMeasurement, data: DataSplits
+) -> list[CaptionReport | ReferenceReport]:
+    splits = data.require_kind("captions").with_prompt(engine.entry.caption_prompt)
+    examples = list(splits.select(asked.split))
+    unseen = unseen_examples(asked.adapters, examples, include_seen=asked.include_seen)
+    names = [*([None] if asked.with_base else []), *asked.adapters]
+    return [_compare(engine, name, asked.adapters.get(name or ""), unseen, splits.source) for name in names]
+
+
+def _on_scenes(engine: BaseEngine, asked: CaptionMeasurement) -> list[CaptionReport | ReferenceReport]:
+    if not engine.entry.miniature:
+        raise UsageError(f"{engine.entry.name} has no built-in test scenes. Pass data=FOLDER with a metadata.jsonl.")
+    styles = {
+        name: asked.style or style_on_scenes(name, own.manifest.skill_name) for name, own in asked.adapters.items()
+    }
+    scenes = list(iterate_scenes("test", asked.count))  # drawn once for all
+    drawn = unseen_examples(
+        asked.adapters, [drawn_example(scene.seed) for scene in scenes], include_seen=asked.include_seen
+    )
+    left = {example.name for example in drawn.examples}
+    scenes = [scene for scene in scenes if drawn_example(scene.seed).name in left]
+    reports = [
+        replaced(report, seen=drawn.of(name))
+        for name, stored in asked.adapters.items()
+        for report in _judge(engine, name, stored, [styles[name]], scenes)
+    ]
+    judged = list(dict.fromkeys(["plain", *styles.values()] if styles else [asked.style or "plain"]))
+    return [*(_judge(engine, None, None, judged, scenes) if asked.with_base else []), *reports]
+
+
+def _judge(
+    engine: BaseEngine, name: str | None, stored: StoredAdapter | None, styles: Sequence[str], scenes: Sequence[Scene]
+) -> list[CaptionReport]:
+    start = time.monotonic()
+    captions = _caption(engine, [scene.image for scene in scenes], stored)
+    facts = _facts(engine, name, stored, time.monotonic() - start)
+    return [judge_scene_captions(captions, scenes, style, **facts) for style in styles]
+
+
+def _compare(
+    engine: BaseEngine, name: str | None, stored: StoredAdapter | None, asked: Asked, source: str
+) -> ReferenceReport:
+    images, start = grouped_by_image(asked.examples), time.monotonic()
+    captions: list[ModelText] = []
+    firsts = [same[0] for same in images]
+    for chunk in sources_in_turn(firsts, range(len(firsts))):
+        captions += _caption(engine, [readable(opened) for _, opened in chunk], stored)
+    facts = _facts(engine, name, stored, time.monotonic() - start)
+    prompt = caption_ask(engine.entry, stored.manifest if stored is not None else None).prompt()
+    references = [example for same in images for example in same]
+    reference = stored.reference if stored is not None else None
+    loss = reference_loss(engine.base, lambda: engine.using(reference), prompt, references, engine.batch_size)
+    report = judge_reference_captions(captions, loss, images, source=source, **facts)
+    return replaced(report, seen=asked.of(name))
+
+
+def _caption(engine: BaseEngine, images: Sequence[ImageSource], stored: StoredAdapter | None) -> list[ModelText]:
+    reference = stored.reference if stored is not None else None
+    return [result.text for result in engine.generate([Request.about(image, None, reference) for image in images])]
+
+
+def _facts(engine: BaseEngine, name: str | None, stored: StoredAdapter | None, time_s: float) -> dict[str, Any]:
+    settings = caption_ask(engine.entry, stored.manifest if stored is not None else None).settings
+    return {"base": engine.entry.name, "adapter": name, "settings": settings, "time_s": time_s}

@@ -1,0 +1,109 @@
+"""Measuring answers to questions, and what they cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from typing import Any
+
+from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.asking import ask_of
+from lorax_vlm.data.images import ImageSource
+from lorax_vlm.errors import LoraxError
+from lorax_vlm.evaluation.cost import benchmark_questions
+from lorax_vlm.evaluation.questions import Ask, evaluate_questions
+from lorax_vlm.evaluation.reports import BenchmarkRow, VQAReport
+from lorax_vlm.evaluation.seen import Asked
+from lorax_vlm.requests import Request
+from lorax_vlm.runtime.bases import Bases
+from lorax_vlm.runtime.engine import BaseEngine
+from lorax_vlm.types import ModelText
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A base or an adapter of it, as it is called in a report."""
+
+    name: str | None = None
+    """None: the base."""
+    stored: StoredAdapter | None = None
+    resolved: str = ""
+    """Its full name, with a version where one was asked for; what it has seen goes by it."""
+
+    @property
+    def reference(self) -> str | None:
+        """The very version that is measured."""
+        return self.stored.reference if self.stored is not None else None
+
+
+def measure_questions(
+    engine: BaseEngine,
+    who: Answerer,
+    asked: Asked,
+    *,
+    source: str,
+    ablations: bool = False,
+    decoding: Mapping[str, Any] | None = None,
+) -> VQAReport:
+    """Measure an adapter, or the base, on questions with known answers.
+
+    Args:
+        engine: Of the base.
+        who: Is asked.
+        asked: The questions, and what it has seen of them.
+        source: What they are, for the report.
+        ablations: Ask again with grey images and with others; see ``evaluation.ablation``.
+        decoding: Fields of ``GenerationSettings`` to change.
+    """
+    changes = dict(decoding or {})
+    manifest = who.stored.manifest if who.stored is not None else None
+    settings = ask_of(engine.entry, manifest, question=True).settings.replace(**changes)
+    report = evaluate_questions(
+        _asker(engine, who, changes),
+        asked.examples,
+        ablations=ablations,
+        source=source,
+        base=engine.entry.name,
+        adapter=who.name,
+        settings=settings,
+    )
+    return replaced(report, seen=asked.of(who.resolved or None))
+
+
+def benchmark(
+    bases: Bases, who: Mapping[str, Sequence[Answerer]], asked: Asked, *, judged: bool, alone: int
+) -> list[BenchmarkRow]:
+    """Ask every base, and every adapter of it, the same questions.
+
+    Args:
+        bases: The door to the bases.
+        who: Those to ask, by base.
+        asked: The questions.
+        judged: Whether their answers are known.
+        alone: Questions that are asked one by one, for the latency.
+    """
+    rows = []
+    for model, answerers in who.items():
+        with bases.use(model) as engine:
+            for one in answerers:
+                row = benchmark_questions(
+                    _asker(engine, one, {}),
+                    asked.examples,
+                    engine.base.device,
+                    model=engine.entry.name,
+                    adapter=one.name,
+                    judged=judged,
+                    alone=alone,
+                )
+                rows.append(replaced(row, seen=asked.of(one.resolved or None)))
+    return rows
+
+
+def _asker(engine: BaseEngine, who: Answerer, decoding: Mapping[str, Any]) -> Ask:
+    def ask(images: Sequence[ImageSource], questions: Sequence[str]) -> list[ModelText | LoraxError]:
+        requests = [
+            Request.about(image, question, who.reference, **decoding)
+            for image, question in zip(images, questions, strict=True)
+        ]
+        return [result.said if result.error is None else result.error for result in engine.generate(requests)]  # type: ignore[misc]
+
+    return ask

@@ -1,0 +1,82 @@
+"""One request to a model, and its result: what passes between those who ask and an engine. No torch.
+
+A request says everything that its text depends on: the turns, the adapter, how to decode. A result is a text or an
+error, so that one row of many fails alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from lorax_vlm.errors import LoraxError, RowFailed, UsageError
+from lorax_vlm.types import ModelText
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """An image in a turn."""
+
+    source: Any
+    """A path, an http(s) URL, bytes, a PIL image or a numpy array."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says: texts and images, in order."""
+
+    role: Role
+    parts: tuple[str | ImagePart, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to be said about images, by a base or by an adapter on it."""
+
+    turns: tuple[Turn, ...]
+    adapter: str | None = None
+    """Name in the store, with or without a version; None for the plain base."""
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of ``GenerationSettings`` that differ from how the adapter, or the base, is decoded by itself."""
+
+    @classmethod
+    def about(cls, image: Any, question: str | None = None, adapter: str | None = None, **decoding: Any) -> Self:
+        """A request for a caption of an image, or for the answer to a question or an instruction about it."""
+        parts = (ImagePart(image),) if question is None else (ImagePart(image), question)
+        return cls((Turn("user", parts),), adapter, decoding)
+
+    def single(self) -> tuple[Any, str | None]:
+        """The image, and the question about it or None for a caption, for models that know no conversation.
+
+        Raises:
+            UsageError: There is more than one turn, or not one image and at most one text.
+        """
+        images = [part.source for turn in self.turns for part in turn.parts if isinstance(part, ImagePart)]
+        texts = [part for turn in self.turns for part in turn.parts if isinstance(part, str)]
+        if len(self.turns) != 1 or self.turns[0].role != "user" or len(images) != 1 or len(texts) > 1:
+            raise UsageError(
+                "This model takes one turn of the user with one image and at most one text, got "
+                f"{len(self.turns)} turns, {len(images)} images and {len(texts)} texts."
+            )
+        return images[0], texts[0] if texts else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A text, or why there is none."""
+
+    said: ModelText | None
+    error: LoraxError | None = None
+
+    @property
+    def text(self) -> ModelText:
+        """The text.
+
+        Raises:
+            LoraxError: There is none; why. A row that failed by a fault of this package raises what was raised there.
+        """
+        if self.said is not None:
+            return self.said
+        error = self.error or LoraxError("There is neither a text nor an error.")
+        raise (error.__cause__ or error) if isinstance(error, RowFailed) else error

@@ -1,0 +1,278 @@
+"""Several bases on one machine: loaded when they are used, and gone by least recent use when memory runs short."""
+
+import gc
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from typing import Any
+
+import torch
+
+from lorax_vlm.adapters.ownership import Owner, owner_of
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.errors import OutOfMemoryForecast
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+from lorax_vlm.models.description import BaseDescription
+from lorax_vlm.models.loading import LoadedModel, describe_model, load_model, probe_hardware
+from lorax_vlm.models.placement import Device, Precision, Quantization, plan_placement
+from lorax_vlm.runtime.engine import BaseEngine
+from lorax_vlm.types import require_whole
+
+logger = logging.getLogger(__name__)
+Load = Callable[[CatalogEntry], LoadedModel]
+
+
+@dataclass(eq=False)
+class _Place:
+    """A base that is in memory, or on its way there."""
+
+    engine: BaseEngine | None = None
+    nbytes: int = 0
+    leases: int = 0
+    loading: bool = False
+    waiting: OutOfMemoryForecast | None = None
+    """While its load waits for others to be let go: what it would otherwise end in."""
+
+
+class _Held(threading.local):
+    """How many bases a thread holds."""
+
+    count = 0
+
+
+class Bases:
+    """The bases over one store, of which as many are in memory as fit. ``use`` is the only door to them."""
+
+    def __init__(
+        self,
+        models: Mapping[str, str],
+        store: AdapterStore,
+        *,
+        budget_bytes: int | None = None,
+        adapter_memory_bytes: int | None = None,
+        batch_size: int | None = None,
+        device: Device = "auto",
+        dtype: Precision = "auto",
+        quantize: Quantization = "auto",
+        load: Load | None = None,
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            models: What short names stand for; see ``checkpoints_by_key``.
+            store: Where adapters are kept.
+            budget_bytes: Most memory for all bases together. None: what the machine has free.
+            adapter_memory_bytes: Most memory for the adapters of each base. None: no limit.
+            batch_size: Most rows per forward pass. None: 32, of a miniature 128.
+            device: As for ``load_model``.
+            dtype: As for ``load_model``.
+            quantize: As for ``load_model``.
+            load: Loads a base. None: ``load_model``, with the options above.
+
+        Raises:
+            UsageError: A limit is no number of bytes, or a batch no number of rows.
+        """
+        limits = {"budget_bytes": budget_bytes, "adapter_memory_bytes": adapter_memory_bytes, "batch_size": batch_size}
+        for name, limit in limits.items():
+            if limit is not None:
+                require_whole(name, limit, 1)
+        self.models, self.store = dict(models), store
+        self._budget_bytes, self._adapter_memory_bytes = budget_bytes, adapter_memory_bytes
+        self._batch_size = batch_size
+        self._options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
+        self._load_base = load
+        self._changed = threading.Condition()
+        self._held = _Held()
+        self._entries: dict[str, CatalogEntry] = {}
+        self._told: dict[str, CatalogEntry] = {}
+        self._places: OrderedDict[str, _Place] = OrderedDict()
+
+    # --- what is known without loading ------------------------------------------------------------------------------
+
+    def entry(self, model: str) -> CatalogEntry:
+        """The checkpoint behind a key, a catalogue name, a hub id or a folder.
+
+        Raises:
+            UnknownModel: It is none of these.
+        """
+        name = self.models.get(model, model) if isinstance(model, str) else model
+        entry = self._entries.get(name) if isinstance(name, str) else None
+        if entry is None or not entry.family:  # a folder's configuration is read once
+            entry = self._entries[name] = get_model_entry(name)
+        return self._told.get(entry.source, entry)
+
+    def described(self, model: str) -> CatalogEntry:
+        """The checkpoint with its family, and so with its prompts; one that is not on this machine is loaded for that.
+
+        Raises:
+            UnknownModel: As ``entry``.
+            CheckpointError: It cannot be loaded.
+        """
+        if not self.entry(model).family:
+            with self.use(model):
+                pass
+        return self.entry(model)
+
+    def describe(self, model: str) -> BaseDescription:
+        """A base with its fingerprint, without loading it; of a large one all weights are read the first time."""
+        entry = self.entry(model)
+        with self._changed:
+            place = self._places.get(entry.source)
+            base = place.engine.base if place is not None and place.engine is not None else None
+        return describe_model(entry) if base is None else replaced(base.description, fingerprint=base.fingerprint)
+
+    def owner(self, model: str) -> Owner:
+        """A base as the owner of adapters; its weights are known where they were read before. Nothing is loaded."""
+        entry = self.entry(model)
+        with self._changed:
+            place = self._places.get(entry.source)
+            base = place.engine.base if place is not None and place.engine is not None else None
+        known = base.known_components if base is not None else None
+        return Owner(entry.identity, known) if known is not None else owner_of(entry)
+
+    def model_of(self, identity: str) -> str:
+        """A name for the base that manifests call ``identity``.
+
+        Raises:
+            UnknownModel: No base in use has that identity, and it is no hub id.
+        """
+        for entry in (*self._told.values(), *self._entries.values()):
+            if entry.identity == identity:
+                return entry.name if entry.miniature else entry.source
+        model = next((key for key in self.models if self.entry(key).identity == identity), identity)
+        self.entry(model)
+        return model
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the bases in memory, least recently used first."""
+        with self._changed:
+            return [place.engine.entry.name for place in self._places.values() if place.engine is not None]
+
+    def needed_bytes(self, entry: CatalogEntry) -> int | None:
+        """Estimate of what a base will take, None when only loading tells."""
+        return plan_placement(entry, probe_hardware(), *self._options.values()).needed_bytes
+
+    def batch_size(self, entry: CatalogEntry) -> int:
+        """Most rows per forward pass of a base."""
+        return self._batch_size or (128 if entry.miniature else 32)
+
+    # --- the door ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def use(self, model: str) -> Iterator[BaseEngine]:
+        """Run a block with a base, which is loaded if it is not in memory and stays there until the block ends.
+
+        Others may load or use other bases meanwhile. One that finds no room waits until bases are let go, unless the
+        thread that asks holds one itself.
+
+        Raises:
+            UnknownModel: It is nothing known.
+            OutOfMemoryForecast: It does not fit even alone, or beside those that this thread holds.
+            CheckpointError: It cannot be loaded.
+        """
+        entry = self.entry(model)
+        place, engine = self._enter(entry)
+        self._held.count += 1
+        try:
+            yield engine
+        finally:
+            self._held.count -= 1
+            with self._changed:
+                place.leases -= 1
+                self._changed.notify_all()
+
+    def _enter(self, entry: CatalogEntry) -> tuple[_Place, BaseEngine]:
+        with self._changed:
+            place = self._places.setdefault(entry.source, _Place())
+            place.leases += 1  # so that it does not leave before it is there
+            while place.loading:
+                if place.waiting is not None and self._held.count:
+                    place.leases -= 1
+                    raise place.waiting  # it may be waiting for what this thread holds
+                self._changed.wait()
+            self._places.move_to_end(entry.source)
+            if place.engine is not None:
+                return place, place.engine
+            place.loading = True
+        try:
+            engine = self._loaded(entry, place)
+        except BaseException:
+            with self._changed:
+                place.leases -= 1
+                place.nbytes = 0
+            raise
+        finally:
+            with self._changed:
+                place.loading = False
+                self._changed.notify_all()
+        return place, engine
+
+    def _loaded(self, entry: CatalogEntry, place: _Place) -> BaseEngine:
+        """Load a base, outside the lock; others leave for it when they must."""
+        load = self._load_base or self._load_by_options
+        needed = self.needed_bytes(entry) or 0
+        budget = self._budget_bytes
+        if budget is not None and needed > budget:
+            raise OutOfMemoryForecast(entry.name, needed, budget, "the budget", "Raise the budget.")
+        with self._changed:
+            while budget is not None and self._used_bytes() + needed > budget:
+                if not self._release_one():
+                    error = OutOfMemoryForecast(entry.name, needed, budget, "the budget", "Raise the budget.")
+                    self._wait_for_room(place, error)
+            place.nbytes = needed
+        while True:
+            try:
+                base = load(entry)
+                break
+            except OutOfMemoryForecast as error:
+                with self._changed:
+                    if not self._release_one():
+                        self._wait_for_room(place, error)
+        weights = sum(tensor.nbytes for tensor in (*base.model.parameters(), *base.model.buffers()))
+        batch_size = self.batch_size(base.entry)
+        engine = BaseEngine(base, self.store, adapter_memory_bytes=self._adapter_memory_bytes, batch_size=batch_size)
+        with self._changed:
+            place.engine, place.nbytes = engine, max(needed, weights)
+            self._told[entry.source] = base.entry  # only loading tells the family of what is not on this machine
+        return engine
+
+    def clear(self) -> None:
+        """Let every base go that nobody uses; they are loaded again when they are needed."""
+        with self._changed:
+            while self._release_one():
+                pass
+
+    def _load_by_options(self, entry: CatalogEntry) -> LoadedModel:
+        return load_model(entry.name if entry.miniature else entry.source, **self._options)
+
+    def _used_bytes(self) -> int:
+        return sum(place.nbytes for place in self._places.values())
+
+    def _release_one(self) -> bool:
+        """Let the least recently used base go that nobody uses; False when there is none."""
+        for source, place in self._places.items():
+            if place.engine is not None and not place.leases:
+                logger.info("%s leaves memory.", place.engine.entry.name)
+                place.engine.restore_base()
+                del self._places[source]
+                place.engine = None
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                return True
+        return False
+
+    def _wait_for_room(self, own: _Place, error: OutOfMemoryForecast) -> None:
+        """Wait until another thread lets a base go; where none will, raise."""
+        others = any(place.leases and place.engine is not None for place in self._places.values())
+        if not others or self._held.count:
+            raise error
+        own.waiting = error
+        self._changed.notify_all()
+        self._changed.wait()
+        own.waiting = None

@@ -1,0 +1,296 @@
+"""What answers requests: one base with the adapters of a store, or whatever stands in for it.
+
+Every request has its own adapter, prompt and decoding; rows that can run together do. Images are opened when their
+batch comes, and a row fails alone.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from PIL import Image
+
+from lorax_vlm.adapters.compatibility import CompatibilityReport
+from lorax_vlm.adapters.files import AdapterBytes, read_adapter
+from lorax_vlm.adapters.manifest import Canary, Manifest
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.asking import Ask, ask_of, caption_ask, distinct_adapters, require_question
+from lorax_vlm.errors import LoraxError
+from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.requests import Request, Result
+from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
+from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
+from lorax_vlm.runtime.rows import Row, answer_rows
+from lorax_vlm.types import Generated, GenerationSettings, ModelText, require_whole
+
+
+class Engine(Protocol):
+    """One method, so that whatever is built on it can run without a model; see ``runtime.fake.FakeEngine``."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """A text, or an error, for each request, in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An adapter as all rows of a call use it: found once, in one version."""
+
+    reference: str | None
+    manifest: Manifest | None
+
+
+class _Reference(str):
+    """``NAME@VERSION`` of an adapter that was found, with what was found: so it is read once, and never another one."""
+
+    stored: StoredAdapter
+
+    @classmethod
+    def of(cls, stored: StoredAdapter) -> Self:
+        reference = cls(stored.reference)
+        reference.stored = stored
+        return reference
+
+
+class BaseEngine:
+    """A loaded base with the adapters of one store, which come into memory on first use."""
+
+    def __init__(
+        self,
+        base: LoadedModel,
+        store: AdapterStore,
+        *,
+        adapter_memory_bytes: int | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        """Start with the plain base.
+
+        Args:
+            base: The base.
+            store: Where adapters are kept.
+            adapter_memory_bytes: Most memory for adapters; the least recently used leave first. None: no limit.
+            batch_size: Most rows per forward pass.
+
+        Raises:
+            UsageError: A number is none.
+        """
+        if adapter_memory_bytes is not None:
+            require_whole("adapter_memory_bytes", adapter_memory_bytes, 1)
+        require_whole("batch_size", batch_size, 1)
+        self.base, self.store, self.batch_size = base, store, batch_size
+        self._attached = AttachedAdapters(base, self._place, adapter_memory_bytes, self._read)
+        self._trials: set[str] = set()
+        self._trial_numbers = itertools.count()
+
+    @property
+    def entry(self) -> CatalogEntry:
+        """The base's row of the catalogue."""
+        return self.base.entry
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """A text, or an error, for each request, in their order; an adapter that cannot be used fails its own rows.
+
+        Each text is what its request alone would get. An image that several rows name is encoded once.
+        """
+        return self._generate(requests, {})
+
+    def steady(self) -> Engine:
+        """This engine for several calls in which every adapter stays the version that it is when it is first asked."""
+        return _Steady(self)
+
+    def _generate(self, requests: Sequence[Request], found: dict[str | None, _Asked | LoraxError]) -> list[Result]:
+        for name in distinct_adapters([request.adapter for request in requests]):
+            if name not in found:
+                found[name] = self._found(name)
+        rows: list[Row | LoraxError] = []
+        for request in requests:
+            asked = found[request.adapter]
+            try:
+                rows.append(asked if isinstance(asked, LoraxError) else self._row(request, asked))
+            except LoraxError as error:
+                rows.append(error)
+        said = answer_rows(self.generate_batch, rows, batch_size=self.batch_size)
+        return [
+            Result(None, text)
+            if isinstance(text, LoraxError)
+            else Result(ModelText.of(text, self.base.name, request.adapter))
+            for text, request in zip(said, requests, strict=True)
+        ]
+
+    def _found(self, name: str | None) -> _Asked | LoraxError:
+        """An adapter, loaded and checked, in the version that is in use now."""
+        if name is None:
+            return _Asked(None, None)
+        try:
+            reference = self._reference(name)
+            return _Asked(reference, self._attached.get(reference).manifest)
+        except LoraxError as error:
+            return error
+
+    def _row(self, request: Request, asked: _Asked) -> Row:
+        image, question = request.single()
+        how = self.ask(asked.manifest, question=question is not None)
+        prompt = how.prompt() if question is None else how.prompt(require_question(question))
+        self.base.family.check_prompt(prompt)
+        return Row(image, asked.reference, prompt, how.settings.replace(**request.decoding))
+
+    def ask(self, manifest: Manifest | None, *, question: bool) -> Ask:
+        """How a base or an adapter on it is asked a question, or for a caption.
+
+        Raises:
+            PromptError: An adapter that answers questions is asked for a caption.
+            UsageError: A base that writes no captions is.
+        """
+        return ask_of(self.entry, manifest, question=True) if question else caption_ask(self.entry, manifest)
+
+    # --- adapters ---------------------------------------------------------------------------------------------------
+
+    def resolve(self, name: str) -> str:
+        """The stored name of an adapter for this base that is called by it or by its own; see ``AdapterStore.resolve``.
+
+        Raises:
+            AdapterNotFound: None is meant.
+            AmbiguousAdapter: Several are.
+        """
+        if isinstance(name, str) and name in self._trials:
+            return name
+        return self.store.resolve(name, self.entry.name)
+
+    def reference(self, name: str) -> str:
+        """``NAME@VERSION`` of an adapter in the version that is in use now, or that ``name`` asks for.
+
+        Raises:
+            AdapterNotFound: There is no such adapter; an unknown name never means the base.
+            DamagedAdapter: Its entry cannot be read.
+        """
+        return str(self._reference(name))
+
+    def _reference(self, name: str) -> str:
+        if isinstance(name, _Reference):
+            return name
+        name = self.resolve(name)
+        return name if name in self._trials else _Reference.of(self.store.get(name))
+
+    def _references(self, rows: Sequence[str | None]) -> list[str | None]:
+        found = {name: self._reference(name) for name in distinct_adapters(rows) if name is not None}
+        return [found[name] if name is not None else None for name in rows]
+
+    def _place(self, reference: str) -> Path:
+        stored = reference.stored if isinstance(reference, _Reference) else self.store.get(reference)
+        return stored.folder
+
+    def _read(self, reference: str) -> tuple[Manifest, AdapterBytes]:
+        if isinstance(reference, _Reference):
+            stored = reference.stored
+            return stored.manifest, read_adapter(stored.folder, stored.name, stored.manifest.files)
+        stored, adapter = self.store.read_bytes(reference)
+        return stored.manifest, adapter
+
+    def find(self, name: str | None) -> Attachment | None:
+        """An adapter in memory, loaded and checked; None for the plain base.
+
+        Raises:
+            AdapterNotFound: There is no such adapter; an unknown name never means the base.
+            AdapterError: It is damaged or does not fit the base.
+        """
+        return None if name is None else self._attached.get(self._reference(name))
+
+    @contextmanager
+    def trial(self, folder: Path, labels: Sequence[str] = ()) -> Iterator[str]:
+        """Run a block in which a PEFT directory outside the store can be used by the name that is yielded.
+
+        Args:
+            folder: The directory.
+            labels: The answers of an own head.
+
+        Raises:
+            AdapterError: It is damaged or does not fit the base.
+        """
+        name = f"trial of {folder.name} {next(self._trial_numbers)}"
+        manifest = Manifest(name=name, skill=None, base=None, trained=True, labels=tuple(labels))
+        # What is tried may turn out to do nothing: its score will say so.
+        manifest = replaced(manifest, training={"best_step": 0})
+        self._attached.attach(name, folder, manifest)
+        self._trials.add(name)
+        try:
+            yield name
+        finally:
+            self._trials.discard(name)
+            self._attached.detach(name)
+
+    def using(self, name: str | None) -> AbstractContextManager[Any]:
+        """The model with one adapter in effect, or plain for None; see ``AttachedAdapters.using``."""
+        return self._attached.routed(self._references([name]))
+
+    def routed(self, rows: Sequence[str | None]) -> AbstractContextManager[Any]:
+        """The model with an adapter of its own for each row; see ``AttachedAdapters.routed``."""
+        return self._attached.routed(self._references(rows))
+
+    def generate_batch(
+        self,
+        rows: Sequence[str | None],
+        pictures: Sequence[Image.Image],
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+    ) -> list[Generated]:
+        """Answer prompts as they stand, each row with its own adapter; see ``AttachedAdapters.generate``."""
+        return self._attached.generate(self._references(rows), pictures, prompts, settings)
+
+    def check(self, name: str, folder: Path, manifest: Manifest) -> tuple[AdapterBytes, CompatibilityReport]:
+        """Compare a PEFT directory with the base; see ``AttachedAdapters.check``."""
+        return self._attached.check(name, folder, manifest)
+
+    def take_canary(self, adapter: AdapterBytes, manifest: Manifest) -> Canary:
+        """What an adapter answers to a fixed input, to be asked again elsewhere; see ``runtime.canary``."""
+        return take_canary(self._attached, adapter, manifest)
+
+    def check_canary(self, folder: Path, manifest: Manifest) -> CanaryReport | None:
+        """Ask an adapter's directory what it was asked when it was stored; None when nothing was recorded.
+
+        Raises:
+            AdapterError: It is damaged or does not fit the base.
+        """
+        return check_canary(self._attached, folder, manifest)
+
+    def forget(self, name: str) -> None:
+        """Take all versions of a stored adapter out of memory; calls that use them end undisturbed."""
+        for reference in self._attached.names:
+            if reference.rpartition("@")[0] == name:
+                self._attached.detach(reference)
+
+    def restore_base(self) -> None:
+        """Take every adapter off the base; they come back on first use."""
+        self._attached.detach_all()
+
+
+class _Steady:
+    """See ``BaseEngine.steady``."""
+
+    def __init__(self, engine: BaseEngine) -> None:
+        self._engine = engine
+        self._found: dict[str | None, _Asked | LoraxError] = {}
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """See ``Engine.generate``."""
+        return self._engine._generate(requests, self._found)
+
+
+def stream(engine: Engine, requests: Iterable[Request], window: int) -> Iterator[Result]:
+    """Results in the order of the requests, of which a window is read and answered at a time.
+
+    Args:
+        engine: Answers them.
+        requests: As many as there are; they may come from a file that does not fit memory.
+        window: Requests that are answered together: some batches of the engine.
+    """
+    source = iter(requests)
+    while some := list(itertools.islice(source, window)):
+        yield from engine.generate(some)

@@ -1,0 +1,293 @@
+"""A store of adapters and the bases that use them: what scripts, commands and the three classes are made with.
+
+Composition only: what is done lies in the rooms below. A base is named by key, catalogue name, hub id or folder.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Unpack
+
+from lorax_vlm.adapters.ownership import adapters_of
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.data.images import ImageSource
+from lorax_vlm.errors import UsageError
+from lorax_vlm.evaluation.reports import Comparison
+from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters
+from lorax_vlm.exchange.moving import Images, Wishes, own_base, transfer
+from lorax_vlm.exchange.report import TransferReport
+from lorax_vlm.measuring.comparing import compare_with_base
+from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key, list_models
+from lorax_vlm.models.placement import Device, Precision, Quantization
+from lorax_vlm.requests import Request, Result
+from lorax_vlm.runtime.bases import Bases, Load
+from lorax_vlm.runtime.engine import Engine, stream
+from lorax_vlm.settings import runs_dir
+from lorax_vlm.skills import Skill
+from lorax_vlm.types import ModelText, require_texts
+from lorax_vlm.workshop.making import AdapterWorkshop
+from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted
+
+BASE = "base"
+_BATCHES_AT_ONCE = 8
+
+
+class Workspace:
+    """One store, and the bases over it.
+
+    >>> workspace = Workspace("mini")                                                              # doctest: +SKIP
+    >>> workspace.train("short", caption("concise"), base="blip2_opt")                             # doctest: +SKIP
+    >>> workspace.ask("photo.png", adapter="short")                                                # doctest: +SKIP
+    'a red circle'
+    """
+
+    def __init__(
+        self,
+        models: str | Mapping[str, str] = "hub",
+        *,
+        store: str | Path | None = None,
+        device: Device = "auto",
+        dtype: Precision = "auto",
+        quantize: Quantization = "auto",
+        memory_budget_bytes: int | None = None,
+        adapter_memory_bytes: int | None = None,
+        batch_size: int | None = None,
+        load: Load | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        """Nothing is loaded.
+
+        Args:
+            models: What keys such as ``blip2_opt`` stand for: ``hub``, ``mini``, or other checkpoints by key.
+            store: Where adapters live, by default the store of ``LORAX_VLM_HOME``.
+            device: ``auto`` takes CUDA when there is one.
+            dtype: ``auto``: see ``models/placement.py``.
+            quantize: ``auto``: 4 bits on CUDA, none on a CPU.
+            memory_budget_bytes: Most memory for all bases; the least recently used leaves. None: what is free.
+            adapter_memory_bytes: Most memory for the adapters of each base. None: no limit.
+            batch_size: Most rows per forward pass. None: 32, of a miniature 128.
+            load: Loads a base. None: from its files.
+            engine: Answers all requests in the place of bases; see ``runtime.fake.FakeEngine``.
+
+        Raises:
+            UsageError: ``models`` is another word or has an unknown key, or a number is none.
+        """
+        self.models = checkpoints_by_key(models)
+        self.store = AdapterStore(store)
+        self.bases = Bases(
+            self.models,
+            self.store,
+            budget_bytes=memory_budget_bytes,
+            adapter_memory_bytes=adapter_memory_bytes,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            load=load,
+        )
+        self._engine = engine
+
+    # --- what there is ----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def catalogue() -> tuple[CatalogEntry, ...]:
+        """Every checkpoint known by name; others go by hub id or folder."""
+        return list_models()
+
+    def stored(self, name: str, base: str | None = None) -> StoredAdapter:
+        """An adapter by its full name or, where only one is meant, by its own; see ``AdapterStore.resolve``.
+
+        Raises:
+            AdapterNotFound: None is meant; the nearest three are named.
+            AmbiguousAdapter: Several are.
+        """
+        return self.store.get(self.resolve(name, base))
+
+    def resolve(self, name: str, base: str | None = None) -> str:
+        """The full name of an adapter, with the version that was asked for, if any."""
+        return self.store.resolve(name, self.bases.entry(base).name if base is not None else None)
+
+    def adapters(self, base: str | None = None) -> list[StoredAdapter]:
+        """All adapters that can be read, or those that were made for a base or do not say for which."""
+        return list(self.store.list()[0]) if base is None else adapters_of(self.store, self.bases.owner(base))
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def engine(self, base: str) -> Iterator[Engine]:
+        """What answers requests to a base; every adapter stays one version until the block ends."""
+        if self._engine is not None:
+            yield self._engine
+        else:
+            with self.bases.use(base) as engine:
+                yield engine.steady()
+
+    def stream(self, requests: Iterable[Request], *, base: str) -> Iterator[Result]:
+        """A text or an error for each of any number of requests to a base, in order, in bounded memory."""
+        window = _BATCHES_AT_ONCE * self.bases.batch_size(self.bases.entry(base))
+        with self.engine(base) as engine:
+            yield from stream(engine, requests, window)
+
+    def ask(
+        self,
+        image: ImageSource,
+        question: str | None = None,
+        *,
+        adapter: str | None = None,
+        base: str | None = None,
+        **decoding: Any,
+    ) -> ModelText:
+        """A caption of an image, or the answer to a question, by an adapter or by a base.
+
+        Args:
+            image: A path, an http(s) URL, bytes, a PIL image or a numpy array.
+            question: None: a caption is asked for.
+            adapter: Its name. None: the plain base.
+            base: None: the adapter's own.
+            decoding: Fields of ``GenerationSettings`` to change, such as ``num_beams=5``.
+
+        Raises:
+            UsageError: There is neither an adapter nor a base.
+            LoraxError: It cannot be answered; why.
+        """
+        if adapter is not None and base is None:
+            base = own_base(self.bases, self.stored(adapter))
+        if base is None:
+            raise UsageError("Name an adapter, or a base.")
+        return self.compare(image, [adapter], question, base=base, **decoding)[adapter or BASE]
+
+    def compare(
+        self,
+        image: ImageSource,
+        adapters: Sequence[str | None],
+        question: str | None = None,
+        *,
+        base: str,
+        **decoding: Any,
+    ) -> dict[str, ModelText]:
+        """What a base (None) and adapters on it say of one image, in one batch: ``{"base": ..., name: ...}``."""
+        if self._engine is None:
+            for name in adapters:
+                if name is not None:
+                    self.stored(name, base)  # before the base is loaded
+        with self.engine(base) as engine:
+            results = engine.generate([Request.about(image, question, name, **decoding) for name in adapters])
+        return {name or BASE: result.text for name, result in zip(adapters, results, strict=True)}
+
+    # --- making -----------------------------------------------------------------------------------------------------
+
+    def workshop(self, base: str) -> AdapterWorkshop:
+        """Where adapters of a base are ordered and made, and where their runs lie."""
+        return AdapterWorkshop(self.bases, base)
+
+    def train(
+        self,
+        name: str,
+        skill: Skill,
+        *,
+        base: str,
+        replace: bool = False,
+        resume: bool = False,
+        progress: bool = True,
+        **wanted: Unpack[Wanted],
+    ) -> StoredAdapter:
+        """Train an adapter for a skill and store it; an untrained one of that name becomes trained.
+
+        Args:
+            name: In the store.
+            skill: ``caption("concise")``, ``answer("counting")``, ``instruct()``, ...
+            base: What it is trained on.
+            replace: Make a new version of an adapter that is already trained.
+            resume: Continue the run of this name that was interrupted.
+            progress: Show a progress bar.
+            wanted: Data, recipe, settings; see ``workshop.orders.Wanted``.
+
+        Raises:
+            AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
+            DataError: The data have malformed rows, or are of the other kind.
+            LoraxError: Training failed.
+        """
+        order = self.workshop(base).order(name, skill, **wanted)
+        return self.train_orders(base, [order], replace=replace, resume=resume, progress=progress)[0]
+
+    def train_orders(
+        self,
+        base: str,
+        orders: Sequence[AdapterOrder],
+        *,
+        replace: bool = False,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> list[StoredAdapter]:
+        """Train what was ordered for a base in one run; each adapter is what it would have become alone."""
+        return self.workshop(base).train_together(orders, replace=replace, resume=resume, progress=progress)
+
+    # --- measuring, moving ------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, name: str, *, data: Data | None = None, count: int = 300, include_seen: bool = False
+    ) -> Comparison:
+        """Measure an adapter and its base on the same images, by what the adapter is for.
+
+        Args:
+            name: Of the adapter.
+            data: With answers or references. None: held-out scenes, on a miniature.
+            count: Of scenes.
+            include_seen: Ask about images that it was trained on, too.
+
+        Raises:
+            UsageError: There is neither ``data`` nor a miniature world for its base, or it has seen all images.
+        """
+        stored = self.stored(name)
+        with self.bases.use(own_base(self.bases, stored)) as engine:
+            return compare_with_base(engine, stored, data, count=count, include_seen=include_seen)
+
+    def transfer(
+        self,
+        name: str,
+        to: str,
+        new_name: str | None = None,
+        *,
+        unlabelled: Images | None = None,
+        development: Images | None = None,
+        replace: bool = False,
+        **wishes: Unpack[Wishes],
+    ) -> TransferReport:
+        """Move an adapter to another base, measure the result, and keep it if it is worth anything there.
+
+        See ``exchange.moving.transfer`` for the arguments.
+
+        Raises:
+            TransferRefused: There is no way; nothing was changed.
+            AdapterExists: The name is taken.
+        """
+        given = {"unlabelled": unlabelled, "development": development}
+        return transfer(self.bases, self.resolve(name), to, new_name, **given, replace=replace, **wishes)
+
+    def merge(
+        self,
+        names: Sequence[str],
+        new_name: str,
+        *,
+        weights: Sequence[float] | None = None,
+        method: Method = "cat",
+        rank: int | None = None,
+        replace: bool = False,
+    ) -> tuple[StoredAdapter, MergeReport]:
+        """Merge adapters of one base and store the result; see ``exchange.merge.merge_adapters``."""
+        require_texts("names", names)
+        if not names:
+            raise UsageError("Merging needs at least two adapters, got none.")
+        full = [self.resolve(name) for name in names]
+        return merge_adapters(
+            self.bases,
+            own_base(self.bases, self.store.get(full[0])),
+            full,
+            new_name,
+            weights=weights,
+            method=method,
+            rank=rank,
+            run_dir=runs_dir() / "merge",
+            replace=replace,
+        )
