@@ -36,7 +36,7 @@ def work(root: str, source: str, seed: int, done: Any) -> None:
             if action == "add":
                 store.add(name, Path(source), manifest, replace=True)
             elif action == "read":
-                assert store.files(name).ranks == [8]
+                assert store.read(name)[1].ranks == [8]
             elif action == "list":
                 assert not store.list()[1]
             elif action == "alias":

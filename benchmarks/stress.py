@@ -141,7 +141,7 @@ def work(stage: Stage, tally: Tally, ended: threading.Event) -> None:
     groups = [("lm-qv",), ("lm-attention", "lm-mlp")] + ([("vision", "qformer")] if base.entry.captions else [])
     data = skill_splits(answers("counting"), 12, 6)
     store, name = stage.system.store, base.entry.name
-    updates = {n: read_updates(store.files(f"{name}.{n}")) for n in ("steady", "broad", "looking")}
+    updates = {n: read_updates(store.read_bytes(f"{name}.{n}")[1]) for n in ("steady", "broad", "looking")}
     for number in itertools.count():
         if ended.is_set():
             return
@@ -162,7 +162,7 @@ def work(stage: Stage, tally: Tally, ended: threading.Event) -> None:
         stage.put("passing", 0)
         first, second = rng.sample(sorted(updates), 2)
         key, _ = stage.exchange.merge_adapters([f"{name}.{first}", f"{name}.{second}"], "merged", replace=True)
-        merged = read_updates(store.files(key))
+        merged = read_updates(store.read_bytes(key)[1])
         for site in {*updates[first], *updates[second]}:
             whole = sum(u[site].b @ u[site].a for u in (updates[first], updates[second]) if site in u)
             found = merged[site].b @ merged[site].a

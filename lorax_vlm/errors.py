@@ -32,8 +32,8 @@ LoraxError
 │   └── RunInUse               another process trains under that name (also BlockingIOError)
 └── MissingExtra               an optional dependency is not installed (also ImportError)
 
-Every message says what failed, the facts that disagree, and what to do next. The command line turns any of these
-into one message and exit code 1.
+Every message says what failed, the facts that disagree, and what to do next; ``facts`` and ``next`` say the same to
+programs. The command line turns any of these into one message, and ends with exit code 2 for a ``UsageError``, else 1.
 """
 
 import re
@@ -89,16 +89,28 @@ def _nearest(name: str, known: Sequence[str]) -> list[str]:
 class LoraxError(Exception):
     """Base of all errors raised on purpose."""
 
+    exit_code = 1
+    """Of a command that ends with it."""
+    next = ""
+    """What to do, where there is more to say than what is wrong; part of the message, too."""
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What disagrees, by name, for programs: the fields that the class says it has."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "next"}
+
 
 class UsageError(LoraxError, ValueError):
     """A call or a command cannot be carried out as it was asked: an option, a name or a combination is wrong."""
+
+    exit_code = 2
 
 
 class PathError(LoraxError, OSError):
     """A file or folder that somebody named cannot be read or written. ``path`` is it."""
 
     def __init__(self, path: str, reason: str, hint: str = "") -> None:
-        self.path, self.reason = path, reason
+        self.path, self.reason, self.next = path, reason, hint
         super().__init__(f"{path}: {reason}.{f' {hint}' if hint else ''}")
 
     @classmethod
@@ -137,7 +149,7 @@ class DataError(LoraxError, ValueError):
     shown = 10
 
     def __init__(self, source: str, problems: Sequence[str], hint: str = "") -> None:
-        self.source, self.problems = source, list(problems)
+        self.source, self.problems, self.next = source, list(problems), hint
         count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
         lines = [f"{source}: {count}.", *(f"  {problem}" for problem in problems[: self.shown])]
         if len(problems) > self.shown:
@@ -168,7 +180,7 @@ class CheckpointError(LoraxError, ValueError):
     """A checkpoint's parts disagree with each other or with what its family needs. ``problems`` lists all."""
 
     def __init__(self, checkpoint: str, problems: Sequence[str], hint: str = "") -> None:
-        self.checkpoint, self.problems = checkpoint, list(problems)
+        self.checkpoint, self.problems, self.next = checkpoint, list(problems), hint
         lines = [f"{checkpoint} cannot be used:", *(f"  {problem}" for problem in problems)]
         super().__init__("\n".join([*lines, *([hint] if hint else [])]))
 
@@ -177,6 +189,7 @@ class OutOfMemoryForecast(LoraxError, MemoryError):
     """A model would not fit into the free memory; nothing was loaded."""
 
     def __init__(self, model: str, needed_bytes: int, free_bytes: int, device: str, hint: str) -> None:
+        self.model, self.device, self.next = model, device, hint
         self.needed_bytes, self.free_bytes = needed_bytes, free_bytes
         super().__init__(
             f"{model} needs about {needed_bytes / 1e9:.1f} GB on {device}, {free_bytes / 1e9:.1f} GB are free. "

@@ -81,3 +81,14 @@ def own_folder(place: Path, prefix: str = "run-") -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_room(folder: Path, prefix: str) -> None:
+    """Make a folder, if it is not there, and find out by trying whether something can be made in it.
+
+    Raises:
+        PathError: It cannot.
+    """
+    with writing_to(folder):
+        folder.mkdir(exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=prefix, dir=folder)).rmdir()

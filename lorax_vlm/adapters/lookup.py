@@ -4,11 +4,14 @@ Adapters of one base are often called by a plain name, ``counting``; where sever
 base and theirs, ``blip2-opt-mini.counting``. People type either.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterNotFound, AmbiguousAdapter
 from lorax_vlm.models.catalog import list_models
+from lorax_vlm.skills import is_meant
+from lorax_vlm.types import require_text, require_texts
 
 
 def choose_name(
@@ -58,6 +61,37 @@ def identity_of(model: str) -> str:
     """What manifests call a base: of one in the catalogue by its name, key or hub id; of any other what is given."""
     known = (row.identity for row in list_models() if model in (row.name, row.key, row.source))
     return next(known, model)
+
+
+def matching(
+    adapters: Iterable[StoredAdapter],
+    text: str = "",
+    *,
+    base: str | None = None,
+    task: str | None = None,
+    tags: Sequence[str] = (),
+    components: Mapping[str, str] | None = None,
+) -> list[StoredAdapter]:
+    """Those of some adapters that are looked for; see ``AdapterStore.search``.
+
+    Raises:
+        UsageError: ``text`` or a tag is no text.
+    """
+    require_text("text", text)
+    require_texts("tags", tags)
+    words, wanted = text.casefold().split(), None if base is None else identity_of(base)
+
+    def is_for(manifest: Manifest) -> bool:
+        return wanted is None or (manifest.base is not None and manifest.base.is_of(wanted, components))
+
+    return [
+        adapter
+        for adapter in adapters
+        if all(word in describe_in_words(adapter.name, adapter.manifest, adapter.tags) for word in words)
+        and is_for(adapter.manifest)
+        and (task is None or is_meant(adapter.manifest.skill, task))
+        and set(tags) <= set(adapter.tags)
+    ]
 
 
 def describe_in_words(name: str, manifest: Manifest, tags: Sequence[str]) -> str:

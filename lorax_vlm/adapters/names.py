@@ -91,6 +91,11 @@ class NameRecord:
         """Of all versions, oldest first."""
         return [version.number for version in self.versions]
 
+    @property
+    def references(self) -> list[str]:
+        """What versions may be called: ``NAME@NUMBER`` and ``NAME@ALIAS``."""
+        return [f"{self.name}@{wanted}" for wanted in (*self.numbers, *self.aliases)]
+
     def choose(self, wanted: str = "") -> Version | None:
         """The version of a number or an alias; without either the one in use."""
         number = int(wanted) if _NUMBER.fullmatch(wanted) else self.aliases.get(wanted) if wanted else self.current

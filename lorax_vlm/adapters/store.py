@@ -11,8 +11,6 @@ leaves the former version in use, and at most something nobody refers to, which 
 import datetime
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,22 +18,21 @@ from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TypeVar
 
-from lorax_vlm.adapters.durable import locked_folder, own_folder, sync_folder, write_durably, writing_to
+from lorax_vlm.adapters.durable import locked_folder, own_folder, require_room, sync_folder, write_durably, writing_to
 from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, read_adapter, read_adapter_files
 from lorax_vlm.adapters.incoming import Addition, copy_version, write_version
 from lorax_vlm.adapters.integrity import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
-from lorax_vlm.adapters.lookup import choose_name, describe_in_words, identity_of
+from lorax_vlm.adapters.lookup import choose_name, matching
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest, read_manifest
 from lorax_vlm.adapters.names import DEMO_TAG, NameRecord, Version, require_adapter_name, require_new_name, split_name
 from lorax_vlm.adapters.objects import ObjectFolders
 from lorax_vlm.adapters.records import NameRecords
 from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.stored import BrokenAdapter, StoredAdapter
-from lorax_vlm.adapters.upkeep import VerifyReport, abandoned, check_versions, unused
+from lorax_vlm.adapters.upkeep import Upkeep, VerifyReport, check_versions
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter, LoraxError
 from lorax_vlm.settings import store_dir
-from lorax_vlm.skills import is_meant
-from lorax_vlm.types import require_flag, require_text, require_texts
+from lorax_vlm.types import require_flag, require_texts
 
 logger = logging.getLogger(__name__)
 _SCRATCH_PREFIX = ".writing-"
@@ -54,6 +51,7 @@ class AdapterStore:
         """Use ``root``, by default the store of ``LORAX_VLM_HOME``."""
         self.root = store_dir(root)
         self._records, self._objects = NameRecords(self.root), ObjectFolders(self.root)
+        self._upkeep = Upkeep(self.root, _SCRATCH_PREFIX, self._records, self._objects)
         self._claimed: set[str] = set()
 
     def names(self) -> list[str]:
@@ -127,7 +125,7 @@ class AdapterStore:
         record = self.record(plain)
         version = record.choose(wanted)
         if version is None:
-            raise AdapterNotFound(name, str(self.root), _references(record))
+            raise AdapterNotFound(name, str(self.root), record.references)
         return record, version
 
     def list(self) -> tuple[list[StoredAdapter], list[BrokenAdapter]]:
@@ -159,20 +157,7 @@ class AdapterStore:
             tags: Only those with all of these tags.
             components: Digests of the base's weights, where they are known: another base of that name is none.
         """
-        require_text("text", text)
-        require_texts("tags", tags)
-        words, wanted = text.casefold().split(), None if base is None else identity_of(base)
-        return [
-            adapter
-            for adapter in self.list()[0]
-            if all(word in describe_in_words(adapter.name, adapter.manifest, adapter.tags) for word in words)
-            and (
-                wanted is None
-                or (adapter.manifest.base is not None and adapter.manifest.base.is_of(wanted, components))
-            )
-            and (task is None or is_meant(adapter.manifest.skill, task))
-            and set(tags) <= set(adapter.tags)
-        ]
+        return matching(self.list()[0], text, base=base, task=task, tags=tags, components=components)
 
     def read(self, name: str) -> tuple[StoredAdapter, AdapterFiles]:
         """An adapter and its checked PEFT files, both of one version; see ``get`` and ``read_adapter_files``."""
@@ -181,12 +166,6 @@ class AdapterStore:
     def read_bytes(self, name: str) -> tuple[StoredAdapter, AdapterBytes]:
         """An adapter and its checked PEFT files with their weights; see ``get`` and ``read_adapter``."""
         return self._read(name, lambda stored: (stored, read_adapter(stored.folder, name, stored.manifest.files)))
-
-    def files(self, name: str) -> AdapterFiles:
-        """The checked PEFT files of an adapter; see ``read_adapter_files``."""
-        return self.read(name)[1]
-
-    # --- writing ----------------------------------------------------------------------------------------------------
 
     def add(self, name: str, source: Path, manifest: Manifest, *, replace: bool = False) -> StoredAdapter:
         """Check a PEFT directory and take it in as the version in use. The source is left as it is.
@@ -278,10 +257,7 @@ class AdapterStore:
         with self._scratch() as scratch, self._locked():
             write_durably(scratch / MANIFEST_FILE, b"{}")
             for folder in ("names", "objects"):
-                place = self.root / folder
-                with writing_to(place):
-                    place.mkdir(exist_ok=True)
-                    Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=place)).rmdir()
+                require_room(self.root / folder, _SCRATCH_PREFIX)
 
     def _next_version(self, name: str, digest: str) -> NameRecord:
         stored = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -332,7 +308,7 @@ class AdapterStore:
         with self._locked():
             record = self.record(name)
             if require_adapter_name(alias) not in record.aliases:
-                raise AdapterNotFound(f"{name}@{alias}", str(self.root), _references(record))
+                raise AdapterNotFound(f"{name}@{alias}", str(self.root), record.references)
             self._records.write(replaced(record, aliases={k: v for k, v in record.aliases.items() if k != alias}))
 
     def tag(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> StoredAdapter:
@@ -374,27 +350,7 @@ class AdapterStore:
             raise AdapterNotFound(name, str(self.root), self.names())
         with self._locked():
             self._records.remove(name)
-            self._remove_leftovers()
-
-    def drop_version(self, name: str, version: int) -> None:
-        """Remove one version; the one before it comes into use if it was. A name without versions is gone.
-
-        Raises:
-            AdapterNotFound: There is no such version.
-        """
-        with self._locked():
-            record = self.record(name)
-            self._require_version(record, version)
-            kept = [other for other in record.versions if other.number != version]
-            if kept:
-                earlier = [other.number for other in kept if other.number < version]
-                fallback = max(earlier, default=kept[0].number)
-                current = fallback if record.current == version else record.current
-                aliases = {alias: number for alias, number in record.aliases.items() if number != version}
-                self._records.write(replaced(record, current=current, versions=kept, aliases=aliases))
-            else:
-                self._records.remove(name)
-            self._remove_leftovers()
+            self._upkeep.remove_leftovers()
 
     def export(self, name: str, target: Path) -> Path:
         """Copy an adapter's PEFT directory and manifest to ``target``, which must not exist or be empty.
@@ -414,9 +370,7 @@ class AdapterStore:
 
     def _require_version(self, record: NameRecord, number: int) -> None:
         if type(number) is not int or number not in record.numbers:
-            raise AdapterNotFound(f"{record.name}@{number}", str(self.root), _references(record))
-
-    # --- whole store ------------------------------------------------------------------------------------------------
+            raise AdapterNotFound(f"{record.name}@{number}", str(self.root), record.references)
 
     def verify(self) -> VerifyReport:
         """Read and hash every version of every name. Nobody has to wait for it."""
@@ -424,30 +378,13 @@ class AdapterStore:
         leftovers: tuple[Path, ...] = ()
         if os.access(self.root, os.W_OK):  # one that is only read has no writers that could leave anything
             with self._locked():
-                leftovers = tuple(self._leftovers())
+                leftovers = tuple(self._upkeep.leftovers())
         return VerifyReport(versions, size_bytes, tuple(problems), leftovers)
 
     def clean(self) -> int:
         """Remove what nobody refers to; returns how many files and folders that were."""
         with self._locked():
-            return self._remove_leftovers()
-
-    def _remove_leftovers(self) -> int:
-        """Only under the lock."""
-        leftovers = list(self._leftovers())
-        for path in leftovers:
-            if path.parent == self._objects.path(""):
-                self._objects.remove(path.name)
-            elif path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        return len(leftovers)
-
-    def _leftovers(self) -> Iterator[Path]:
-        """Only under the lock: a version that is being added is one."""
-        yield from abandoned(self.root, _SCRATCH_PREFIX)
-        yield from unused(self._records, self._objects)
+            return self._upkeep.remove_leftovers()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -459,11 +396,3 @@ class AdapterStore:
     def _scratch(self) -> AbstractContextManager[Path]:
         """A folder in the store's own file system, always removed."""
         return own_folder(self.root, _SCRATCH_PREFIX)
-
-
-def _references(record: NameRecord) -> list[str]:
-    return [f"{record.name}@{wanted}" for wanted in (*record.numbers, *record.aliases)]
-
-
-def _is_for(manifest: Manifest, identity: str, components: Mapping[str, str] | None) -> bool:
-    return manifest.base is not None and manifest.base.is_of(identity, components)

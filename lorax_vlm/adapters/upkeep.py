@@ -1,5 +1,6 @@
 """Is all of a store what it should be, and what in it is of no use? No torch."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -87,3 +88,28 @@ def unused(records: NameRecords, objects: ObjectFolders) -> Iterator[Path]:
     yield from records.leftovers()
     if not broken:
         yield from (objects.path(digest) for digest in objects.digests() if digest not in used)
+
+
+class Upkeep:
+    """What a store has to clean up; only for whoever holds its lock, because what is being added looks left over."""
+
+    def __init__(self, root: Path, prefix: str, records: NameRecords, objects: ObjectFolders) -> None:
+        """Look at a store whose scratch folders begin with ``prefix``."""
+        self._root, self._prefix, self._records, self._objects = root, prefix, records, objects
+
+    def leftovers(self) -> Iterator[Path]:
+        """What writers that died left, and what nobody refers to."""
+        yield from abandoned(self._root, self._prefix)
+        yield from unused(self._records, self._objects)
+
+    def remove_leftovers(self) -> int:
+        """Remove them; returns how many files and folders that were."""
+        leftovers = list(self.leftovers())
+        for path in leftovers:
+            if path.parent == self._objects.path(""):
+                self._objects.remove(path.name)
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return len(leftovers)

@@ -68,7 +68,10 @@ app.add_typer(scenes.app, name="scenes")
 
 
 def main() -> None:
-    """Run the command line: an error of ours is a message and exit code 1; anything else is a bug and shows as one."""
+    """Run the command line: an error of ours is a message; anything else is a bug and shows as one.
+
+    Exit codes: 0, 1 for what failed, 2 for what was asked wrongly, 130 when interrupted.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises a package that nothing here uses
     _open_what_is_closed()
@@ -80,7 +83,7 @@ def main() -> None:
         app()
     except LoraxError as error:
         sys.stderr.write(f"{describe(error)}\n")
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except Exception:
         sys.stderr.write(f"{printable(traceback.format_exc())}\n{_BUG}\n")
         sys.exit(1)

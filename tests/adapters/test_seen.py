@@ -124,7 +124,7 @@ def test_a_store_keeps_it_and_says_when_it_is_not_known(
     assert store.verify().problems == ()
     assert (store.export("with", tmp_path / "out") / SEEN_FILE).read_bytes() == seen.to_bytes()
     (stored.folder / SEEN_FILE).write_bytes(SeenImages.of([image(77)]).to_bytes())
-    for look in (lambda: read_seen(stored.folder, stored.manifest), lambda: store.files("with")):
+    for look in (lambda: read_seen(stored.folder, stored.manifest), lambda: store.read("with")[1]):
         with pytest.raises(DamagedAdapter, match=r"exchange\.seen.*was changed"):
             look()
     (stored.folder / SEEN_FILE).unlink()

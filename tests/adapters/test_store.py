@@ -189,7 +189,7 @@ def test_killed_writers_never_lose_the_adapter(store: AdapterStore, adapter_fold
         assert writer.pid is not None
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
-        assert store.files("one").ranks == [8]
+        assert store.read("one")[1].ranks == [8]
         assert store.list()[1] == []
 
 
@@ -209,7 +209,7 @@ def test_concurrent_writers_each_get_a_version(store: AdapterStore, adapter_fold
         assert writer.exitcode == 0
     assert store.record("one").numbers == list(range(1, 21))
     assert len(list((store.root / "objects").iterdir())) == 1, "equal versions are kept once"
-    assert store.files("one").ranks == [8]
+    assert store.read("one")[1].ranks == [8]
 
 
 # --- versions, aliases, tags ------------------------------------------------------------------------------------------
@@ -250,20 +250,6 @@ def test_rollback_keeps_later_versions(three: AdapterStore, adapter_folder: Path
     three.rollback("one")
     added = three.add("one", adapter_folder, dataclasses.replace(MANIFEST, skill=caption("v4")), replace=True)
     assert (added.version, three.record("one").numbers) == (4, [1, 2, 3, 4])
-
-
-def test_a_dropped_version_gives_way_to_the_one_before(three: AdapterStore) -> None:
-    three.set_alias("one", "newest", 3)
-    three.drop_version("one", 3)
-    assert (three.get("one").version, three.record("one").aliases) == (2, {})
-    three.rollback("one", 1)
-    three.drop_version("one", 1)
-    assert three.get("one").version == 2, "there is none before it"
-    with pytest.raises(AdapterNotFound):
-        three.drop_version("one", 7)
-    three.drop_version("one", 2)
-    assert three.names() == []
-    assert three.verify().leftovers == ()
 
 
 def test_aliases_and_tags_are_names(three: AdapterStore) -> None:
@@ -311,7 +297,7 @@ def test_verify_finds_every_changed_byte(three: AdapterStore) -> None:
     problems = three.verify().problems
     assert [problem.split(":")[0] for problem in problems] == ["one@1", "one@2", "one@3"]
     with pytest.raises(DamagedAdapter, match=r"adapter_model\.safetensors was changed"):
-        three.files("one@1")
+        three.read("one@1")[1]
 
 
 def test_clean_removes_what_nobody_refers_to(three: AdapterStore) -> None:
@@ -357,7 +343,7 @@ def test_a_damaged_object_is_replaced_by_a_sound_one(
     again = store.add("one", adapter_folder, MANIFEST, replace=True)
     assert again.folder == first.folder
     assert store.verify().problems == ()
-    assert store.files("two").sites == store.files("one@1").sites
+    assert store.read("two")[1].sites == store.read("one@1")[1].sites
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])
@@ -373,7 +359,7 @@ def test_what_is_no_folder_in_the_place_of_one_is_replaced(
     store.add("two", adapter_folder, MANIFEST)
     assert not folder.is_symlink()
     assert store.verify().problems == ()
-    assert store.files("one").sites
+    assert store.read("one")[1].sites
 
 
 def test_a_removal_that_is_cut_short_leaves_nothing_that_is_taken_for_whole(
@@ -394,7 +380,7 @@ def test_a_removal_that_is_cut_short_leaves_nothing_that_is_taken_for_whole(
     again.add("one", adapter_folder, MANIFEST)
     again.clean()
     assert again.verify().problems == again.verify().leftovers == ()
-    assert again.files("one").sites
+    assert again.read("one")[1].sites
 
 
 @pytest.mark.parametrize("entry", ["prompt", "labels", "files", "trained", "base"])

@@ -63,7 +63,7 @@ def test_an_opt_adapter_is_refused_on_flan_with_every_reason(
     assert stop.value.code == 1
     report = json.loads(capsys.readouterr().out)["report"]
     assert report["verdict"] == "refused"
-    sites = stored.files("one").sites
+    sites = stored.read("one")[1].sites
     assert sum("no linear layer of this base" in reason for reason in report["reasons"]) == len(sites)
 
 

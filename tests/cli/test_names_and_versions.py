@@ -129,7 +129,7 @@ def test_an_adapter_is_shown_as_it_was_read(run, mini: LoadedModel, tmp_path: Pa
 
     monkeypatch.setattr(AdapterStore, "get", replaced_afterwards)
     shown = json.loads(run("adapters", "show", "one", "--json"))
-    files = AdapterStore().files(f"one@{shown['version']}")
+    files = AdapterStore().read(f"one@{shown['version']}")[1]
     assert shown["size_bytes"] == files.size_bytes
     assert first.version == 1
 

@@ -120,14 +120,12 @@ def test_subpackage_init_files_are_empty() -> None:
             assert not path.read_text(encoding="utf-8").strip(), path
 
 
-LONGEST, LONG = 400, 500
-STILL_LONG = ("adapters/store.py",)
+LONGEST = 400
 
 
 def test_sizes() -> None:
-    still_long = [PACKAGE / name for name in STILL_LONG]
     for path in [*package_files(), *ROOT.glob("recipes/*.py"), *ROOT.glob("benchmarks/*.py")]:
-        most = LONG if path in still_long or path.stem == "retention" else LONGEST
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= most, path
+        if path.stem != "retention":
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST, path
     for path in ROOT.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 80, path

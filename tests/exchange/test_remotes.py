@@ -275,7 +275,7 @@ def test_a_plain_peft_repository_is_imported_for_its_base(
     )
     assert done.returncode == 0, done.stderr
     assert "no manifest" in done.stderr
-    assert store.files("mine").ranks == [4]
+    assert store.read("mine")[1].ranks == [4]
 
 
 def test_readers_never_see_half_of_it(https: FileServer, store: AdapterStore) -> None:
@@ -287,7 +287,7 @@ def test_readers_never_see_half_of_it(https: FileServer, store: AdapterStore) ->
     def look() -> None:
         while not stop.is_set():
             for name in store.names():
-                seen.append(store.files(name).ranks)
+                seen.append(store.read(name)[1].ranks)
 
     reader = threading.Thread(target=look)
     reader.start()

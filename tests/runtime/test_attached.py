@@ -219,7 +219,7 @@ def test_adapters_that_are_listed_or_in_use_hold_no_file(
     store.add("one", folder, write_manifest(mini, folder))
     engine = BaseEngine(mini, store)
     found = engine.find("one")
-    listed, files = store.list(), store.files("one")
+    listed, files = store.list(), store.read("one")[1]
     assert found is not None
     gc.collect()
     assert not [thing for thing in gc.get_objects() if type(thing) is AdapterBytes]

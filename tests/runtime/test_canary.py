@@ -67,7 +67,7 @@ def test_the_adapted_weights_are_recorded(engine: BaseEngine) -> None:
     manifest = engine.store.get("one").manifest
     assert manifest.base is not None
     assert set(manifest.base.adapted) == set(manifest.sites)
-    names = [f"{site}.weight" for site in engine.store.files("one").sites]
+    names = [f"{site}.weight" for site in engine.store.read("one")[1].sites]
     (part,) = manifest.base.adapted.values()
     assert part.digest == engine.base.fingerprint.digest_of(names)
 

@@ -317,7 +317,7 @@ def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(isolated_home
     done = subprocess.run([*command, "--resume", "--json"], env=environment, capture_output=True, text=True, check=True)
     record = json.loads(done.stdout)
     assert record["manifest"]["training"]["steps"] == 60
-    assert store.files("victim").ranks == [4]
+    assert store.read("victim")[1].ranks == [4]
 
 
 def last_checkpoint(runs: Path) -> int:
