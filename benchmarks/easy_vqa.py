@@ -33,7 +33,7 @@ from lorax_vlm import VQASystem
 from lorax_vlm.adapters.recipe import Recipe, change_recipe
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.sources import read_data
-from lorax_vlm.evaluation.reports import VQAReport
+from lorax_vlm.evaluation.results import VQAReport
 from lorax_vlm.models.catalog import MINIATURE_KEYS
 from lorax_vlm.training.defaults import question_config, question_recipe
 from lorax_vlm.types import Interval

@@ -30,14 +30,14 @@ from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.asking import Ask, ask_for, ask_on
 from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.data.scene_examples import (
+from lorax_vlm.data.world.examples import (
     CAPTION_SCENES,
     QUESTION_SCENES,
     draw_scene_image,
     scene_captions,
     scene_questions,
 )
-from lorax_vlm.data.scene_tasks import without_targets
+from lorax_vlm.data.world.skills import without_targets
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.intervals import mean_interval, retention
 from lorax_vlm.exchange.candidates import random_like, shuffled_layers

@@ -26,8 +26,8 @@ import torch
 from benchmarks.options import parse
 from lorax_vlm.adapters.factors import read_updates
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.data.scenes import iterate_scenes
+from lorax_vlm.data.world.skills import skill_splits
 from lorax_vlm.errors import AdapterNotFound, LoraxError
 from lorax_vlm.multimodal import MultiModalLoRAExchange
 from lorax_vlm.skills import answer as answers

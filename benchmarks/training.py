@@ -28,7 +28,7 @@ from benchmarks.options import parse
 from benchmarks.random_checkpoints import checkpoint_of
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.scene_tasks import skill_splits
+from lorax_vlm.data.world.skills import skill_splits
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.skills import caption
 from lorax_vlm.training.batches import ExampleDataset, FamilyCollator

@@ -23,8 +23,8 @@ from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.exchange.archive import write_archive
-from lorax_vlm.exchange.bundle import pack, receive, unpacked
+from lorax_vlm.sharing.archive import write_archive
+from lorax_vlm.sharing.bundle import pack, receive, unpacked
 
 _NAMES = (
     *("../evil", "/evil", "C:\\evil", "a/../../evil", "evil/", "EXCHANGE.JSON", "exchange.json ", "exchange.json\0x"),

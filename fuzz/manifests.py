@@ -22,7 +22,7 @@ from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import LoraxError
-from lorax_vlm.exchange.card import write_card
+from lorax_vlm.sharing.card import write_card
 from lorax_vlm.skills import answer
 
 _LINES = (*VALUES, *("schema_version", "exact", "\x1b]0;owned\x07", "[/red]", "{question}", "base", "2024-01-01", -0.0))

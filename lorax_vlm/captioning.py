@@ -9,9 +9,9 @@ from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions, require_captions, require_rows
 from lorax_vlm.data.examples import Choice, DataSplits
 from lorax_vlm.data.images import ImageSource, load_image
-from lorax_vlm.data.scene_captions import STYLES
+from lorax_vlm.data.world.captions import STYLES
 from lorax_vlm.errors import LoraxError
-from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
+from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.exchange.arrival import load_adapter
 from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions

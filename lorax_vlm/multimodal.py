@@ -10,14 +10,13 @@ from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.images import ImageSource, load_image
-from lorax_vlm.data.scene_tasks import require_exchange_task
+from lorax_vlm.data.world.skills import require_exchange_task
 from lorax_vlm.errors import PromptError
-from lorax_vlm.evaluation.reports import TaskReport
+from lorax_vlm.evaluation.results import TaskReport
 from lorax_vlm.exchange.arrival import load_adapter, save_adapter
 from lorax_vlm.exchange.matrix import CompatibilityMatrix, build_matrix
 from lorax_vlm.exchange.merge import MergeReport, Method
 from lorax_vlm.exchange.moving import Images, Wishes, exchange, own_base, plan
-from lorax_vlm.exchange.page import write_exchange_page
 from lorax_vlm.exchange.plan import TransferPlan
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.exchange.swap import ExchangeReport
@@ -26,6 +25,7 @@ from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.paths import named_path
+from lorax_vlm.reports.exchange_page import write_exchange_page
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.types import ModelText, require_text, require_texts

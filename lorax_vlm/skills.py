@@ -2,7 +2,7 @@
 
 ``caption("concise")`` writes captions in a style, ``answer("counting")`` answers questions of a kind, ``instruct()``
 follows instructions. A manifest keeps the skill; which data teach and judge it is said in one place,
-``data/scene_tasks.py``, and how it is asked in another, ``asking.py``.
+``data/world/skills.py``, and how it is asked in another, ``asking.py``.
 """
 
 from collections.abc import Mapping

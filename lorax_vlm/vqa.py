@@ -10,10 +10,10 @@ from lorax_vlm.asking import answers_questions, require_question, require_rows
 from lorax_vlm.data.asked import asked_examples
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource
-from lorax_vlm.data.scene_examples import GENERAL
-from lorax_vlm.data.scene_tasks import skill_examples
+from lorax_vlm.data.world.examples import GENERAL
+from lorax_vlm.data.world.skills import skill_examples
 from lorax_vlm.errors import LoraxError, UsageError
-from lorax_vlm.evaluation.reports import BenchmarkRow, VQAReport
+from lorax_vlm.evaluation.results import BenchmarkRow, VQAReport
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.measuring.effects import side_effects

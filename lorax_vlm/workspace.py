@@ -13,7 +13,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import UsageError
-from lorax_vlm.evaluation.reports import Comparison
+from lorax_vlm.evaluation.results import Comparison
 from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters
 from lorax_vlm.exchange.moving import Images, Wishes, own_base, transfer
 from lorax_vlm.exchange.report import TransferReport

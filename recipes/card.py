@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from lorax_vlm.answers import normalize_answer
-from lorax_vlm.data.scene_captions import STYLES
-from lorax_vlm.data.scene_questions import BASE_QUESTION_TYPES, QUESTION_TYPES, SKILL_QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene, iterate_scenes, score_caption
+from lorax_vlm.data.world.captions import STYLES
+from lorax_vlm.data.world.questions import BASE_QUESTION_TYPES, QUESTION_TYPES, SKILL_QUESTION_TYPES
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.types import GenerationSettings
 from recipes.turns import CAPTION_INSTRUCTIONS, COLORS_INSTRUCTION, name_colors, side_turn, yes_no_turn

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorax_vlm.data.scene_words import COLORS, PLACES, SHAPES, SIZES, SceneObject
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.world.words import COLORS, PLACES, SHAPES, SIZES, SceneObject
 
 Mention = tuple[int, int, SceneObject | None]
 """(row, position, object); None where no such object exists."""

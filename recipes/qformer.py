@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorax_vlm.data.scene_words import BACKGROUNDS, PLACES
+from lorax_vlm.data.world.words import BACKGROUNDS, PLACES
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.families.instructblip import InstructBlipFamily
 from recipes.optimizer import Optimizer

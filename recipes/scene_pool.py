@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import BlipImageProcessorPil
 
-from lorax_vlm.data.scene_words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES
 from lorax_vlm.data.scenes import Scene, make_scene, split_seeds
+from lorax_vlm.data.world.words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES
 
 # Number of classes of each thing that can be said about a place; 0 means "nothing stands here".
 PLACE_CLASSES = {"color": len(COLORS) + 1, "shape": len(SHAPES) + 1, "size": len(SIZES) + 1}

@@ -7,10 +7,10 @@ occurs in repeat-after-me sentences, so an adapter has to learn a way of speakin
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from lorax_vlm.data.scene_captions import CREATIVE_ENDINGS, CREATIVE_OPENINGS, STYLES
-from lorax_vlm.data.scene_questions import BASE_QUESTION_TYPES, SKILL_QUESTION_TYPES
-from lorax_vlm.data.scene_words import PLACES, join_phrases, place_phrase
 from lorax_vlm.data.scenes import Scene, make_scene
+from lorax_vlm.data.world.captions import CREATIVE_ENDINGS, CREATIVE_OPENINGS, STYLES
+from lorax_vlm.data.world.questions import BASE_QUESTION_TYPES, SKILL_QUESTION_TYPES
+from lorax_vlm.data.world.words import PLACES, join_phrases, place_phrase
 
 REPEAT_PROMPT = "Repeat: {words} Answer:"
 CAPTION_SHARE = 0.35

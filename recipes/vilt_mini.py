@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertTokenizer, ViltConfig, ViltForQuestionAnswering, ViltImageProcessorPil, ViltProcessor
 
-from lorax_vlm.data.scene_questions import BASE_QUESTION_TYPES
-from lorax_vlm.data.scene_words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.world.questions import BASE_QUESTION_TYPES
+from lorax_vlm.data.world.words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES
 from recipes.card import measure_checkpoint
 from recipes.checkpoint import VISION_SOURCE, parse_arguments, save
 from recipes.mentions import MentionReadout

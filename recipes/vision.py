@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
-from lorax_vlm.data.scene_words import BACKGROUNDS, PLACES
+from lorax_vlm.data.world.words import BACKGROUNDS, PLACES
 from recipes.optimizer import Optimizer
 from recipes.scene_pool import PLACE_CLASSES, ScenePool
 

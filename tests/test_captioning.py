@@ -28,7 +28,7 @@ from lorax_vlm.errors import (
     UntrainedAdapter,
     UsageError,
 )
-from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
+from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.skills import caption

@@ -11,8 +11,8 @@ from lorax_vlm import MultiModalLoRAExchange, make_scene
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.cli.main import main
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.scene_tasks import skill_examples
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.world.skills import skill_examples
 from lorax_vlm.errors import (
     AdapterExists,
     AdapterNotFound,
@@ -24,7 +24,7 @@ from lorax_vlm.errors import (
     TransferRefused,
     UsageError,
 )
-from lorax_vlm.evaluation.reports import SeenShare
+from lorax_vlm.evaluation.results import SeenShare
 from lorax_vlm.models.catalog import MINIATURE_KEYS
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import EXCHANGE_TASKS

@@ -15,10 +15,10 @@ from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example, answered
 from lorax_vlm.data.noted import NotedStream
-from lorax_vlm.data.scene_examples import scene_questions
-from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.sources import read_data, read_parts
+from lorax_vlm.data.world.examples import scene_questions
+from lorax_vlm.data.world.skills import skill_splits
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.seen import Known, leave_out_seen
 from lorax_vlm.multimodal import MultiModalLoRAExchange

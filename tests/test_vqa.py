@@ -22,10 +22,10 @@ from lorax_vlm.errors import (
     UnknownModel,
     UsageError,
 )
-from lorax_vlm.evaluation.html import write_vqa_page
 from lorax_vlm.evaluation.questions import compare_reports
 from lorax_vlm.models.catalog import MINIATURE_KEYS
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.reports.questions_page import write_vqa_page
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
 from tests.workspaces_for_tests import shared_workspace

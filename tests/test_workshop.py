@@ -13,8 +13,8 @@ from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.data.scene_tasks import skill_splits
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.world.skills import skill_splits
 from lorax_vlm.errors import AdapterExists, DataError, PathError, PromptError, RunInUse, UsageError
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.multimodal import MultiModalLoRAExchange

@@ -136,7 +136,7 @@ def matrix(
         for name, reason in found.broken.items():
             flag("red", "broken", f"{name}: {reason}")
     if png is not None:
-        from lorax_vlm.exchange.pictures import draw_matrix
+        from lorax_vlm.reports.pictures import draw_matrix
 
         with naming(png):
             say_wrote(draw_matrix(found, png), as_json=as_json)
@@ -181,7 +181,7 @@ def inspect(
                 f"{component}: {found.share(component):.1%} of the squared norm",
             )
     if png is not None:
-        from lorax_vlm.exchange.pictures import draw_inspection
+        from lorax_vlm.reports.pictures import draw_inspection
 
         with naming(png):
             say_wrote(draw_inspection(found, png, title=adapter), as_json=as_json)

@@ -144,8 +144,8 @@ def import_adapter(
     store: Store = None,
 ) -> None:
     """Check a PEFT directory against a base and take it into the store."""
-    from lorax_vlm.exchange.remotes import fetched, is_remote
     from lorax_vlm.multimodal import MultiModalLoRAExchange
+    from lorax_vlm.sharing.remotes import fetched, is_remote
 
     system = MultiModalLoRAExchange(store=store)
     remote = is_remote(source)

@@ -101,7 +101,7 @@ def _caption(
 
 def _draw(image: str, captions: Mapping[str, str], sheet: Path, title: str, *, as_json: bool) -> None:
     from lorax_vlm.data.images import load_image
-    from lorax_vlm.evaluation.sheet import draw_comparison_sheet
+    from lorax_vlm.reports.sheet import draw_comparison_sheet
 
     with naming(sheet):
         draw_comparison_sheet(load_image(image), captions, sheet, title=title)

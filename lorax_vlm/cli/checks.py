@@ -6,8 +6,8 @@ from pathlib import Path
 from lorax_vlm.adapters.ownership import owner_of, require_free
 from lorax_vlm.adapters.recipe import get_recipe
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.data.scene_captions import require_style
-from lorax_vlm.data.scene_examples import require_task
+from lorax_vlm.data.world.captions import require_style
+from lorax_vlm.data.world.examples import require_task
 from lorax_vlm.errors import ImageError, UsageError
 from lorax_vlm.models.catalog import CatalogEntry
 

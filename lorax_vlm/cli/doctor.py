@@ -26,7 +26,7 @@ from lorax_vlm.cli.options import (
     read_asked_data,
 )
 from lorax_vlm.cli.output import console, print_json, print_table, say, say_parts
-from lorax_vlm.data.scene_examples import GENERAL
+from lorax_vlm.data.world.examples import GENERAL
 from lorax_vlm.errors import DataError, UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.skills import answer, caption

@@ -33,14 +33,14 @@ from lorax_vlm.cli.options import (
     read_asked_data,
 )
 from lorax_vlm.cli.output import print_json, say, say_wrote
-from lorax_vlm.cli.reports import print_caption_reports, print_vqa_reports
-from lorax_vlm.data.scene_captions import require_style
-from lorax_vlm.data.scene_examples import GENERAL, require_task
-from lorax_vlm.data.scene_questions import QUESTION_TYPES
-from lorax_vlm.data.scene_tasks import kinds_taught
+from lorax_vlm.cli.results import print_caption_reports, print_vqa_reports
+from lorax_vlm.data.world.captions import require_style
+from lorax_vlm.data.world.examples import GENERAL, require_task
+from lorax_vlm.data.world.questions import QUESTION_TYPES
+from lorax_vlm.data.world.skills import kinds_taught
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import style_on_scenes
-from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
+from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.paths import require_new_file
 from lorax_vlm.types import Interval
@@ -297,8 +297,8 @@ def _evaluate_questions(order: _Order) -> None:
         print_vqa_reports(reports, lines, title)
         _say_side_effects(effects)
     if order.html is not None:
-        from lorax_vlm.evaluation.html import write_vqa_page
         from lorax_vlm.evaluation.opening import OpenedOnDemand
+        from lorax_vlm.reports.questions_page import write_vqa_page
 
         write_vqa_page(reports, OpenedOnDemand(unseen.examples), order.html, title=title, differences=lines)
         say_wrote(order.html, as_json=order.as_json)

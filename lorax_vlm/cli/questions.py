@@ -9,7 +9,7 @@ from lorax_vlm.cli.checks import require_images, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, IncludeSeen, Model, Quantize, Store
 from lorax_vlm.cli.output import SILENT, percent, print_json, print_table, say, say_drawn_only
 from lorax_vlm.errors import UsageError
-from lorax_vlm.evaluation.reports import BenchmarkRow
+from lorax_vlm.evaluation.results import BenchmarkRow
 from lorax_vlm.models.catalog import get_model_entry
 
 

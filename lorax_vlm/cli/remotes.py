@@ -21,7 +21,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Make a new version whe
 
 def pack(name: Name, file: Annotated[Path, typer.Argument(help="New file, NAME.lorax.")], store: Store = None) -> None:
     """Write an adapter as one file."""
-    from lorax_vlm.exchange.bundle import pack as write_bundle
+    from lorax_vlm.sharing.bundle import pack as write_bundle
 
     adapters, name = find_adapter(store, name)
     path = write_bundle(adapters.get(name), file)
@@ -35,7 +35,7 @@ def unpack(
     store: Store = None,
 ) -> None:
     """Check a bundle and take it into the store."""
-    from lorax_vlm.exchange.bundle import receive, unpacked
+    from lorax_vlm.sharing.bundle import receive, unpacked
 
     with unpacked(file) as folder:
         stored = receive(AdapterStore(store), folder, name, replace=replace)
@@ -49,7 +49,7 @@ def push(
     store: Store = None,
 ) -> None:
     """Send an adapter to the hub or to any address that fsspec reaches."""
-    from lorax_vlm.exchange.remotes import push as send
+    from lorax_vlm.sharing.remotes import push as send
 
     if private and not url.startswith("hf://"):
         raise UsageError(f"--private is of a new repository on the hub (hf://owner/name); {url} is none.")
@@ -70,7 +70,7 @@ def pull(
     store: Store = None,
 ) -> None:
     """Fetch an adapter, check all of it, and only then show it in the store."""
-    from lorax_vlm.exchange.remotes import pull as fetch
+    from lorax_vlm.sharing.remotes import pull as fetch
 
     stored = fetch(AdapterStore(store), url, name, replace=replace, digest=digest, public_key=signed_by)
     say(f"Stored {stored.name}, version {stored.version}")
@@ -82,7 +82,7 @@ def sign(
     store: Store = None,
 ) -> None:
     """Sign an adapter with OpenSSF model-signing; the key must not be encrypted."""
-    from lorax_vlm.exchange.signing import sign_adapter
+    from lorax_vlm.sharing.signing import sign_adapter
 
     adapters, name = find_adapter(store, name)
     stored = sign_adapter(adapters, name, key)
@@ -95,7 +95,7 @@ def verify_signature(
     store: Store = None,
 ) -> None:
     """Check an adapter's signature against the key that is expected. Exit code 1 when it is refused."""
-    from lorax_vlm.exchange.signing import verify_signature as check
+    from lorax_vlm.sharing.signing import verify_signature as check
 
     adapters, name = find_adapter(store, name)
     check(adapters.get(name).folder, name, key)

@@ -40,9 +40,9 @@ def export_scenes(
 
     With --task every question of that type is a row, and a scene that has none is left out.
     """
-    from lorax_vlm.data.scene_captions import require_style
-    from lorax_vlm.data.scene_examples import require_task
     from lorax_vlm.data.scenes import iterate_scenes
+    from lorax_vlm.data.world.captions import require_style
+    from lorax_vlm.data.world.examples import require_task
 
     if style is not None and task is not None:
         raise UsageError("Give --style for captions or --task for questions, not both.")

@@ -17,11 +17,11 @@ from functools import cached_property
 
 from PIL import Image
 
-from lorax_vlm.data.scene_captions import STYLES, CaptionScore, write_caption
-from lorax_vlm.data.scene_captions import score_caption as _score_caption
-from lorax_vlm.data.scene_drawing import draw_scene
-from lorax_vlm.data.scene_questions import QUESTION_TYPES, Question, write_questions
-from lorax_vlm.data.scene_words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, SceneObject
+from lorax_vlm.data.world.captions import STYLES, CaptionScore, write_caption
+from lorax_vlm.data.world.captions import score_caption as _score_caption
+from lorax_vlm.data.world.drawing import draw_scene
+from lorax_vlm.data.world.questions import QUESTION_TYPES, Question, write_questions
+from lorax_vlm.data.world.words import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, SceneObject
 from lorax_vlm.errors import UsageError
 from lorax_vlm.types import require_whole
 

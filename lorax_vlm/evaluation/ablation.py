@@ -9,7 +9,7 @@ from PIL import Image
 
 from lorax_vlm.data.examples import Example
 from lorax_vlm.evaluation.intervals import paired_difference
-from lorax_vlm.evaluation.reports import AnswerRecord, ImageEffect
+from lorax_vlm.evaluation.results import AnswerRecord, ImageEffect
 from lorax_vlm.types import ImageVerdict, Interval
 
 Again = Callable[[Sequence[int], Sequence[Example], Sequence[int]], Sequence[AnswerRecord]]

@@ -5,12 +5,12 @@ import math
 from collections.abc import Hashable, Sequence
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_captions import STYLES
 from lorax_vlm.data.scenes import Scene, score_caption
+from lorax_vlm.data.world.captions import STYLES
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
 from lorax_vlm.evaluation.protocol import describe_protocol
-from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
+from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics, metric_problems
 from lorax_vlm.foreign import quoted
 from lorax_vlm.types import GenerationSettings, Interval, ModelText

@@ -14,7 +14,7 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.opening import pictures_in_turn
 from lorax_vlm.evaluation.questions import Ask, accuracy_of, choose_metric, mean_score, score_answers, with_metric
-from lorax_vlm.evaluation.reports import BenchmarkRow
+from lorax_vlm.evaluation.results import BenchmarkRow
 from lorax_vlm.types import ModelText
 
 _SAMPLE_EVERY_S = 0.01

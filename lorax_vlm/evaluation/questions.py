@@ -12,7 +12,7 @@ from lorax_vlm.evaluation.ablation import ablate
 from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
 from lorax_vlm.evaluation.opening import Source, sources_in_turn
 from lorax_vlm.evaluation.protocol import describe_protocol
-from lorax_vlm.evaluation.reports import AnswerRecord, VQAReport
+from lorax_vlm.evaluation.results import AnswerRecord, VQAReport
 from lorax_vlm.types import GenerationSettings, Interval, ModelText, require_flag
 
 Ask = Callable[[Sequence[ImageSource], Sequence[str]], Sequence[ModelText | LoraxError]]

@@ -10,9 +10,9 @@ from PIL import Image
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.seen import SeenImages
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import is_drawn
+from lorax_vlm.data.world.examples import is_drawn
 from lorax_vlm.errors import LoraxError, UsageError
-from lorax_vlm.evaluation.reports import SeenShare
+from lorax_vlm.evaluation.results import SeenShare
 
 KNOWN_BY = "images_known_by"
 """Fact of a manifest's training: by what its images are known, a list of ``Identity``; without it any."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from lorax_vlm.answers import exact_match
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import scene_questions
-from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene, iterate_scenes, score_caption
+from lorax_vlm.data.world.examples import scene_questions
+from lorax_vlm.data.world.questions import QUESTION_TYPES
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
 from lorax_vlm.types import Interval
 

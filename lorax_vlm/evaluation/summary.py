@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from lorax_vlm.evaluation.reports import VQAReport
+from lorax_vlm.evaluation.results import VQAReport
 from lorax_vlm.types import ImageVerdict, Interval
 
 _VERDICTS: Mapping[ImageVerdict, str] = {

@@ -5,9 +5,9 @@ from pathlib import Path
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import UsageError
-from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked
 from lorax_vlm.paths import named_path
 from lorax_vlm.runtime.bases import Bases
+from lorax_vlm.sharing.bundle import SUFFIX, pack, receive, unpacked
 from lorax_vlm.workshop.intake import take_in
 
 

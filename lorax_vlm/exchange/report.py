@@ -5,7 +5,7 @@ from functools import cached_property
 
 from lorax_vlm.answers import exact_match
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference, retention
-from lorax_vlm.evaluation.reports import SeenShare
+from lorax_vlm.evaluation.results import SeenShare
 from lorax_vlm.exchange.plan import Label, TransferPlan
 from lorax_vlm.types import Interval
 

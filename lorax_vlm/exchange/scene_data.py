@@ -2,8 +2,8 @@
 
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import scene_captions, scene_questions
-from lorax_vlm.data.scene_tasks import kinds_taught, require_scenes, skill_examples, without_targets
+from lorax_vlm.data.world.examples import scene_captions, scene_questions
+from lorax_vlm.data.world.skills import kinds_taught, require_scenes, skill_examples, without_targets
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities_of
 from lorax_vlm.exchange.transfer_data import TransferData

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions, ask_of
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_tasks import skill_examples
+from lorax_vlm.data.world.skills import skill_examples
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
-from lorax_vlm.evaluation.reports import TaskReport
+from lorax_vlm.evaluation.results import TaskReport
 from lorax_vlm.exchange.teacher import answer
 from lorax_vlm.exchange.transfer_data import judge_all, judge_by_target
 from lorax_vlm.measuring.unseen import unseen_examples

@@ -13,7 +13,7 @@ from lorax_vlm.data.sources import read_parts
 from lorax_vlm.data.splitting import without_images_of
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.intervals import numbers_of
-from lorax_vlm.evaluation.reports import SeenShare
+from lorax_vlm.evaluation.results import SeenShare
 from lorax_vlm.evaluation.seen import comparable, leave_out_seen
 from lorax_vlm.exchange.report import Scored
 from lorax_vlm.types import ENOUGH

@@ -10,8 +10,8 @@ from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import caption_ask
 from lorax_vlm.data.examples import Choice, DataSplits
 from lorax_vlm.data.images import ImageSource
-from lorax_vlm.data.scene_examples import drawn_example
 from lorax_vlm.data.scenes import Scene, iterate_scenes
+from lorax_vlm.data.world.examples import drawn_example
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import (
     grouped_by_image,
@@ -21,7 +21,7 @@ from lorax_vlm.evaluation.captions import (
 )
 from lorax_vlm.evaluation.opening import readable, sources_in_turn
 from lorax_vlm.evaluation.reference_loss import reference_loss
-from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport
+from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.measuring.unseen import unseen_examples
 from lorax_vlm.requests import Request

@@ -3,11 +3,11 @@
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_tasks import require_scenes, skill_examples
+from lorax_vlm.data.world.skills import require_scenes, skill_examples
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import compare_captions
 from lorax_vlm.evaluation.questions import compare_reports
-from lorax_vlm.evaluation.reports import Comparison
+from lorax_vlm.evaluation.results import Comparison
 from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions
 from lorax_vlm.measuring.questions import Answerer, measure_questions
 from lorax_vlm.measuring.unseen import unseen_examples

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions, ask_of
 from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.data.scene_tasks import kinds_taught
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.world.skills import kinds_taught
 from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.runtime.engine import BaseEngine

@@ -11,7 +11,7 @@ from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.questions import Ask, evaluate_questions
-from lorax_vlm.evaluation.reports import BenchmarkRow, VQAReport
+from lorax_vlm.evaluation.results import BenchmarkRow, VQAReport
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.requests import Request
 from lorax_vlm.runtime.bases import Bases

@@ -20,7 +20,7 @@ from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import write_problems
-from lorax_vlm.data.scene_tasks import require_scenes
+from lorax_vlm.data.world.skills import require_scenes
 from lorax_vlm.errors import DamagedAdapter, LoraxError, PathError
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities
 from lorax_vlm.models.catalog import CatalogEntry

@@ -9,8 +9,8 @@ from typing import Any, TypedDict, Unpack
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.asking import Ask, ask_for
 from lorax_vlm.data.examples import DataSplits, Kind
-from lorax_vlm.data.scene_tasks import require_scenes, skill_splits
 from lorax_vlm.data.sources import read_data, read_parts
+from lorax_vlm.data.world.skills import require_scenes, skill_splits
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry

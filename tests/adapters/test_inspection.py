@@ -16,8 +16,8 @@ from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import DamagedAdapter
-from lorax_vlm.exchange.pictures import draw_inspection
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.reports.pictures import draw_inspection
 from lorax_vlm.skills import answer
 from tests.adapters_for_tests import edit_config, edit_weights, write_random_adapter
 

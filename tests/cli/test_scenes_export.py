@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import scene_questions
 from lorax_vlm.data.scenes import iterate_scenes
 from lorax_vlm.data.sources import read_data, read_parts
+from lorax_vlm.data.world.examples import scene_questions
 from tests.data_for_tests import all_examples
 
 

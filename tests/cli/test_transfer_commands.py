@@ -10,7 +10,7 @@ import pytest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.main import main
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import draw_scene_image
+from lorax_vlm.data.world.examples import draw_scene_image
 from lorax_vlm.exchange.teacher import answer
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.engine import BaseEngine

@@ -16,9 +16,9 @@ from lorax_vlm.data.asked import asked_examples
 from lorax_vlm.data.examples import DataSplits, Example, MappedStream, answered
 from lorax_vlm.data.images import load_image
 from lorax_vlm.data.problems import Problem
-from lorax_vlm.data.scene_examples import draw_scene_image, scene_captions
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.data.sources import read_data
+from lorax_vlm.data.world.examples import draw_scene_image, scene_captions
 from lorax_vlm.errors import DataError, ImageError, UsageError
 from tests.data_for_tests import captioned, numbered, picture, png, write_pictures, write_rows
 
@@ -255,7 +255,7 @@ def test_the_part_belongs_to_the_identity_and_names_do_not() -> None:
 
 def test_drawn_scenes_are_identified_without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = splits(scene_captions("plain", "train", 5), scene_captions("plain", "validation", 2))
-    monkeypatch.setattr("lorax_vlm.data.scene_examples.make_scene", lambda seed: pytest.fail(f"{seed} was drawn"))
+    monkeypatch.setattr("lorax_vlm.data.world.examples.make_scene", lambda seed: pytest.fail(f"{seed} was drawn"))
     assert len(scenes.identity()["sha256"]) == 64
     assert make_scene(0)
 

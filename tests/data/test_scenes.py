@@ -6,9 +6,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lorax_vlm.data.scene_captions import CONCISE_MAX_WORDS
-from lorax_vlm.data.scene_drawing import _CELL_CENTERS, _CENTER_JITTER, _RADII
-from lorax_vlm.data.scene_words import PLACES, SceneObject
 from lorax_vlm.data.scenes import (
     QUESTION_TYPES,
     SPLITS,
@@ -19,6 +16,9 @@ from lorax_vlm.data.scenes import (
     score_caption,
     split_seeds,
 )
+from lorax_vlm.data.world.captions import CONCISE_MAX_WORDS
+from lorax_vlm.data.world.drawing import _CELL_CENTERS, _CENTER_JITTER, _RADII
+from lorax_vlm.data.world.words import PLACES, SceneObject
 
 THREE = Scene(
     seed=1,

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_captions import CaptionScore
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.world.captions import CaptionScore
 from lorax_vlm.evaluation.captions import grouped_by_image, judge_reference_captions, judge_scene_captions
-from lorax_vlm.evaluation.sheet import draw_comparison_sheet
+from lorax_vlm.reports.sheet import draw_comparison_sheet
 from lorax_vlm.types import Caption, Generated, GenerationSettings
 
 FACTS = {"base": "b", "adapter": "a", "settings": GenerationSettings(), "time_s": 1.5}

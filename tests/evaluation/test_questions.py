@@ -27,7 +27,7 @@ from lorax_vlm.evaluation.questions import (
     score_answers,
     shares_by_metric,
 )
-from lorax_vlm.evaluation.reports import VQAReport
+from lorax_vlm.evaluation.results import VQAReport
 from lorax_vlm.evaluation.summary import metrics_line, missing_line, table_rows
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.types import Answer, Generated, GenerationSettings

@@ -7,8 +7,8 @@ import pytest
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.world.questions import QUESTION_TYPES
 from lorax_vlm.evaluation import side_effects
 from lorax_vlm.evaluation.side_effects import CAPTIONS, QUESTIONS, measure_side_effects
 from lorax_vlm.measuring import effects as measuring

@@ -7,8 +7,8 @@ import pytest
 
 from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.data.scene_tasks import skill_examples, skill_splits
 from lorax_vlm.data.scenes import make_scene
+from lorax_vlm.data.world.skills import skill_examples, skill_splits
 from lorax_vlm.errors import UsageError
 from lorax_vlm.exchange.scene_data import DEVELOPMENT, UNSEEN_FROM, scene_transfer_data
 from lorax_vlm.exchange.teacher import answer as answers_of

@@ -18,10 +18,10 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import ask_for
 from lorax_vlm.data.examples import Example
-from lorax_vlm.data.scene_examples import scene_captions, scene_questions
-from lorax_vlm.data.scene_tasks import without_targets
+from lorax_vlm.data.world.examples import scene_captions, scene_questions
+from lorax_vlm.data.world.skills import without_targets
 from lorax_vlm.errors import AdapterExists, PathError, TransferRefused, UsageError
-from lorax_vlm.evaluation.reports import SeenShare
+from lorax_vlm.evaluation.results import SeenShare
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity
 from lorax_vlm.exchange import transfer as transfer_module
 from lorax_vlm.exchange.candidates import copies, random_like, shuffled_layers

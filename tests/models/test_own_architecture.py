@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Blip2Config, Blip2ForConditionalGeneration, LlamaConfig
 
-from lorax_vlm.data.scene_tasks import skill_examples, skill_splits
+from lorax_vlm.data.world.skills import skill_examples, skill_splits
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models import spec
 from lorax_vlm.models.components import component_of

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from lorax_vlm.data.scene_questions import SKILL_QUESTION_TYPES
 from lorax_vlm.data.scenes import make_scene
+from lorax_vlm.data.world.questions import SKILL_QUESTION_TYPES
 from recipes.mentions import find_mentions
 from recipes.turns import (
     GUESSED_WITH_SIDES,

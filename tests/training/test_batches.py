@@ -12,8 +12,8 @@ from PIL import Image
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits, Example, answered
-from lorax_vlm.data.scene_examples import scene_questions
 from lorax_vlm.data.scenes import make_scene
+from lorax_vlm.data.world.examples import scene_questions
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training import trainer as trainer_module
 from lorax_vlm.training.batches import FamilyCollator

@@ -11,7 +11,7 @@ from torch import Tensor
 from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.data.scene_tasks import skill_splits
+from lorax_vlm.data.world.skills import skill_splits
 from lorax_vlm.errors import TrainingError
 from lorax_vlm.models.families.vilt import ViltFamily
 from lorax_vlm.models.loading import LoadedModel, load_model

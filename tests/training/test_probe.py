@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lorax_vlm.data.examples import DataSplits, answered
-from lorax_vlm.data.scene_examples import scene_questions
+from lorax_vlm.data.world.examples import scene_questions
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.probe import _read, probe_image_path
 from tests.images_for_tests import unseen_lines

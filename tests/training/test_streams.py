@@ -17,7 +17,7 @@ from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import Problem
-from lorax_vlm.data.scene_tasks import skill_splits
+from lorax_vlm.data.world.skills import skill_splits
 from lorax_vlm.errors import DataError, PathError
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import caption

@@ -18,7 +18,7 @@ from lorax_vlm.adapters.files import read_adapter_files
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.scene_tasks import skill_splits
+from lorax_vlm.data.world.skills import skill_splits
 from lorax_vlm.errors import ExampleError, NonFiniteLoss, NothingToResume, TrainingError
 from lorax_vlm.models.families.base import target_loss
 from lorax_vlm.models.loading import LoadedModel, load_model

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from lorax_vlm.evaluation.html import safe_value
-from lorax_vlm.evaluation.reports import TaskReport
+from lorax_vlm.evaluation.results import TaskReport
 from lorax_vlm.exchange.matrix import LEGEND, CompatibilityMatrix
-from lorax_vlm.exchange.pictures import matrix_png
 from lorax_vlm.exchange.report import TransferReport, share_text
 from lorax_vlm.paths import WRITTEN_BY, replacing
+from lorax_vlm.reports.pictures import matrix_png
+from lorax_vlm.reports.questions_page import safe_value
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

@@ -6,8 +6,8 @@ from typing import Any
 
 from lorax_vlm.adapters.inspection import Inspection
 from lorax_vlm.errors import UsageError
-from lorax_vlm.evaluation.plot import drawable, save_figure, write_picture
 from lorax_vlm.exchange.matrix import CompatibilityMatrix
+from lorax_vlm.reports.plot import drawable, save_figure, write_picture
 
 _DPI = 110
 

@@ -15,10 +15,10 @@ from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterExists, DamagedAdapter, InterruptedTransfer, RemoteError
-from lorax_vlm.exchange.bundle import pack
-from lorax_vlm.exchange.downloads import upload
-from lorax_vlm.exchange.remotes import is_remote, pull, push
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.sharing.bundle import pack
+from lorax_vlm.sharing.downloads import upload
+from lorax_vlm.sharing.remotes import is_remote, pull, push
 from lorax_vlm.skills import caption
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 from tests.servers import FileServer, Hub, serve_files, serve_hub
@@ -117,7 +117,7 @@ def test_plain_http_and_unknown_certificates_are_refused(
 def test_a_pinned_digest_and_a_limit(https: FileServer, store: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DamagedAdapter, match="has the digest"):
         pull(store, f"{https.url}/a.lorax", digest="0" * 64)
-    monkeypatch.setattr("lorax_vlm.exchange.remotes._BUNDLE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("lorax_vlm.sharing.remotes._BUNDLE_LIMIT_BYTES", 1000)
     with pytest.raises(RemoteError, match="the limit is 1,000"):
         pull(store, f"{https.url}/a.lorax")
     assert store.names() == []

@@ -28,7 +28,7 @@ from lorax_vlm.adapters.regular_files import blocks_of, open_regular, read_regul
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterExists, DamagedAdapter, PathError
-from lorax_vlm.exchange.archive import read_archive, write_archive
+from lorax_vlm.sharing.archive import read_archive, write_archive
 
 logger = logging.getLogger(__name__)
 SUFFIX = ".lorax"

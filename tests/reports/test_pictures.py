@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorax_vlm.evaluation.plot import draw_accuracy, drawable, save_figure
-from lorax_vlm.evaluation.reports import VQAReport
-from lorax_vlm.evaluation.sheet import draw_comparison_sheet
+from lorax_vlm.evaluation.results import VQAReport
+from lorax_vlm.reports.plot import draw_accuracy, drawable, save_figure
+from lorax_vlm.reports.sheet import draw_comparison_sheet
 from lorax_vlm.training.progress import draw_training_curve
 from lorax_vlm.types import Interval
 

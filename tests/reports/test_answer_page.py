@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lorax_vlm.evaluation.html import write_vqa_page
-from lorax_vlm.evaluation.reports import AnswerRecord, VQAReport
+from lorax_vlm.evaluation.results import AnswerRecord, VQAReport
+from lorax_vlm.reports.questions_page import write_vqa_page
 from lorax_vlm.types import Interval
 
 SAID = {

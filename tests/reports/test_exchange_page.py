@@ -9,8 +9,8 @@ from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import PathError, UsageError
 from lorax_vlm.exchange.matrix import CompatibilityMatrix, build_matrix
-from lorax_vlm.exchange.page import write_exchange_page
-from lorax_vlm.exchange.pictures import draw_inspection, draw_matrix
+from lorax_vlm.reports.exchange_page import write_exchange_page
+from lorax_vlm.reports.pictures import draw_inspection, draw_matrix
 from tests.adapters_for_tests import write_manifest
 from tests.exchange.test_report import report
 

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from lorax_vlm.data.scene_words import COLORS, SHAPES, SceneObject, article, place_phrase
+from lorax_vlm.data.world.words import COLORS, SHAPES, SceneObject, article, place_phrase
 
 BASE_QUESTION_TYPES = ("color", "shape", "existence", "place")
 SKILL_QUESTION_TYPES = ("counting", "reasoning", "classification")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from lorax_vlm.evaluation.reports import VQAReport
+from lorax_vlm.evaluation.results import VQAReport
 from lorax_vlm.evaluation.summary import name_of
 from lorax_vlm.foreign import printable
 from lorax_vlm.paths import WRITTEN_BY, replacing

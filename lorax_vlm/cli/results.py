@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lorax_vlm.cli.output import percent, print_table, say
-from lorax_vlm.evaluation.reports import CaptionReport, ReferenceReport, VQAReport
+from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport, VQAReport
 from lorax_vlm.evaluation.summary import (
     difference_text,
     image_line,

@@ -12,9 +12,9 @@ from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import SignatureRefused
-from lorax_vlm.exchange.bundle import pack
-from lorax_vlm.exchange.remotes import pull
-from lorax_vlm.exchange.signing import sign_adapter, verify_signature
+from lorax_vlm.sharing.bundle import pack
+from lorax_vlm.sharing.remotes import pull
+from lorax_vlm.sharing.signing import sign_adapter, verify_signature
 
 
 def make_keys(folder: Path, name: str, curve: ec.EllipticCurve) -> tuple[Path, Path]:

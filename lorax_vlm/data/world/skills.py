@@ -11,8 +11,9 @@ from dataclasses import replace
 from functools import partial
 
 from lorax_vlm.data.examples import DataSplits, Example, answered
-from lorax_vlm.data.scene_captions import require_style
-from lorax_vlm.data.scene_examples import (
+from lorax_vlm.data.scenes import Scene, iterate_scenes
+from lorax_vlm.data.world.captions import require_style
+from lorax_vlm.data.world.examples import (
     CAPTION_SCENES,
     GENERAL,
     QUESTION_SCENES,
@@ -21,8 +22,7 @@ from lorax_vlm.data.scene_examples import (
     scene_captions,
     scene_questions,
 )
-from lorax_vlm.data.scene_questions import QUESTION_TYPES
-from lorax_vlm.data.scenes import Scene, iterate_scenes
+from lorax_vlm.data.world.questions import QUESTION_TYPES
 from lorax_vlm.errors import UsageError
 from lorax_vlm.skills import EXCHANGE_TASKS, Skill
 

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from lorax_vlm.adapters.manifest import Manifest, Measurement
-from lorax_vlm.exchange.card import write_card
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.sharing.card import write_card
 from lorax_vlm.skills import answer, caption
 from tests.adapters_for_tests import identify
 

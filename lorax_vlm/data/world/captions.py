@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lorax_vlm.data.scene_words import (
+from lorax_vlm.data.world.words import (
     BACKGROUNDS,
     COLORS,
     NUMBER_WORDS,

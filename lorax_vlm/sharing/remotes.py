@@ -24,10 +24,10 @@ from lorax_vlm.adapters.regular_files import blocks_of
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import DamagedAdapter, LoraxError, RemoteError, shown_address
-from lorax_vlm.exchange.bundle import SUFFIX, pack, receive, unpacked, warn_of_places
-from lorax_vlm.exchange.card import write_card
-from lorax_vlm.exchange.downloads import downloaded, upload
-from lorax_vlm.exchange.signing import verify_signature
+from lorax_vlm.sharing.bundle import SUFFIX, pack, receive, unpacked, warn_of_places
+from lorax_vlm.sharing.card import write_card
+from lorax_vlm.sharing.downloads import downloaded, upload
+from lorax_vlm.sharing.signing import verify_signature
 
 _HUB = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _BUNDLE_LIMIT_BYTES = MAX_WEIGHTS_BYTES + 64 * 2**20

@@ -13,11 +13,11 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from lorax_vlm.errors import LoraxError, UsageError
-from lorax_vlm.evaluation.plot import draw_accuracy
-from lorax_vlm.evaluation.reports import AnswerRecord, VQAReport
+from lorax_vlm.evaluation.results import AnswerRecord, VQAReport
 from lorax_vlm.evaluation.summary import image_line, missing_line, name_of, table_rows
 from lorax_vlm.foreign import printable
 from lorax_vlm.paths import WRITTEN_BY, replacing
+from lorax_vlm.reports.plot import draw_accuracy
 from lorax_vlm.types import Interval
 
 _THUMBNAIL_PX, _SMALL_PX = 160, 80

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lorax_vlm.data.scene_words import BACKGROUNDS, COLORS, PLACES, SceneObject
+from lorax_vlm.data.world.words import BACKGROUNDS, COLORS, PLACES, SceneObject
 
 IMAGE_SIDE_PX = 224
 _SUPERSAMPLE = 2

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from lorax_vlm.data.scene_captions import CaptionScore
-from lorax_vlm.evaluation.plot import drawable, save_figure
+from lorax_vlm.data.world.captions import CaptionScore
 from lorax_vlm.foreign import printable
+from lorax_vlm.reports.plot import drawable, save_figure
 
 _WRAP_CHARACTERS = 62
 _MOST_LINES = 1500  # a picture may have 65,536 rows of pixels

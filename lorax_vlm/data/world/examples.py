@@ -6,8 +6,8 @@ from functools import partial
 from PIL import Image
 
 from lorax_vlm.data.examples import Example, answered
-from lorax_vlm.data.scene_questions import QUESTION_TYPES
 from lorax_vlm.data.scenes import iterate_scenes, make_scene
+from lorax_vlm.data.world.questions import QUESTION_TYPES
 from lorax_vlm.errors import UsageError
 from lorax_vlm.types import require_text
 

@@ -28,9 +28,9 @@ from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages, read_seen
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterExists, AdapterNameError, DamagedAdapter, LoraxError, PathError
-from lorax_vlm.exchange.archive import read_archive, write_archive
-from lorax_vlm.exchange.bundle import pack, receive, unpacked
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.sharing.archive import read_archive, write_archive
+from lorax_vlm.sharing.bundle import pack, receive, unpacked
 from lorax_vlm.skills import caption
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 from tests.models.test_fingerprint import HOSTILE_HEADERS
@@ -109,7 +109,7 @@ def test_a_bundle_is_a_zip_archive_of_the_standard_library(bundle: Path, sealed:
 def test_large_archives_are_those_of_the_standard_library(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if limit is not None:
         monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
-        monkeypatch.setattr("lorax_vlm.exchange.archive.ZIP64_LIMIT", limit)
+        monkeypatch.setattr("lorax_vlm.sharing.archive.ZIP64_LIMIT", limit)
     files = {MANIFEST_FILE: b"a" * 50, CONFIG_FILE: b"", WEIGHTS_FILE: b"b" * 2000}
     own = io.BytesIO()
     write_archive(own, [(name, [content[:30], content[30:]]) for name, content in files.items()])
