@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.stored import StoredAdapter
@@ -18,7 +18,6 @@ from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions
 from lorax_vlm.measuring.effects import side_effects
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.paths import named_path
 from lorax_vlm.requests import Request
 from lorax_vlm.skills import caption
@@ -26,7 +25,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.types import Caption, require_flag, require_texts
 from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted, as_splits, by_name, examples_for
-from lorax_vlm.workspace import BASE, Workspace
+from lorax_vlm.workspace import BASE, Options, Workspace
 
 
 class BLIP2CaptioningSystem:
@@ -42,33 +41,21 @@ class BLIP2CaptioningSystem:
         self,
         model: str = "Salesforce/blip2-opt-2.7b",
         *,
-        store: str | Path | None = None,
-        device: Device = "auto",
-        dtype: Precision = "auto",
-        quantize: Quantization = "auto",
-        batch_size: int | None = None,
-        adapter_memory_bytes: int | None = None,
         workspace: Workspace | None = None,
+        **options: Unpack[Options],
     ) -> None:
         """Choose the base; it is loaded on first use.
 
         Args:
             model: Catalogue name, hub id or folder.
-            store: As for ``Workspace``, and so the others.
-            device: See there.
-            dtype: See there.
-            quantize: See there.
-            batch_size: See there.
-            adapter_memory_bytes: See there.
-            workspace: One that others use, too; the other options are its own then.
+            workspace: One that others use, too. None: one of its own.
+            options: Of its own workspace, such as ``store`` and ``device``; see ``workspace.Options``.
 
         Raises:
             UnknownModel: ``model`` is nothing known.
             UsageError: ``model`` cannot write captions (ViLT).
         """
-        options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize, "batch_size": batch_size}
-        options |= {"store": store, "adapter_memory_bytes": adapter_memory_bytes}
-        self.workspace = workspace or Workspace(**options)
+        self.workspace = Workspace.shared(workspace, "hub", options)
         self.model, self.store = model, self.workspace.store
         require_captions(self.entry)
 

@@ -23,14 +23,13 @@ from lorax_vlm.exchange.swap import ExchangeReport
 from lorax_vlm.exchange.tasks import measure_task
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.paths import named_path
 from lorax_vlm.reports.exchange_page import write_exchange_page
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.types import ModelText, require_text, require_texts
 from lorax_vlm.workshop.orders import Data, Wanted
-from lorax_vlm.workspace import BASE, Workspace
+from lorax_vlm.workspace import BASE, Options, Workspace
 
 
 class MultiModalLoRAExchange:
@@ -49,32 +48,20 @@ class MultiModalLoRAExchange:
         self,
         models: str | Mapping[str, str] = "hub",
         *,
-        store: str | Path | None = None,
-        device: Device = "auto",
-        dtype: Precision = "auto",
-        quantize: Quantization = "auto",
-        memory_budget_bytes: int | None = None,
-        adapter_memory_bytes: int | None = None,
         workspace: Workspace | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        """Choose what the model keys stand for; bases are loaded on first use. Arguments are those of ``Workspace``.
+        """Choose what the model keys stand for; bases are loaded on first use, one at a time if memory is short.
 
         Args:
-            models: See there, and so the others.
-            store: See there.
-            device: See there.
-            dtype: See there.
-            quantize: See there.
-            memory_budget_bytes: See there.
-            adapter_memory_bytes: See there.
-            workspace: One that others use, too; the other options are its own then.
+            models: ``hub``, ``mini``, or other checkpoints (hub ids or folders) by key; other keys stay the hub's.
+            workspace: One that others use, too. None: one of its own.
+            options: Of its own workspace, such as ``store`` and ``device``; see ``workspace.Options``.
 
         Raises:
             UsageError: ``models`` is another word, or has an unknown key.
         """
-        options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
-        options |= {"memory_budget_bytes": memory_budget_bytes, "adapter_memory_bytes": adapter_memory_bytes}
-        self.workspace = workspace or Workspace(models, store=store, **options)
+        self.workspace = Workspace.shared(workspace, models, options)
         self.models, self.store = self.workspace.models, self.workspace.store
 
     def entry(self, model: str) -> CatalogEntry:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.stored import StoredAdapter
@@ -21,14 +21,13 @@ from lorax_vlm.measuring.questions import Answerer, benchmark, measure_questions
 from lorax_vlm.measuring.unseen import shown_names, unseen_examples
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.requests import Request
 from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_config
 from lorax_vlm.types import Answer, require_flag, require_texts, require_texts_by_name, require_whole
 from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted, by_name, examples_for
-from lorax_vlm.workspace import Workspace
+from lorax_vlm.workspace import Options, Workspace
 
 
 class VQASystem:
@@ -46,34 +45,22 @@ class VQASystem:
         self,
         models: str | Mapping[str, str] = "hub",
         *,
-        store: str | Path | None = None,
-        device: Device = "auto",
-        dtype: Precision = "auto",
-        quantize: Quantization = "auto",
-        batch_size: int = 64,
-        memory_budget_bytes: int | None = None,
-        adapter_memory_bytes: int | None = None,
         workspace: Workspace | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        """Choose what the model keys stand for; bases are loaded on first use. Arguments are those of ``Workspace``.
+        """Choose what the model keys stand for; bases are loaded on first use, one at a time if memory is short.
 
         Args:
-            models: See there, and so the others.
-            store: See there.
-            device: See there.
-            dtype: See there.
-            quantize: See there.
-            batch_size: See there.
-            memory_budget_bytes: See there.
-            adapter_memory_bytes: See there.
-            workspace: One that others use, too; the other options are its own then.
+            models: ``hub``, ``mini``, or other checkpoints (hub ids or folders) by key; other keys stay the hub's.
+            workspace: One that others use, too. None: one of its own.
+            options: Of its own workspace, such as ``store`` and ``device``; see ``workspace.Options``.
 
         Raises:
             UsageError: ``models`` is another word, or has an unknown key.
         """
-        options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize, "batch_size": batch_size}
-        options |= {"memory_budget_bytes": memory_budget_bytes, "adapter_memory_bytes": adapter_memory_bytes}
-        self.workspace = workspace or Workspace(models, store=store, **options)
+        if workspace is None:
+            options.setdefault("batch_size", 64)
+        self.workspace = Workspace.shared(workspace, models, options)
         self.models, self.store = self.workspace.models, self.workspace.store
 
     def entry(self, model: str) -> CatalogEntry:

@@ -6,7 +6,7 @@ Composition only: what is done lies in the rooms below. A base is named by key, 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 from lorax_vlm.adapters.ownership import adapters_of
 from lorax_vlm.adapters.store import AdapterStore
@@ -17,6 +17,7 @@ from lorax_vlm.evaluation.results import Comparison
 from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters
 from lorax_vlm.exchange.moving import Images, Wishes, own_base, transfer
 from lorax_vlm.exchange.report import TransferReport
+from lorax_vlm.foreign import quoted
 from lorax_vlm.measuring.comparing import compare_with_base
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key, list_models
 from lorax_vlm.models.placement import Device, Precision, Quantization
@@ -33,6 +34,29 @@ BASE = "base"
 _BATCHES_AT_ONCE = 8
 
 
+class Options(TypedDict, total=False):
+    """What may be said of a workspace."""
+
+    store: str | Path | None
+    """Where adapters live, by default the store of ``LORAX_VLM_HOME``."""
+    device: Device
+    """``auto`` takes CUDA when there is one."""
+    dtype: Precision
+    """``auto``: see ``models/placement.py``."""
+    quantize: Quantization
+    """``auto``: 4 bits on CUDA, none on a CPU."""
+    memory_budget_bytes: int | None
+    """Most memory for all bases; the least recently used leaves. None: what is free."""
+    adapter_memory_bytes: int | None
+    """Most memory for the adapters of each base; the least recently used leave first. None: no limit."""
+    batch_size: int | None
+    """Most rows per forward pass. None: 32, of a miniature 128."""
+    load: Load | None
+    """Loads a base. None: from its files."""
+    engine: Engine | None
+    """Answers all requests in the place of bases; see ``runtime.fake.FakeEngine``."""
+
+
 class Workspace:
     """One store, and the bases over it.
 
@@ -42,51 +66,34 @@ class Workspace:
     'a red circle'
     """
 
-    def __init__(
-        self,
-        models: str | Mapping[str, str] = "hub",
-        *,
-        store: str | Path | None = None,
-        device: Device = "auto",
-        dtype: Precision = "auto",
-        quantize: Quantization = "auto",
-        memory_budget_bytes: int | None = None,
-        adapter_memory_bytes: int | None = None,
-        batch_size: int | None = None,
-        load: Load | None = None,
-        engine: Engine | None = None,
-    ) -> None:
+    def __init__(self, models: str | Mapping[str, str] = "hub", **options: Unpack[Options]) -> None:
         """Nothing is loaded.
 
         Args:
             models: What keys such as ``blip2_opt`` stand for: ``hub``, ``mini``, or other checkpoints by key.
-            store: Where adapters live, by default the store of ``LORAX_VLM_HOME``.
-            device: ``auto`` takes CUDA when there is one.
-            dtype: ``auto``: see ``models/placement.py``.
-            quantize: ``auto``: 4 bits on CUDA, none on a CPU.
-            memory_budget_bytes: Most memory for all bases; the least recently used leaves. None: what is free.
-            adapter_memory_bytes: Most memory for the adapters of each base. None: no limit.
-            batch_size: Most rows per forward pass. None: 32, of a miniature 128.
-            load: Loads a base. None: from its files.
-            engine: Answers all requests in the place of bases; see ``runtime.fake.FakeEngine``.
+            options: See ``Options``.
 
         Raises:
-            UsageError: ``models`` is another word or has an unknown key, or a number is none.
+            UsageError: ``models`` is another word or has an unknown key, an option is unknown, or a number is none.
         """
+        if unknown := [name for name in options if name not in Options.__annotations__]:
+            raise UsageError(f"Unknown option {quoted(unknown[0])}. Known: {', '.join(Options.__annotations__)}.")
         self.models = checkpoints_by_key(models)
-        self.store = AdapterStore(store)
-        self.bases = Bases(
-            self.models,
-            self.store,
-            budget_bytes=memory_budget_bytes,
-            adapter_memory_bytes=adapter_memory_bytes,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            quantize=quantize,
-            load=load,
-        )
-        self._engine = engine
+        self.store, self._engine = AdapterStore(options.get("store")), options.get("engine")
+        of_bases: dict[str, Any] = {name: value for name, value in options.items() if name not in ("store", "engine")}
+        self.bases = Bases(self.models, self.store, **of_bases)
+
+    @classmethod
+    def shared(cls, workspace: "Workspace | None", models: str | Mapping[str, str], options: "Options") -> "Workspace":
+        """The workspace that is given, or one of its own.
+
+        Raises:
+            UsageError: There is one, and options, which would mean nothing.
+        """
+        if workspace is not None and (options or models != "hub"):
+            given = ", ".join(["models"] * (models != "hub") + list(options))
+            raise UsageError(f"{given}: the workspace that is given has its own. Give them to Workspace(...).")
+        return workspace or cls(models, **options)
 
     # --- what there is ----------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class Bases:
         models: Mapping[str, str],
         store: AdapterStore,
         *,
-        budget_bytes: int | None = None,
+        memory_budget_bytes: int | None = None,
         adapter_memory_bytes: int | None = None,
         batch_size: int | None = None,
         device: Device = "auto",
@@ -65,7 +65,7 @@ class Bases:
         Args:
             models: What short names stand for; see ``checkpoints_by_key``.
             store: Where adapters are kept.
-            budget_bytes: Most memory for all bases together. None: what the machine has free.
+            memory_budget_bytes: Most memory for all bases together. None: what the machine has free.
             adapter_memory_bytes: Most memory for the adapters of each base. None: no limit.
             batch_size: Most rows per forward pass. None: 32, of a miniature 128.
             device: As for ``load_model``.
@@ -76,12 +76,16 @@ class Bases:
         Raises:
             UsageError: A limit is no number of bytes, or a batch no number of rows.
         """
-        limits = {"budget_bytes": budget_bytes, "adapter_memory_bytes": adapter_memory_bytes, "batch_size": batch_size}
+        limits = {
+            "memory_budget_bytes": memory_budget_bytes,
+            "adapter_memory_bytes": adapter_memory_bytes,
+            "batch_size": batch_size,
+        }
         for name, limit in limits.items():
             if limit is not None:
                 require_whole(name, limit, 1)
         self.models, self.store = dict(models), store
-        self._budget_bytes, self._adapter_memory_bytes = budget_bytes, adapter_memory_bytes
+        self._budget_bytes, self._adapter_memory_bytes = memory_budget_bytes, adapter_memory_bytes
         self._batch_size = batch_size
         self._options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
         self._load_base = load

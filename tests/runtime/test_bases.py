@@ -69,7 +69,7 @@ def test_of_several_threads_one_loads_and_others_use_another_base_meanwhile() ->
 
 def test_what_is_used_does_not_leave_and_who_needs_room_waits() -> None:
     load = Loads()
-    bases = Bases({}, AdapterStore(), load=load, budget_bytes=needed(OPT) + 1000)
+    bases = Bases({}, AdapterStore(), load=load, memory_budget_bytes=needed(OPT) + 1000)
     done = threading.Event()
 
     def use_the_other() -> None:
@@ -98,7 +98,7 @@ def test_a_load_that_fails_is_tried_again_by_the_next(tmp_path: Path) -> None:
             raise CheckpointError(entry.name, ["it is on fire"])
         return load_model(entry.name)
 
-    bases = Bases({}, AdapterStore(), load=load, budget_bytes=needed(OPT))
+    bases = Bases({}, AdapterStore(), load=load, memory_budget_bytes=needed(OPT))
     with pytest.raises(CheckpointError, match="on fire"), bases.use(OPT):
         pass
     with bases.use(OPT) as engine:
@@ -106,7 +106,7 @@ def test_a_load_that_fails_is_tried_again_by_the_next(tmp_path: Path) -> None:
 
 
 def test_the_least_recently_used_leaves_and_only_while_nobody_uses_it() -> None:
-    bases = Bases({}, AdapterStore(), budget_bytes=needed(OPT, FLAN))
+    bases = Bases({}, AdapterStore(), memory_budget_bytes=needed(OPT, FLAN))
     for name in (OPT, FLAN, OPT, VILT):
         with bases.use(name):
             pass
