@@ -229,8 +229,7 @@ class BLIP2CaptioningSystem:
         """
         require_flag("return_errors", return_errors)
         images = require_rows(images, "images", "caption_image")
-        if adapter is not None:
-            self.workspace.stored(adapter, self.model)  # before the base is loaded
+        self.workspace.require_adapters([adapter], self.model)
         requests = [Request.about(image, None, adapter, **decoding) for image in images]
         found: list[Caption | LoraxError] = []
         for result in self.workspace.stream(requests, base=self.model):

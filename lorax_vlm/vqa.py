@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import answers_questions, require_question, require_rows
+from lorax_vlm.asking import answers_questions, distinct_adapters, require_question, require_rows
 from lorax_vlm.data.asked import asked_examples
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource
@@ -258,8 +258,7 @@ class VQASystem:
         if not return_errors:  # before any is answered
             for question in questions:
                 require_question(question)
-        for name in dict.fromkeys(name for name in adapters if isinstance(name, str)):
-            self.workspace.stored(name, model)
+        self.workspace.require_adapters(distinct_adapters(adapters), model)
         rows = zip(images, questions, adapters, strict=True)
         requests = [  # what is no text is no question either
             Request.about(image, question if isinstance(question, str) else "", own, **decoding)

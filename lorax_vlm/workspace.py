@@ -95,21 +95,14 @@ class Workspace:
             raise UsageError(f"{given}: the workspace that is given has its own. Give them to Workspace(...).")
         return workspace or cls(models, **options)
 
-    # --- what there is ----------------------------------------------------------------------------------------------
-
     @staticmethod
     def catalogue() -> tuple[CatalogEntry, ...]:
         """Every checkpoint known by name; others go by hub id or folder."""
         return list_models()
 
     def stored(self, name: str, base: str | None = None) -> StoredAdapter:
-        """An adapter by its full name or, where only one is meant, by its own; see ``AdapterStore.resolve``.
-
-        Raises:
-            AdapterNotFound: None is meant; the nearest three are named.
-            AmbiguousAdapter: Several are.
-        """
-        return self.store.get(self.resolve(name, base))
+        """An adapter by its full name or, where only one is meant, by its own; see ``AdapterStore.resolve``."""
+        return self.store.find(name, self.bases.entry(base).name if base is not None else None)
 
     def resolve(self, name: str, base: str | None = None) -> str:
         """The full name of an adapter, with the version that was asked for, if any."""
@@ -118,6 +111,13 @@ class Workspace:
     def adapters(self, base: str | None = None) -> list[StoredAdapter]:
         """All adapters that can be read, or those that were made for a base or do not say for which."""
         return list(self.store.list()[0]) if base is None else adapters_of(self.store, self.bases.owner(base))
+
+    def require_adapters(self, names: Iterable[str | None], base: str) -> None:
+        """Raise ``AdapterNotFound`` for an unknown name before a base is loaded for it; afterwards its engine does."""
+        if self._engine is None and self.bases.entry(base).name not in self.bases.loaded:
+            for name in dict.fromkeys(names):
+                if name is not None:
+                    self.stored(name, base)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -174,10 +174,7 @@ class Workspace:
         **decoding: Any,
     ) -> dict[str, ModelText]:
         """What a base (None) and adapters on it say of one image, in one batch: ``{"base": ..., name: ...}``."""
-        if self._engine is None:
-            for name in adapters:
-                if name is not None:
-                    self.stored(name, base)  # before the base is loaded
+        self.require_adapters(adapters, base)
         with self.engine(base) as engine:
             results = engine.generate([Request.about(image, question, name, **decoding) for name in adapters])
         return {name or BASE: result.text for name, result in zip(adapters, results, strict=True)}

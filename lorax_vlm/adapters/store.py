@@ -93,15 +93,31 @@ class AdapterStore:
             AdapterNotFound: None is meant; it names the nearest three.
             AmbiguousAdapter: Several are meant.
         """
-        plain, at, version = split_name(name)
-        return choose_name(plain, self.names(), self._base_of, model, str(self.root)) + at + version
+        return self._resolve(name, model)[0]
 
-    def _base_of(self, name: str) -> str | None:
-        try:
-            base = self.get(name).manifest.base
-        except LoraxError:  # damaged, or removed meanwhile: said where it is used
-            return None
-        return base.name if base is not None else None
+    def find(self, name: str, model: str | None = None) -> StoredAdapter:
+        """The adapter that ``resolve`` names, read once.
+
+        Raises:
+            AdapterError: As ``resolve`` and ``get``.
+        """
+        full, found = self._resolve(name, model)
+        return found.get(full) or self.get(full)
+
+    def _resolve(self, name: str, model: str | None) -> tuple[str, dict[str, StoredAdapter]]:
+        """The stored name that is meant, and what was read of those that might be, in the versions in use."""
+        found: dict[str, StoredAdapter] = {}
+
+        def base_of(candidate: str) -> str | None:
+            try:
+                found[candidate] = self.get(candidate)
+            except LoraxError:  # damaged, or removed meanwhile: said where it is used
+                return None
+            base = found[candidate].manifest.base
+            return base.name if base is not None else None
+
+        plain, at, version = split_name(name)
+        return choose_name(plain, self.names(), base_of, model, str(self.root)) + at + version, found
 
     def _read(self, name: str, read: Callable[[StoredAdapter], T]) -> T:
         """Read a version without a lock; once more when it was removed or replaced meanwhile."""

@@ -1,7 +1,7 @@
 """What an adapter does to skills that it was not trained for: measured beside the base, on drawn scenes."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorax_vlm.answers import exact_match
@@ -17,9 +17,6 @@ QUESTIONS, CAPTIONS = 32, 60
 _UNSEEN_FROM, _LOOKED_AT = 40_000, 3 * QUESTIONS
 """First test scene that is looked at, and how many are: evaluations take those before it."""
 PLAIN = "plain captions"
-
-AskQuestions = Callable[[str | None, Sequence[Example]], Sequence[str]]
-WriteCaptions = Callable[[str | None, Sequence[Scene]], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -57,28 +54,26 @@ class SideEffects:
         return [f"other skills became worse (use it for what it was trained for): {said}"]
 
 
-def measure_side_effects(
-    adapter: str, trained_kinds: Sequence[str], ask: AskQuestions, write: WriteCaptions | None
-) -> SideEffects:
-    """Ask the base and an adapter what the adapter was not trained for.
-
-    Args:
-        adapter: Its name.
-        trained_kinds: Types of question that it was trained on.
-        ask: Answers of the base (for None) or the adapter to questions.
-        write: Their captions of scenes. None: they are not a skill to look at.
-    """
-    skills: list[OtherSkill] = []
+def other_questions(trained_kinds: Sequence[str]) -> list[Example]:
+    """Questions of every type but those that an adapter was trained on."""
     kinds = [kind for kind in QUESTION_TYPES if kind not in trained_kinds]
-    if kinds:
-        examples = [example for kind in kinds for example in _some_questions(kind)]
-        scores = {name: _by_kind(examples, ask(name, examples)) for name in (None, adapter)}
-        skills += [_compared(kind, scores[None][kind], scores[adapter][kind]) for kind in sorted(scores[None])]
-    if write is not None:
-        scenes = list(iterate_scenes("test", CAPTIONS, _UNSEEN_FROM))
-        own = [_true_captions(scenes, write(name, scenes)) for name in (None, adapter)]
-        skills.append(_compared(PLAIN, *own))
-    return SideEffects(tuple(skills))
+    return [example for kind in kinds for example in _some_questions(kind)]
+
+
+def compare_answers(examples: Sequence[Example], base: Sequence[str], adapter: Sequence[str]) -> list[OtherSkill]:
+    """How an adapter answers ``other_questions`` beside its base, by type."""
+    before, after = (_by_kind(examples, texts) for texts in (base, adapter))
+    return [_compared(kind, before[kind], after[kind]) for kind in sorted(before)]
+
+
+def other_scenes() -> list[Scene]:
+    """Scenes to be captioned plainly."""
+    return list(iterate_scenes("test", CAPTIONS, _UNSEEN_FROM))
+
+
+def compare_captions(scenes: Sequence[Scene], base: Sequence[str], adapter: Sequence[str]) -> OtherSkill:
+    """How an adapter captions ``other_scenes`` plainly beside its base."""
+    return _compared(PLAIN, _true_captions(scenes, base), _true_captions(scenes, adapter))
 
 
 def _some_questions(kind: str) -> list[Example]:

@@ -4,10 +4,16 @@ from collections.abc import Sequence
 
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions, ask_of
-from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.world.skills import kinds_taught
-from lorax_vlm.evaluation.side_effects import SideEffects, measure_side_effects
+from lorax_vlm.evaluation.side_effects import (
+    OtherSkill,
+    SideEffects,
+    compare_answers,
+    compare_captions,
+    other_questions,
+    other_scenes,
+)
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.runtime.rows import Row, say_rows
@@ -24,21 +30,25 @@ def side_effects(engine: BaseEngine, stored: StoredAdapter) -> SideEffects | Non
     entry, manifest = engine.entry, stored.manifest
     if not entry.miniature:
         return None
-    captions = not answers_questions(manifest)
+    who = (None, stored.reference)
+    examples = other_questions(kinds_taught(manifest.skill))
+    skills: list[OtherSkill] = []
+    if examples:
+        asks = (ask_of(entry, own, question=True) for own in (None, manifest))
+        answers = [
+            _say(engine, [Row(e.open_image(), name, how.prompt(e.question), how.settings) for e in examples])
+            for name, how in zip(who, asks, strict=True)
+        ]
+        skills += compare_answers(examples, *answers)
+    if entry.captions and answers_questions(manifest):
+        scenes, how = other_scenes(), ask_of(entry, None, question=False)
+        captions = [_say(engine, [Row(s.image, name, how.prompt(), how.settings) for s in scenes]) for name in who]
+        skills.append(compare_captions(scenes, *captions))
+    return SideEffects(tuple(skills))
 
-    def say(rows: Sequence[Row]) -> list[str]:
-        return [text.text for text in say_rows(engine.generate_batch, rows, batch_size=_ASKED_TOGETHER)]
 
-    def ask(adapter: str | None, examples: Sequence[Example]) -> list[str]:
-        how = ask_of(entry, manifest if adapter is not None else None, question=True)
-        return say([Row(e.open_image(), adapter, how.prompt(e.question), how.settings) for e in examples])
-
-    def write(adapter: str | None, scenes: Sequence[Scene]) -> list[str]:
-        how = ask_of(entry, None, question=False)
-        return say([Row(s.image, adapter, how.prompt(), how.settings) for s in scenes])
-
-    kinds = kinds_taught(manifest.skill)
-    return measure_side_effects(stored.reference, kinds, ask, write if entry.captions and not captions else None)
+def _say(engine: BaseEngine, rows: Sequence[Row]) -> list[str]:
+    return [text.text for text in say_rows(engine.generate_batch, rows, batch_size=_ASKED_TOGETHER)]
 
 
 def image_limit(engine: BaseEngine, stored: StoredAdapter, splits: DataSplits) -> ProbeReport | None:

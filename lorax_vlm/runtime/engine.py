@@ -153,17 +153,6 @@ class BaseEngine:
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 
-    def resolve(self, name: str) -> str:
-        """The stored name of an adapter for this base that is called by it or by its own; see ``AdapterStore.resolve``.
-
-        Raises:
-            AdapterNotFound: None is meant.
-            AmbiguousAdapter: Several are.
-        """
-        if isinstance(name, str) and name in self._trials:
-            return name
-        return self.store.resolve(name, self.entry.name)
-
     def reference(self, name: str) -> str:
         """``NAME@VERSION`` of an adapter in the version that is in use now, or that ``name`` asks for.
 
@@ -176,8 +165,7 @@ class BaseEngine:
     def _reference(self, name: str) -> str:
         if isinstance(name, _Reference):
             return name
-        name = self.resolve(name)
-        return name if name in self._trials else _Reference.of(self.store.get(name))
+        return name if name in self._trials else _Reference.of(self.store.find(name, self.entry.name))
 
     def _references(self, rows: Sequence[str | None]) -> list[str | None]:
         found = {name: self._reference(name) for name in distinct_adapters(rows) if name is not None}
