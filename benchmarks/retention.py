@@ -41,9 +41,10 @@ from lorax_vlm.data.world.skills import without_targets
 from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.intervals import mean_interval, retention
 from lorax_vlm.exchange.candidates import random_like, shuffled_layers
+from lorax_vlm.exchange.direction import Direction, TransferOptions
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.teacher import answer
-from lorax_vlm.exchange.transfer import Direction, PreparedTransfer, TransferOptions, prepared_transfer
+from lorax_vlm.exchange.transfer import PreparedTransfer, prepared_transfer
 from lorax_vlm.exchange.transfer_data import TransferData, judge_all, judge_by_target
 from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.runtime.engine import BaseEngine

@@ -4,7 +4,7 @@ Imports inside the package point one way only:
 
 scripts, cli > captioning, vqa, multimodal > workspace > reports > exchange > measuring > workshop > training, runtime,
 evaluation, sharing > asking > adapters > models, data > skills > requests > types, settings, answers, versions, paths,
-fetching > errors, foreign
+fetching > errors > foreign
 
 Names are imported on first use, so ``import lorax_vlm`` does not import torch.
 """

@@ -23,6 +23,7 @@ from lorax_vlm.requests import Request
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
+from lorax_vlm.training.progress import Show
 from lorax_vlm.types import Caption, require_flag, require_texts
 from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted, as_splits, by_name, examples_for
 from lorax_vlm.workspace import BASE, Options, Workspace
@@ -91,7 +92,7 @@ class BLIP2CaptioningSystem:
         data: Data | None = None,
         config: TrainConfig | None = None,
         replace: bool = False,
-        progress: bool = True,
+        progress: Show = True,
     ) -> StoredAdapter:
         """Create an adapter and train it at once when examples of the style are at hand.
 
@@ -106,7 +107,7 @@ class BLIP2CaptioningSystem:
             data: As for ``train_adapter``.
             config: As for ``train_adapter``.
             replace: Make a new version when the name exists.
-            progress: Show a progress bar.
+            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
 
         Raises:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
@@ -123,7 +124,7 @@ class BLIP2CaptioningSystem:
         *,
         replace: bool = False,
         resume: bool = False,
-        progress: bool = True,
+        progress: Show = True,
         **wanted: Any,
     ) -> StoredAdapter:
         """Train an adapter and store it; an untrained adapter of that name becomes trained.
@@ -133,7 +134,7 @@ class BLIP2CaptioningSystem:
             style: Caption style. None: the stored adapter's.
             replace: Make a new version of an adapter that is already trained.
             resume: Continue the run of this name that was interrupted.
-            progress: Show a progress bar.
+            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
             wanted: ``data`` (what ``read_data`` recognises, or splits; None: the miniature's scenes), ``complexity``
                 (a recipe), ``config`` (steps and rates) and ``skip_bad_rows``.
 
@@ -153,7 +154,7 @@ class BLIP2CaptioningSystem:
         config: TrainConfig | Mapping[str, TrainConfig] | None = None,
         replace: bool = False,
         resume: bool = False,
-        progress: bool = True,
+        progress: Show = True,
         **wanted: Any,
     ) -> list[StoredAdapter]:
         """Train several styles (by name of the adapter) in one run: passes through the frozen base serve all of them.

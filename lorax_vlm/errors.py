@@ -36,41 +36,13 @@ Every message says what failed, the facts that disagree, and what to do next; ``
 programs. The command line turns any of these into one message, and ends with exit code 2 for a ``UsageError``, else 1.
 """
 
-import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-_LONG_SECRET = 6
+from lorax_vlm.foreign import shown_address, without_secrets
+
 _NEAREST, _FEW = 3, 8
 """Names that an error about a name shows: all of a few, else the nearest."""
-
-
-def shown_address(address: str) -> str:
-    """An address without what may be secret in it: user, password, and the query, where signatures stand.
-
-    >>> shown_address("https://me:word@host/a.lorax?X-Amz-Signature=5f")
-    'https://host/a.lorax?...'
-    """
-    scheme, slashes, rest = address.partition("://")
-    if not slashes or len(scheme) > 100:
-        return address
-    rest = re.sub(r"^[^/?#]*@", "", rest)
-    found = re.search(r"[?#]", rest)
-    return f"{scheme}://{rest}" if found is None else f"{scheme}://{rest[: found.start()]}?..."
-
-
-def _without_secrets(text: str, address: str) -> str:
-    """What another library says about an address, without what ``shown_address`` leaves out.
-
-    A few letters are hidden where they stand in an address only: elsewhere they are parts of words.
-    """
-    rest = address.partition("://")[2]
-    for found in (re.match(r"[^/?#]*@", rest), re.search(r"[?#].+", rest, re.DOTALL)):
-        if found is not None:
-            secret = found[0].strip("@?#")
-            text = text.replace(found[0], found[0].replace(secret, "...") if secret else found[0])
-            text = text.replace(secret, "...") if len(secret) >= _LONG_SECRET else text
-    return text
 
 
 def _nearest(name: str, known: Sequence[str]) -> list[str]:
@@ -345,7 +317,7 @@ class RemoteError(LoraxError, OSError):
     """Something cannot be fetched from, or sent to, an address. ``url`` is it, without what may be secret in it."""
 
     def __init__(self, url: str, reason: str) -> None:
-        self.url, self.reason = shown_address(url), _without_secrets(reason, url)
+        self.url, self.reason = shown_address(url), without_secrets(reason, url)
         super().__init__(f"{self.url}: {self.reason}.")
 
 

@@ -6,9 +6,11 @@ Everything that can be wrong with it is a ``ValueError`` with one readable reaso
 import codecs
 import json
 import math
+import re
 import unicodedata
 from typing import Any
 
+_LONG_SECRET = 6
 MAX_QUOTED = 60
 """Characters of a foreign value that a message shows."""
 _MARKS = (
@@ -124,3 +126,31 @@ def _shown(character: str) -> str:
     if character in "\n\t" or not unicodedata.category(character).startswith("C"):
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def shown_address(address: str) -> str:
+    """An address without what may be secret in it: user, password, and the query, where signatures stand.
+
+    >>> shown_address("https://me:word@host/a.lorax?X-Amz-Signature=5f")
+    'https://host/a.lorax?...'
+    """
+    scheme, slashes, rest = address.partition("://")
+    if not slashes or len(scheme) > 100:
+        return address
+    rest = re.sub(r"^[^/?#]*@", "", rest)
+    found = re.search(r"[?#]", rest)
+    return f"{scheme}://{rest}" if found is None else f"{scheme}://{rest[: found.start()]}?..."
+
+
+def without_secrets(text: str, address: str) -> str:
+    """What another library says about an address, without what ``shown_address`` leaves out.
+
+    A few letters are hidden where they stand in an address only: elsewhere they are parts of words.
+    """
+    rest = address.partition("://")[2]
+    for found in (re.match(r"[^/?#]*@", rest), re.search(r"[?#].+", rest, re.DOTALL)):
+        if found is not None:
+            secret = found[0].strip("@?#")
+            text = text.replace(found[0], found[0].replace(secret, "...") if secret else found[0])
+            text = text.replace(secret, "...") if len(secret) >= _LONG_SECRET else text
+    return text

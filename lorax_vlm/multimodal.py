@@ -27,6 +27,7 @@ from lorax_vlm.paths import named_path
 from lorax_vlm.reports.exchange_page import write_exchange_page
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
+from lorax_vlm.training.progress import Show
 from lorax_vlm.types import ModelText, require_text, require_texts
 from lorax_vlm.workshop.orders import Data, Wanted
 from lorax_vlm.workspace import BASE, Options, Workspace
@@ -93,7 +94,7 @@ class MultiModalLoRAExchange:
         data: Data | None = None,
         config: TrainConfig | None = None,
         replace: bool = False,
-        progress: bool = True,
+        progress: Show = True,
     ) -> str:
         """Create an adapter, train it at once when examples are at hand, and return its key.
 
@@ -109,7 +110,7 @@ class MultiModalLoRAExchange:
             data: Splits, or what ``read_data`` recognises.
             config: Steps and rates. None: defaults for the base and the task.
             replace: Make a new version when the name exists.
-            progress: Show a progress bar.
+            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
 
         Raises:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.

@@ -25,6 +25,7 @@ from lorax_vlm.requests import Request
 from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_config
+from lorax_vlm.training.progress import Show
 from lorax_vlm.types import Answer, require_flag, require_texts, require_texts_by_name, require_whole
 from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted, by_name, examples_for
 from lorax_vlm.workspace import Options, Workspace
@@ -97,7 +98,7 @@ class VQASystem:
         data: Data | None = None,
         config: TrainConfig | None = None,
         replace: bool = False,
-        progress: bool = True,
+        progress: Show = True,
     ) -> StoredAdapter:
         """Create a task adapter and train it at once when questions are at hand.
 
@@ -114,7 +115,7 @@ class VQASystem:
             data: As for ``training_data``.
             config: Steps and rates. None: defaults for the base.
             replace: Make a new version when the name exists.
-            progress: Show a progress bar.
+            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
 
         Raises:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
@@ -132,7 +133,7 @@ class VQASystem:
         *,
         replace: bool = False,
         resume: bool = False,
-        progress: bool = True,
+        progress: Show = True,
         **wanted: Any,
     ) -> StoredAdapter:
         """Train an adapter and store it; an untrained one of that name becomes trained.
@@ -143,7 +144,7 @@ class VQASystem:
             task: None: the stored adapter's.
             replace: Make a new version of an adapter that is already trained.
             resume: Continue the run of this name that was interrupted.
-            progress: Show a progress bar.
+            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
             wanted: ``data``, ``complexity`` and ``config`` as there, and ``skip_bad_rows``, which leaves out malformed
                 rows and texts that do not fit the model.
 
@@ -162,7 +163,7 @@ class VQASystem:
         config: TrainConfig | Mapping[str, TrainConfig] | None = None,
         replace: bool = False,
         resume: bool = False,
-        progress: bool = True,
+        progress: Show = True,
         **wanted: Any,
     ) -> list[StoredAdapter]:
         """Train several tasks (by name of the adapter) in one run; each is what ``train_adapter`` would have made.
@@ -190,7 +191,7 @@ class VQASystem:
             task = self.store.get(full).manifest.skill_name if full in self.store else GENERAL
         return self.workspace.workshop(model).order(full, answer(task), recipe=complexity, **wanted)
 
-    def train_orders(self, model: str, orders: Sequence[AdapterOrder], **how: bool) -> list[StoredAdapter]:
+    def train_orders(self, model: str, orders: Sequence[AdapterOrder], **how: Any) -> list[StoredAdapter]:
         """Train what was ordered on one model in one run; caption styles of ``BLIP2CaptioningSystem.order`` too."""
         return self.workspace.train_orders(model, orders, **how)
 

@@ -26,6 +26,7 @@ from lorax_vlm.runtime.bases import Bases, Load
 from lorax_vlm.runtime.engine import Engine, stream
 from lorax_vlm.settings import runs_dir
 from lorax_vlm.skills import Skill
+from lorax_vlm.training.progress import Show
 from lorax_vlm.types import ModelText, require_texts
 from lorax_vlm.workshop.making import AdapterWorkshop
 from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted
@@ -193,7 +194,7 @@ class Workspace:
         base: str,
         replace: bool = False,
         resume: bool = False,
-        progress: bool = True,
+        progress: Show = True,
         **wanted: Unpack[Wanted],
     ) -> StoredAdapter:
         """Train an adapter for a skill and store it; an untrained one of that name becomes trained.
@@ -204,7 +205,7 @@ class Workspace:
             base: What it is trained on.
             replace: Make a new version of an adapter that is already trained.
             resume: Continue the run of this name that was interrupted.
-            progress: Show a progress bar.
+            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
             wanted: Data, recipe, settings; see ``workshop.orders.Wanted``.
 
         Raises:
@@ -222,7 +223,7 @@ class Workspace:
         *,
         replace: bool = False,
         resume: bool = False,
-        progress: bool = True,
+        progress: Show = True,
     ) -> list[StoredAdapter]:
         """Train what was ordered for a base in one run; each adapter is what it would have become alone."""
         return self.workshop(base).train_together(orders, replace=replace, resume=resume, progress=progress)

@@ -7,8 +7,9 @@ base and theirs, ``blip2-opt-mini.counting``. People type either.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.names import split_name
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.errors import AdapterNotFound, AmbiguousAdapter
+from lorax_vlm.errors import AdapterNotFound, AmbiguousAdapter, LoraxError
 from lorax_vlm.models.catalog import list_models
 from lorax_vlm.skills import is_meant
 from lorax_vlm.types import require_text, require_texts
@@ -47,6 +48,35 @@ def choose_name(
     if len(meant) > 1:
         raise AmbiguousAdapter(asked, place, meant)
     return meant[0]
+
+
+def resolve_name(
+    name: str, names: Sequence[str], get: Callable[[str], StoredAdapter], model: str | None, place: str
+) -> tuple[str, dict[str, StoredAdapter]]:
+    """The stored name that is meant, with its version, and what was read of those that might be, as they are in use.
+
+    Args:
+        name: What somebody typed.
+        names: All stored names.
+        get: Reads an adapter.
+        model: As for ``choose_name``.
+        place: As for ``choose_name``.
+
+    Raises:
+        AdapterError: As ``choose_name``, or ``name`` cannot be one.
+    """
+    found: dict[str, StoredAdapter] = {}
+
+    def base_of(candidate: str) -> str | None:
+        try:
+            found[candidate] = get(candidate)
+        except LoraxError:  # damaged, or removed meanwhile: said where it is used
+            return None
+        base = found[candidate].manifest.base
+        return base.name if base is not None else None
+
+    plain, at, version = split_name(name)
+    return choose_name(plain, names, base_of, model, place) + at + version, found
 
 
 def plain_base_name(model: str | None) -> str | None:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from lorax_vlm.errors import shown_address
+from lorax_vlm.foreign import shown_address
 
 # A home or an absolute path, up to its last part: of "/home/alice/patients: 6 examples" the name "patients" stays.
 _FOLDERS = re.compile(r"""(?<![\w/.:])(?:~[\w.-]*|[A-Za-z]:)?[/\\]{1,2}(?=[^\s/\\])(?:[^/\\:\n'"]+[/\\]+)+""")

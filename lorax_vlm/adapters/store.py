@@ -22,7 +22,7 @@ from lorax_vlm.adapters.durable import locked_folder, own_folder, require_room, 
 from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, read_adapter, read_adapter_files
 from lorax_vlm.adapters.incoming import Addition, copy_version, write_version
 from lorax_vlm.adapters.integrity import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
-from lorax_vlm.adapters.lookup import choose_name, matching
+from lorax_vlm.adapters.lookup import matching, resolve_name
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest, read_manifest
 from lorax_vlm.adapters.names import DEMO_TAG, NameRecord, Version, require_adapter_name, require_new_name, split_name
 from lorax_vlm.adapters.objects import ObjectFolders
@@ -93,7 +93,7 @@ class AdapterStore:
             AdapterNotFound: None is meant; it names the nearest three.
             AmbiguousAdapter: Several are meant.
         """
-        return self._resolve(name, model)[0]
+        return resolve_name(name, self.names(), self.get, model, str(self.root))[0]
 
     def find(self, name: str, model: str | None = None) -> StoredAdapter:
         """The adapter that ``resolve`` names, read once.
@@ -101,23 +101,8 @@ class AdapterStore:
         Raises:
             AdapterError: As ``resolve`` and ``get``.
         """
-        full, found = self._resolve(name, model)
+        full, found = resolve_name(name, self.names(), self.get, model, str(self.root))
         return found.get(full) or self.get(full)
-
-    def _resolve(self, name: str, model: str | None) -> tuple[str, dict[str, StoredAdapter]]:
-        """The stored name that is meant, and what was read of those that might be, in the versions in use."""
-        found: dict[str, StoredAdapter] = {}
-
-        def base_of(candidate: str) -> str | None:
-            try:
-                found[candidate] = self.get(candidate)
-            except LoraxError:  # damaged, or removed meanwhile: said where it is used
-                return None
-            base = found[candidate].manifest.base
-            return base.name if base is not None else None
-
-        plain, at, version = split_name(name)
-        return choose_name(plain, self.names(), base_of, model, str(self.root)) + at + version, found
 
     def _read(self, name: str, read: Callable[[StoredAdapter], T]) -> T:
         """Read a version without a lock; once more when it was removed or replaced meanwhile."""

@@ -4,6 +4,7 @@ Only ``import`` loads a base, and torch for it, when it runs.
 """
 
 import datetime
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -153,7 +154,7 @@ def import_adapter(
         raise UsageError("Importing from an address requires --name.")
     with fetched(source) if remote else nullcontext(Path(source)) as folder:
         owner = model
-        if owner is None and folder.is_dir():
+        if owner is None and os.path.isdir(folder):  # which says no where the system refuses a name
             said = read_manifest(folder, name or folder.name).base
             owner = said.name if said is not None else DEFAULT_MODEL
         key = system.load_adapter(folder, name, model=owner, replace=replace, prefix=prefix)

@@ -94,10 +94,11 @@ class Options(BaseModel):
     seed: _Seed | None = None
     mixed_precision: _Flag | None = None
     gradient_checkpointing: _Flag | None = None
+    report_to: _Sites | None = None
 
 
 # Of the whole run, so no entry of a file may say them.
-_OF_THE_RUN = ("eval_every", "mixed_precision", "gradient_checkpointing")
+_OF_THE_RUN = ("eval_every", "mixed_precision", "gradient_checkpointing", "report_to")
 _KNOWN = [name for name in Options.model_fields if name not in _OF_THE_RUN]
 _RECIPE = ("rank", "alpha", "dropout", "sites")
 _DATA = ("data", "images", "annotations", "columns", "streaming", "skip_bad_rows", "held_out", "group_by")
@@ -112,6 +113,7 @@ _CONFIG = {
     "seed": "seed",
     "mixed_precision": "mixed_precision",
     "gradient_checkpointing": "gradient_checkpointing",
+    "report_to": "report_to",
 }
 
 

@@ -151,6 +151,10 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(help="Send the losses to a tracker, too: tensorboard, wandb, trackio, ...", show_default=False),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Order of examples, initial weights. Default: 0.", show_default=False)
     ] = None,
@@ -194,6 +198,7 @@ def train(
         "seed": seed,
         "mixed_precision": mixed_precision or None,
         "gradient_checkpointing": gradient_checkpointing or None,
+        "report_to": report_to or None,
     }
     if (name is None) == (adapters is None):
         raise UsageError("Name one adapter to train, or several in a file: --adapters FILE.")

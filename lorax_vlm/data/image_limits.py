@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lorax_vlm.errors import shown_address
+from lorax_vlm.foreign import shown_address
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray
 _SHOWN = 200

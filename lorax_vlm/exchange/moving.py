@@ -7,11 +7,12 @@ from typing import TypedDict, Unpack
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import LoraxError
+from lorax_vlm.exchange.direction import Direction, TransferOptions
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.exchange.scene_data import drawn_images, scene_transfer_data
 from lorax_vlm.exchange.swap import ExchangeReport, exchange_adapters
-from lorax_vlm.exchange.transfer import QUICK_SHARE, Direction, TransferOptions, transfer_adapter
+from lorax_vlm.exchange.transfer import QUICK_SHARE, transfer_adapter
 from lorax_vlm.exchange.transfer_data import TransferData, read_transfer_data
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.runtime.bases import Bases
@@ -19,6 +20,7 @@ from lorax_vlm.settings import runs_dir
 from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
+from lorax_vlm.training.progress import Show
 from lorax_vlm.types import require_whole
 
 Images = str | Path | Sequence[Example]
@@ -33,7 +35,7 @@ class Wishes(TypedDict, total=False):
     """Other settings of the distillation. None: the target's defaults."""
     allow_partial: bool
     """Leave out what cannot be moved, instead of refusing."""
-    progress: bool
+    progress: Show
     """Show a progress bar."""
 
 

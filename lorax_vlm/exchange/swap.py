@@ -10,8 +10,9 @@ from dataclasses import replace as replaced
 
 from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.errors import TransferRefused, UsageError
+from lorax_vlm.exchange.direction import Direction
 from lorax_vlm.exchange.report import TransferReport
-from lorax_vlm.exchange.transfer import Direction, PreparedTransfer, prepared_transfer
+from lorax_vlm.exchange.transfer import PreparedTransfer, prepared_transfer
 from lorax_vlm.runtime.bases import Bases
 
 

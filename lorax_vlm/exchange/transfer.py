@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from lorax_vlm.adapters.compatibility import Level
 from lorax_vlm.adapters.durable import own_folder
@@ -28,6 +27,7 @@ from lorax_vlm.errors import TransferRefused
 from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, Identity, identities, identities_of
 from lorax_vlm.exchange.bench import Bench, Candidate
 from lorax_vlm.exchange.candidates import copies, random_like
+from lorax_vlm.exchange.direction import Direction, TransferOptions
 from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import Cost, Scored, TransferReport
 from lorax_vlm.exchange.teacher import Lesson, answer, ask_teacher, make_lesson
@@ -35,7 +35,6 @@ from lorax_vlm.exchange.transfer_data import TransferData, judge_by_target, requ
 from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.settings import features_dir
-from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import ENOUGH, Interval
 from lorax_vlm.workshop.fitting import fit_to_labels
@@ -45,21 +44,6 @@ QUICK_SHARE = 0.25
 """Share of the target's usual steps that distillation takes by default."""
 GOOD_ENOUGH = 0.95
 """Share of the source's gain from which on nothing is distilled."""
-
-
-@dataclass(frozen=True)
-class TransferOptions:
-    """How a transfer is done."""
-
-    config: TrainConfig
-    """For distillation; ``max_steps`` are those asked for."""
-    run_dir: Path
-    """Below it a folder is made for checkpoints and candidates, and removed again."""
-    allow_partial: bool = False
-    """Leave out what cannot be moved, instead of refusing."""
-    distil: bool = True
-    """False: only take over weights."""
-    progress: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,20 +100,6 @@ class PreparedTransfer:
     def kept_as(self, name: str) -> TransferReport:
         """The report of a result that was stored."""
         return dataclasses.replace(self.report, adapter=name)
-
-
-@dataclass(frozen=True)
-class Direction:
-    """An adapter, where it goes, and what the transfer may look at."""
-
-    name: str
-    """In the store."""
-    source: str
-    """Its own base."""
-    target: str
-    new_name: str
-    data: TransferData
-    options: TransferOptions
 
 
 def transfer_adapter(bases: Bases, way: Direction, *, replace: bool = False) -> TransferReport:

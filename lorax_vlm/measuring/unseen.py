@@ -1,4 +1,4 @@
-"""Which images adapters may be asked about, and what they are called beside their base. No torch."""
+"""Which images adapters may be asked about, and what they are called beside their base."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

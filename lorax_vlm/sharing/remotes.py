@@ -23,7 +23,8 @@ from lorax_vlm.adapters.pair import MAX_WEIGHTS_BYTES
 from lorax_vlm.adapters.regular_files import blocks_of
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.errors import DamagedAdapter, LoraxError, RemoteError, shown_address
+from lorax_vlm.errors import DamagedAdapter, LoraxError, RemoteError
+from lorax_vlm.foreign import shown_address
 from lorax_vlm.sharing.bundle import SUFFIX, pack, receive, unpacked, warn_of_places
 from lorax_vlm.sharing.card import write_card
 from lorax_vlm.sharing.downloads import downloaded, upload

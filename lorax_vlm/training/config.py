@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lorax_vlm.errors import UsageError
-from lorax_vlm.types import require_flag, require_number, require_whole
+from lorax_vlm.types import require_flag, require_number, require_texts, require_whole
 
 SEED_LIMIT = 2**32
 """Seeds are below it: what the libraries' generators take."""
@@ -40,6 +40,9 @@ class TrainConfig:
     """Compute in bfloat16 where that is safe, on a base of float32. A base of bfloat16 needs it not."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of layers for the backward pass and compute the rest again: less memory, more time."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that the losses are sent to, by the names of transformers: ``tensorboard``, ``wandb``, ``trackio``, ...
+    It changes nothing that is learnt, and is not recorded."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every", "rows_per_image"):
@@ -49,6 +52,8 @@ class TrainConfig:
         require_whole("seed", self.seed, 0)
         if self.seed >= SEED_LIMIT:
             raise UsageError(f"seed must be below {SEED_LIMIT}, got {self.seed}.")
+        require_texts("report_to", self.report_to)
+        object.__setattr__(self, "report_to", tuple(self.report_to))
         if self.patience is not None:
             require_whole("patience", self.patience, 1)
         for name in ("learning_rate", "max_grad_norm"):
@@ -62,8 +67,8 @@ class TrainConfig:
         return replace(self, max_steps=steps, eval_every=min(self.eval_every, steps))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for records."""
-        return asdict(self)
+        """Plain values, for records: what decides what is learnt."""
+        return {name: value for name, value in asdict(self).items() if name != "report_to"}
 
 
 MINI_CONFIG = TrainConfig(max_steps=200, batch_size=32, learning_rate=8e-3, eval_every=50, patience=None)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from lorax_vlm.errors import TrainingError, UsageError
 from lorax_vlm.models.families.base import Family
@@ -28,12 +27,12 @@ from lorax_vlm.training.copies import lora_config, peft_copy, save_adapter
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.joint_layers import CurrentBlocks, JointLora, route_rows
 from lorax_vlm.training.joint_trainer import JointTrainer
-from lorax_vlm.training.progress import ProgressBar, draw_training_curve
+from lorax_vlm.training.progress import Progress, Show, Telling, draw_training_curve, listener
 from lorax_vlm.training.random_state import preserved_random_state
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, Run, TrainingResult, held_run, prepare_run
 from lorax_vlm.training.stream_notes import keep_notes, recall_notes
 from lorax_vlm.training.students import AdapterPlan, Student
-from lorax_vlm.training.trainer import frozen_image_path, make_arguments, run_record
+from lorax_vlm.training.trainer import frozen_image_path, make_arguments, require_trackers, run_record
 from lorax_vlm.training.weights import choose_step
 
 
@@ -43,7 +42,7 @@ def train_adapters(
     run_dir: Path,
     *,
     resume: bool = False,
-    progress: bool = True,
+    progress: Show = True,
     features_dir: Path | None = None,
 ) -> dict[str, TrainingResult]:
     """Train several adapters on a plain base together and write their PEFT directories below ``run_dir``.
@@ -56,7 +55,7 @@ def train_adapters(
         plans: The adapters, each with data and settings of its own; ``eval_every`` is that of all.
         run_dir: As for ``train_adapter``; one run with one set of checkpoints for all.
         resume: As for ``train_adapter``.
-        progress: Show a progress bar.
+        progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
         features_dir: As for ``train_adapter``. If any adapter changes the image path, images are encoded in every step.
 
     Returns:
@@ -77,10 +76,11 @@ def train_adapters(
             "has no gradients or optimiser states to split. Launch with --multi_gpu or torchrun, and if the base does "
             "not fit, with --quantize 4bit."
         )
-    for setting in ("eval_every", "mixed_precision", "gradient_checkpointing"):
+    for setting in ("eval_every", "mixed_precision", "gradient_checkpointing", "report_to"):
         values = {plan.name: getattr(plan.config, setting) for plan in plans}
         if len(set(values.values())) > 1:
             raise UsageError(f"{setting} is of the whole run, but differs between its adapters: {values}.")
+    require_trackers(plans[0].config.report_to)
     records = {
         plan.name: run_record(base, plan.recipe, plan.data, plan.config, plan.labels) | dict(plan.purpose)
         for plan in plans
@@ -94,15 +94,14 @@ def train_adapters(
 
 
 def _train(
-    base: LoadedModel, plans: Sequence[AdapterPlan], run: Run, features_dir: Path | None, progress: bool
+    base: LoadedModel, plans: Sequence[AdapterPlan], run: Run, features_dir: Path | None, progress: Show
 ) -> dict[str, TrainingResult]:
     encodes = [frozen_image_path(base, plan.recipe) for plan in plans]
     encode = encodes[0] if all(encodes) else None
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
     packed = encode is not None and base.family.packs
     family, columns = _union_of_labels(base.family, plans)
-    steps = {plan.name: plan.config.max_steps for plan in plans}
-    bar = ProgressBar(steps) if progress and process_rank() == 0 else None
+    told = listener(progress) if process_rank() == 0 else None
     with preserved_random_state():
         peft_model, current = _joint_copy(base, plans)
         checkpoint_layers(peft_model, plans[0].config.gradient_checkpointing)
@@ -113,14 +112,14 @@ def _train(
             Student(plan, f"a{index}", base.family.with_labels(plan.labels), columns[index])
             for index, plan in enumerate(plans)
         ]
-        trainer = _make_trainer(base, students, current, collate, packed, peft_model, run, bar)
+        trainer = _make_trainer(base, students, current, collate, packed, peft_model, run, told)
         try:
             if run.checkpoint is None:
                 run = run.recorded(first_validation_losses={s.plan.name: trainer.validate(s) for s in students})
             outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         finally:
-            if bar is not None:
-                bar.stop()
+            if told is not None:
+                told.finished()
             if cache is not None:
                 cache.flush()
         results = {}
@@ -197,7 +196,7 @@ def _make_trainer(
     packed: bool,
     peft_model: PeftModel,
     run: Run,
-    bar: TrainerCallback | None,
+    told: Progress | None,
 ) -> JointTrainer:
     arguments = make_arguments(base, students[0].plan.config, run.folder)
     arguments.max_steps = max(student.plan.config.max_steps for student in students)
@@ -217,8 +216,8 @@ def _make_trainer(
         eval_dataset=ExampleDataset([]),
         data_collator=collate,
     )
-    if bar is not None:
-        trainer.add_callback(bar)
+    if told is not None:
+        trainer.add_callback(Telling(told, {s.plan.name: s.plan.config.max_steps for s in students}))
     if run.checkpoint is not None:
         recall_notes(run.checkpoint, trainer.streams())
     return trainer

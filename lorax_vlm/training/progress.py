@@ -1,13 +1,14 @@
-"""What a person sees of a run: a progress bar while it lasts, a curve afterwards."""
+"""Who is told of a run while it lasts, a progress bar among them, and the curve that is drawn afterwards."""
 
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from transformers import TrainerCallback
 
 from lorax_vlm.foreign import printable
@@ -16,12 +17,51 @@ logger = logging.getLogger(__name__)
 _LONGEST_TITLE = 90
 
 
-class ProgressBar(TrainerCallback):
+class Progress(Protocol):
+    """Is told how a run goes, on the thread that trains: so it should be quick, and what it raises ends the run."""
+
+    def started(self, steps: Mapping[str, int], done: int) -> None:
+        """A run begins, or goes on.
+
+        Args:
+            steps: Optimiser steps of each adapter, by its name.
+            done: Steps that were done before.
+        """
+        ...
+
+    def stepped(self, step: int, losses: Mapping[str, float]) -> None:
+        """A step is done; ``losses`` are the latest training losses by adapter, where there are new ones."""
+        ...
+
+    def validated(self, step: int, losses: Mapping[str, float]) -> None:
+        """Adapters were measured on their validation examples."""
+        ...
+
+    def stopped(self, name: str, step: int) -> None:
+        """An adapter needs no further steps."""
+        ...
+
+    def finished(self) -> None:
+        """The run has ended, well or not."""
+        ...
+
+
+Show = bool | Progress
+"""True: a bar on the screen. False: nothing. Or whoever is told."""
+
+
+def listener(show: Show) -> Progress | None:
+    """Who is told of a run."""
+    if isinstance(show, bool):
+        return ProgressBar() if show else None
+    return show
+
+
+class ProgressBar:
     """One line per adapter: name, bar, step, training loss, validation loss, time left."""
 
-    def __init__(self, steps: Mapping[str, int], console: Console | None = None) -> None:
-        """Take the optimiser steps of each adapter, by its name."""
-        self._bar = Progress(
+    def __init__(self, console: Console | None = None) -> None:
+        self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -29,37 +69,70 @@ class ProgressBar(TrainerCallback):
             TimeRemainingColumn(),
             console=console,
         )
+
+    def started(self, steps: Mapping[str, int], done: int) -> None:
+        """Show the bar, at the step a resumed run starts from."""
         for name, total in steps.items():
             self._bar.add_task(name, total=total, loss="-", validation="-")
+        self.stepped(done, {})
+        self._bar.start()
+
+    def stepped(self, step: int, losses: Mapping[str, float]) -> None:
+        """Advance, and show the latest losses."""
+        for line in self._bar.tasks:
+            self._bar.update(line.id, completed=min(step, line.total or step))
+        self._show("loss", losses)
+
+    def validated(self, step: int, losses: Mapping[str, float]) -> None:
+        """Show the latest losses."""
+        self._show("validation", losses)
+
+    def stopped(self, name: str, step: int) -> None:
+        """The line of an adapter that stopped early is full."""
+        for line in self._bar.tasks:
+            if line.description == name:
+                self._bar.update(line.id, total=step)
+
+    def finished(self) -> None:
+        """Leave the finished bar on the screen."""
+        self._bar.stop()
+
+    def _show(self, column: str, losses: Mapping[str, float]) -> None:
+        for line in self._bar.tasks:
+            if line.description in losses:
+                line.fields[column] = f"{losses[line.description]:.4f}"
+
+
+class Telling(TrainerCallback):
+    """Tells somebody what the Trainer does: the log of a run of one adapter has plain names, else the adapters'."""
+
+    def __init__(self, progress: Progress, steps: Mapping[str, int]) -> None:
+        self._progress, self._steps = progress, dict(steps)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the bar, at the step a resumed run starts from."""
-        self._advance(state.global_step)
-        self._bar.start()
+        """Begin."""
+        self._progress.started(self._steps, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance."""
-        self._advance(state.global_step)
-
-    def _advance(self, step: int) -> None:
-        for line in self._bar.tasks:
-            self._bar.update(line.id, completed=min(step, line.total or step))
+        self._progress.stepped(state.global_step, {})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Show the latest losses; the line of an adapter that stopped early is full."""
+        """Pass on the latest losses, and which adapter has stopped."""
         logs = dict(logs or {})
-        for line in self._bar.tasks:
-            own = logs if len(self._bar.tasks) == 1 else {}
-            for key, column in (("loss", "loss"), ("eval_loss", "validation")):
-                value = logs.get(key.replace("loss", f"{line.description}_loss"), own.get(key))
-                if value is not None:
-                    line.fields[column] = f"{value:.4f}"
-            if f"{line.description}_stopped_at" in logs:
-                self._bar.update(line.id, total=logs[f"{line.description}_stopped_at"])
+        if losses := self._of(logs, "{}_loss", "loss"):
+            self._progress.stepped(state.global_step, losses)
+        if losses := self._of(logs, "eval_{}_loss", "eval_loss"):
+            self._progress.validated(state.global_step, losses)
+        for name in self._steps:
+            if f"{name}_stopped_at" in logs:
+                self._progress.stopped(name, logs[f"{name}_stopped_at"])
 
-    def stop(self) -> None:
-        """Leave the finished bar on the screen."""
-        self._bar.stop()
+    def _of(self, logs: Mapping[str, Any], named: str, alone: str) -> dict[str, float]:
+        found = {name: logs.get(named.format(name)) for name in self._steps}
+        if len(found) == 1 and alone in logs:
+            found = dict.fromkeys(found, logs[alone])
+        return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:

@@ -26,12 +26,13 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lorax_vlm.adapters.factors import Update
 from lorax_vlm.adapters.recipe import Recipe, count_by_component, touches_image_path
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.errors import NonFiniteLoss, PathError
+from lorax_vlm.errors import NonFiniteLoss, PathError, UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.loading import LoadedModel
@@ -42,7 +43,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import linear_names, peft_copy, save_adapter
 from lorax_vlm.training.distinct_images import encode_distinct
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
-from lorax_vlm.training.progress import ProgressBar, draw_training_curve
+from lorax_vlm.training.progress import Show, Telling, draw_training_curve, listener
 from lorax_vlm.training.random_state import preserved_random_state
 from lorax_vlm.training.runs import (
     CURVE_FILE,
@@ -180,7 +181,7 @@ def train_adapter(
     *,
     label: str = "adapter",
     resume: bool = False,
-    progress: bool = True,
+    progress: Show = True,
     labels: Sequence[str] = (),
     features_dir: Path | None = None,
     start: Mapping[str, Update] | None = None,
@@ -201,7 +202,7 @@ def train_adapter(
             are lost.
         label: Shown beside the progress bar and over the curve.
         resume: Continue from the last complete checkpoint in ``run_dir``. Otherwise what is there is replaced.
-        progress: Show a progress bar.
+        progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
         labels: Of a family that chooses: the answers of a head of the adapter's own; those of the checkpoint first.
         features_dir: Where encoded images are kept for later runs, when the image path is frozen. None: nowhere.
         start: Updates to begin with, by module name; sites without one begin as the identity.
@@ -220,6 +221,7 @@ def train_adapter(
     """
     if process_count() > 1:
         raise RuntimeError("Under several processes train with lorax_vlm.training.joint.train_adapters.")
+    require_trackers(config.report_to)
     with held_run(run_dir):
         run = prepare_run(run_dir, run_record(base, recipe, data, config, labels) | dict(purpose or {}), resume)
         if label in run.results:
@@ -238,12 +240,12 @@ def _train(
     labels: Sequence[str],
     features_dir: Path | None,
     start: Mapping[str, Update] | None,
-    progress: bool,
+    progress: Show,
 ) -> TrainingResult:
     callbacks: list[TrainerCallback] = []
     if config.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    bar = ProgressBar({label: config.max_steps}) if progress else None
+    told = listener(progress)
     family = base.family.with_labels(labels)
     encode = frozen_image_path(base, recipe)
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
@@ -265,8 +267,8 @@ def _train(
             data_collator=FamilyCollator(family, encode, cache=cache, distinct=distinct),
             callbacks=callbacks,
         )
-        if bar is not None:
-            trainer.add_callback(bar)
+        if told is not None:
+            trainer.add_callback(Telling(told, {label: config.max_steps}))
         if run.checkpoint is not None:
             recall_notes(run.checkpoint, trainer.streams())
         try:
@@ -274,8 +276,8 @@ def _train(
                 run = run.recorded(first_validation_losses={label: trainer.evaluate()["eval_loss"]})
             outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         finally:
-            if bar is not None:
-                bar.stop()
+            if told is not None:
+                told.finished()
             if cache is not None:
                 cache.flush()
         history, first = trainer.state.log_history, run.first_validation_losses[label]
@@ -322,6 +324,13 @@ def frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:
     return encode
 
 
+def require_trackers(names: Sequence[str]) -> None:
+    """Raise ``UsageError`` for a tracker that is not installed here, before any work."""
+    there = get_available_reporting_integrations()
+    if missing := [name for name in names if name not in there]:
+        raise UsageError(f"report_to: {', '.join(missing)} is not installed. Here: {', '.join(there) or 'none'}.")
+
+
 def make_arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> TrainingArguments:
     """``Trainer``'s settings for ours."""
     return TrainingArguments(
@@ -352,7 +361,7 @@ def make_arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> Tra
         use_cpu=base.placement.device == "cpu",
         bf16=config.mixed_precision,
         seed=config.seed,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         disable_tqdm=True,
     )
 

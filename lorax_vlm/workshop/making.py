@@ -33,6 +33,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import write_untrained_adapter
 from lorax_vlm.training.inspection import BatchInspection, choose_rows, inspect_batch
 from lorax_vlm.training.joint import train_adapters
+from lorax_vlm.training.progress import Show
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, TrainingResult, discard_run, held_run
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
@@ -72,7 +73,7 @@ class AdapterWorkshop:
         return make_order(self._bases.described(self._model), name, skill, **wanted)
 
     def make(
-        self, name: str, skill: Skill, *, replace: bool = False, progress: bool = True, **wanted: Unpack[Wanted]
+        self, name: str, skill: Skill, *, replace: bool = False, progress: Show = True, **wanted: Unpack[Wanted]
     ) -> StoredAdapter:
         """Train an adapter, or store it untrained where there are no examples; an equal one is used as it is.
 
@@ -112,7 +113,7 @@ class AdapterWorkshop:
         config: TrainConfig,
         *,
         replace: bool = False,
-        progress: bool = True,
+        progress: Show = True,
     ) -> StoredAdapter:
         """Train an adapter, or store an untrained one when there are no examples.
 
@@ -160,7 +161,7 @@ class AdapterWorkshop:
             return manifest.base.components == engine.base.fingerprint.components
 
     def train(
-        self, order: AdapterOrder, *, replace: bool = False, resume: bool = False, progress: bool = True
+        self, order: AdapterOrder, *, replace: bool = False, resume: bool = False, progress: Show = True
     ) -> StoredAdapter:
         """Train an adapter and store it; an untrained adapter of that name becomes trained.
 
@@ -197,7 +198,7 @@ class AdapterWorkshop:
         return kept
 
     def train_together(
-        self, orders: Sequence[AdapterOrder], *, replace: bool = False, resume: bool = False, progress: bool = True
+        self, orders: Sequence[AdapterOrder], *, replace: bool = False, resume: bool = False, progress: Show = True
     ) -> list[StoredAdapter]:
         """Train several adapters in one run and store them; each is what ``train`` would have made of it.
 

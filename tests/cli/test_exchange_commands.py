@@ -29,7 +29,7 @@ def test_check(run, stored: AdapterStore, known: None, tmp_path: Path, mini: Loa
     assert "exact: it was made for this base" in run("adapters", "check", "one")
     plain = write_random_adapter(mini, tmp_path / "plain", "light")
     assert "loadable but unverified" in run("adapters", "check", plain, "--model", "blip2-opt-mini")
-    assert "does not say which base" in run("adapters", "check", plain, code=1)
+    assert "does not say which base" in run("adapters", "check", plain, code=2)
     assert "No adapter 'missing'" in run("adapters", "check", "missing", code=1)
     assert "lorax-vlm models fingerprint" in run("adapters", "check", "one", "--model", "blip2-opt-2.7b", code=1)
 
@@ -123,7 +123,7 @@ def test_one_file_and_back(run, stored: AdapterStore, tmp_path: Path) -> None:
 def test_signing(run, stored: AdapterStore, tmp_path: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from tests.exchange.test_signing import make_keys
+    from tests.sharing.test_signing import make_keys
 
     private, public = make_keys(tmp_path, "ours", ec.SECP256R1())
     _, theirs = make_keys(tmp_path, "theirs", ec.SECP256R1())
@@ -154,7 +154,7 @@ def test_a_name_means_the_store(run, known, stored: AdapterStore, mini, tmp_path
     monkeypatch.chdir(tmp_path)
     write_random_adapter(mini, tmp_path / "one", "light")
     assert "exact: it was made for this base" in run("adapters", "check", "one")
-    assert "does not say which base" in run("adapters", "check", "./one", code=1)
+    assert "does not say which base" in run("adapters", "check", "./one", code=2)
     assert "exact" in run("adapters", "check", "blip2-opt-mini.one"), "with its base before it"
     assert "it is no folder" in run("adapters", "check", "./gone", code=1)
     (tmp_path / "one").rename(tmp_path / "only here")

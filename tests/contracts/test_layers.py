@@ -26,7 +26,8 @@ LEVELS = (
     ("skills",),
     ("requests",),
     ("types", "settings", "answers", "versions", "paths", "fetching"),
-    ("errors", "foreign"),
+    ("errors",),
+    ("foreign",),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

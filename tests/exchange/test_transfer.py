@@ -25,10 +25,11 @@ from lorax_vlm.evaluation.results import SeenShare
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity
 from lorax_vlm.exchange import transfer as transfer_module
 from lorax_vlm.exchange.candidates import copies, random_like, shuffled_layers
+from lorax_vlm.exchange.direction import Direction, TransferOptions
 from lorax_vlm.exchange.merge import merge_adapters
 from lorax_vlm.exchange.swap import exchange_adapters
 from lorax_vlm.exchange.teacher import TeacherAnswer, answer, make_lesson
-from lorax_vlm.exchange.transfer import Direction, TransferOptions, transfer_adapter
+from lorax_vlm.exchange.transfer import transfer_adapter
 from lorax_vlm.exchange.transfer_data import TransferData, read_transfer_data
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.runtime.bases import Bases
