@@ -21,7 +21,7 @@ from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import Skill, answer, caption
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 from tests.data_for_tests import write_rows
-from tests.exchange.test_signing import make_keys
+from tests.sharing.test_signing import make_keys
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "cli.md")]
