@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint check docs fuzz road clean
+.PHONY: help demo test slow lint check docs fuzz road release clean
 
 # How long each fuzzer runs.
 SECONDS ?= 60
@@ -36,6 +36,21 @@ road: ## Run the first script as its readers do: a new environment, the requirem
 	build/road/bin/python -m pip install --quiet --requirement requirements_blip2.txt
 	LORAX_VLM_HOME=build/road/home build/road/bin/python blip2_captioning.py --out build/road/comparison.png
 
+release: ## Build sdist and wheel, check what they say of themselves, and use the wheel from another folder
+	rm -rf dist build/release build/wheel build/elsewhere
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet build==1.6.1 twine==7.0.0
+	build/release/bin/python -m build --outdir dist .
+	build/release/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --requirement requirements_blip2.txt
+	build/wheel/bin/python -m pip install --quiet --no-deps dist/*.whl
+	mkdir -p build/elsewhere
+	cd build/elsewhere && export LORAX_VLM_HOME=home PATH=../wheel/bin:$$PATH && lorax-vlm --version && \
+		lorax-vlm scenes export photos --style concise && \
+		lorax-vlm train short --data photos --style concise --steps 4 && \
+		lorax-vlm caption $$(ls photos/*.png | head -1) --adapter short
+
 check: lint test slow ## Everything CI checks
 
 docs: .venv/ready-dev ## Write docs/cli.md, the schema of exchange.json and the picture of the rooms anew from the code
@@ -44,7 +59,7 @@ docs: .venv/ready-dev ## Write docs/cli.md, the schema of exchange.json and the 
 	$(BIN)/python -m docs.write_architecture
 
 clean: ## Remove the environment and everything built
-	rm -rf .venv build runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

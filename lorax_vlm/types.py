@@ -178,6 +178,15 @@ class Answer(ModelText):
     """What a base or an adapter answers to a question about an image."""
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """A share as people read it.
+
+    >>> percent(0.372), percent(0.372, 0)
+    ('37.2 %', '37 %')
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
 @dataclass(frozen=True)
 class Interval:
     """A figure with its 95 % interval, and how many examples it is the figure of."""
@@ -217,7 +226,7 @@ class Interval:
 
     def percent(self, width: int = 0) -> str:
         """A share as text, its value aligned right in ``width``."""
-        return f"{f'{self.value:.1%}':>{width}} ({self.low:.1%} to {self.high:.1%})"
+        return f"{percent(self.value):>{width}} ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
     def points(self, unit: str = " points") -> str:
         """A difference of shares as text, with the word that it is of too few."""

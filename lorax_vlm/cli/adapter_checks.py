@@ -19,6 +19,7 @@ from lorax_vlm.cli.output import flag, print_json, print_table, say, say_wrote
 from lorax_vlm.errors import AdapterNameError, AdapterNotFound, PathError, UsageError
 from lorax_vlm.models.local import describe_local
 from lorax_vlm.paths import naming, require_new_file
+from lorax_vlm.types import percent
 
 if TYPE_CHECKING:
     from lorax_vlm.runtime.canary import CanaryReport
@@ -178,7 +179,7 @@ def inspect(
                     )
                     for site in sites
                 ],
-                f"{component}: {found.share(component):.1%} of the squared norm",
+                f"{component}: {percent(found.share(component))} of the squared norm",
             )
     if png is not None:
         from lorax_vlm.reports.pictures import draw_inspection

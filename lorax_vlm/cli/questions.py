@@ -7,10 +7,11 @@ import typer
 
 from lorax_vlm.cli.checks import require_images, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, IncludeSeen, Model, Quantize, Store
-from lorax_vlm.cli.output import SILENT, percent, print_json, print_table, say, say_drawn_only
+from lorax_vlm.cli.output import SILENT, print_json, print_table, say, say_drawn_only
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.results import BenchmarkRow
 from lorax_vlm.models.catalog import get_model_entry
+from lorax_vlm.types import percent
 
 
 def ask(
@@ -102,8 +103,7 @@ def benchmark(
 def _accuracy(row: BenchmarkRow) -> str:
     if row.accuracy is None:
         return "?"
-    share = row.interval
-    return percent(row.accuracy) + (f" ({100 * share.low:.1f} to {100 * share.high:.1f})" if share else "")
+    return row.interval.percent() if row.interval else percent(row.accuracy)
 
 
 def print_benchmark(rows: Sequence[BenchmarkRow], title: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from lorax_vlm.cli.output import percent, print_table, say
+from lorax_vlm.cli.output import print_table, say
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport, VQAReport
 from lorax_vlm.evaluation.summary import (
     difference_text,
@@ -12,7 +12,7 @@ from lorax_vlm.evaluation.summary import (
     name_of,
     table_rows,
 )
-from lorax_vlm.types import Interval
+from lorax_vlm.types import Interval, percent
 
 
 def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title: str) -> None:
@@ -25,7 +25,7 @@ def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title:
     """
     first = reports[0]
     rows: list[tuple[object, ...]] = [
-        (name, shares[0].count, *(share_text(share) for share in shares)) for name, shares in table_rows(reports)
+        (name, shares[0].count, *(share.percent() for share in shares)) for name, shares in table_rows(reports)
     ]
     rows.append(("time", "", *(f"{report.time_s:.1f} s" for report in reports)))
     heading = first.metric if len(first.by_metric) < 2 else "accuracy"
@@ -94,9 +94,9 @@ def _print_judged(reports: Sequence[CaptionReport], title: str) -> None:
                 r.style,
                 r.adapter or "base",
                 r.count,
-                share_text(r.intervals["in_style"]),
-                share_text(r.intervals["true"]),
-                share_text(r.intervals["in_style_and_true"]),
+                r.intervals["in_style"].percent(),
+                r.intervals["true"].percent(),
+                r.intervals["in_style_and_true"].percent(),
                 f"{r.time_s:.1f} s",
             )
             for r in reports
@@ -113,7 +113,7 @@ def _print_references(reports: Sequence[ReferenceReport], title: str) -> None:
             (
                 r.adapter or "base",
                 r.count,
-                share_text(r.interval) if r.interval else percent(r.exact_match),
+                r.interval.percent() if r.interval else percent(r.exact_match),
                 f"{r.loss:.4f}" if r.loss is not None else "not finite",
                 *(_figure(r.text_metrics.get(metric)) for metric in metrics),
                 f"{r.time_s:.1f} s",
@@ -126,11 +126,6 @@ def _print_references(reports: Sequence[ReferenceReport], title: str) -> None:
         say("CIDEr, BLEU-4 and ROUGE-L: pip install 'lorax-vlm[metrics]'")
     for metric, reason in reports[0].reasons.items():
         say(f"{metric} is no figure here: {reason}.")
-
-
-def share_text(interval: Interval) -> str:
-    """A share with its interval."""
-    return f"{percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
 def _say_seen(reports: Sequence[VQAReport | CaptionReport | ReferenceReport]) -> None:

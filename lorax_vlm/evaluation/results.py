@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorax_vlm.types import ImageVerdict, Interval
+from lorax_vlm.types import ImageVerdict, Interval, percent
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,6 @@ class TaskReport:
     def line(self) -> str:
         """For people."""
         return (
-            f"{self.adapter}: {self.task}, {self.count} examples: {self.before.value:.1%} -> {self.after.value:.1%}, "
-            f"{self.gain.points()}"
+            f"{self.adapter}: {self.task}, {self.count} examples: "
+            f"{percent(self.before.value)} -> {percent(self.after.value)}, {self.gain.points()}"
         )

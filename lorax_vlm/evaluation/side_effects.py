@@ -10,7 +10,7 @@ from lorax_vlm.data.scenes import Scene, iterate_scenes, score_caption
 from lorax_vlm.data.world.examples import scene_questions
 from lorax_vlm.data.world.questions import QUESTION_TYPES
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference
-from lorax_vlm.types import Interval
+from lorax_vlm.types import Interval, percent
 
 QUESTIONS, CAPTIONS = 32, 60
 """Questions of each type, and captions: enough of each for a verdict, see ``types.ENOUGH``."""
@@ -50,7 +50,7 @@ class SideEffects:
         if not worse:
             asked = sum(skill.count for skill in self.skills)
             return [f"other skills: none is worse beyond the noise ({asked} questions and captions about drawn scenes)"]
-        said = ", ".join(f"{s.name} {s.base:.0%} -> {s.adapter.percent()}" for s in worse)
+        said = ", ".join(f"{s.name} {percent(s.base, 0)} -> {s.adapter.percent()}" for s in worse)
         return [f"other skills became worse (use it for what it was trained for): {said}"]
 
 

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from lorax_vlm.adapters.factors import Update, Updates, total_cosine, total_norm
+from lorax_vlm.types import percent
 
 _SAMPLED = 200_000
 
@@ -42,16 +43,16 @@ class MergePreview:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"{name}: {share:.1%} of the squared norms" for name, share in self.norm_shares.items()]
+        lines = [f"{name}: {percent(share)} of the squared norms" for name, share in self.norm_shares.items()]
         for pair in self.pairs:
             lines.append(
                 f"{pair.first} and {pair.second}: {pair.sites} sites in both, cosine {pair.cosine:+.3f}, "
-                f"sign conflicts {pair.sign_conflicts:.1%}"
+                f"sign conflicts {percent(pair.sign_conflicts)}"
             )
             opposed = sorted(pair.cosine_by_layer.items(), key=lambda item: item[1])[:3]
             lines += [f"  {site}: cosine {cosine:+.3f}" for site, cosine in opposed]
         lines.append(f"exact sum: rank {self.exact_rank}; rank {self.rank_95} holds 95 % of every site's squared norm")
-        return [*lines, *(f"  rank {rank}: loses {error:.1%}" for rank, error in self.errors.items())]
+        return [*lines, *(f"  rank {rank}: loses {percent(error)}" for rank, error in self.errors.items())]
 
 
 def preview_merge(adapters: Mapping[str, Updates], weights: Sequence[float]) -> MergePreview:

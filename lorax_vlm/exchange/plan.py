@@ -20,7 +20,7 @@ from lorax_vlm.asking import answers_questions
 from lorax_vlm.models.components import group_by_component
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.spec import ARCHITECTURES, chooses, site_groups
-from lorax_vlm.types import require_flag
+from lorax_vlm.types import percent, require_flag
 
 Strategy = Literal["load", "copy", "distil", "drop"]
 Label = Literal["exact", "component-copy", "approximate", "distilled", "distilled-mapped", "refused"]
@@ -83,7 +83,7 @@ class TransferPlan:
         for part in self.parts:
             level = str(part.level) if part.level is not None else "unknown"
             lines.append(
-                f"  {part.component:<10} {level:<7} {part.strategy:<6} {part.share:6.1%} of the update, "
+                f"  {part.component:<10} {level:<7} {part.strategy:<6} {percent(part.share):>7} of the update, "
                 f"{len(part.sites)} sites: {part.reason}"
             )
         if self.student_groups:
@@ -175,7 +175,7 @@ def _judge(
 ) -> tuple[Label, list[str]]:
     dropped = [part for part in parts if part.strategy == "drop"]
     moved = [part for part in parts if part.strategy != "drop"]
-    reasons = [f"{part.component} ({part.share:.1%} of the update) is left out: {part.reason}" for part in dropped]
+    reasons = [f"{part.component} ({percent(part.share)} of the update) is left out: {part.reason}" for part in dropped]
     loaded = all(part.strategy == "load" for part in parts)
     against = []
     writer = manifest.base is not None and not chooses(manifest.base.family)

@@ -7,7 +7,7 @@ from lorax_vlm.answers import exact_match
 from lorax_vlm.evaluation.intervals import mean_interval, paired_difference, retention
 from lorax_vlm.evaluation.results import SeenShare
 from lorax_vlm.exchange.plan import Label, TransferPlan
-from lorax_vlm.types import Interval
+from lorax_vlm.types import Interval, percent
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,14 @@ class TransferReport:
         if self.off_task is not None:
             before, after = self.off_task
             lines.append(f"other questions: {before.percent()} alone, {after.percent()} with it")
-        return [*lines, f"empty answers: {self.alone.silence:.1%} alone, {self.final.silence:.1%} with it"]
+        return [*lines, f"empty answers: {percent(self.alone.silence)} alone, {percent(self.final.silence)} with it"]
 
     def lines(self) -> list[str]:
         """For people."""
         stored = f"stored as {self.adapter!r}" if self.accepted else "nothing was stored"
         lines = [*self.plan.lines(), *([f"  {self.coverage}"] if self.coverage else [])]
         lines.append(f"  {self.label}: {self.chosen}; {stored}")
-        lines += [f"    {row.name:<28} {row.mean.percent(6)}" for row in self.rows]
+        lines += [f"    {row.name:<28} {row.mean.percent(7)}" for row in self.rows]
         lines.append(f"  gain over the target alone {self.gain.points()}, by {self.measured_by}")
         if self.source is not None:
             lines.append(f"  share of the source's gain: {share_text(self.of_source)}")

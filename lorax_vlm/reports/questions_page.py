@@ -18,7 +18,7 @@ from lorax_vlm.evaluation.summary import image_line, missing_line, name_of, tabl
 from lorax_vlm.foreign import printable
 from lorax_vlm.paths import WRITTEN_BY, replacing
 from lorax_vlm.reports.plot import draw_accuracy
-from lorax_vlm.types import Interval
+from lorax_vlm.types import Interval, percent
 
 _THUMBNAIL_PX, _SMALL_PX = 160, 80
 _EXAMPLES, _PICTURED_ERRORS = 12, 300
@@ -205,7 +205,11 @@ def _shown(reports: Sequence[VQAReport], row: Row) -> dict[str, object]:
         {
             "name": name_of(report),
             "text": record.error or record.answer or "(nothing)",
-            "verdict": "right" if record.score >= 1 else "wrong" if record.score <= 0 else f"{record.score:.0%} right",
+            "verdict": "right"
+            if record.score >= 1
+            else "wrong"
+            if record.score <= 0
+            else f"{percent(record.score, 0)} right",
         }
         for report, record in zip(reports, row, strict=True)
     ]

@@ -18,6 +18,7 @@ from lorax_vlm.adapters.recipe import SEEING_SITES
 from lorax_vlm.data.examples import Example
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.types import percent
 
 FEWEST, MOST = 40, 300
 """Rows of one question: with fewer nothing can be said, with more nothing is gained."""
@@ -68,8 +69,8 @@ class ProbeReport:
     def lines(self) -> list[str]:
         """For people."""
         return [
-            f"read off the frozen image path: {q.read:.0%} of {q.question!r} ({q.count} images; most frequent answer "
-            f"{q.frequent:.0%})"
+            f"read off the frozen image path: {percent(q.read, 0)} of {q.question!r} "
+            f"({q.count} images; most frequent answer {percent(q.frequent, 0)})"
             for q in self.questions
         ]
 

@@ -82,7 +82,7 @@ def test_matrix_and_pictures(run, stored: AdapterStore, known: None, tmp_path: P
     record = json.loads(run("adapters", "matrix", "-m", "blip2-opt-mini", "--json"))
     assert record["adapters"] == [["one", "exact"], ["two", "exact"]]
     inspected = run("adapters", "inspect", "one", "--png", tmp_path / "i.png")
-    assert "100.0% of the squared norm" in inspected
+    assert "100.0 % of the squared norm" in inspected
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("m.png", "i.png"))
     assert json.loads(run("adapters", "inspect", "one", "--json"))["likely_bases"] == ["blip2-opt-mini"]
 

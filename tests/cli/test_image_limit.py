@@ -78,6 +78,6 @@ def test_advice_is_given_only_where_the_path_limits() -> None:
     blind = ProbeReport((ProbedQuestion("Is it long?", 100, 0.5, 0.6),))
     assert blind.advice() == [
         f"{ADVICE},lm",
-        "read off the frozen image path: 60% of 'Is it long?' (100 images; most frequent answer 50%)",
+        "read off the frozen image path: 60 % of 'Is it long?' (100 images; most frequent answer 50 %)",
     ]
     assert ProbeReport((ProbedQuestion("Is it long?", 100, 0.5, 0.99),)).advice() == []

@@ -53,8 +53,8 @@ def test_what_became_worse_is_said() -> None:
     assert effects.harmful
     (line,) = effects.lines()
     assert line.startswith("other skills became worse")
-    assert "color 100% -> 0.0% (0.0% to 10.9%), shape 100% -> 50.0%" in line
-    assert "plain captions 100% -> 0.0%" in line
+    assert "color 100 % -> 0.0 % (0.0 to 10.9), shape 100 % -> 50.0 %" in line
+    assert "plain captions 100 % -> 0.0 %" in line
     assert "existence" not in line
 
 

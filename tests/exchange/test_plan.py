@@ -98,4 +98,4 @@ def test_untrained_and_unknown_ones_are_refused(mini: LoadedModel, load_shared: 
 def test_it_can_be_printed(load_shared: Load, mini: LoadedModel, tmp_path: Path) -> None:
     found = plan(mini, described(load_shared("blip2-flan-mini")), tmp_path / "a", images=100)
     assert found.lines()[0] == "a: blip2-opt-mini -> blip2-flan-mini: distilled"
-    assert "100.0% of the update" in found.lines()[1]
+    assert "100.0 % of the update" in found.lines()[1]

@@ -41,15 +41,15 @@ def test_what_is_kept_and_what_it_costs_elsewhere() -> None:
     assert made.agreement.value == 5 / 8, "1, 2 (written two), 3, 4, and the wrong 9"
     assert made.side_effects() == [
         f"says what the source says: {made.agreement.percent()}",
-        "other questions: 90.0% (80.0% to 100.0%) alone, 50.0% (40.0% to 60.0%) with it",
-        "empty answers: 37.5% alone, 12.5% with it",
+        "other questions: 90.0 % (80.0 to 100.0) alone, 50.0 % (40.0 to 60.0) with it",
+        "empty answers: 37.5 % alone, 12.5 % with it",
     ]
 
 
 def test_what_was_not_asked_is_not_reported() -> None:
     unasked = dataclasses.replace(report(), source=None, off_task=None, measured_by="agreement")
     assert unasked.agreement is None
-    assert unasked.side_effects() == ["empty answers: 37.5% alone, 12.5% with it"]
+    assert unasked.side_effects() == ["empty answers: 37.5 % alone, 12.5 % with it"]
     assert not [line for line in unasked.lines() if "source" in line]
 
 

@@ -167,7 +167,7 @@ def test_distillation_between_families_needs_no_label(
     assert report.chosen == "distilled"
     assert report.final.mean.value > 0.9
     assert (report.cost.labels, report.cost.images, report.cost.kept) == (0, 96, 86)
-    assert ("cover 100.0% of the training examples" in report.coverage) == (target == "vilt-mini")
+    assert ("cover 100.0 % of the training examples" in report.coverage) == (target == "vilt-mini")
     if captions:
         assert report.off_task is not None
         assert report.off_task[0].value > 0.8, "asked for captions, with room for them, though it answers questions"

@@ -305,7 +305,7 @@ def test_a_label_plan_adds_what_occurs_and_reports_coverage(vilt: LoadedModel) -
     assert plan.added == ("penguin",)
     assert plan.labels == (*family.labels, "penguin")
     assert plan.coverage == pytest.approx(5 / 6)
-    assert "they cover 83.3% of the training examples" in plan.summary()
+    assert "they cover 83.3 % of the training examples" in plan.summary()
     assert family.plan_labels([["red"], ["yes"]]).added == ()
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lorax_vlm.types import Generated, GenerationSettings
+from lorax_vlm.types import Generated, GenerationSettings, percent
 
 Batch = dict[str, Tensor]
 IGNORED_LABEL = -100
@@ -32,7 +32,7 @@ class LabelPlan:
     def summary(self) -> str:
         """One line for people."""
         added = f", {len(self.added)} of them new ({', '.join(self.added[:5])}...)" if self.added else ""
-        return f"{len(self.labels)} answers{added}; they cover {self.coverage:.1%} of the training examples."
+        return f"{len(self.labels)} answers{added}; they cover {percent(self.coverage)} of the training examples."
 
 
 class Family(Protocol):
