@@ -126,12 +126,12 @@ def write_vqa_page(
         metrics=first.by_metric or {first.metric: first.accuracy},
         reports=named,
         rows=[{"name": name, "count": shares[0].count, "shares": shares} for name, shares in rows],
-        cell=_cell,
+        cell=Interval.percent,
         percent=_percent,
         differences=differences,
         plot=_data_uri(draw_accuracy(reports, rows), "png"),
         plotted="; ".join(
-            f"{row['name']} {_cell(report.accuracy)}" for row, report in zip(named, reports, strict=True)
+            f"{row['name']} {report.accuracy.percent()}" for row, report in zip(named, reports, strict=True)
         ),
         ablated=[row for row in named if row["effect"]],
         ablation_lines=[line for line in (*map(image_line, reports), missing_line(reports)) if line],
@@ -159,12 +159,12 @@ def safe_value(value: object) -> object:
     return printable(value) if isinstance(value, str) else value
 
 
+def _verdict(score: float) -> str:
+    return "right" if score >= 1 else "wrong" if score <= 0 else f"{percent(score, 0)} right"
+
+
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def _cell(interval: Interval) -> str:
-    return f"{_percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+    return "-" if share is None else percent(share)
 
 
 Row = tuple[AnswerRecord, ...]
@@ -205,11 +205,7 @@ def _shown(reports: Sequence[VQAReport], row: Row) -> dict[str, object]:
         {
             "name": name_of(report),
             "text": record.error or record.answer or "(nothing)",
-            "verdict": "right"
-            if record.score >= 1
-            else "wrong"
-            if record.score <= 0
-            else f"{percent(record.score, 0)} right",
+            "verdict": _verdict(record.score),
         }
         for report, record in zip(reports, row, strict=True)
     ]

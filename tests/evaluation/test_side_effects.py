@@ -10,7 +10,15 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.world.questions import QUESTION_TYPES
 from lorax_vlm.evaluation import side_effects
-from lorax_vlm.evaluation.side_effects import CAPTIONS, QUESTIONS, measure_side_effects
+from lorax_vlm.evaluation.side_effects import (
+    CAPTIONS,
+    QUESTIONS,
+    SideEffects,
+    compare_answers,
+    compare_captions,
+    other_questions,
+    other_scenes,
+)
 from lorax_vlm.measuring import effects as measuring
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.engine import BaseEngine
@@ -33,8 +41,19 @@ def write(adapter: str | None, scenes: Sequence[Scene]) -> list[str]:
     return [scene.caption("plain" if adapter is None else "concise") for scene in scenes]
 
 
+def measured(
+    trained: Sequence[str], knows: Sequence[str | None] = (None, "mine"), captions: bool = True
+) -> SideEffects:
+    """The base and an adapter, each answering as ``ask`` and ``write`` do for a name."""
+    examples, scenes = other_questions(trained), other_scenes()
+    skills = compare_answers(examples, *(ask(name, examples) for name in knows)) if examples else []
+    if captions:
+        skills.append(compare_captions(scenes, *(write(name, scenes) for name in knows)))
+    return SideEffects(tuple(skills))
+
+
 def test_every_other_skill_is_compared_with_the_base() -> None:
-    found = {skill.name: skill for skill in measure_side_effects("mine", ["counting"], ask, write).skills}
+    found = {skill.name: skill for skill in measured(["counting"]).skills}
     assert set(found) == {*QUESTION_TYPES, "plain captions"} - {"counting"}
     assert {name: skill.count for name, skill in found.items()} == {
         name: CAPTIONS if name == "plain captions" else QUESTIONS for name in found
@@ -49,7 +68,7 @@ def test_every_other_skill_is_compared_with_the_base() -> None:
 
 
 def test_what_became_worse_is_said() -> None:
-    effects = measure_side_effects("mine", ["counting"], ask, write)
+    effects = measured(["counting"])
     assert effects.harmful
     (line,) = effects.lines()
     assert line.startswith("other skills became worse")
@@ -59,14 +78,14 @@ def test_what_became_worse_is_said() -> None:
 
 
 def test_what_it_was_trained_for_is_no_side_effect() -> None:
-    assert not measure_side_effects("mine", ["color", "shape"], ask, None).harmful
-    everything = measure_side_effects("mine", QUESTION_TYPES, ask, None)
+    assert not measured(["color", "shape"], captions=False).harmful
+    everything = measured(QUESTION_TYPES, captions=False)
     assert everything.skills == ()
     assert everything.lines() == ["other skills: it was trained for all of them"]
 
 
 def test_one_as_good_as_its_base_does_no_harm() -> None:
-    effects = measure_side_effects("mine", [], lambda _, examples: ask(None, examples), None)
+    effects = measured([], (None, None), captions=False)
     assert not effects.harmful
     assert "none is worse beyond the noise (224 questions" in effects.lines()[0]
 
