@@ -11,6 +11,7 @@ from typing import Any, TypedDict, Unpack
 from lorax_vlm.adapters.ownership import adapters_of
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.asking import distinct_adapters
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.results import Comparison
@@ -115,8 +116,9 @@ class Workspace:
 
     def require_adapters(self, names: Iterable[str | None], base: str) -> None:
         """Raise ``AdapterNotFound`` for an unknown name before a base is loaded for it; afterwards its engine does."""
+        named = distinct_adapters(list(names))
         if self._engine is None and self.bases.entry(base).name not in self.bases.loaded:
-            for name in dict.fromkeys(names):
+            for name in named:
                 if name is not None:
                     self.stored(name, base)
 

@@ -389,7 +389,7 @@ def test_a_changed_manifest_is_not_used(store: AdapterStore, adapter_folder: Pat
     record = json.loads(path.read_text())
     record[entry] = {"prompt": "b", "labels": ["x"], "files": {}, "trained": False, "base": None}[entry]
     path.write_text(json.dumps({**record, "style": "changed"}))
-    for read in (store.get, store.read, store.read_bytes, store.files):
+    for read in (store.get, store.read, store.read_bytes):
         with pytest.raises(DamagedAdapter, match=r"exchange\.json was changed"):
             read("one")
 

@@ -10,7 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HELPERS = ("__init__", "options", "random_checkpoints")
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in HELPERS)
-LONG = ("golden", "mixed_batch", "retention", "fullsize", "residency", "growth", "easy_vqa", "stress", "coverage")
+LONG = (
+    "golden",
+    "journeys",
+    "mixed_batch",
+    "retention",
+    "fullsize",
+    "residency",
+    "growth",
+    "easy_vqa",
+    "stress",
+    "coverage",
+)
 MORE = {"golden": ["--write", "golden.json"], "growth": ["--plot", "growth.png"]}
 
 
