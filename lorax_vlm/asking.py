@@ -61,6 +61,14 @@ def require_captions(entry: CatalogEntry) -> None:
         raise UsageError(f"{entry.name} only chooses among fixed answers; it cannot write captions.")
 
 
+def require_skill(entry: CatalogEntry, skill: Skill) -> None:
+    """Raise ``UsageError`` for a base that cannot learn a skill, because it takes words of its own."""
+    if not skill.asked:
+        require_captions(entry)
+    if skill.writes and not entry.captions:
+        raise UsageError(f"{entry.name} only chooses among fixed answers; it cannot learn {skill}.")
+
+
 def require_question(question: object) -> str:
     """A question without white space around it.
 

@@ -17,6 +17,7 @@ from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SeenImages, write_seen
 from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.asking import require_skill
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import write_problems
@@ -82,6 +83,7 @@ class AdapterWorkshop:
             UsageError: The skill (without data) or the recipe is unknown.
         """
         entry, data = self._bases.described(self._model), wanted.get("data")
+        require_skill(entry, skill)
         if data is None:
             require_scenes(skill)
         kind, recipe, config = usual(entry, skill, **wanted)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
-from lorax_vlm.asking import Ask, ask_for
+from lorax_vlm.asking import Ask, ask_for, require_skill
 from lorax_vlm.data.examples import DataSplits, Kind
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.data.world.skills import require_scenes, skill_splits
@@ -120,8 +120,10 @@ def examples_for(entry: CatalogEntry, skill: Skill, data: Data | None, *, skip_b
 
     Raises:
         DataError: The data have malformed rows, or are of the other kind.
-        UsageError: There is no ``data`` and this base has no scenes, or they teach no such skill.
+        UsageError: There is no ``data`` and this base has no scenes, or they teach no such skill, or the base cannot
+            learn it.
     """
+    require_skill(entry, skill)
     kind: Kind = "questions" if skill.asked else "captions"
     drawn = partial(skill_splits, require_scenes(skill)) if data is None and entry.miniature else None
     return training_examples(entry, kind, data, drawn, skip_bad_rows=skip_bad_rows)

@@ -1,0 +1,86 @@
+"""What is composed is what the classes say: one store, one door, one measure."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorax_vlm.captioning import BLIP2CaptioningSystem
+from lorax_vlm.data.scenes import Scene
+from lorax_vlm.data.world.skills import skill_splits
+from lorax_vlm.errors import UsageError
+from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.multimodal import MultiModalLoRAExchange
+from lorax_vlm.skills import answer, caption, instruct
+from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.vqa import VQASystem
+from lorax_vlm.workspace import Workspace
+from tests.workspaces_for_tests import shared_workspace
+
+OPT = "blip2-opt-mini"
+FEW = TrainConfig(max_steps=6, batch_size=8, eval_every=3, learning_rate=5e-3, patience=None)
+
+
+@pytest.fixture
+def workspace(load_shared: Callable[[str], LoadedModel], tmp_path: Path) -> Iterator[Workspace]:
+    with shared_workspace(load_shared, tmp_path / "store") as workspace:
+        yield workspace
+
+
+def train(workspace: Workspace, name: str, skill: Any, base: str = "blip2_opt"):
+    splits = skill_splits(skill, 24, 8)
+    options: dict[str, Any] = {"data": splits, "recipe": "light", "config": FEW, "progress": False}
+    return workspace.train(name, skill, base=base, **options)
+
+
+def test_an_adapter_is_trained_asked_and_measured_by_what_it_is_for(workspace: Workspace, scenes: list[Scene]) -> None:
+    stored = train(workspace, "short", caption("concise"))
+    assert (stored.name, stored.manifest.skill) == ("short", caption("concise"))
+    said = workspace.ask(scenes[0].image, adapter="short")
+    captions = BLIP2CaptioningSystem(OPT, workspace=workspace)
+    assert said == captions.caption_image(scenes[0].image, "short")
+    assert (said.adapter, said.base) == ("short", OPT)
+    found = workspace.evaluate("short", count=30)
+    base, _, own = captions.evaluate_adapters(["short"], count=30)
+    assert (found.base.style, found.adapter.style) == ("concise", "concise")  # type: ignore[union-attr]
+    assert found.adapter.in_style_and_true == own.in_style_and_true  # type: ignore[union-attr]
+    assert base.adapter is None
+    assert found.difference.value == pytest.approx(
+        found.adapter.in_style_and_true - found.base.in_style_and_true  # type: ignore[union-attr]
+    )
+
+
+def test_answers_too(workspace: Workspace, scenes: list[Scene]) -> None:
+    train(workspace, f"{OPT}.count", answer("counting"))
+    found = workspace.evaluate("count", count=40)
+    system = VQASystem(workspace=workspace)
+    examples = system.test_questions("counting", 40)
+    for report, name in ((found.base, None), (found.adapter, "count")):
+        same = system.evaluate("blip2_opt", name, examples=examples)
+        assert [r.answer for r in report.records] == [r.answer for r in same.records]  # type: ignore[union-attr]
+    question = "How many shapes are there?"
+    both = workspace.compare(scenes[0].image, [None, "count"], question, base="blip2_opt")
+    assert list(both) == ["base", "count"]
+    assert both["count"] == system.answer_question(scenes[0].image, question, "blip2_opt", "count")
+
+
+def test_what_a_base_cannot_learn_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    def load(_: object) -> LoadedModel:
+        pytest.fail("a base was loaded")
+
+    workspace = Workspace("mini", store=tmp_path, load=load)
+    for skill in (caption("plain"), instruct()):
+        with pytest.raises(UsageError, match="only chooses among fixed answers"):
+            workspace.train("mine", skill, base="vilt", data=skill_splits(skill, 8, 4))
+        with pytest.raises(UsageError, match="only chooses among fixed answers"):
+            workspace.workshop("vilt").make("mine", skill)
+
+
+def test_options_belong_to_one_workspace(workspace: Workspace, tmp_path: Path) -> None:
+    for make in (BLIP2CaptioningSystem, VQASystem, MultiModalLoRAExchange):
+        with pytest.raises(UsageError, match="store: the workspace that is given has its own"):
+            make(workspace=workspace, store=tmp_path)  # type: ignore[operator]
+        with pytest.raises(UsageError, match="Unknown option 'stroe'"):
+            make(stroe=tmp_path)  # type: ignore[operator]
+    assert VQASystem(workspace=workspace).workspace is MultiModalLoRAExchange(workspace=workspace).workspace
