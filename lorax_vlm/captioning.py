@@ -14,7 +14,7 @@ from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.exchange.arrival import load_adapter
-from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions
+from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions, require_measurable
 from lorax_vlm.measuring.effects import side_effects
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
@@ -24,7 +24,7 @@ from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.training.progress import Show
-from lorax_vlm.types import Caption, require_flag, require_texts
+from lorax_vlm.types import Caption, GenerationSettings, require_flag, require_texts
 from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted, as_splits, by_name, examples_for
 from lorax_vlm.workspace import BASE, Options, Workspace
 
@@ -208,13 +208,15 @@ class BLIP2CaptioningSystem:
         return [own for own in self.workspace.adapters(self.model) if not answers_questions(own.manifest)]
 
     def remove_adapter(self, name: str) -> None:
-        """Remove an adapter from the store."""
+        """Remove an adapter from the store, and from memory."""
         self.store.remove(name)
+        self.workspace.bases.forget(name)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
     def caption_image(self, image: ImageSource, adapter: str | None = None, **decoding: Any) -> Caption:
         """Caption one image, by the plain base or by an adapter; see ``Workspace.ask``."""
+        GenerationSettings.require_fields(decoding)
         return Caption.by(self.workspace.ask(image, adapter=adapter, base=self.model, **decoding), adapter)
 
     def caption_images(
@@ -230,13 +232,11 @@ class BLIP2CaptioningSystem:
         """
         require_flag("return_errors", return_errors)
         images = require_rows(images, "images", "caption_image")
-        self.workspace.require_adapters([adapter], self.model)
+        GenerationSettings.require_fields(decoding)
+        self.workspace.require_adapters([adapter], self.model, rows=len(images))
         requests = [Request.about(image, None, adapter, **decoding) for image in images]
-        found: list[Caption | LoraxError] = []
-        for result in self.workspace.stream(requests, base=self.model):
-            failed = result.error if return_errors else None
-            found.append(failed if failed is not None else Caption.by(result.text, adapter))
-        return found
+        results = self.workspace.answers(requests, self.model, return_errors=return_errors)
+        return [said if isinstance(said, LoraxError) else Caption.by(said, adapter) for said in results]
 
     def compare_captioning_styles(
         self, image: ImageSource, adapters: Sequence[str] | None = None, **decoding: Any
@@ -248,6 +248,7 @@ class BLIP2CaptioningSystem:
         """
         names = [stored.name for stored in self.list_adapters()] if adapters is None else adapters
         require_texts("adapters", names)
+        GenerationSettings.require_fields(decoding)
         said = self.workspace.compare(load_image(image), [None, *names], base=self.model, **decoding)
         return {name: Caption.by(text, None if name == BASE else name) for name, text in said.items()}
 
@@ -295,6 +296,7 @@ class BLIP2CaptioningSystem:
         adapters = {name: self.workspace.stored(name, self.model) for name in names}
         splits = as_splits(data) if data is not None else None
         asked = CaptionMeasurement(adapters, style, splits, split, count, with_base, include_seen)
+        require_measurable(self.entry, asked)
         with self.workspace.bases.use(self.model) as engine:
             return measure_captions(engine, asked)
 
@@ -304,5 +306,8 @@ class BLIP2CaptioningSystem:
 
     def side_effects(self, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.effects``."""
+        stored = self.workspace.stored(name, self.model)
+        if not self.entry.miniature:
+            return None
         with self.workspace.bases.use(self.model) as engine:
-            return side_effects(engine, self.workspace.stored(name, self.model))
+            return side_effects(engine, stored)

@@ -309,7 +309,8 @@ class RowFailed(LoraxError, RuntimeError):
     """One row of a batch failed for a reason nobody foresaw, while the others were answered. ``__cause__`` is it."""
 
     def __init__(self, row: int, error: Exception) -> None:
-        self.row = row
+        self.row, self.error = row, error
+        self.__cause__ = error
         super().__init__(f"Row {row} failed unexpectedly, which is a bug: {type(error).__name__}: {error}")
 
 

@@ -20,7 +20,7 @@ from lorax_vlm.exchange.moving import Images, Wishes, exchange, own_base, plan
 from lorax_vlm.exchange.plan import TransferPlan
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.exchange.swap import ExchangeReport
-from lorax_vlm.exchange.tasks import measure_task
+from lorax_vlm.exchange.tasks import choose_examples, measure_task
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.paths import named_path
@@ -28,7 +28,7 @@ from lorax_vlm.reports.exchange_page import write_exchange_page
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.training.progress import Show
-from lorax_vlm.types import ModelText, require_text, require_texts
+from lorax_vlm.types import GenerationSettings, ModelText, require_text, require_texts
 from lorax_vlm.workshop.orders import Data, Wanted
 from lorax_vlm.workspace import BASE, Options, Workspace
 
@@ -147,8 +147,9 @@ class MultiModalLoRAExchange:
         return [adapter for adapter in self.store.search(base=base, task=task) if adapter.name in owned]
 
     def remove_adapter(self, key: str) -> None:
-        """Remove an adapter with all its versions."""
+        """Remove an adapter with all its versions, from memory too."""
         self.store.remove(key)
+        self.workspace.bases.forget(key)
 
     # --- asking and measuring ---------------------------------------------------------------------------------------
 
@@ -170,6 +171,7 @@ class MultiModalLoRAExchange:
             AdapterNotFound: There is no such adapter.
         """
         require_text("text", text)
+        GenerationSettings.require_fields(decoding)
         stored, bases = self.store.get(key), self.workspace.bases
         base = own_base(bases, stored)
         if not text.strip() and (answers_questions(stored.manifest) or not bases.described(base).captions):
@@ -201,9 +203,10 @@ class MultiModalLoRAExchange:
         """
         stored = self.store.get(key)
         skill = require_exchange_task(task) if task is not None else None
-        with self.workspace.bases.use(own_base(self.workspace.bases, stored)) as engine:
-            asked = {"examples": examples, "count": count, "include_seen": include_seen}
-            return measure_task(engine, stored, skill=skill, **asked)  # type: ignore[arg-type]
+        base = own_base(self.workspace.bases, stored)
+        asked = choose_examples(self.entry(base), stored, skill or stored.manifest.skill, examples, count)
+        with self.workspace.bases.use(base) as engine:
+            return measure_task(engine, stored, asked, name=key, skill=skill, include_seen=include_seen)
 
     # --- between models ---------------------------------------------------------------------------------------------
 
@@ -261,7 +264,7 @@ class MultiModalLoRAExchange:
     ) -> ExchangeReport:
         """Move two adapters to each other's base: both results are stored, or neither.
 
-        Arguments are those of ``cross_model_adapter_transfer``; each adapter keeps its short name.
+        Arguments are those of ``cross_model_adapter_transfer`` but for ``development``; each keeps its short name.
 
         Raises:
             TransferRefused: One of them cannot be moved at all; nothing was changed.

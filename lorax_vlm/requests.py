@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from lorax_vlm.errors import LoraxError, RowFailed, UsageError
+from lorax_vlm.errors import LoraxError, PromptError, RowFailed, UsageError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.types import ModelText
 
 Role = Literal["system", "user", "assistant"]
@@ -50,10 +51,13 @@ class Request:
         """The image, and the question about it or None for a caption, for models that know no conversation.
 
         Raises:
+            PromptError: A part is neither a text nor an image.
             UsageError: There is more than one turn, or not one image and at most one text.
         """
         images = [part.source for turn in self.turns for part in turn.parts if isinstance(part, ImagePart)]
         texts = [part for turn in self.turns for part in turn.parts if isinstance(part, str)]
+        if odd := [part for turn in self.turns for part in turn.parts if not isinstance(part, str | ImagePart)]:
+            raise PromptError(f"the question {quoted(odd[0])}", "it is empty or not text.")
         if len(self.turns) != 1 or self.turns[0].role != "user" or len(images) != 1 or len(texts) > 1:
             raise UsageError(
                 "This model takes one turn of the user with one image and at most one text, got "
@@ -79,4 +83,4 @@ class Result:
         if self.said is not None:
             return self.said
         error = self.error or LoraxError("There is neither a text nor an error.")
-        raise (error.__cause__ or error) if isinstance(error, RowFailed) else error
+        raise error.error if isinstance(error, RowFailed) else error

@@ -1,7 +1,7 @@
 """The small frozen records that travel between the packages. No torch."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -67,17 +67,22 @@ class GenerationSettings:
         if self.seed is not None:
             require_whole("seed", self.seed, 0)
 
+    @classmethod
+    def require_fields(cls, names: Iterable[str]) -> None:
+        """Raise ``UsageError`` for names that are no decoding settings."""
+        unknown = [name for name in names if name not in cls.__dataclass_fields__]
+        if unknown:
+            meant = "".join(f" Instead of {name}: {_OTHER_WORDS[name]}." for name in unknown if name in _OTHER_WORDS)
+            known = ", ".join(cls.__dataclass_fields__)
+            raise UsageError(f"Unknown decoding settings: {', '.join(unknown)}.{meant} Known: {known}.")
+
     def replace(self, **changes: Any) -> "GenerationSettings":
         """A copy with some fields changed; a temperature without a word about beams takes one beam.
 
         Raises:
             UsageError: A field is unknown, or a value cannot be.
         """
-        unknown = [name for name in changes if name not in self.__dataclass_fields__]
-        if unknown:
-            meant = "".join(f" Instead of {name}: {_OTHER_WORDS[name]}." for name in unknown if name in _OTHER_WORDS)
-            known = ", ".join(self.__dataclass_fields__)
-            raise UsageError(f"Unknown decoding settings: {', '.join(unknown)}.{meant} Known: {known}.")
+        self.require_fields(changes)
         if changes.get("temperature") is not None:
             changes.setdefault("num_beams", 1)
         return replace(self, **changes)
@@ -92,6 +97,13 @@ _OTHER_WORDS = {
     "no_repeat_ngram_size": "repetition_penalty",
     "beams": "num_beams",
 }
+
+
+def require_known(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ``UsageError`` for a keyword that nobody knows: else a misspelt one would change nothing."""
+    names = list(known)
+    if unknown := [name for name in given if name not in names]:
+        raise UsageError(f"Unknown option {quoted(unknown[0])}. Known: {', '.join(names)}.")
 
 
 def require_whole(name: str, value: Any, least: int) -> None:

@@ -26,7 +26,14 @@ from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_config
 from lorax_vlm.training.progress import Show
-from lorax_vlm.types import Answer, require_flag, require_texts, require_texts_by_name, require_whole
+from lorax_vlm.types import (
+    Answer,
+    GenerationSettings,
+    require_flag,
+    require_texts,
+    require_texts_by_name,
+    require_whole,
+)
 from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted, by_name, examples_for
 from lorax_vlm.workspace import Options, Workspace
 
@@ -60,7 +67,7 @@ class VQASystem:
             UsageError: ``models`` is another word, or has an unknown key.
         """
         if workspace is None:
-            options.setdefault("batch_size", 64)
+            options.setdefault("batch_size", 32)
         self.workspace = Workspace.shared(workspace, models, options)
         self.models, self.store = self.workspace.models, self.workspace.store
 
@@ -208,7 +215,7 @@ class VQASystem:
 
     def list_adapters(self, model: str | None = None) -> list[StoredAdapter]:
         """The store's adapters that answer questions, or do not say what they do, of one model or of all."""
-        good = self.workspace.adapters(model)
+        good = self.workspace.adapters(model or None)
         return [a for a in good if a.manifest.skill is None or answers_questions(a.manifest)]
 
     # --- asking -----------------------------------------------------------------------------------------------------
@@ -256,27 +263,31 @@ class VQASystem:
         adapters = [adapter] * len(images) if one else require_rows(adapter, "adapters", "a name")
         if len(adapters) != len(images):
             raise UsageError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
-        if not return_errors:  # before any is answered
+        GenerationSettings.require_fields(decoding)
+        self.workspace.require_adapters(distinct_adapters(adapters), model, rows=len(images))
+        if not return_errors:  # before a base is loaded
             for question in questions:
                 require_question(question)
-        self.workspace.require_adapters(distinct_adapters(adapters), model)
         rows = zip(images, questions, adapters, strict=True)
         requests = [  # what is no text is no question either
             Request.about(image, question if isinstance(question, str) else "", own, **decoding)
             for image, question, own in rows
         ]
-        found: list[Answer | LoraxError] = []
-        for result, own in zip(self.workspace.stream(requests, base=model), adapters, strict=True):
-            failed = result.error if return_errors else None
-            found.append(failed if failed is not None else Answer.by(result.text, own))
-        return found
+        results = self.workspace.answers(requests, model, return_errors=return_errors)
+        return [
+            said if isinstance(said, LoraxError) else Answer.by(said, own)
+            for said, own in zip(results, adapters, strict=True)
+        ]
 
     # --- measuring --------------------------------------------------------------------------------------------------
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.effects``."""
+        stored = self.workspace.stored(name, model)
+        if not self.entry(model).miniature:
+            return None
         with self.workspace.bases.use(model) as engine:
-            return side_effects(engine, self.workspace.stored(name, model))
+            return side_effects(engine, stored)
 
     def test_questions(self, task: str, count: int = 500) -> list[Example]:
         """Held-out questions of the scene world, one per scene."""

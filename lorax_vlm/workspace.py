@@ -13,27 +13,25 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import distinct_adapters
 from lorax_vlm.data.images import ImageSource
-from lorax_vlm.errors import UsageError
+from lorax_vlm.errors import AdapterError, LoraxError, UsageError
 from lorax_vlm.evaluation.results import Comparison
 from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters
 from lorax_vlm.exchange.moving import Images, Wishes, own_base, transfer
 from lorax_vlm.exchange.report import TransferReport
-from lorax_vlm.foreign import quoted
 from lorax_vlm.measuring.comparing import compare_with_base
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key, list_models
 from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.requests import Request, Result
 from lorax_vlm.runtime.bases import Bases, Load
-from lorax_vlm.runtime.engine import Engine, stream
+from lorax_vlm.runtime.engine import Engine, Found, stream
 from lorax_vlm.settings import runs_dir
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.progress import Show
-from lorax_vlm.types import ModelText, require_texts
+from lorax_vlm.types import GenerationSettings, ModelText, require_known, require_texts
 from lorax_vlm.workshop.making import AdapterWorkshop
 from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted
 
 BASE = "base"
-_BATCHES_AT_ONCE = 8
 
 
 class Options(TypedDict, total=False):
@@ -78,8 +76,7 @@ class Workspace:
         Raises:
             UsageError: ``models`` is another word or has an unknown key, an option is unknown, or a number is none.
         """
-        if unknown := [name for name in options if name not in Options.__annotations__]:
-            raise UsageError(f"Unknown option {quoted(unknown[0])}. Known: {', '.join(Options.__annotations__)}.")
+        require_known(options, Options.__annotations__)
         self.models = checkpoints_by_key(models)
         self.store, self._engine = AdapterStore(options.get("store")), options.get("engine")
         of_bases: dict[str, Any] = {name: value for name, value in options.items() if name not in ("store", "engine")}
@@ -114,10 +111,16 @@ class Workspace:
         """All adapters that can be read, or those that were made for a base or do not say for which."""
         return list(self.store.list()[0]) if base is None else adapters_of(self.store, self.bases.owner(base))
 
-    def require_adapters(self, names: Iterable[str | None], base: str) -> None:
-        """Raise ``AdapterNotFound`` for an unknown name before a base is loaded for it; afterwards its engine does."""
+    def require_adapters(self, names: Iterable[str | None], base: str, *, rows: int = 1) -> None:
+        """Raise ``AdapterNotFound`` for an unknown name before a base is loaded for it; a loaded one does so itself.
+
+        Args:
+            names: Of adapters; None is the base.
+            base: What they are for.
+            rows: How many will be asked; without any no engine would.
+        """
         named = distinct_adapters(list(names))
-        if self._engine is None and self.bases.entry(base).name not in self.bases.loaded:
+        if self._engine is None and not (rows and self.bases.is_loaded(base)):
             for name in named:
                 if name is not None:
                     self.stored(name, base)
@@ -133,11 +136,47 @@ class Workspace:
             with self.bases.use(base) as engine:
                 yield engine.steady()
 
-    def stream(self, requests: Iterable[Request], *, base: str) -> Iterator[Result]:
-        """A text or an error for each of any number of requests to a base, in order, in bounded memory."""
-        window = _BATCHES_AT_ONCE * self.bases.batch_size(self.bases.entry(base))
-        with self.engine(base) as engine:
-            yield from stream(engine, requests, window)
+    def stream(self, requests: Iterable[Request], *, base: str, batches: int = 8) -> Iterator[Result]:
+        """A text or an error for each of any number of requests to a base, in order, in bounded memory.
+
+        Every adapter stays one version. ``batches`` are read at a time, so that rows of equal settings come together.
+        """
+        window = batches * self.bases.batch_size(self.bases.entry(base))
+        if self._engine is not None:
+            yield from stream(self._engine.generate, requests, window)
+            return
+        found = Found()
+
+        def generate(some: Sequence[Request]) -> list[Result]:
+            with self.bases.use(base) as engine:  # and lets it go while results are looked at
+                return engine.steady(found).generate(some)
+
+        yield from stream(generate, requests, window)
+
+    def answers(self, requests: Sequence[Request], base: str, *, return_errors: bool) -> list[ModelText | LoraxError]:
+        """A text for each request to a base.
+
+        Args:
+            requests: As many as fit memory.
+            base: Answers them.
+            return_errors: Put the error of a bad row in its place. One of an adapter or of settings is raised in any
+                case, for it says nothing about the row.
+
+        Raises:
+            LoraxError: That, or the first error of any kind; what cannot be asked is found before anything is answered.
+        """
+        alike = len({request.adapter for request in requests}) < 2
+        if not return_errors and self._engine is None:
+            with self.bases.use(base) as engine:
+                engine.require_askable(requests)
+        found: list[ModelText | LoraxError] = []
+        for result in self.stream(requests, base=base, batches=1 if alike and not return_errors else 8):
+            error = result.error
+            if error is None or not return_errors or isinstance(error, AdapterError | UsageError):
+                found.append(result.text)
+            else:
+                found.append(error)
+        return found
 
     def ask(
         self,
@@ -177,6 +216,7 @@ class Workspace:
         **decoding: Any,
     ) -> dict[str, ModelText]:
         """What a base (None) and adapters on it say of one image, in one batch: ``{"base": ..., name: ...}``."""
+        GenerationSettings.require_fields(decoding)
         self.require_adapters(adapters, base)
         with self.engine(base) as engine:
             results = engine.generate([Request.about(image, question, name, **decoding) for name in adapters])
@@ -248,7 +288,7 @@ class Workspace:
         """
         stored = self.stored(name)
         with self.bases.use(own_base(self.bases, stored)) as engine:
-            return compare_with_base(engine, stored, data, count=count, include_seen=include_seen)
+            return compare_with_base(engine, name, stored, data, count=count, include_seen=include_seen)
 
     def transfer(
         self,

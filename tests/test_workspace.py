@@ -1,21 +1,25 @@
 """What is composed is what the classes say: one store, one door, one measure."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.world.skills import skill_splits
-from lorax_vlm.errors import UsageError
+from lorax_vlm.errors import AdapterNotFound, ImageError, UsageError
+from lorax_vlm.exchange.moving import transfer
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.multimodal import MultiModalLoRAExchange
 from lorax_vlm.skills import answer, caption, instruct
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.vqa import VQASystem
 from lorax_vlm.workspace import Workspace
+from tests.adapters_for_tests import write_manifest, write_random_adapter
 from tests.workspaces_for_tests import shared_workspace
 
 OPT = "blip2-opt-mini"
@@ -75,6 +79,78 @@ def test_what_a_base_cannot_learn_is_refused_before_it_is_loaded(tmp_path: Path)
             workspace.train("mine", skill, base="vilt", data=skill_splits(skill, 8, 4))
         with pytest.raises(UsageError, match="only chooses among fixed answers"):
             workspace.workshop("vilt").make("mine", skill)
+
+
+def test_a_misspelt_word_is_refused_before_a_base_is_loaded(tmp_path: Path) -> None:
+    """A keyword that no code reads would change nothing, and nobody would know."""
+
+    def load(_: object) -> LoadedModel:
+        pytest.fail("a base was loaded")
+
+    workspace = Workspace("mini", store=tmp_path, load=load)
+    captions, questions = BLIP2CaptioningSystem(OPT, workspace=workspace), VQASystem(workspace=workspace)
+    between, skill = MultiModalLoRAExchange(workspace=workspace), caption("plain")
+    calls: list[Callable[[], object]] = [
+        lambda: workspace.train("mine", skill, base="blip2_opt", recipie="strong"),  # type: ignore[call-arg]
+        lambda: workspace.workshop(OPT).order("mine", skill, recipie="strong"),  # type: ignore[call-arg]
+        lambda: workspace.workshop(OPT).make("mine", skill, recipie="strong"),  # type: ignore[call-arg]
+        lambda: captions.train_adapter("mine", "plain", recipie="strong"),  # type: ignore[call-arg]
+        lambda: questions.train_adapter("blip2_opt", "mine", "counting", recipie="x"),  # type: ignore[call-arg]
+        lambda: transfer(workspace.bases, "mine", "blip2_flan", recipie="strong"),  # type: ignore[call-arg]
+        lambda: between.exchange_adapters("a", "b", recipie="strong"),  # type: ignore[call-arg]
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="Unknown option 'recipie'"):
+            call()
+    for ask in (
+        lambda: workspace.ask("a.png", base="blip2_opt", max_tokens=3),
+        lambda: captions.caption_image("a.png", question="Why?"),
+        lambda: captions.caption_images(["a.png"], question="Why?"),
+        lambda: questions.answer_questions(["a.png"], ["Why?"], "blip2_opt", beams=3),
+    ):
+        with pytest.raises(UsageError, match="Unknown decoding settings"):
+            ask()
+    with pytest.raises(UsageError, match="progress must be True, False, or a Progress"):
+        workspace.train("mine", skill, base="blip2_opt", progress=0)  # type: ignore[arg-type]
+
+
+def test_an_adapter_that_cannot_be_used_is_no_error_of_a_row(workspace: Workspace, scenes: list[Scene]) -> None:
+    """With ``return_errors``, a bad row has its error in its place; an unknown adapter would fail every row."""
+    questions, captions = VQASystem(workspace=workspace), BLIP2CaptioningSystem(OPT, workspace=workspace)
+    image, question = scenes[0].image, "How many shapes are there?"
+    for _ in range(2):  # before the base is in memory, and when it is
+        with pytest.raises(AdapterNotFound):
+            questions.answer_questions([image], [question], OPT, ["nobody"], return_errors=True)
+        with pytest.raises(AdapterNotFound):
+            captions.caption_images([image], "nobody", return_errors=True)
+        good, bad = questions.answer_questions([image, "gone.png"], [question] * 2, OPT, return_errors=True)
+        assert isinstance(bad, ImageError)
+        assert good == questions.answer_question(image, question, OPT)
+
+
+def test_who_only_chooses_writes_no_caption_whoever_asks(workspace: Workspace, scenes: list[Scene]) -> None:
+    with pytest.raises(UsageError, match="only chooses among fixed answers"):
+        workspace.ask(scenes[0].image, base="vilt")
+    with pytest.raises(UsageError, match="only chooses among fixed answers"):
+        workspace.compare(scenes[0].image, [None], base="vilt")
+
+
+def test_no_base_is_loaded_for_what_cannot_be_measured(store: AdapterStore, mini: LoadedModel, tmp_path: Path) -> None:
+    def load(_: object) -> LoadedModel:
+        pytest.fail("a base was loaded")
+
+    hub = "Salesforce/blip2-opt-2.7b"
+    folder = write_random_adapter(mini, tmp_path / "made", seed=1, scale=0.5)
+    for name, skill in (("short", caption("concise")), ("count", answer("counting"))):
+        manifest = write_manifest(mini, folder, skill=skill)
+        assert manifest.base is not None
+        manifest = dataclasses.replace(manifest, base=dataclasses.replace(manifest.base, name=hub))
+        store.add(f"blip2-opt-2.7b.{name}", folder, manifest)
+    workspace = Workspace(store=store.root, load=load)
+    with pytest.raises(UsageError, match="no built-in test scenes"):
+        BLIP2CaptioningSystem(hub, workspace=workspace).evaluate_adapters(["short"])
+    with pytest.raises(UsageError, match="no built-in test examples"):
+        MultiModalLoRAExchange(workspace=workspace).evaluate_adapter("blip2-opt-2.7b.count")
 
 
 def test_options_belong_to_one_workspace(workspace: Workspace, tmp_path: Path) -> None:

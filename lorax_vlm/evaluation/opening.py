@@ -115,9 +115,7 @@ def _open(example: Example, row: int) -> Source:
     except LoraxError as error:
         return error
     except Exception as error:  # of somebody's function; its row fails alone, as rows do everywhere
-        failed = RowFailed(row, error)
-        failed.__cause__ = error
-        return failed
+        return RowFailed(row, error)
 
 
 class OpenedOnDemand(Mapping[str, Image.Image]):

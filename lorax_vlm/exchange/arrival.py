@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from lorax_vlm.adapters.manifest import read_manifest
+from lorax_vlm.adapters.names import require_adapter_name
+from lorax_vlm.adapters.ownership import require_free
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import UsageError
@@ -43,6 +46,9 @@ def load_adapter(
             return load_adapter(bases, folder, name, base=base, replace=replace, prefix=prefix)
     if base is None:
         return receive(bases.store, path, name, replace=replace)
+    if prefix is None:  # before a base is loaded
+        said = read_manifest(path, path.name if name is None else require_adapter_name(name))
+        require_free(bases.store, bases.owner(base), name or said.name, replace=replace)
     with bases.use(base) as engine:
         return take_in(engine, path, name, replace=replace, prefix=prefix)
 

@@ -21,7 +21,7 @@ from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.training.progress import Show
-from lorax_vlm.types import require_whole
+from lorax_vlm.types import require_known, require_whole
 
 Images = str | Path | Sequence[Example]
 
@@ -67,6 +67,7 @@ def transfer(
         TransferRefused: There is no way; nothing was changed.
         AdapterExists: The name is taken.
     """
+    require_known(wishes, Wishes.__annotations__)
     stored = bases.store.get(name)
     data = read_transfer_data(unlabelled, development, stored)
     return transfer_adapter(bases, direction(bases, name, target, data, new_name=new_name, **wishes), replace=replace)
@@ -87,6 +88,7 @@ def exchange(
         TransferRefused: One of them cannot be moved at all; nothing was changed.
         AdapterExists: A name is taken.
     """
+    require_known(wishes, Wishes.__annotations__)
     data = read_transfer_data(unlabelled, None)
     first, second = (own_base(bases, bases.store.get(key)) for key in (name, other))
     there, back = (direction(bases, key, target, data, **wishes) for key, target in ((name, second), (other, first)))

@@ -12,17 +12,35 @@ from lorax_vlm.evaluation.results import TaskReport
 from lorax_vlm.exchange.teacher import answer
 from lorax_vlm.exchange.transfer_data import judge_all, judge_by_target
 from lorax_vlm.measuring.unseen import unseen_examples
+from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import Skill
+
+
+def choose_examples(
+    entry: CatalogEntry, stored: StoredAdapter, skill: Skill | None, examples: Sequence[Example] | None, count: int
+) -> Sequence[Example]:
+    """The examples that are given, else ``count`` held-out scenes of a skill.
+
+    Raises:
+        UsageError: None are given, and no skill is named or the base has no miniature world.
+    """
+    if examples is not None:
+        return examples
+    if skill is None:
+        raise UsageError(f"Adapter {stored.name!r} does not say what it is for. Name a task=, or pass examples=.")
+    if not entry.miniature:
+        raise UsageError(f"{entry.name} has no built-in test examples. Pass examples=.")
+    return skill_examples(skill, "test", count)
 
 
 def measure_task(
     engine: BaseEngine,
     stored: StoredAdapter,
+    examples: Sequence[Example],
     *,
+    name: str,
     skill: Skill | None = None,
-    examples: Sequence[Example] | None = None,
-    count: int = 300,
     include_seen: bool = False,
 ) -> TaskReport:
     """Measure an adapter and its base on the same examples: exact answers, with paired intervals.
@@ -30,21 +48,15 @@ def measure_task(
     Args:
         engine: Of its base.
         stored: The adapter.
-        skill: What scenes ask for. None: what the adapter is for.
-        examples: With targets. None: ``count`` held-out scenes of the miniature world.
-        count: Number of scenes.
+        examples: With targets.
+        name: What the report calls it.
+        skill: What they ask for. None: what the adapter is for.
         include_seen: Ask about images that it was trained on, too.
 
     Raises:
-        UsageError: There are neither ``examples`` nor a miniature world for this base, or it has seen all of them.
+        UsageError: It has seen all of them.
     """
-    name, skill = stored.name, skill or stored.manifest.skill
-    if examples is None:
-        if skill is None:
-            raise UsageError(f"Adapter {name!r} does not say what it is for. Name a task=, or pass examples=.")
-        if not engine.entry.miniature:
-            raise UsageError(f"{engine.entry.name} has no built-in test examples. Pass examples=.")
-        examples = skill_examples(skill, "test", count)
+    skill = skill or stored.manifest.skill
     asked = unseen_examples({name: stored}, examples, include_seen=include_seen)
     settings = ask_of(engine.entry, stored.manifest, question=answers_questions(stored.manifest)).settings
     before, after = (

@@ -24,6 +24,7 @@ from lorax_vlm.evaluation.reference_loss import reference_loss
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.measuring.unseen import unseen_examples
+from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.requests import Request
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.types import ModelText
@@ -55,7 +56,17 @@ def measure_captions(engine: BaseEngine, asked: CaptionMeasurement) -> list[Capt
         UsageError: There is neither data nor a miniature world for this base, an adapter has a style of its own and
             none is named, or all images were trained on.
     """
+    require_measurable(engine.entry, asked)
     return _on_references(engine, asked, asked.data) if asked.data is not None else _on_scenes(engine, asked)
+
+
+def require_measurable(entry: CatalogEntry, asked: CaptionMeasurement) -> None:
+    """Raise ``UsageError`` for what can be told to be no measurement before a base is loaded for it."""
+    if asked.data is None and not entry.miniature:
+        raise UsageError(f"{entry.name} has no built-in test scenes. Pass data=FOLDER with a metadata.jsonl.")
+    if asked.data is None and asked.style is None:
+        for name, stored in asked.adapters.items():
+            style_on_scenes(name, stored.manifest.skill_name)
 
 
 def _on_references(
@@ -69,8 +80,6 @@ def _on_references(
 
 
 def _on_scenes(engine: BaseEngine, asked: CaptionMeasurement) -> list[CaptionReport | ReferenceReport]:
-    if not engine.entry.miniature:
-        raise UsageError(f"{engine.entry.name} has no built-in test scenes. Pass data=FOLDER with a metadata.jsonl.")
     styles = {
         name: asked.style or style_on_scenes(name, own.manifest.skill_name) for name, own in asked.adapters.items()
     }

@@ -16,12 +16,13 @@ from lorax_vlm.workshop.orders import Data, as_splits
 
 
 def compare_with_base(
-    engine: BaseEngine, stored: StoredAdapter, data: Data | None, *, count: int, include_seen: bool
+    engine: BaseEngine, name: str, stored: StoredAdapter, data: Data | None, *, count: int, include_seen: bool
 ) -> Comparison:
     """Measure an adapter and its base on the same images.
 
     Args:
         engine: Of its base.
+        name: What the reports call the adapter.
         stored: The adapter.
         data: With answers or references. None: held-out scenes.
         count: Of scenes.
@@ -32,7 +33,7 @@ def compare_with_base(
     """
     splits = as_splits(data) if data is not None else None
     if not answers_questions(stored.manifest):
-        asked = CaptionMeasurement({stored.name: stored}, data=splits, count=count, include_seen=include_seen)
+        asked = CaptionMeasurement({name: stored}, data=splits, count=count, include_seen=include_seen)
         *bases, own = measure_captions(engine, asked)
         base = next(report for report in bases if getattr(report, "style", None) == getattr(own, "style", None))
         return Comparison(base, own, compare_captions(base, own))
@@ -44,9 +45,8 @@ def compare_with_base(
             raise UsageError(f"{engine.entry.name} has no built-in test questions for {stored.name!r}. Pass data=.")
         skill = require_scenes(stored.manifest.skill)
         examples, source = skill_examples(skill, "test", count), f"scenes, {skill.name}, {count} held out"
-    unseen = unseen_examples({stored.name: stored}, examples, include_seen=include_seen)
+    unseen = unseen_examples({name: stored}, examples, include_seen=include_seen)
     before, after = (
-        measure_questions(engine, who, unseen, source=source)
-        for who in (Answerer(), Answerer(stored.name, stored, stored.name))
+        measure_questions(engine, who, unseen, source=source) for who in (Answerer(), Answerer(name, stored, name))
     )
     return Comparison(before, after, compare_reports(before, after))

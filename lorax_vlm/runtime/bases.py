@@ -3,7 +3,7 @@
 import gc
 import logging
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,9 @@ from lorax_vlm.types import require_whole
 
 logger = logging.getLogger(__name__)
 Load = Callable[[CatalogEntry], LoadedModel]
+_ONE_LOADS = threading.RLock()
+"""Held while a base is loaded: what is free is known only when the former one is there, and meanwhile the libraries set
+defaults of the whole process."""
 
 
 @dataclass(eq=False)
@@ -36,12 +39,6 @@ class _Place:
     loading: bool = False
     waiting: OutOfMemoryForecast | None = None
     """While its load waits for others to be let go: what it would otherwise end in."""
-
-
-class _Held(threading.local):
-    """How many bases a thread holds."""
-
-    count = 0
 
 
 class Bases:
@@ -90,7 +87,7 @@ class Bases:
         self._options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
         self._load_base = load
         self._changed = threading.Condition()
-        self._held = _Held()
+        self._held: Counter[int] = Counter()
         self._entries: dict[str, CatalogEntry] = {}
         self._told: dict[str, CatalogEntry] = {}
         self._places: OrderedDict[str, _Place] = OrderedDict()
@@ -103,11 +100,16 @@ class Bases:
         Raises:
             UnknownModel: It is none of these.
         """
+        entry = self._original(model)
+        return self._told.get(entry.source, entry)
+
+    def _original(self, model: str) -> CatalogEntry:
+        """What is known of a checkpoint before it is loaded; its place goes by that."""
         name = self.models.get(model, model) if isinstance(model, str) else model
         entry = self._entries.get(name) if isinstance(name, str) else None
         if entry is None or not entry.family:  # a folder's configuration is read once
             entry = self._entries[name] = get_model_entry(name)
-        return self._told.get(entry.source, entry)
+        return entry
 
     def described(self, model: str) -> CatalogEntry:
         """The checkpoint with its family, and so with its prompts; one that is not on this machine is loaded for that.
@@ -123,18 +125,13 @@ class Bases:
 
     def describe(self, model: str) -> BaseDescription:
         """A base with its fingerprint, without loading it; of a large one all weights are read the first time."""
-        entry = self.entry(model)
-        with self._changed:
-            place = self._places.get(entry.source)
-            base = place.engine.base if place is not None and place.engine is not None else None
+        entry = self._original(model)
+        base = self._loaded_base(entry)
         return describe_model(entry) if base is None else replaced(base.description, fingerprint=base.fingerprint)
 
     def owner(self, model: str) -> Owner:
         """A base as the owner of adapters; its weights are known where they were read before. Nothing is loaded."""
-        entry = self.entry(model)
-        with self._changed:
-            place = self._places.get(entry.source)
-            base = place.engine.base if place is not None and place.engine is not None else None
+        entry, base = self.entry(model), self._loaded_base(self._original(model))
         known = base.known_components if base is not None else None
         return Owner(entry.identity, known) if known is not None else owner_of(entry)
 
@@ -150,6 +147,22 @@ class Bases:
         model = next((key for key in self.models if self.entry(key).identity == identity), identity)
         self.entry(model)
         return model
+
+    def _loaded_base(self, entry: CatalogEntry) -> LoadedModel | None:
+        with self._changed:
+            place = self._places.get(entry.source)
+            return place.engine.base if place is not None and place.engine is not None else None
+
+    def is_loaded(self, model: str) -> bool:
+        """Whether a base is in memory."""
+        return self._loaded_base(self._original(model)) is not None
+
+    def forget(self, name: str) -> None:
+        """Take a stored adapter out of memory, with all its versions; calls that use them end undisturbed."""
+        with self._changed:
+            engines = [place.engine for place in self._places.values() if place.engine is not None]
+        for engine in engines:
+            engine.forget(name)
 
     @property
     def loaded(self) -> list[str]:
@@ -179,14 +192,17 @@ class Bases:
             OutOfMemoryForecast: It does not fit even alone, or beside those that this thread holds.
             CheckpointError: It cannot be loaded.
         """
-        entry = self.entry(model)
+        entry = self._original(model)
         place, engine = self._enter(entry)
-        self._held.count += 1
+        thread = threading.get_ident()  # which may not be the one that ends the block
+        with self._changed:
+            self._held[thread] += 1
         try:
             yield engine
         finally:
-            self._held.count -= 1
             with self._changed:
+                self._held[thread] -= 1
+                self._held += Counter()  # forgets threads that hold nothing
                 place.leases -= 1
                 self._changed.notify_all()
 
@@ -194,11 +210,14 @@ class Bases:
         with self._changed:
             place = self._places.setdefault(entry.source, _Place())
             place.leases += 1  # so that it does not leave before it is there
-            while place.loading:
-                if place.waiting is not None and self._held.count:
-                    place.leases -= 1
-                    raise place.waiting  # it may be waiting for what this thread holds
-                self._changed.wait()
+            try:
+                while place.loading:
+                    if place.waiting is not None and self._holds():
+                        raise place.waiting  # it may be waiting for what this thread holds
+                    self._changed.wait()
+            except BaseException:
+                place.leases -= 1
+                raise
             self._places.move_to_end(entry.source)
             if place.engine is not None:
                 return place, place.engine
@@ -231,7 +250,8 @@ class Bases:
             place.nbytes = needed
         while True:
             try:
-                base = load(entry)
+                with _ONE_LOADS:
+                    base = load(entry)
                 break
             except OutOfMemoryForecast as error:
                 with self._changed:
@@ -273,10 +293,20 @@ class Bases:
 
     def _wait_for_room(self, own: _Place, error: OutOfMemoryForecast) -> None:
         """Wait until another thread lets a base go; where none will, raise."""
-        others = any(place.leases and place.engine is not None for place in self._places.values())
-        if not others or self._held.count:
+        others = any(
+            place is not own
+            and ((place.loading and place.waiting is None) or (place.leases and place.engine is not None))
+            for place in self._places.values()
+        )
+        if not others or self._holds():
             raise error
         own.waiting = error
+        logger.info("%s Waiting until others let a base go.", error)
         self._changed.notify_all()
-        self._changed.wait()
-        own.waiting = None
+        try:
+            self._changed.wait()
+        finally:
+            own.waiting = None
+
+    def _holds(self) -> bool:
+        return self._held[threading.get_ident()] > 0

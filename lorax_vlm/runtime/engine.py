@@ -5,7 +5,7 @@ batch comes, and a row fails alone.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -19,8 +19,8 @@ from lorax_vlm.adapters.files import AdapterBytes, read_adapter
 from lorax_vlm.adapters.manifest import Canary, Manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import Ask, ask_of, caption_ask, distinct_adapters, require_question
-from lorax_vlm.errors import LoraxError
+from lorax_vlm.asking import Ask, ask_of, caption_ask, distinct_adapters, require_captions, require_question
+from lorax_vlm.errors import LoraxError, RowFailed
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.requests import Request, Result
@@ -58,6 +58,10 @@ class _Reference(str):
         return reference
 
 
+class Found(dict[str | None, "_Asked | LoraxError"]):
+    """The adapters of some calls by what they were called: found once, in one version."""
+
+
 class BaseEngine:
     """A loaded base with the adapters of one store, which come into memory on first use."""
 
@@ -85,6 +89,8 @@ class BaseEngine:
         require_whole("batch_size", batch_size, 1)
         self.base, self.store, self.batch_size = base, store, batch_size
         self._attached = AttachedAdapters(base, self._place, adapter_memory_bytes, self._read)
+        self._in_use: dict[str, str] = {}
+        """What names meant when they were last asked."""
         self._trials: set[str] = set()
         self._trial_numbers = itertools.count()
 
@@ -93,6 +99,11 @@ class BaseEngine:
         """The base's row of the catalogue."""
         return self.base.entry
 
+    @property
+    def in_memory(self) -> list[str]:
+        """``NAME@VERSION`` of the adapters in memory, least recently used first."""
+        return self._attached.names
+
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
@@ -100,13 +111,36 @@ class BaseEngine:
 
         Each text is what its request alone would get. An image that several rows name is encoded once.
         """
-        return self._generate(requests, {})
+        return self._generate(requests, Found())
 
-    def steady(self) -> Engine:
-        """This engine for several calls in which every adapter stays the version that it is when it is first asked."""
-        return _Steady(self)
+    def steady(self, found: "Found | None" = None) -> Engine:
+        """This engine for several calls in which every adapter stays the version that it is when it is first asked.
 
-    def _generate(self, requests: Sequence[Request], found: dict[str | None, _Asked | LoraxError]) -> list[Result]:
+        Args:
+            found: What was found in former calls, to go on with. None: nothing.
+        """
+        return _Steady(self, Found() if found is None else found)
+
+    def require_askable(self, requests: Sequence[Request]) -> None:
+        """Raise what is wrong with the first of some requests that cannot be asked; images are not opened.
+
+        Raises:
+            LoraxError: As the result of that request would.
+        """
+        for row in self._rows(requests, Found()):
+            if isinstance(row, LoraxError):
+                raise row
+
+    def _generate(self, requests: Sequence[Request], found: "Found") -> list[Result]:
+        said = answer_rows(self.generate_batch, self._rows(requests, found), batch_size=self.batch_size)
+        return [
+            Result(None, text)
+            if isinstance(text, LoraxError)
+            else Result(ModelText.of(text, self.base.name, request.adapter))
+            for text, request in zip(said, requests, strict=True)
+        ]
+
+    def _rows(self, requests: Sequence[Request], found: "Found") -> list[Row | LoraxError]:
         for name in distinct_adapters([request.adapter for request in requests]):
             if name not in found:
                 found[name] = self._found(name)
@@ -117,13 +151,7 @@ class BaseEngine:
                 rows.append(asked if isinstance(asked, LoraxError) else self._row(request, asked))
             except LoraxError as error:
                 rows.append(error)
-        said = answer_rows(self.generate_batch, rows, batch_size=self.batch_size)
-        return [
-            Result(None, text)
-            if isinstance(text, LoraxError)
-            else Result(ModelText.of(text, self.base.name, request.adapter))
-            for text, request in zip(said, requests, strict=True)
-        ]
+        return rows
 
     def _found(self, name: str | None) -> _Asked | LoraxError:
         """An adapter, loaded and checked, in the version that is in use now."""
@@ -131,9 +159,14 @@ class BaseEngine:
             return _Asked(None, None)
         try:
             reference = self._reference(name)
-            return _Asked(reference, self._attached.get(reference).manifest)
+            asked = _Asked(reference, self._attached.get(reference).manifest)
         except LoraxError as error:
             return error
+        former = self._in_use.get(name)
+        self._in_use[name] = reference
+        if former is not None and former != reference and former in self._attached.names:
+            self._attached.detach(former)  # another version is in use now
+        return asked
 
     def _row(self, request: Request, asked: _Asked) -> Row:
         image, question = request.single()
@@ -149,7 +182,10 @@ class BaseEngine:
             PromptError: An adapter that answers questions is asked for a caption.
             UsageError: A base that writes no captions is.
         """
-        return ask_of(self.entry, manifest, question=True) if question else caption_ask(self.entry, manifest)
+        if question:
+            return ask_of(self.entry, manifest, question=True)
+        require_captions(self.entry)
+        return caption_ask(self.entry, manifest)
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 
@@ -262,23 +298,31 @@ class BaseEngine:
 class _Steady:
     """See ``BaseEngine.steady``."""
 
-    def __init__(self, engine: BaseEngine) -> None:
-        self._engine = engine
-        self._found: dict[str | None, _Asked | LoraxError] = {}
+    def __init__(self, engine: BaseEngine, found: Found) -> None:
+        self._engine, self._found = engine, found
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """See ``Engine.generate``."""
         return self._engine._generate(requests, self._found)
 
 
-def stream(engine: Engine, requests: Iterable[Request], window: int) -> Iterator[Result]:
+def stream(
+    generate: Callable[[Sequence[Request]], Sequence[Result]], requests: Iterable[Request], window: int
+) -> Iterator[Result]:
     """Results in the order of the requests, of which a window is read and answered at a time.
 
     Args:
-        engine: Answers them.
+        generate: Answers some; see ``Engine.generate``.
         requests: As many as there are; they may come from a file that does not fit memory.
         window: Requests that are answered together: some batches of the engine.
     """
-    source = iter(requests)
+    source, before = iter(requests), 0
     while some := list(itertools.islice(source, window)):
-        yield from engine.generate(some)
+        yield from (_numbered(result, before) for result in generate(some))
+        before += len(some)
+
+
+def _numbered(result: Result, before: int) -> Result:
+    """A row that failed by a fault of ours goes by its number among all, not in its window."""
+    error = result.error
+    return Result(None, RowFailed(before + error.row, error.error)) if isinstance(error, RowFailed) else result

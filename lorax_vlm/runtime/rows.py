@@ -1,5 +1,6 @@
 """Rows of images and prompts, answered in batches: images are opened when their batch comes, and a row fails alone."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.errors import LoraxError, RowFailed
 from lorax_vlm.types import Generated, GenerationSettings
 
+logger = logging.getLogger(__name__)
 BATCH_PIXELS = 20_000_000
 """A batch whose images have as many pixels together, three bytes each and as much again to prepare them, takes no
 further image."""
@@ -37,7 +39,7 @@ class _Opened:
 
 
 def answer_rows(
-    generate: Generate, rows: Sequence[Row | LoraxError], *, batch_size: int
+    generate: Generate, rows: Sequence[Row | LoraxError], *, batch_size: int, alone: bool = True
 ) -> list[Generated | LoraxError]:
     """What is said to each row, in their order; rows of equal settings share batches.
 
@@ -45,6 +47,7 @@ def answer_rows(
         generate: Answers a batch.
         rows: What to say; an error stands for a row that could not even be made, and stays in its place.
         batch_size: Most rows per forward pass.
+        alone: Answer the rows of a batch that failed one by one. False: what the batch raised is raised.
 
     Returns:
         A text, or the row's error. One that failed for a reason nobody foresaw is a ``RowFailed``.
@@ -61,6 +64,10 @@ def answer_rows(
             try:
                 results |= _answer(generate, batch, settings)
             except Exception as error:
+                if not alone:
+                    raise
+                if len(batch) > 1:
+                    logger.warning("A batch of %d rows failed, they are answered one by one: %s", len(batch), error)
                 results |= _answer_one_by_one(generate, batch, settings, error)
     return [results[number] for number in range(len(rows))]
 
@@ -71,7 +78,7 @@ def say_rows(generate: Generate, rows: Sequence[Row], *, batch_size: int) -> lis
     Raises:
         LoraxError: A row failed; the error of the first.
     """
-    said = answer_rows(generate, rows, batch_size=batch_size)
+    said = answer_rows(generate, rows, batch_size=batch_size, alone=False)
     for text in said:
         if isinstance(text, LoraxError):
             raise text
@@ -132,7 +139,5 @@ def _answer_one_by_one(
         except LoraxError as own:
             results[opened.number] = own
         except Exception as foreign:
-            failed = RowFailed(opened.number, foreign)
-            failed.__cause__ = foreign
-            results[opened.number] = failed
+            results[opened.number] = RowFailed(opened.number, foreign)
     return results

@@ -118,10 +118,10 @@ def _train(
                 run = run.recorded(first_validation_losses={s.plan.name: trainer.validate(s) for s in students})
             outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         finally:
-            if told is not None:
-                told.finished()
             if cache is not None:
                 cache.flush()
+            if told is not None:
+                told.finished()
         results = {}
         for student in students:
             name, folder = student.plan.name, run.folder / "adapters" / student.plan.name

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback
 
-from lorax_vlm.foreign import printable
+from lorax_vlm.errors import UsageError
+from lorax_vlm.foreign import printable, quoted
 
 logger = logging.getLogger(__name__)
 _LONGEST_TITLE = 90
@@ -51,9 +52,17 @@ Show = bool | Progress
 
 
 def listener(show: Show) -> Progress | None:
-    """Who is told of a run."""
+    """Who is told of a run.
+
+    Raises:
+        UsageError: It is nobody that could be.
+    """
     if isinstance(show, bool):
         return ProgressBar() if show else None
+    if not all(
+        callable(getattr(show, name, None)) for name in ("started", "stepped", "validated", "stopped", "finished")
+    ):
+        raise UsageError(f"progress must be True, False, or a Progress that is told of the run, got {quoted(show)}.")
     return show
 
 

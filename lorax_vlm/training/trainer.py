@@ -276,10 +276,10 @@ def _train(
                 run = run.recorded(first_validation_losses={label: trainer.evaluate()["eval_loss"]})
             outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         finally:
-            if told is not None:
-                told.finished()
             if cache is not None:
                 cache.flush()
+            if told is not None:
+                told.finished()
         history, first = trainer.state.log_history, run.first_validation_losses[label]
         best_step, best_loss = choose_step(history, first)
         if best_step == 0:

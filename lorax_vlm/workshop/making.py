@@ -34,7 +34,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import write_untrained_adapter
 from lorax_vlm.training.inspection import BatchInspection, choose_rows, inspect_batch
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.progress import Show
+from lorax_vlm.training.progress import Show, listener
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, TrainingResult, discard_run, held_run
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
@@ -87,8 +87,11 @@ class AdapterWorkshop:
         if data is None:
             require_scenes(skill)
         kind, recipe, config = usual(entry, skill, **wanted)
-        splits = examples_for(entry, skill, data) if data is not None or entry.miniature else None
-        return self.create(name, kind, recipe, splits, config, replace=replace, progress=progress)
+        skip: bool = wanted.get("skip_bad_rows", False)
+        taught = data is not None or entry.miniature
+        splits = examples_for(entry, skill, data, skip_bad_rows=skip) if taught else None
+        how: dict[str, Any] = {"replace": replace, "progress": progress, "skip_bad_rows": skip}
+        return self.create(name, kind, recipe, splits, config, **how)
 
     def run_dir(self, name: str) -> Path:
         """Where the training of this name keeps checkpoints, log and curve.
@@ -116,6 +119,7 @@ class AdapterWorkshop:
         *,
         replace: bool = False,
         progress: Show = True,
+        skip_bad_rows: bool = False,
     ) -> StoredAdapter:
         """Train an adapter, or store an untrained one when there are no examples.
 
@@ -127,7 +131,7 @@ class AdapterWorkshop:
             LoraxError: Training failed.
         """
         require_flag("replace", replace)
-        order = AdapterOrder(name, kind, recipe, splits, config) if splits is not None else None
+        order = AdapterOrder(name, kind, recipe, splits, config, skip_bad_rows) if splits is not None else None
         if not replace and name in self._store:
             stored = self._store.get(name)
             if self._is_made_of(stored.manifest, kind, recipe, order):
@@ -176,6 +180,7 @@ class AdapterWorkshop:
             return self.train_together([order], replace=replace, resume=resume, progress=progress)[0]
         require_flag("resume", resume)
         run_dir = self.run_dir(order.name)
+        listener(progress)  # before a base is loaded
         with held_run(run_dir):
             if resume and (stored := self._finished(order, replace)) is not None:
                 return stored

@@ -17,6 +17,7 @@ from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_recipe, skill_config
+from lorax_vlm.types import require_known
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def make_order(entry: CatalogEntry, name: str, skill: Skill, **wanted: Unpack[Wa
     Raises:
         DataError, UsageError: As ``examples_for``.
     """
+    require_known(wanted, Wanted.__annotations__)
     data, skip_bad_rows = wanted.get("data"), wanted.get("skip_bad_rows", False)
     splits = examples_for(entry, skill, data, skip_bad_rows=skip_bad_rows)
     kind, recipe, config = usual(entry, skill, **wanted)
@@ -149,6 +151,7 @@ def make_order(entry: CatalogEntry, name: str, skill: Skill, **wanted: Unpack[Wa
 
 def usual(entry: CatalogEntry, skill: Skill, **wanted: Unpack[Wanted]) -> tuple[AdapterKind, Recipe, TrainConfig]:
     """How an adapter for a skill is asked, its recipe and its settings: what is wanted, or the usual."""
+    require_known(wanted, Wanted.__annotations__)
     own_data = wanted.get("data") is not None
     recipe, config = wanted.get("recipe"), wanted.get("config")
     if recipe is None:

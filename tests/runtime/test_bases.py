@@ -47,6 +47,8 @@ def needed(*names: str) -> int:
 def test_of_several_threads_one_loads_and_others_use_another_base_meanwhile() -> None:
     load = Loads()
     bases = Bases({}, AdapterStore(), load=load)
+    with bases.use(VILT):
+        assert load.began.acquire(timeout=20)
     load.hold[OPT] = threading.Event()
     found: list[LoadedModel] = []
 

@@ -1,15 +1,16 @@
 """Requests of every kind in one call: each row has its own adapter, prompt and decoding, or its own error."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import AdapterNotFound, ImageError, LoraxError, PromptError, UsageError
+from lorax_vlm.errors import AdapterNotFound, ImageError, LoraxError, PromptError, RowFailed, UsageError
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.requests import ImagePart, Request, Turn
+from lorax_vlm.requests import ImagePart, Request, Result, Turn
 from lorax_vlm.runtime.engine import BaseEngine, stream
 from lorax_vlm.runtime.fake import FakeEngine
 from lorax_vlm.skills import answer, caption
@@ -117,11 +118,51 @@ def test_a_stream_reads_a_window_at_a_time() -> None:
 
     engine = FakeEngine(say)
     found = []
-    for result in stream(engine, requests(), 4):
+    for result in stream(engine.generate, requests(), 4):
         assert len(taken) <= 4 * (len(found) // 4 + 1)
         found.append(result)
     assert [str(r.error or r.text) for r in found][2:5] == ["said 2", str(PromptError("three", "it is odd.")), "said 4"]
     assert len(engine.asked) == 10
+
+
+def test_a_row_that_fails_goes_by_its_number_among_all() -> None:
+    def generate(some: Sequence[Request]) -> list[Result]:
+        results = FakeEngine(lambda request: "said").generate(some)
+        for number, request in enumerate(some):
+            if request.single()[0] == "6.png":
+                results[number] = Result(None, RowFailed(number, ValueError("odd")))
+        return results
+
+    requests = [Request.about(f"{number}.png") for number in range(9)]
+    errors = {number: r.error for number, r in enumerate(stream(generate, requests, 4)) if r.error is not None}
+    assert list(errors) == [6]
+    assert isinstance(errors[6], RowFailed)
+    assert errors[6].row == 6
+    assert "Row 6 failed" in str(errors[6])
+
+
+def test_what_no_request_can_be_asked_is_told_before_any_is_answered(engine: BaseEngine, scenes: list[Scene]) -> None:
+    good = Request.about(scenes[0].image, COLOR)
+    engine.require_askable([good, Request.about("gone.png")])  # images are opened with their batch
+    with pytest.raises(AdapterNotFound):
+        engine.require_askable([good, Request.about(scenes[0].image, COLOR, "nobody")])
+    with pytest.raises(PromptError, match="7"):
+        engine.require_askable([good, Request.about(scenes[0].image, 7)])  # type: ignore[arg-type]
+
+
+def test_a_version_that_was_replaced_or_removed_leaves_memory(
+    engine: BaseEngine, mini: LoadedModel, store: AdapterStore, scenes: list[Scene], tmp_path: Path
+) -> None:
+    request = Request.about(scenes[0].image, COLOR, "counting")
+    engine.generate([request])
+    assert engine.in_memory == [f"{mini.name}.counting@1"]
+    folder = write_random_adapter(mini, tmp_path / "new", seed=9, scale=0.9)
+    manifest = write_manifest(mini, folder, skill=answer("counting"), prompt="Answer: {question}")
+    store.add(f"{mini.name}.counting", folder, manifest, replace=True)
+    engine.generate([request])
+    assert engine.in_memory == [f"{mini.name}.counting@2"]
+    engine.forget(f"{mini.name}.counting")
+    assert engine.in_memory == []
 
 
 def test_a_workspace_runs_on_any_engine(tmp_path: Path) -> None:

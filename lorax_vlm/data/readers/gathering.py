@@ -24,7 +24,7 @@ from lorax_vlm.data.splitting import (
 )
 from lorax_vlm.errors import DataError, MalformedRow, UsageError
 from lorax_vlm.foreign import quoted
-from lorax_vlm.types import require_flag
+from lorax_vlm.types import require_flag, require_known
 
 _CHOICES = ("choices", "options")
 _PLACE = re.compile(r"[0-9]|[A-Ha-h]")
@@ -86,8 +86,9 @@ def read_options(**keywords: Unpack[ReadKeywords]) -> ReadOptions:
         UsageError: A keyword is unknown, or ``held_out`` is no share.
         DataError: ``columns`` has unknown fields.
     """
-    if unknown := [name for name in keywords if name not in ReadKeywords.__annotations__]:
-        raise UsageError(f"Unknown option {quoted(unknown[0])}. Known: {', '.join(SourceKeywords.__annotations__)}.")
+    if any(name not in ReadKeywords.__annotations__ for name in keywords):
+        require_known(keywords, SourceKeywords.__annotations__)
+        raise UsageError(f"{', '.join(keywords)}: some of these belong to other kinds of sources.")
     return ReadOptions(
         Columns(keywords.get("columns") or {}, keywords.get("group_by")),
         keywords.get("held_out", DEFAULT_HELD_OUT),
