@@ -250,8 +250,8 @@ def make(kind: str, base: LoadedModel, folder: Path) -> Path | Exception:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**{key: value for key, value in options.items() if key in known})
-        source = write(config, folder, base)
-        logits(base, source)
+            source = write(config, folder, base)
+            logits(base, source)
     except Exception as error:
         return error
     return source
