@@ -261,7 +261,8 @@ def _check_examples(examples: list[Example], root: Path, folder: Path) -> None:
 def _check_texts(examples: list[Example], root: Path) -> None:
     written = set(_written(root))
     for example in examples:
-        for text in (example.target, *example.answers, *([example.question] if example.question else [])):
+        said = [answer for answer in example.answers if answer]  # empty for an annotator who said nothing
+        for text in (example.target, *said, *([example.question] if example.question else [])):
             assert text in written, f"nobody wrote {text!r}"
 
 
