@@ -22,9 +22,9 @@ class Owner:
     """Digests of its weights, which tell it from others of its name. None: they were never read."""
 
 
-def owner_of(entry: CatalogEntry) -> Owner:
-    """A base that is not loaded; its weights are known where they were read before."""
-    return Owner(entry.identity, known_components(entry))
+def owner_of(entry: CatalogEntry, components: Mapping[str, str] | None = None) -> Owner:
+    """A base as owner. ``components`` are digests of its weights in memory; None: those read before, if any."""
+    return Owner(entry.identity, components if components is not None else known_components(entry))
 
 
 def adapters_of(store: AdapterStore, owner: Owner) -> list[StoredAdapter]:

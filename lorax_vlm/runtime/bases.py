@@ -132,8 +132,7 @@ class Bases:
     def owner(self, model: str) -> Owner:
         """A base as the owner of adapters; its weights are known where they were read before. Nothing is loaded."""
         entry, base = self.entry(model), self._loaded_base(self._original(model))
-        known = base.known_components if base is not None else None
-        return Owner(entry.identity, known) if known is not None else owner_of(entry)
+        return owner_of(entry, base.known_components if base is not None else None)
 
     def model_of(self, identity: str) -> str:
         """A name for the base that manifests call ``identity``.

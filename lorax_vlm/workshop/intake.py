@@ -11,7 +11,7 @@ from lorax_vlm.adapters.identity import describe_adapted
 from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, Parent, read_manifest
 from lorax_vlm.adapters.names import require_adapter_name
-from lorax_vlm.adapters.ownership import Owner, owner_of, require_free
+from lorax_vlm.adapters.ownership import owner_of, require_free
 from lorax_vlm.adapters.portable import portable
 from lorax_vlm.adapters.prefixed import with_prefix
 from lorax_vlm.adapters.recipe import count_by_component
@@ -98,8 +98,7 @@ def addition(
         AdapterError: As ``keep``.
     """
     name = name or manifest.name
-    known = engine.base.known_components
-    owner = Owner(engine.entry.identity, known) if known is not None else owner_of(engine.entry)
+    owner = owner_of(engine.entry, engine.base.known_components)
     require_free(engine.store, owner, name, replace=replace)
     adapter, report = engine.check(name, folder, manifest)
     for reason in report.reasons:
