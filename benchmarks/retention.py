@@ -51,6 +51,7 @@ from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.settings import HOME_VARIABLE, features_dir
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import MINI_CONFIG, MINI_VQA_CONFIGS, TrainConfig
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.workshop.fitting import fit_to_labels
 from lorax_vlm.workshop.making import AdapterWorkshop
@@ -261,11 +262,8 @@ class Bench:
         start = time.monotonic()
         result = train_adapter(
             self.target.base,
-            recipe or self.pair.recipe,
-            splits,
-            replace(config, seed=self.seed),
+            AdapterPlan("adapter", recipe or self.pair.recipe, splits, replace(config, seed=self.seed), labels=labels),
             self._fresh("native"),
-            labels=labels,
             features_dir=features_dir(),
             progress=False,
         )

@@ -24,8 +24,8 @@ from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.training.progress import Show
-from lorax_vlm.types import Caption, GenerationSettings, require_flag, require_texts
-from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted, as_splits, by_name, examples_for
+from lorax_vlm.types import Caption, GenerationSettings, require_flag, require_known, require_texts
+from lorax_vlm.workshop.orders import AdapterOrder, Data, Making, as_splits, by_name, examples_for
 from lorax_vlm.workspace import BASE, Options, Workspace
 
 
@@ -84,38 +84,18 @@ class BLIP2CaptioningSystem:
     # --- making -----------------------------------------------------------------------------------------------------
 
     def create_captioning_adapter(
-        self,
-        name: str,
-        style: str,
-        complexity: str | Recipe = "medium",
-        *,
-        data: Data | None = None,
-        config: TrainConfig | None = None,
-        replace: bool = False,
-        progress: Show = True,
+        self, name: str, style: str, complexity: str | Recipe = "medium", **how: Unpack[Making]
     ) -> StoredAdapter:
-        """Create an adapter and train it at once when examples of the style are at hand.
-
-        The miniatures always have their scenes. Any other base needs ``data``; without it the adapter is stored
-        untrained, which is the identity, and every listing says so. An adapter of this name that was made with the same
-        style, recipe, data and settings is used as it is.
+        """Create an adapter, and train it at once when examples of the style are at hand; see ``Workspace.create``.
 
         Args:
             name: Name in the store.
             style: ``detailed``, ``concise``, ``creative`` or ``plain``; with ``data`` any word.
             complexity: ``light``, ``medium``, ``heavy`` or a ``Recipe``.
-            data: As for ``train_adapter``.
-            config: As for ``train_adapter``.
-            replace: Make a new version when the name exists.
-            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
-
-        Raises:
-            AdapterExists: The name is taken by a different adapter and ``replace`` is false.
-            UsageError: The style (without ``data``) or the complexity is unknown.
+            how: ``data``, ``config``, ``replace`` and others; see ``workshop.orders.Making``.
         """
-        wanted: Wanted = {"recipe": complexity, "data": data, "config": config}
-        shop = self.workspace.workshop(self.model)
-        return shop.make(name, caption(style), replace=replace, progress=progress, **wanted)
+        require_known(how, Making.__annotations__)
+        return self.workspace.create(name, caption(style), base=self.model, recipe=complexity, **how)
 
     def train_adapter(
         self,

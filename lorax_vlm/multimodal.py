@@ -15,8 +15,8 @@ from lorax_vlm.errors import PromptError
 from lorax_vlm.evaluation.results import TaskReport
 from lorax_vlm.exchange.arrival import load_adapter, save_adapter
 from lorax_vlm.exchange.matrix import CompatibilityMatrix, build_matrix
-from lorax_vlm.exchange.merge import MergeReport, Method
-from lorax_vlm.exchange.moving import Images, Wishes, exchange, own_base, plan
+from lorax_vlm.exchange.merge import MergeReport, MergeWishes
+from lorax_vlm.exchange.moving import TransferWishes, Wishes, exchange, own_base, plan
 from lorax_vlm.exchange.plan import TransferPlan
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.exchange.swap import ExchangeReport
@@ -27,9 +27,8 @@ from lorax_vlm.paths import named_path
 from lorax_vlm.reports.exchange_page import write_exchange_page
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
-from lorax_vlm.training.progress import Show
-from lorax_vlm.types import GenerationSettings, ModelText, require_text, require_texts
-from lorax_vlm.workshop.orders import Data, Wanted
+from lorax_vlm.types import GenerationSettings, ModelText, require_known, require_text, require_texts
+from lorax_vlm.workshop.orders import Making
 from lorax_vlm.workspace import BASE, Options, Workspace
 
 
@@ -85,21 +84,9 @@ class MultiModalLoRAExchange:
     # --- the store --------------------------------------------------------------------------------------------------
 
     def create_adapter(
-        self,
-        model: str,
-        name: str,
-        task: str,
-        complexity: str | Recipe = "medium",
-        *,
-        data: Data | None = None,
-        config: TrainConfig | None = None,
-        replace: bool = False,
-        progress: Show = True,
+        self, model: str, name: str, task: str, complexity: str | Recipe = "medium", **how: Unpack[Making]
     ) -> str:
-        """Create an adapter, train it at once when examples are at hand, and return its key.
-
-        The miniatures always have their scenes. Any other base needs ``data``; without it the adapter is stored
-        untrained, which is the identity, and every listing says so.
+        """Create an adapter, train it at once when examples are at hand, and return its key; see ``Workspace.create``.
 
         Args:
             model: Key, catalogue name, hub id or folder.
@@ -107,21 +94,15 @@ class MultiModalLoRAExchange:
             task: ``captioning``, ``vqa``, ``instruction_following``, ``complex_reasoning`` or ``general``.
             complexity: ``light`` (rank 4, query and value), ``medium`` (8, attention), ``heavy`` (16, and the MLP),
                 ``portable`` (8, vision encoder only) or a ``Recipe``.
-            data: Splits, or what ``read_data`` recognises.
-            config: Steps and rates. None: defaults for the base and the task.
-            replace: Make a new version when the name exists.
-            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
+            how: ``data``, ``config``, ``replace`` and others; see ``workshop.orders.Making``.
 
         Raises:
-            AdapterExists: The name is taken by a different adapter and ``replace`` is false.
             UsageError: The task or the complexity is unknown, or the model cannot do the task.
-            LoraxError: Training failed.
         """
+        require_known(how, Making.__annotations__)
         entry = self.workspace.bases.described(model)
         skill = require_exchange_task(task, writes=entry.captions)
-        wanted: Wanted = {"recipe": complexity, "data": data, "config": config}
-        shop = self.workspace.workshop(model)
-        return shop.make(f"{entry.name}.{name}", skill, replace=replace, progress=progress, **wanted).name
+        return self.workspace.create(f"{entry.name}.{name}", skill, base=model, recipe=complexity, **how).name
 
     def save_adapter(self, key: str, target: str | Path) -> Path:
         """Copy an adapter out of the store: a plain PEFT folder, or one file called ``....lorax``."""
@@ -230,57 +211,24 @@ class MultiModalLoRAExchange:
         return plan(self.workspace.bases, key, model, images=images, allow_partial=allow_partial)
 
     def cross_model_adapter_transfer(
-        self,
-        key: str,
-        model: str,
-        name: str | None = None,
-        *,
-        unlabelled: Images | None = None,
-        development: Images | None = None,
-        replace: bool = False,
-        **wishes: Unpack[Wishes],
+        self, key: str, model: str, name: str | None = None, **wishes: Unpack[TransferWishes]
     ) -> TransferReport:
         """Move an adapter to another model, measure the result, and store it if it is worth anything there.
 
         What both bases share is taken over; the rest is learnt from the source's answers to images that nobody
-        labelled, in a quarter of the target's usual steps. Arguments are those of ``exchange.moving.transfer``:
-        ``steps``, ``config``, ``allow_partial`` and ``progress`` among them.
-
-        Raises:
-            TransferRefused: There is no way; nothing was changed.
-            AdapterExists: The name is taken.
+        labelled, in a quarter of the target's usual steps. See ``exchange.moving.transfer`` for arguments and errors.
         """
-        given: dict[str, Any] = {"unlabelled": unlabelled, "development": development, "replace": replace}
-        return self.workspace.transfer(key, model, name, **given, **wishes)
+        return self.workspace.transfer(key, model, name, **wishes)
 
-    def exchange_adapters(
-        self,
-        key: str,
-        other_key: str,
-        *,
-        unlabelled: Images | None = None,
-        replace: bool = False,
-        **wishes: Unpack[Wishes],
-    ) -> ExchangeReport:
-        """Move two adapters to each other's base: both results are stored, or neither.
+    def exchange_adapters(self, key: str, other_key: str, **wishes: Unpack[Wishes]) -> ExchangeReport:
+        """Move two adapters to each other's base: both results are stored, or neither; each keeps its short name.
 
-        Arguments are those of ``cross_model_adapter_transfer`` but for ``development``; each keeps its short name.
-
-        Raises:
-            TransferRefused: One of them cannot be moved at all; nothing was changed.
-            AdapterExists: A name is taken.
+        See ``exchange.moving.exchange`` for arguments and errors.
         """
-        return exchange(self.workspace.bases, key, other_key, unlabelled=unlabelled, replace=replace, **wishes)
+        return exchange(self.workspace.bases, key, other_key, **wishes)
 
     def merge_adapters(
-        self,
-        keys: Sequence[str],
-        name: str,
-        *,
-        weights: Sequence[float] | None = None,
-        method: Method = "cat",
-        rank: int | None = None,
-        replace: bool = False,
+        self, keys: Sequence[str], name: str, *, replace: bool = False, **wishes: Unpack[MergeWishes]
     ) -> tuple[str, MergeReport]:
         """Merge adapters of one base, store the result, and return its key and what merging lost.
 
@@ -289,8 +237,7 @@ class MultiModalLoRAExchange:
         require_texts("keys", keys)
         base = own_base(self.workspace.bases, self.store.get(keys[0])) if keys else BASE
         full = f"{self.entry(base).name}.{name}" if keys else name
-        how: dict[str, Any] = {"weights": weights, "method": method, "rank": rank, "replace": replace}
-        stored, report = self.workspace.merge(keys, full, **how)
+        stored, report = self.workspace.merge(keys, full, replace=replace, **wishes)
         return stored.name, report
 
     def write_report(

@@ -2,16 +2,19 @@
 
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
-from lorax_vlm.errors import PathError, UsageError
+from lorax_vlm.errors import LoraxError, PathError, UsageError
 from lorax_vlm.foreign import quoted
 
 WRITTEN_BY = "written by lorax-vlm"
 """Stands in every picture and page that is written, so that it may be written over."""
+SCRATCH_PREFIX = ".writing-"
+"""How what is not whole yet is called."""
 _LOOKED_AT = 2**16
 
 
@@ -24,10 +27,41 @@ def naming(path: object, hint: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except PathError:
+    except LoraxError:
         raise
     except OSError as error:
         raise PathError.of(path, error, hint) from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that is put in its place when it is whole and on the disk; until then what was there is as it was.
+
+    What a writer that was killed leaves has a name that begins with ``SCRATCH_PREFIX``.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    scratch = path.with_name(f"{SCRATCH_PREFIX}{uuid.uuid4().hex}")
+    try:
+        with scratch.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed into, or removed from, a folder last; where folders cannot be synced, nothing."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def named_path(what: str, value: object) -> Path:
@@ -68,7 +102,7 @@ def require_replaceable(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to be written, put in its place when it is whole; until then what was there is as it was.
 
     Folders on the way are made. What is no file, such as a device, is written to as it is.
@@ -83,12 +117,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             with path.open("wb") as file:
                 yield file
             return
-        place = Path(os.path.realpath(path))
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".writing-") as scratch:
-            written = Path(scratch) / "new"
-            with written.open("wb") as file:
-                yield file
-            os.replace(written, place)
+        with written_whole(Path(os.path.realpath(path))) as file:
+            yield file
 
 
 def _was_written_here(path: Path) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from lorax_vlm.errors import LoraxError, PromptError, RowFailed, UsageError
+from lorax_vlm.errors import AdapterError, LoraxError, PromptError, RowFailed, UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.types import ModelText
 
@@ -84,3 +84,13 @@ class Result:
             return self.said
         error = self.error or LoraxError("There is neither a text nor an error.")
         raise error.error if isinstance(error, RowFailed) else error
+
+    def text_or_error(self) -> ModelText | LoraxError:
+        """The text, or the error of this row.
+
+        Raises:
+            AdapterError, UsageError: One of an adapter or of settings, which says nothing about the row.
+        """
+        if self.error is None or isinstance(self.error, AdapterError | UsageError):
+            return self.text
+        return self.error

@@ -30,11 +30,12 @@ from lorax_vlm.types import (
     Answer,
     GenerationSettings,
     require_flag,
+    require_known,
     require_texts,
     require_texts_by_name,
     require_whole,
 )
-from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted, by_name, examples_for
+from lorax_vlm.workshop.orders import AdapterOrder, Data, Making, by_name, examples_for
 from lorax_vlm.workspace import Options, Workspace
 
 
@@ -96,21 +97,9 @@ class VQASystem:
     # --- making -----------------------------------------------------------------------------------------------------
 
     def create_vqa_adapter(
-        self,
-        model: str,
-        name: str,
-        task: str,
-        complexity: str | Recipe | None = None,
-        *,
-        data: Data | None = None,
-        config: TrainConfig | None = None,
-        replace: bool = False,
-        progress: Show = True,
+        self, model: str, name: str, task: str, complexity: str | Recipe | None = None, **how: Unpack[Making]
     ) -> StoredAdapter:
-        """Create a task adapter and train it at once when questions are at hand.
-
-        The miniatures always have their scenes. Any other base needs ``data``; without it the adapter is stored
-        untrained, which is the identity, and every listing says so.
+        """Create a task adapter, and train it at once when questions are at hand; see ``Workspace.create``.
 
         Args:
             model: Key, catalogue name, hub id or folder.
@@ -119,18 +108,11 @@ class VQASystem:
                 with ``data`` any word.
             complexity: ``light``, ``medium``, ``heavy``, ``seeing`` or a ``Recipe``. None: ``heavy``; for ``data`` of
                 your own on a miniature ``seeing``, which adapts the image path as well, where the family has one.
-            data: As for ``training_data``.
-            config: Steps and rates. None: defaults for the base.
-            replace: Make a new version when the name exists.
-            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
-
-        Raises:
-            AdapterExists: The name is taken by a different adapter and ``replace`` is false.
-            UsageError: The task (without ``data``) or the complexity is unknown.
+            how: ``data``, ``config``, ``replace`` and others; see ``workshop.orders.Making``.
         """
-        wanted: Wanted = {"recipe": complexity, "data": data, "config": config}
-        full, shop = f"{self.entry(model).name}.{name}", self.workspace.workshop(model)
-        return shop.make(full, answer(task), replace=replace, progress=progress, **wanted)
+        require_known(how, Making.__annotations__)
+        full = f"{self.entry(model).name}.{name}"
+        return self.workspace.create(full, answer(task), base=model, recipe=complexity, **how)
 
     def train_adapter(
         self,

@@ -6,23 +6,22 @@ Composition only: what is done lies in the rooms below. A base is named by key, 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from lorax_vlm.adapters.ownership import adapters_of
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import distinct_adapters
 from lorax_vlm.data.images import ImageSource
-from lorax_vlm.errors import AdapterError, LoraxError, UsageError
+from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.results import Comparison
-from lorax_vlm.exchange.merge import MergeReport, Method, merge_adapters
-from lorax_vlm.exchange.moving import Images, Wishes, own_base, transfer
+from lorax_vlm.exchange.merge import MergeReport, MergeWishes, merge_adapters
+from lorax_vlm.exchange.moving import TransferWishes, own_base, transfer
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.measuring.comparing import compare_with_base
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key, list_models
-from lorax_vlm.models.placement import Device, Precision, Quantization
 from lorax_vlm.requests import Request, Result
-from lorax_vlm.runtime.bases import Bases, Load
+from lorax_vlm.runtime.bases import BaseOptions, Bases
 from lorax_vlm.runtime.engine import Engine, Found, stream
 from lorax_vlm.settings import runs_dir
 from lorax_vlm.skills import Skill
@@ -34,25 +33,11 @@ from lorax_vlm.workshop.orders import AdapterOrder, Data, Wanted
 BASE = "base"
 
 
-class Options(TypedDict, total=False):
-    """What may be said of a workspace."""
+class Options(BaseOptions, total=False):
+    """What may be said of a workspace: of its bases, and:"""
 
     store: str | Path | None
     """Where adapters live, by default the store of ``LORAX_VLM_HOME``."""
-    device: Device
-    """``auto`` takes CUDA when there is one."""
-    dtype: Precision
-    """``auto``: see ``models/placement.py``."""
-    quantize: Quantization
-    """``auto``: 4 bits on CUDA, none on a CPU."""
-    memory_budget_bytes: int | None
-    """Most memory for all bases; the least recently used leaves. None: what is free."""
-    adapter_memory_bytes: int | None
-    """Most memory for the adapters of each base; the least recently used leave first. None: no limit."""
-    batch_size: int | None
-    """Most rows per forward pass. None: 32, of a miniature 128."""
-    load: Load | None
-    """Loads a base. None: from its files."""
     engine: Engine | None
     """Answers all requests in the place of bases; see ``runtime.fake.FakeEngine``."""
 
@@ -114,10 +99,7 @@ class Workspace:
     def require_adapters(self, names: Iterable[str | None], base: str, *, rows: int = 1) -> None:
         """Raise ``AdapterNotFound`` for an unknown name before a base is loaded for it; a loaded one does so itself.
 
-        Args:
-            names: Of adapters; None is the base.
-            base: What they are for.
-            rows: How many will be asked; without any no engine would.
+        That is, when it is asked for any ``rows``. None is the base.
         """
         named = distinct_adapters(list(names))
         if self._engine is None and not (rows and self.bases.is_loaded(base)):
@@ -128,55 +110,40 @@ class Workspace:
     # --- asking -----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def engine(self, base: str) -> Iterator[Engine]:
-        """What answers requests to a base; every adapter stays one version until the block ends."""
+    def engine(self, base: str, found: Found | None = None) -> Iterator[Engine]:
+        """What answers requests to a base; every adapter stays the version that it is, or was ``found`` to be."""
         if self._engine is not None:
             yield self._engine
         else:
             with self.bases.use(base) as engine:
-                yield engine.steady()
+                yield engine.steady(found)
 
     def stream(self, requests: Iterable[Request], *, base: str, batches: int = 8) -> Iterator[Result]:
         """A text or an error for each of any number of requests to a base, in order, in bounded memory.
 
         Every adapter stays one version. ``batches`` are read at a time, so that rows of equal settings come together.
         """
-        window = batches * self.bases.batch_size(self.bases.entry(base))
-        if self._engine is not None:
-            yield from stream(self._engine.generate, requests, window)
-            return
         found = Found()
 
         def generate(some: Sequence[Request]) -> list[Result]:
-            with self.bases.use(base) as engine:  # and lets it go while results are looked at
-                return engine.steady(found).generate(some)
+            with self.engine(base, found) as engine:  # and lets it go while results are looked at
+                return engine.generate(some)
 
-        yield from stream(generate, requests, window)
+        yield from stream(generate, requests, batches * self.bases.batch_size(self.bases.entry(base)))
 
     def answers(self, requests: Sequence[Request], base: str, *, return_errors: bool) -> list[ModelText | LoraxError]:
-        """A text for each request to a base.
-
-        Args:
-            requests: As many as fit memory.
-            base: Answers them.
-            return_errors: Put the error of a bad row in its place. One of an adapter or of settings is raised in any
-                case, for it says nothing about the row.
+        """A text for each of some requests to a base; with ``return_errors`` the error of a bad row in its place.
 
         Raises:
-            LoraxError: That, or the first error of any kind; what cannot be asked is found before anything is answered.
+            LoraxError: The first error; what cannot be asked is found before anything is answered. With
+                ``return_errors`` one that says nothing about the row; see ``Result.text_or_error``.
         """
         alike = len({request.adapter for request in requests}) < 2
         if not return_errors and self._engine is None:
             with self.bases.use(base) as engine:
                 engine.require_askable(requests)
-        found: list[ModelText | LoraxError] = []
-        for result in self.stream(requests, base=base, batches=1 if alike and not return_errors else 8):
-            error = result.error
-            if error is None or not return_errors or isinstance(error, AdapterError | UsageError):
-                found.append(result.text)
-            else:
-                found.append(error)
-        return found
+        results = self.stream(requests, base=base, batches=1 if alike and not return_errors else 8)
+        return [result.text_or_error() if return_errors else result.text for result in results]
 
     def ask(
         self,
@@ -228,6 +195,38 @@ class Workspace:
         """Where adapters of a base are ordered and made, and where their runs lie."""
         return AdapterWorkshop(self.bases, base)
 
+    def create(
+        self,
+        name: str,
+        skill: Skill,
+        *,
+        base: str,
+        replace: bool = False,
+        progress: Show = True,
+        **wanted: Unpack[Wanted],
+    ) -> StoredAdapter:
+        """Create an adapter for a skill, and train it at once when examples are at hand.
+
+        The miniatures always have their scenes. Any other base needs ``data``; without it the adapter is stored
+        untrained, which is the identity, and every listing says so. An adapter of this name that was made with the same
+        skill, recipe, data and settings is used as it is.
+
+        Args:
+            name: In the store.
+            skill: ``caption("concise")``, ``answer("counting")``, ``instruct()``, ...
+            base: What it is for.
+            replace: Make a new version when the name exists.
+            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
+            wanted: Data, recipe, settings; see ``workshop.orders.Wanted``.
+
+        Raises:
+            AdapterExists: The name is taken by a different adapter and ``replace`` is false.
+            UsageError: The skill (without ``data``) or the recipe is unknown, or the base cannot learn it.
+            DataError: The data have malformed rows, or are of the other kind.
+            LoraxError: Training failed.
+        """
+        return self.workshop(base).make(name, skill, replace=replace, progress=progress, **wanted)
+
     def train(
         self,
         name: str,
@@ -239,21 +238,10 @@ class Workspace:
         progress: Show = True,
         **wanted: Unpack[Wanted],
     ) -> StoredAdapter:
-        """Train an adapter for a skill and store it; an untrained one of that name becomes trained.
+        """Train an adapter and store it; an untrained one of that name becomes trained.
 
-        Args:
-            name: In the store.
-            skill: ``caption("concise")``, ``answer("counting")``, ``instruct()``, ...
-            base: What it is trained on.
-            replace: Make a new version of an adapter that is already trained.
-            resume: Continue the run of this name that was interrupted.
-            progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
-            wanted: Data, recipe, settings; see ``workshop.orders.Wanted``.
-
-        Raises:
-            AdapterExists: The name is taken by a trained adapter and ``replace`` is false.
-            DataError: The data have malformed rows, or are of the other kind.
-            LoraxError: Training failed.
+        Arguments and errors are those of ``create``; a trained adapter of that name is ``AdapterExists``, however it
+        was made. ``resume`` continues the run of this name that was interrupted.
         """
         order = self.workshop(base).order(name, skill, **wanted)
         return self.train_orders(base, [order], replace=replace, resume=resume, progress=progress)[0]
@@ -291,50 +279,21 @@ class Workspace:
             return compare_with_base(engine, name, stored, data, count=count, include_seen=include_seen)
 
     def transfer(
-        self,
-        name: str,
-        to: str,
-        new_name: str | None = None,
-        *,
-        unlabelled: Images | None = None,
-        development: Images | None = None,
-        replace: bool = False,
-        **wishes: Unpack[Wishes],
+        self, name: str, to: str, new_name: str | None = None, **wishes: Unpack[TransferWishes]
     ) -> TransferReport:
         """Move an adapter to another base, measure the result, and keep it if it is worth anything there.
 
-        See ``exchange.moving.transfer`` for the arguments.
-
-        Raises:
-            TransferRefused: There is no way; nothing was changed.
-            AdapterExists: The name is taken.
+        See ``exchange.moving.transfer`` for arguments and errors.
         """
-        given = {"unlabelled": unlabelled, "development": development}
-        return transfer(self.bases, self.resolve(name), to, new_name, **given, replace=replace, **wishes)
+        return transfer(self.bases, self.resolve(name), to, new_name, **wishes)
 
     def merge(
-        self,
-        names: Sequence[str],
-        new_name: str,
-        *,
-        weights: Sequence[float] | None = None,
-        method: Method = "cat",
-        rank: int | None = None,
-        replace: bool = False,
+        self, names: Sequence[str], new_name: str, *, replace: bool = False, **wishes: Unpack[MergeWishes]
     ) -> tuple[StoredAdapter, MergeReport]:
         """Merge adapters of one base and store the result; see ``exchange.merge.merge_adapters``."""
         require_texts("names", names)
         if not names:
             raise UsageError("Merging needs at least two adapters, got none.")
         full = [self.resolve(name) for name in names]
-        return merge_adapters(
-            self.bases,
-            own_base(self.bases, self.store.get(full[0])),
-            full,
-            new_name,
-            weights=weights,
-            method=method,
-            rank=rank,
-            run_dir=runs_dir() / "merge",
-            replace=replace,
-        )
+        base, run_dir = own_base(self.bases, self.store.get(full[0])), runs_dir() / "merge"
+        return merge_adapters(self.bases, base, full, new_name, run_dir=run_dir, replace=replace, **wishes)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lorax_vlm import BLIP2CaptioningSystem
 from lorax_vlm.adapters.files import read_adapter_files
+from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scenes import Scene
@@ -34,7 +35,7 @@ from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import write_untrained_adapter
-from lorax_vlm.workshop.intake import keep, new_manifest
+from lorax_vlm.workshop.intake import keep, made_on
 from tests.adapters_for_tests import EVERYWHERE, write_manifest, write_random_adapter
 from tests.workspaces_for_tests import shared_workspace
 
@@ -363,9 +364,9 @@ def test_losses_are_those_of_the_adapters_own_prompt(system, folder: Path, tmp_p
     """Two that change nothing: one asked as the base is has the base's loss, one asked otherwise another."""
     untrained = write_untrained_adapter(system.base, Recipe("t", 2, ("lm-qv",)), tmp_path / "untrained")
     for name, prompt in (("same", system.entry.caption_prompt), ("other", "on a foggy morning,")):
-        facts = {"skill": caption(""), "recipe": "t", "prompt": prompt, "trained": False}
+        manifest = Manifest(name=name, skill=caption(""), base=None, recipe="t", prompt=prompt, trained=False)
         with system.workspace.bases.use(system.model) as engine:
-            keep(engine, untrained, new_manifest(engine, name, **facts))
+            keep(engine, untrained, made_on(engine, manifest))
     base, same, other = (system.evaluate_adapter(name, data=folder).loss for name in (None, "same", "other"))
     assert same == pytest.approx(base, rel=1e-5)
     assert other > 2 * base

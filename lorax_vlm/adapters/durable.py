@@ -1,28 +1,18 @@
-"""Writing that survives a power failure, and whose errors are those of the place that was written to. No torch."""
+"""Files and folders that one writer has to itself, and that survive a power failure. No torch."""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lorax_vlm.errors import LoraxError, PathError
+from lorax_vlm.errors import PathError
+from lorax_vlm.paths import naming
 
 _LOCKED_S = 600.0
-
-
-@contextmanager
-def writing_to(place: Path) -> Iterator[None]:
-    """Turn the system's errors into ``PathError`` for a place: full, read-only, not a folder."""
-    try:
-        yield
-    except LoraxError:
-        raise
-    except OSError as error:
-        raise PathError.of(place, error) from error
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -31,20 +21,10 @@ def write_durably(path: Path, data: bytes) -> None:
     Raises:
         PathError: It cannot be written.
     """
-    with writing_to(path), path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed into, or removed from, a folder last; where folders cannot be synced, nothing."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager
@@ -55,7 +35,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         PathError: It cannot be locked, or another process keeps it.
     """
     lock = FileLock(folder / ".lock", timeout=_LOCKED_S)
-    with writing_to(folder):
+    with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -74,7 +54,7 @@ def own_folder(place: Path, prefix: str = "run-") -> Iterator[Path]:
     Raises:
         PathError: It cannot be made.
     """
-    with writing_to(place):
+    with naming(place):
         place.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     try:
@@ -89,6 +69,6 @@ def require_room(folder: Path, prefix: str) -> None:
     Raises:
         PathError: It cannot.
     """
-    with writing_to(folder):
+    with naming(folder):
         folder.mkdir(exist_ok=True)
         Path(tempfile.mkdtemp(prefix=prefix, dir=folder)).rmdir()

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
 
-from lorax_vlm.adapters.durable import sync_folder, write_durably, writing_to
+from lorax_vlm.adapters.durable import write_durably
 from lorax_vlm.adapters.files import AdapterBytes, only_our_errors, read_adapter
 from lorax_vlm.adapters.integrity import LIMITS, MAX_SIGNATURE_BYTES, SIGNATURE_FILE, check_object
 from lorax_vlm.adapters.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from lorax_vlm.adapters.regular_files import blocks_of, read_regular
 from lorax_vlm.errors import DamagedAdapter, PathError
+from lorax_vlm.paths import naming, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def copy_version(folder: Path, target: Path, name: str) -> None:
     """
     for file in LIMITS:
         if os.path.lexists(folder / file):
-            with writing_to(target / file), (target / file).open("wb") as out:
+            with naming(target / file), (target / file).open("wb") as out:
                 for block in _blocks(folder, file, name):
                     out.write(block)
     problems, _ = check_object(target, folder.name)

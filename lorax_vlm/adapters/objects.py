@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorax_vlm.adapters.durable import sync_folder, writing_to
 from lorax_vlm.adapters.integrity import SIGNATURE_FILE, check_object
+from lorax_vlm.paths import naming, sync_folder
 
 _REMOVED = ".removed-"
 
@@ -38,7 +38,7 @@ class ObjectFolders:
             PathError: It cannot be moved.
         """
         place = self.path(digest)
-        with writing_to(self._folder):
+        with naming(self._folder):
             self._folder.mkdir(exist_ok=True)
             if os.path.lexists(place) and not check_object(place, digest)[0]:
                 known = place / SIGNATURE_FILE
@@ -58,7 +58,7 @@ class ObjectFolders:
         Raises:
             PathError: It cannot be removed.
         """
-        with writing_to(self._folder):
+        with naming(self._folder):
             self._set_aside(self.path(digest))
             sync_folder(self._folder)
         self.remove_set_aside()

@@ -11,13 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
-from lorax_vlm.adapters.durable import writing_to
 from lorax_vlm.adapters.files import AdapterBytes, read_adapter
 from lorax_vlm.adapters.manifest import MANIFEST_FILE
 from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
+from lorax_vlm.paths import naming
 
 _PREFIX = re.compile(r"[A-Za-z_]\w*(\.\w+)*\.?")
 _CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
@@ -62,7 +62,7 @@ def with_prefix(folder: Path, name: str, prefix: str) -> Iterator[Path]:
     adapter = read_adapter(folder, name)
     prefix = prefix if prefix.endswith(".") else f"{prefix}."
     with ExitStack() as stack:
-        with writing_to(Path(gettempdir())):  # and not around what is done with it
+        with naming(Path(gettempdir())):  # and not around what is done with it
             scratch = stack.enter_context(TemporaryDirectory(prefix="lorax-prefixed-"))
             renamed = Path(scratch) / (folder.name or "adapter")
             renamed.mkdir()

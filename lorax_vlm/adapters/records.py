@@ -6,15 +6,14 @@ STORE/names/.pending      records that are all valid from the moment this file i
 
 import json
 import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from lorax_vlm.adapters.durable import sync_folder, write_durably, writing_to
 from lorax_vlm.adapters.names import NAME, NameRecord, parse_record, require_adapter_name
 from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import AdapterNotFound, DamagedAdapter, PathError
 from lorax_vlm.foreign import parse_json
+from lorax_vlm.paths import SCRATCH_PREFIX, naming, sync_folder, written_whole
 
 _PENDING = ".pending"
 _ENDING = ".json"
@@ -93,7 +92,7 @@ class NameRecords:
             PathError: They cannot be written.
         """
         texts = {record.name: json.dumps(asdict(record), indent=1) for record in records}
-        with writing_to(self._folder):
+        with naming(self._folder):
             self._folder.mkdir(exist_ok=True)
             if len(texts) > 1:
                 self._replace(_PENDING, json.dumps(texts))
@@ -107,7 +106,7 @@ class NameRecords:
         """Carry out what a writer that was killed had begun."""
         if pending := self._pending():
             self.write(*pending.values())
-            with writing_to(self._folder):
+            with naming(self._folder):
                 (self._folder / _PENDING).unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
@@ -116,24 +115,17 @@ class NameRecords:
         Raises:
             PathError: Its record cannot be removed.
         """
-        with writing_to(self._folder):
+        with naming(self._folder):
             self._path(name).unlink(missing_ok=True)
             sync_folder(self._folder)
 
     def _replace(self, file: str, text: str) -> None:
-        handle, scratch = tempfile.mkstemp(dir=self._folder, prefix=".writing-")
-        os.close(handle)
-        try:
-            write_durably(Path(scratch), text.encode())
-            Path(scratch).chmod(0o644)
-            os.replace(scratch, self._folder / file)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-        sync_folder(self._folder)
+        with written_whole(self._folder / file) as written:
+            written.write(text.encode())
 
     def leftovers(self) -> list[Path]:
         """Files of writers that were killed; only for whoever holds the lock."""
-        return sorted(self._folder.glob(".writing-*"))
+        return sorted(self._folder.glob(f"{SCRATCH_PREFIX}*"))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{require_adapter_name(name)}{_ENDING}"

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lorax_vlm.adapters.durable import writing_to
 from lorax_vlm.adapters.manifest import FileRecord, Manifest
 from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import DamagedAdapter
+from lorax_vlm.paths import naming
 
 SEEN_FILE = "exchange.seen"
 MAX_SEEN_BYTES = 128 * 1024**2
@@ -152,7 +152,7 @@ def write_seen(folder: Path, seen: SeenImages | None) -> None:
     Raises:
         PathError: The file cannot be written.
     """
-    with writing_to(folder):
+    with naming(folder):
         (folder / SEEN_FILE).unlink(missing_ok=True)
         if seen is not None:
             (folder / SEEN_FILE).write_bytes(seen.to_bytes())

@@ -18,7 +18,7 @@ from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TypeVar
 
-from lorax_vlm.adapters.durable import locked_folder, own_folder, require_room, sync_folder, write_durably, writing_to
+from lorax_vlm.adapters.durable import locked_folder, own_folder, require_room, write_durably
 from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, read_adapter, read_adapter_files
 from lorax_vlm.adapters.incoming import Addition, copy_version, write_version
 from lorax_vlm.adapters.integrity import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
@@ -31,11 +31,11 @@ from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.stored import BrokenAdapter, StoredAdapter
 from lorax_vlm.adapters.upkeep import Upkeep, VerifyReport, check_versions
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter, LoraxError
+from lorax_vlm.paths import SCRATCH_PREFIX, naming, sync_folder
 from lorax_vlm.settings import store_dir
 from lorax_vlm.types import require_flag, require_texts
 
 logger = logging.getLogger(__name__)
-_SCRATCH_PREFIX = ".writing-"
 _TRIES = 3
 """An equal version that was removed and added again while it was read looks damaged once."""
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class AdapterStore:
         """Use ``root``, by default the store of ``LORAX_VLM_HOME``."""
         self.root = store_dir(root)
         self._records, self._objects = NameRecords(self.root), ObjectFolders(self.root)
-        self._upkeep = Upkeep(self.root, _SCRATCH_PREFIX, self._records, self._objects)
+        self._upkeep = Upkeep(self.root, SCRATCH_PREFIX, self._records, self._objects)
         self._claimed: set[str] = set()
 
     def names(self) -> list[str]:
@@ -258,7 +258,7 @@ class AdapterStore:
         with self._scratch() as scratch, self._locked():
             write_durably(scratch / MANIFEST_FILE, b"{}")
             for folder in ("names", "objects"):
-                require_room(self.root / folder, _SCRATCH_PREFIX)
+                require_room(self.root / folder, SCRATCH_PREFIX)
 
     def _next_version(self, name: str, digest: str) -> NameRecord:
         stored = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -337,7 +337,7 @@ class AdapterStore:
         content = read_regular(signature, MAX_SIGNATURE_BYTES)
         with self._locked(), self._scratch() as scratch:
             write_durably(scratch / SIGNATURE_FILE, content)
-            with writing_to(stored.folder):
+            with naming(stored.folder):
                 (scratch / SIGNATURE_FILE).replace(stored.folder / SIGNATURE_FILE)
                 sync_folder(stored.folder)
 
@@ -360,10 +360,10 @@ class AdapterStore:
             AdapterNotFound: There is none.
             AdapterExists: ``target`` is not empty.
         """
-        with writing_to(target):
+        with naming(target):
             if target.exists() and (not target.is_dir() or any(target.iterdir())):
                 raise AdapterExists(name, str(target), taken=True)
-        with writing_to(target), own_folder(target.parent, _SCRATCH_PREFIX) as scratch:
+        with naming(target), own_folder(target.parent, SCRATCH_PREFIX) as scratch:
             self._read(name, lambda stored: copy_version(stored.folder, scratch, name))
             scratch.chmod(0o755)
             scratch.replace(target)
@@ -396,4 +396,4 @@ class AdapterStore:
 
     def _scratch(self) -> AbstractContextManager[Path]:
         """A folder in the store's own file system, always removed."""
-        return own_folder(self.root, _SCRATCH_PREFIX)
+        return own_folder(self.root, SCRATCH_PREFIX)

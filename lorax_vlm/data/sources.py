@@ -1,12 +1,10 @@
 """One door to all sources of examples: what is asked for is recognised by what it is."""
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Unpack, cast
 
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.image_facts import Progress
 from lorax_vlm.data.readers.documents import NO_IMAGES_HINT, read_document
 from lorax_vlm.data.readers.folder import ROW_HINT, read_image_folder
 from lorax_vlm.data.readers.gathering import Gathering, ReadKeywords, ReadOptions, SourceKeywords, read_options
@@ -14,7 +12,6 @@ from lorax_vlm.data.readers.hub import HUB_PREFIX, read_hub_dataset
 from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.table_files import part_by_folder, take_table
 from lorax_vlm.data.readers.tables import TABLE_SUFFIXES
-from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
 from lorax_vlm.errors import DataError, PathError, UsageError
 from lorax_vlm.foreign import quoted, text_problem
 from lorax_vlm.types import require_flag
@@ -22,49 +19,20 @@ from lorax_vlm.types import require_flag
 _KINDS = "a folder, a .json, .jsonl, .csv or .parquet file, or hub:owner/name for a data set of the hub"
 
 
-def read_data(
-    source: str | Path,
-    *,
-    images: str | Path | None = None,
-    annotations: str | Path | None = None,
-    columns: Mapping[str, str] | None = None,
-    streaming: bool = False,
-    skip_bad_rows: bool = False,
-    held_out: float = DEFAULT_HELD_OUT,
-    group_by: str | None = None,
-    progress: Progress | None = None,
-) -> DataSplits:
+def read_data(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSplits:
     """Read examples to train on: there are some to train on and some to validate on, all of one kind.
 
     Args:
         source: A folder (see ``readers.folder``); a table of rows as ``.jsonl``, ``.csv`` or ``.parquet``; a JSON file
             (see ``readers.documents``); or ``hub:owner/name`` for a data set of the hub.
-        images: Folder of the images of a JSON file or table.
-        annotations: VQAv2's annotations.
-        columns: Our fields (``image``, ``question`` and ``answer``, or ``caption``; ``type``, ``split``) by column,
-            where they are called otherwise than usual.
-        streaming: Read a hub data set while training.
-        skip_bad_rows: Leave malformed rows out; they stay listed in the result.
-        held_out: Share of the images that is held out, where the data bring no validation part along.
-        group_by: Column whose equal values (a clip, a patient, a product) stay on one side.
-        progress: Is told how many images have been looked at, of how many.
+        options: Such as ``columns``, ``held_out`` and ``skip_bad_rows``; see ``readers.gathering.SourceKeywords``.
 
     Raises:
-        UsageError: ``held_out`` is no share.
+        UsageError: An option is unknown, or ``held_out`` is no share.
         DataError: The source is none of these, or has malformed rows; every row is listed. Or a side would be empty.
         PathError: A file or folder cannot be read.
     """
-    return read_parts(
-        source,
-        images=images,
-        annotations=annotations,
-        columns=columns,
-        streaming=streaming,
-        skip_bad_rows=skip_bad_rows,
-        held_out=held_out,
-        group_by=group_by,
-        progress=progress,
-    ).require_trainable()
+    return read_parts(source, **options).require_trainable()
 
 
 def read_parts(source: str | Path, **options: Unpack[SourceKeywords]) -> DataSplits:

@@ -9,11 +9,11 @@ from lorax_vlm.data.scenes import Scene, score_caption
 from lorax_vlm.data.world.captions import STYLES
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
-from lorax_vlm.evaluation.protocol import describe_protocol
+from lorax_vlm.evaluation.protocol import Subject
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.text_metrics import TOKENIZER, caption_metrics, metric_problems
 from lorax_vlm.foreign import quoted
-from lorax_vlm.types import GenerationSettings, Interval, ModelText
+from lorax_vlm.types import Interval, ModelText
 
 _SHOWN_FAILURES = 8
 FEWEST_FOR_CIDER = 10
@@ -24,13 +24,17 @@ def judge_scene_captions(
     captions: Sequence[ModelText],
     scenes: Sequence[Scene],
     style: str,
-    *,
-    base: str,
-    adapter: str | None,
-    settings: GenerationSettings,
+    subject: Subject,
     time_s: float,
 ) -> CaptionReport:
     """Judge form and content of one caption per scene.
+
+    Args:
+        captions: One per scene.
+        scenes: What they are about.
+        style: What they should be in.
+        subject: Wrote them.
+        time_s: How long captioning took.
 
     Raises:
         UsageError: The style is unknown, or there are no scenes, or not one caption for each.
@@ -50,8 +54,8 @@ def judge_scene_captions(
         "in_style_and_true": mean_interval(both),
     }
     return CaptionReport(
-        adapter=adapter,
-        base=base,
+        adapter=subject.adapter,
+        base=subject.base,
         style=style,
         count=len(scenes),
         in_style=intervals["in_style"].value,
@@ -59,7 +63,7 @@ def judge_scene_captions(
         in_style_and_true=intervals["in_style_and_true"].value,
         finished=sum(text.finish != "length" for text in captions) / len(scenes),
         time_s=time_s,
-        protocol=describe_protocol(f"scenes {scenes[0].seed} to {scenes[-1].seed}", settings),
+        protocol=subject.protocol(f"scenes {scenes[0].seed} to {scenes[-1].seed}"),
         failures=tuple(failures[:_SHOWN_FAILURES]),
         intervals=intervals,
         scores=both,
@@ -82,12 +86,10 @@ def judge_reference_captions(
     captions: Sequence[ModelText],
     loss: float,
     images: Sequence[Sequence[Example]],
+    subject: Subject,
+    time_s: float,
     *,
     source: str,
-    base: str,
-    adapter: str | None,
-    settings: GenerationSettings,
-    time_s: float,
 ) -> ReferenceReport:
     """Compare one caption per image, word for word, with each reference of the image.
 
@@ -95,11 +97,9 @@ def judge_reference_captions(
         captions: One per image.
         loss: Per target token over all references.
         images: Of ``grouped_by_image``: examples whose targets are the references.
-        source: What the examples are.
-        base: Name of the base.
-        adapter: Name of the adapter, None for the base.
-        settings: How captions were decoded.
+        subject: Wrote the captions.
         time_s: How long captioning took.
+        source: What the examples are.
 
     Raises:
         UsageError: There are no images, or not one caption for each.
@@ -123,8 +123,8 @@ def judge_reference_captions(
     figures, reasons = _text_metrics(captions, references)
     counts = {"images": len(images), "references": sum(map(len, images))}
     return ReferenceReport(
-        adapter=adapter,
-        base=base,
+        adapter=subject.adapter,
+        base=subject.base,
         source=source,
         count=len(images),
         exact_match=interval.value,
@@ -132,7 +132,7 @@ def judge_reference_captions(
         time_s=time_s,
         text_metrics=figures,
         reasons=reasons,
-        protocol=describe_protocol(source, settings) | {"tokenizer": TOKENIZER} | counts,
+        protocol=subject.protocol(source) | {"tokenizer": TOKENIZER} | counts,
         failures=tuple(failures[:_SHOWN_FAILURES]),
         interval=interval,
         scores=scores,

@@ -18,6 +18,8 @@ from lorax_vlm.evaluation.results import BenchmarkRow
 from lorax_vlm.types import ModelText
 
 _SAMPLE_EVERY_S = 0.01
+_WARM_UP = 2
+"""Questions that are asked before timing starts."""
 
 
 @dataclass
@@ -62,7 +64,6 @@ def benchmark_questions(
     adapter: str | None,
     judged: bool,
     alone: int = 20,
-    warm_up: int = 2,
 ) -> BenchmarkRow:
     """Ask all questions in batches and some of them one by one.
 
@@ -74,7 +75,6 @@ def benchmark_questions(
         adapter: Name of the adapter, None for the base.
         judged: Whether the examples' answers are known.
         alone: Questions that are asked one by one, for the latency.
-        warm_up: Questions asked before timing starts.
 
     Raises:
         UsageError: ``alone`` is below 1.
@@ -83,24 +83,8 @@ def benchmark_questions(
     """
     if alone < 1:
         raise UsageError(f"At least 1 question must be asked alone, got {alone}.")
-    seconds = 0.0
-    latencies: list[float] = []
-    answers: list[ModelText | LoraxError] = []
     with watched_memory(device) as peak:
-        for rows, images in pictures_in_turn(examples):
-            questions = [examples[row].question for row in rows]
-            if not answers:
-                ask(images[:warm_up], questions[:warm_up])
-            start = time.perf_counter()
-            answers += ask(images, questions)
-            seconds += time.perf_counter() - start
-            for place in range(len(rows)):
-                if len(latencies) == alone:
-                    break
-                start = time.perf_counter()
-                answered = ask(images[place : place + 1], questions[place : place + 1])
-                if not isinstance(answered[0], LoraxError):
-                    latencies.append(time.perf_counter() - start)
+        answers, seconds, latencies = _timed(ask, examples, alone)
     failures = [answer for answer in answers if isinstance(answer, LoraxError)]
     if not latencies:
         raise failures[0]
@@ -125,3 +109,26 @@ def benchmark_questions(
         failed=len(failures),
         first_failure=str(failures[0]) if failures else "",
     )
+
+
+def _timed(
+    ask: Ask, examples: Sequence[Example], alone: int
+) -> tuple[list[ModelText | LoraxError], float, list[float]]:
+    """Answers to all questions, how long they took, and how long each of some took alone; seconds."""
+    answers: list[ModelText | LoraxError] = []
+    seconds, latencies = 0.0, list[float]()
+    for rows, images in pictures_in_turn(examples):
+        questions = [examples[row].question for row in rows]
+        if not answers:
+            ask(images[:_WARM_UP], questions[:_WARM_UP])
+        start = time.perf_counter()
+        answers += ask(images, questions)
+        seconds += time.perf_counter() - start
+        for place in range(len(rows)):
+            if len(latencies) == alone:
+                break
+            start = time.perf_counter()
+            answered = ask(images[place : place + 1], questions[place : place + 1])
+            if not isinstance(answered[0], LoraxError):
+                latencies.append(time.perf_counter() - start)
+    return answers, seconds, latencies

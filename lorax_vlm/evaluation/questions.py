@@ -11,9 +11,9 @@ from lorax_vlm.errors import LoraxError, RowFailed, UsageError
 from lorax_vlm.evaluation.ablation import ablate
 from lorax_vlm.evaluation.intervals import mean_interval, numbers_of, paired_difference
 from lorax_vlm.evaluation.opening import Source, sources_in_turn
-from lorax_vlm.evaluation.protocol import describe_protocol
+from lorax_vlm.evaluation.protocol import Subject
 from lorax_vlm.evaluation.results import AnswerRecord, VQAReport
-from lorax_vlm.types import GenerationSettings, Interval, ModelText, require_flag
+from lorax_vlm.types import Interval, ModelText, require_flag
 
 Ask = Callable[[Sequence[ImageSource], Sequence[str]], Sequence[ModelText | LoraxError]]
 """Answers one question per image; the error of a bad row stands in its place."""
@@ -26,12 +26,10 @@ FEWEST_ANNOTATORS = 4
 def evaluate_questions(
     ask: Ask,
     examples: Sequence[Example],
+    subject: Subject,
     *,
-    ablations: bool = False,
     source: str,
-    base: str,
-    adapter: str | None,
-    settings: GenerationSettings,
+    ablations: bool = False,
     seed: int = 0,
 ) -> VQAReport:
     """Ask every example's question and score the answers.
@@ -40,11 +38,9 @@ def evaluate_questions(
         ask: The base or an adapter. It is given what names the images, and opens them with its batches; images that
             only a function gives are opened here, a few at a time. So memory does not grow with the questions.
         examples: Questions with known answers.
-        ablations: Ask again with grey images and with other ones; see ``evaluation/ablation.py``.
+        subject: Is asked.
         source: What the examples are.
-        base: Name of the base.
-        adapter: Name of the adapter, None for the base.
-        settings: How answers are decoded.
+        ablations: Ask again with grey images and with other ones; see ``evaluation/ablation.py``.
         seed: Of the draw of the other images.
 
     Raises:
@@ -70,8 +66,8 @@ def evaluate_questions(
     ablated = ablate(again, examples, records, metric, seed) if ablations else {}
     counts = {name: share.count for name, share in shares.items()}
     return VQAReport(
-        adapter=adapter,
-        base=base,
+        adapter=subject.adapter,
+        base=subject.base,
         source=source,
         metric=metric,
         accuracy=shares[metric],
@@ -79,7 +75,7 @@ def evaluate_questions(
         by_metric=shares,
         records=records,
         time_s=seconds,
-        protocol=describe_protocol(source, settings)
+        protocol=subject.protocol(source)
         | {"questions": len(records), "images": len(set(images)), "metric": metric if len(counts) == 1 else counts},
         **ablated,
     )

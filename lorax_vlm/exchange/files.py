@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from lorax_vlm.adapters.durable import writing_to
 from lorax_vlm.adapters.factors import Updates
 from lorax_vlm.adapters.pair import WEIGHTS_FILE
 from lorax_vlm.adapters.peft_config import CONFIG_FILE
 from lorax_vlm.adapters.seen import SEEN_FILE, SeenImages
+from lorax_vlm.paths import naming
 
 
 def write_updates(folder: Path, updates: Updates, base: str, seen: SeenImages | None = None) -> Path:
@@ -25,7 +25,7 @@ def write_updates(folder: Path, updates: Updates, base: str, seen: SeenImages | 
     Raises:
         PathError: It cannot be written.
     """
-    with writing_to(folder):
+    with naming(folder):
         return _write(folder, updates, base, seen)
 
 

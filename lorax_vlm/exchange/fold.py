@@ -24,7 +24,6 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from lorax_vlm.adapters.durable import writing_to
 from lorax_vlm.adapters.factors import Update
 from lorax_vlm.adapters.files import only_our_errors
 from lorax_vlm.adapters.pair import WEIGHTS_FILE, read_pair
@@ -44,6 +43,7 @@ from lorax_vlm.exchange.fold_config import method_of, named_config
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.tensor_files import read_header
+from lorax_vlm.paths import naming
 from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.runtime.canary import QUESTION, SCENE
 
@@ -97,7 +97,7 @@ def fold_adapter(
         raise UsageError(f"rank is {quoted(rank)}, expected a whole number from 1 to {MAX_RANK}.")
     if not tolerance > 0:
         raise UsageError(f"tolerance is {quoted(tolerance)}, expected a number above 0.")
-    with writing_to(out):
+    with naming(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise AdapterExists(folder.name, str(out), taken=True)
     with only_our_errors(folder.name, folder):
@@ -120,7 +120,7 @@ def fold_adapter(
     else:
         reason = f"as plain LoRA of rank {rank or MAX_RANK} its logits differ by {error:.1e} of its effect"
         raise UnsupportedAdapter(folder.name, [f"{method}: {reason}; {tolerance:.0e} are allowed"])
-    with writing_to(out):
+    with naming(out):
         write_updates(out, {site: update for site, (update, _) in updates.items()}, base.entry.identity)
     ranks = tuple(sorted({update.rank for update, _ in updates.values()}))
     return FoldReport(out, method, ranks, max(lost for _, lost in updates.values()), error)

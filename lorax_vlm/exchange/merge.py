@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -34,8 +34,8 @@ from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import Skill
-from lorax_vlm.types import require_texts
-from lorax_vlm.workshop.intake import keep, new_manifest
+from lorax_vlm.types import require_known, require_texts
+from lorax_vlm.workshop.intake import keep, made_on
 
 Method = Literal["cat", "svd", "linear", "ties", "dare"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -192,18 +192,28 @@ def _merge_by_peft(
     return Update(a, b * scaling)
 
 
+class MergeWishes(TypedDict, total=False):
+    """How adapters are merged."""
+
+    weights: Sequence[float] | None
+    """One per adapter. None: 1 each, the sum."""
+    method: Method
+    """One of ``METHODS``; by default ``cat``."""
+    rank: int | None
+    """As for ``merge_updates``."""
+    density: float
+    """As for ``merge_updates``; by default 0.5."""
+
+
 def merge_adapters(
     bases: Bases,
     model: str,
     names: Sequence[str],
     new_name: str,
     *,
-    weights: Sequence[float] | None = None,
-    method: Method = "cat",
-    rank: int | None = None,
-    density: float = 0.5,
     run_dir: Path,
     replace: bool = False,
+    **wishes: Unpack[MergeWishes],
 ) -> tuple[StoredAdapter, MergeReport]:
     """Merge adapters of one base and store the result.
 
@@ -212,12 +222,9 @@ def merge_adapters(
         model: Their base.
         names: Two or more adapters.
         new_name: For the result.
-        weights: One per adapter. None: 1 each, the sum.
-        method: One of ``METHODS``.
-        rank: As for ``merge_updates``.
-        density: As for ``merge_updates``.
         run_dir: Below it a folder is made, and removed again, for the files before they are stored.
         replace: Make a new version when ``new_name`` exists.
+        wishes: How; see ``MergeWishes``.
 
     Raises:
         UsageError: Fewer than two adapters, one twice, or the exact sum's rank is above the limit; see
@@ -226,7 +233,9 @@ def merge_adapters(
         AdapterExists: ``new_name`` is taken.
         PathError: The store cannot be written.
     """
-    factors = _weights_of(names, weights)
+    require_known(wishes, MergeWishes.__annotations__)
+    method, rank, density = wishes.get("method", "cat"), wishes.get("rank"), wishes.get("density", 0.5)
+    factors = _weights_of(names, wishes.get("weights"))
     _require_request(names, factors, method, rank, density)
     require_storable(bases.store, bases.owner(model), new_name, replace=replace)
     found = [bases.store.read_bytes(name) for name in names]
@@ -314,9 +323,9 @@ def _manifest_of_merge(
 ) -> Manifest:
     first = stored[0].manifest
     facts = {"method": report.method, "rank": report.rank, "error": report.error}
-    return new_manifest(
-        engine,
-        name,
+    manifest = Manifest(
+        name=name,
+        base=None,
         skill=_skill_of_merge([adapter.manifest for adapter in stored]),
         recipe="merged",
         prompt=first.prompt,
@@ -328,9 +337,10 @@ def _manifest_of_merge(
             **seen,
             **facts,
         },
-        lineage=[
+        lineage=tuple(
             Parent(a.name, a.digest, f"merge-{report.method}", {"weight": weight})
             for a, weight in zip(stored, weights, strict=True)
-        ],
+        ),
         licence="; ".join(dict.fromkeys(a.manifest.licence for a in stored if a.manifest.licence)),
     )
+    return made_on(engine, manifest)

@@ -27,8 +27,11 @@ Images = str | Path | Sequence[Example]
 
 
 class Wishes(TypedDict, total=False):
-    """What may be said about a transfer."""
+    """What may be said about an exchange."""
 
+    unlabelled: Images | None
+    """Images, perhaps with questions, that the target learns from the source's answers to: a folder or examples. None,
+    without ``development``: scenes that no adapter was trained on, for miniatures' skills."""
     steps: int | None
     """Of the distillation. None: a quarter of the target's usual ones."""
     config: TrainConfig | None
@@ -36,19 +39,20 @@ class Wishes(TypedDict, total=False):
     allow_partial: bool
     """Leave out what cannot be moved, instead of refusing."""
     progress: Show
-    """Show a progress bar."""
+    """True, the default: a progress bar. Or a ``training.progress.Progress`` that is told."""
+    replace: bool
+    """Make a new version when the name of a result exists; by default false."""
+
+
+class TransferWishes(Wishes, total=False):
+    """What may be said about a transfer: that, and:"""
+
+    development: Images | None
+    """Labelled data to choose with; nothing is trained on them. None: agreement with the source."""
 
 
 def transfer(
-    bases: Bases,
-    name: str,
-    target: str,
-    new_name: str | None = None,
-    *,
-    unlabelled: Images | None = None,
-    development: Images | None = None,
-    replace: bool = False,
-    **wishes: Unpack[Wishes],
+    bases: Bases, name: str, target: str, new_name: str | None = None, **wishes: Unpack[TransferWishes]
 ) -> TransferReport:
     """Move an adapter to another base, measure the result, and store it if it is worth anything there.
 
@@ -57,42 +61,36 @@ def transfer(
         name: Of the adapter; it stays as it is.
         target: Where to.
         new_name: Short name of the result. None: the source's.
-        unlabelled: Images, perhaps with questions, that the target learns from the source's answers to: a folder or
-            examples. None, with ``development`` too: scenes that no adapter was trained on, for miniatures' skills.
-        development: Labelled data to choose with; nothing is trained on them. None: agreement with the source.
-        replace: Make a new version when the name exists.
-        wishes: See ``Wishes``.
+        wishes: See ``TransferWishes``.
 
     Raises:
         TransferRefused: There is no way; nothing was changed.
         AdapterExists: The name is taken.
     """
-    require_known(wishes, Wishes.__annotations__)
-    stored = bases.store.get(name)
-    data = read_transfer_data(unlabelled, development, stored)
-    return transfer_adapter(bases, direction(bases, name, target, data, new_name=new_name, **wishes), replace=replace)
+    require_known(wishes, TransferWishes.__annotations__)
+    data = read_transfer_data(wishes.get("unlabelled"), wishes.get("development"), bases.store.get(name))
+    way = direction(bases, name, target, data, wishes, new_name)
+    return transfer_adapter(bases, way, replace=wishes.get("replace", False))
 
 
-def exchange(
-    bases: Bases,
-    name: str,
-    other: str,
-    *,
-    unlabelled: Images | None = None,
-    replace: bool = False,
-    **wishes: Unpack[Wishes],
-) -> ExchangeReport:
-    """Move two adapters to each other's base: both results are stored, or neither. Arguments as for ``transfer``.
+def exchange(bases: Bases, name: str, other: str, **wishes: Unpack[Wishes]) -> ExchangeReport:
+    """Move two adapters to each other's base: both results are stored, or neither.
+
+    Args:
+        bases: The door to both bases.
+        name: Of an adapter.
+        other: Of another one, on another base.
+        wishes: See ``Wishes``.
 
     Raises:
         TransferRefused: One of them cannot be moved at all; nothing was changed.
         AdapterExists: A name is taken.
     """
     require_known(wishes, Wishes.__annotations__)
-    data = read_transfer_data(unlabelled, None)
+    data = read_transfer_data(wishes.get("unlabelled"), None)
     first, second = (own_base(bases, bases.store.get(key)) for key in (name, other))
-    there, back = (direction(bases, key, target, data, **wishes) for key, target in ((name, second), (other, first)))
-    return exchange_adapters(bases, there, back, replace=replace)
+    there, back = (direction(bases, key, target, data, wishes) for key, target in ((name, second), (other, first)))
+    return exchange_adapters(bases, there, back, replace=wishes.get("replace", False))
 
 
 def plan(
@@ -130,13 +128,7 @@ def own_base(bases: Bases, stored: StoredAdapter) -> str:
 
 
 def direction(
-    bases: Bases,
-    name: str,
-    target: str,
-    data: TransferData | None,
-    *,
-    new_name: str | None = None,
-    **wishes: Unpack[Wishes],
+    bases: Bases, name: str, target: str, data: TransferData | None, wishes: Wishes, new_name: str | None = None
 ) -> Direction:
     """The way of an adapter to another base.
 
@@ -145,8 +137,8 @@ def direction(
         name: Of the adapter, perhaps with a version.
         target: Where it goes.
         data: What the transfer may look at. None: scenes, between miniatures.
-        new_name: Short name of the result. None: the source's.
         wishes: See ``Wishes``.
+        new_name: Short name of the result. None: the source's.
 
     Raises:
         UsageError: Scenes say nothing about it, and there are no data.

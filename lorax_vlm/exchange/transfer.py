@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from lorax_vlm.adapters.compatibility import Level
 from lorax_vlm.adapters.durable import own_folder
@@ -35,10 +36,11 @@ from lorax_vlm.exchange.transfer_data import TransferData, judge_by_target, requ
 from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.settings import features_dir
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import ENOUGH, Interval
 from lorax_vlm.workshop.fitting import fit_to_labels
-from lorax_vlm.workshop.intake import addition, new_manifest
+from lorax_vlm.workshop.intake import addition, made_on
 
 QUICK_SHARE = 0.25
 """Share of the target's usual steps that distillation takes by default."""
@@ -275,18 +277,9 @@ def _distil(
         labels = label_plan.labels if label_plan.added else ()
         coverage = label_plan.summary()
     run_dir, began = bench.run_dir / "distilled", time.monotonic()
-    result = train_adapter(
-        base,
-        recipe,
-        splits,
-        options.config,
-        run_dir,
-        label=run_dir.name,
-        progress=options.progress,
-        labels=labels,
-        features_dir=features_dir(),
-        start=begin,
-    )
+    how: dict[str, Any] = {"progress": options.progress, "features_dir": features_dir(), "start": begin}
+    student = AdapterPlan(run_dir.name, recipe, splits, options.config, labels)
+    result = train_adapter(base, student, run_dir, **how)
     trained_s = time.monotonic() - began
     scored = bench.score("distilled", result.folder, labels)
     return Candidate(scored, result.folder, labels, result.steps, trained_s, coverage)
@@ -318,9 +311,9 @@ def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, rep
     """The result with where it came from and what it scored; the checks of every stored adapter apply."""
     chosen, report, source = prepared.chosen, prepared.report, prepared.stored.manifest
     interval: Interval = chosen.scored.mean
-    manifest = new_manifest(
-        engine,
-        new_name,
+    manifest = Manifest(
+        name=new_name,
+        base=None,
         skill=source.skill,
         recipe="transferred",
         prompt=prepared.ask.template,
@@ -333,8 +326,8 @@ def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, rep
             KNOWN_BY: sorted(prepared.known_by),
             **({PARTLY: True} if prepared.partly else {}),
         },
-        labels=chosen.labels,
-        lineage=[
+        labels=tuple(chosen.labels),
+        lineage=(
             Parent(
                 name=prepared.stored.name,
                 manifest=prepared.stored.digest,
@@ -342,7 +335,7 @@ def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, rep
                 parameters={"chosen": report.chosen, "source_base": report.plan.source, "steps": chosen.steps},
             ),
             *source.lineage,
-        ],
+        ),
         licence="; ".join(dict.fromkeys(filter(None, (source.licence, engine.entry.licence)))),
     )
     figure = Measurement(
@@ -354,7 +347,7 @@ def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, rep
         count=len(report.alone.scores),
     )
     write_seen(chosen.folder, prepared.seen)
-    manifest = dataclasses.replace(manifest, metrics=(figure,))
+    manifest = made_on(engine, dataclasses.replace(manifest, metrics=(figure,)))
     made = addition(engine, chosen.folder, manifest, replace=replace_existing)
     _require_effect(made, report.plan, chosen)
     return made

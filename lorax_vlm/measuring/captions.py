@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replaced
-from typing import Any
 
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import caption_ask
@@ -20,6 +19,7 @@ from lorax_vlm.evaluation.captions import (
     style_on_scenes,
 )
 from lorax_vlm.evaluation.opening import readable, sources_in_turn
+from lorax_vlm.evaluation.protocol import Subject
 from lorax_vlm.evaluation.reference_loss import reference_loss
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.seen import Asked
@@ -103,8 +103,8 @@ def _judge(
 ) -> list[CaptionReport]:
     start = time.monotonic()
     captions = _caption(engine, [scene.image for scene in scenes], stored)
-    facts = _facts(engine, name, stored, time.monotonic() - start)
-    return [judge_scene_captions(captions, scenes, style, **facts) for style in styles]
+    subject, seconds = _subject(engine, name, stored), time.monotonic() - start
+    return [judge_scene_captions(captions, scenes, style, subject, seconds) for style in styles]
 
 
 def _compare(
@@ -115,12 +115,12 @@ def _compare(
     firsts = [same[0] for same in images]
     for chunk in sources_in_turn(firsts, range(len(firsts))):
         captions += _caption(engine, [readable(opened) for _, opened in chunk], stored)
-    facts = _facts(engine, name, stored, time.monotonic() - start)
+    seconds = time.monotonic() - start
     prompt = caption_ask(engine.entry, stored.manifest if stored is not None else None).prompt()
     references = [example for same in images for example in same]
     reference = stored.reference if stored is not None else None
     loss = reference_loss(engine.base, lambda: engine.using(reference), prompt, references, engine.batch_size)
-    report = judge_reference_captions(captions, loss, images, source=source, **facts)
+    report = judge_reference_captions(captions, loss, images, _subject(engine, name, stored), seconds, source=source)
     return replaced(report, seen=asked.of(name))
 
 
@@ -129,6 +129,6 @@ def _caption(engine: BaseEngine, images: Sequence[ImageSource], stored: StoredAd
     return [result.text for result in engine.generate([Request.about(image, None, reference) for image in images])]
 
 
-def _facts(engine: BaseEngine, name: str | None, stored: StoredAdapter | None, time_s: float) -> dict[str, Any]:
+def _subject(engine: BaseEngine, name: str | None, stored: StoredAdapter | None) -> Subject:
     settings = caption_ask(engine.entry, stored.manifest if stored is not None else None).settings
-    return {"base": engine.entry.name, "adapter": name, "settings": settings, "time_s": time_s}
+    return Subject(engine.entry.name, name, settings)

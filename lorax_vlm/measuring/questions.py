@@ -10,6 +10,7 @@ from lorax_vlm.asking import ask_of
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.cost import benchmark_questions
+from lorax_vlm.evaluation.protocol import Subject
 from lorax_vlm.evaluation.questions import Ask, evaluate_questions
 from lorax_vlm.evaluation.results import BenchmarkRow, VQAReport
 from lorax_vlm.evaluation.seen import Asked
@@ -57,15 +58,9 @@ def measure_questions(
     changes = dict(decoding or {})
     manifest = who.stored.manifest if who.stored is not None else None
     settings = ask_of(engine.entry, manifest, question=True).settings.replace(**changes)
-    report = evaluate_questions(
-        _asker(engine, who, changes),
-        asked.examples,
-        ablations=ablations,
-        source=source,
-        base=engine.entry.name,
-        adapter=who.name,
-        settings=settings,
-    )
+    subject = Subject(engine.entry.name, who.name, settings)
+    ask = _asker(engine, who, changes)
+    report = evaluate_questions(ask, asked.examples, subject, source=source, ablations=ablations)
     return replaced(report, seen=asked.of(who.resolved or None))
 
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lorax_vlm.models.tensor_files import MAX_HEADER_BYTES
+from lorax_vlm.paths import written_whole
 from lorax_vlm.settings import fingerprints_dir
 
 logger = logging.getLogger(__name__)
@@ -96,13 +96,8 @@ def keep(key: str, tensors: Mapping[str, TensorRecord]) -> None:
     path = _path(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"tensors": rows}, file)
-            os.replace(scratch, path)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
+        with written_whole(path) as file:
+            file.write(json.dumps({"tensors": rows}).encode())
     except OSError as error:
         logger.warning("What was read of the base's weights cannot be kept in %s: %s.", path.parent, error.strerror)
 

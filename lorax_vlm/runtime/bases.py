@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replaced
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 
@@ -20,13 +20,32 @@ from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.loading import LoadedModel, describe_model, load_model, probe_hardware
 from lorax_vlm.models.placement import Device, Precision, Quantization, plan_placement
 from lorax_vlm.runtime.engine import BaseEngine
-from lorax_vlm.types import require_whole
+from lorax_vlm.types import require_known, require_whole
 
 logger = logging.getLogger(__name__)
 Load = Callable[[CatalogEntry], LoadedModel]
 _ONE_LOADS = threading.RLock()
 """Held while a base is loaded: what is free is known only when the former one is there, and meanwhile the libraries set
 defaults of the whole process."""
+
+
+class BaseOptions(TypedDict, total=False):
+    """What may be said of bases."""
+
+    device: Device
+    """``auto`` takes CUDA when there is one."""
+    dtype: Precision
+    """``auto``: see ``models/placement.py``."""
+    quantize: Quantization
+    """``auto``: 4 bits on CUDA, none on a CPU."""
+    memory_budget_bytes: int | None
+    """Most memory for all bases; the least recently used leaves. None: what is free."""
+    adapter_memory_bytes: int | None
+    """Most memory for the adapters of each base; the least recently used leave first. None: no limit."""
+    batch_size: int | None
+    """Most rows per forward pass. None: 32, of a miniature 128."""
+    load: Load | None
+    """Loads a base. None: from its files."""
 
 
 @dataclass(eq=False)
@@ -44,48 +63,27 @@ class _Place:
 class Bases:
     """The bases over one store, of which as many are in memory as fit. ``use`` is the only door to them."""
 
-    def __init__(
-        self,
-        models: Mapping[str, str],
-        store: AdapterStore,
-        *,
-        memory_budget_bytes: int | None = None,
-        adapter_memory_bytes: int | None = None,
-        batch_size: int | None = None,
-        device: Device = "auto",
-        dtype: Precision = "auto",
-        quantize: Quantization = "auto",
-        load: Load | None = None,
-    ) -> None:
+    def __init__(self, models: Mapping[str, str], store: AdapterStore, **options: Unpack[BaseOptions]) -> None:
         """Nothing is loaded yet.
 
         Args:
             models: What short names stand for; see ``checkpoints_by_key``.
             store: Where adapters are kept.
-            memory_budget_bytes: Most memory for all bases together. None: what the machine has free.
-            adapter_memory_bytes: Most memory for the adapters of each base. None: no limit.
-            batch_size: Most rows per forward pass. None: 32, of a miniature 128.
-            device: As for ``load_model``.
-            dtype: As for ``load_model``.
-            quantize: As for ``load_model``.
-            load: Loads a base. None: ``load_model``, with the options above.
+            options: See ``BaseOptions``.
 
         Raises:
-            UsageError: A limit is no number of bytes, or a batch no number of rows.
+            UsageError: An option is unknown, a limit is no number of bytes, or a batch no number of rows.
         """
-        limits = {
-            "memory_budget_bytes": memory_budget_bytes,
-            "adapter_memory_bytes": adapter_memory_bytes,
-            "batch_size": batch_size,
-        }
-        for name, limit in limits.items():
-            if limit is not None:
-                require_whole(name, limit, 1)
+        require_known(options, BaseOptions.__annotations__)
+        given: Mapping[str, Any] = options
+        for name in ("memory_budget_bytes", "adapter_memory_bytes", "batch_size"):
+            if given.get(name) is not None:
+                require_whole(name, given[name], 1)
         self.models, self.store = dict(models), store
-        self._budget_bytes, self._adapter_memory_bytes = memory_budget_bytes, adapter_memory_bytes
-        self._batch_size = batch_size
-        self._options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
-        self._load_base = load
+        self._budget_bytes = options.get("memory_budget_bytes")
+        self._adapter_memory_bytes = options.get("adapter_memory_bytes")
+        self._batch_size, self._load_base = options.get("batch_size"), options.get("load")
+        self._options = {name: given.get(name, "auto") for name in ("device", "dtype", "quantize")}
         self._changed = threading.Condition()
         self._held: Counter[int] = Counter()
         self._entries: dict[str, CatalogEntry] = {}

@@ -17,7 +17,6 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
-from lorax_vlm.adapters.durable import sync_folder, writing_to
 from lorax_vlm.adapters.files import only_our_errors
 from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.integrity import LIMITS, require_intact
@@ -28,6 +27,7 @@ from lorax_vlm.adapters.regular_files import blocks_of, open_regular, read_regul
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import AdapterExists, DamagedAdapter, PathError
+from lorax_vlm.paths import naming, written_whole
 from lorax_vlm.sharing.archive import read_archive, write_archive
 
 logger = logging.getLogger(__name__)
@@ -48,19 +48,10 @@ def pack(stored: StoredAdapter, path: Path) -> Path:
         raise AdapterExists(stored.name, str(path), taken=True)
     require_intact(stored.folder, stored.name)
     warn_of_places(stored.manifest)
-    with writing_to(path):
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as out:
-                write_archive(out, _files_of(stored))
-                out.flush()
-                os.fsync(out.fileno())
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, path)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-        sync_folder(path.parent)
+        with written_whole(path) as out:
+            write_archive(out, _files_of(stored))
     return path
 
 
@@ -106,7 +97,7 @@ def unpacked(path: Path, place: str | None = None) -> Iterator[Path]:
         DamagedAdapter: It is no bundle, holds anything else, or its files are not what the manifest says.
         PathError: There is no such file, or what is in it cannot be written.
     """
-    with writing_to(Path(tempfile.gettempdir())):
+    with naming(Path(tempfile.gettempdir())):
         scratch = Path(tempfile.mkdtemp(prefix="lorax-bundle-"))
     try:
         with _opened(path) as source:
@@ -129,11 +120,11 @@ def _opened(path: Path) -> BinaryIO:
 def _extract(source: BinaryIO, path: Path, folder: Path, place: str | None) -> None:
     try:
         for name, blocks in read_archive(source, LIMITS):
-            with writing_to(folder):
+            with naming(folder):
                 out = (folder / name).open("xb", buffering=0)
             with out:
                 for block in blocks:
-                    with writing_to(folder):
+                    with naming(folder):
                         _write_all(out, block)
     except ValueError as error:
         raise DamagedAdapter(place or path.name, place or str(path), [f"it is no bundle: {error}"]) from error

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorax_vlm.adapters.durable import writing_to
 from lorax_vlm.adapters.files import only_our_errors
 from lorax_vlm.adapters.incoming import copy_version
 from lorax_vlm.adapters.integrity import LIMITS, hash_file
@@ -25,6 +24,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.errors import DamagedAdapter, LoraxError, RemoteError
 from lorax_vlm.foreign import shown_address
+from lorax_vlm.paths import naming
 from lorax_vlm.sharing.bundle import SUFFIX, pack, receive, unpacked, warn_of_places
 from lorax_vlm.sharing.card import write_card
 from lorax_vlm.sharing.downloads import downloaded, upload
@@ -169,7 +169,7 @@ def _fetched_from_hub(url: str) -> Iterator[Path]:
     from huggingface_hub import HfApi, hf_hub_download
 
     repository, revision = _parse_hub(url)
-    with writing_to(Path(tempfile.gettempdir())):
+    with naming(Path(tempfile.gettempdir())):
         scratch = Path(tempfile.mkdtemp(prefix="lorax-hub-"))
     try:
         with _only_remote_errors(url):
@@ -185,7 +185,7 @@ def _fetched_from_hub(url: str) -> Iterator[Path]:
             for file, cached in found.items():
                 with (scratch / file).open("wb") as out:
                     for block in blocks_of(cached, LIMITS[file], cache_links=True):  # whatever size was announced
-                        with writing_to(scratch):
+                        with naming(scratch):
                             out.write(block)
         yield scratch
     finally:

@@ -28,6 +28,7 @@ from torch import Tensor
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.tensor_files import StoredTensor, read_header
+from lorax_vlm.paths import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -150,19 +151,16 @@ class FeatureCache:
         if not self._fresh:
             return
         path = self._folder / f"{uuid.uuid4().hex}.safetensors"
-        scratch = path.with_suffix(".tmp")
         rows = list(self._fresh.values())
         digests = [_digest(row.view(torch.uint8).numpy().tobytes()) for row in rows]
         metadata = {"format": "pt", "keys": json.dumps(list(self._fresh)), "digests": json.dumps(digests)}
         try:
-            scratch.write_bytes(save({_FEATURES: torch.stack(rows)}, metadata=metadata))
-            os.replace(scratch, path)
+            with written_whole(path) as file:
+                file.write(save({_FEATURES: torch.stack(rows)}, metadata=metadata))
             self._fresh.clear()
             self._read_index(path)
             self._make_room(path)
         except OSError as error:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
             self._switch_off(error)
 
     def _make_room(self, newest: Path) -> None:

@@ -21,18 +21,18 @@ from lorax_vlm.models.families.packing import use_packed_attention
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.spec import HEAD
 from lorax_vlm.settings import process_rank, sharding_requested
-from lorax_vlm.training.batches import ExampleDataset, FamilyCollator
+from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator
 from lorax_vlm.training.checkpointing import checkpoint_layers
 from lorax_vlm.training.copies import lora_config, peft_copy, save_adapter
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.joint_layers import CurrentBlocks, JointLora, route_rows
 from lorax_vlm.training.joint_trainer import JointTrainer
-from lorax_vlm.training.progress import Progress, Show, Telling, draw_training_curve, listener
+from lorax_vlm.training.progress import Show, Telling, draw_training_curve, listener
 from lorax_vlm.training.random_state import preserved_random_state
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, Run, TrainingResult, held_run, prepare_run
 from lorax_vlm.training.stream_notes import keep_notes, recall_notes
 from lorax_vlm.training.students import AdapterPlan, Student
-from lorax_vlm.training.trainer import frozen_image_path, make_arguments, require_trackers, run_record
+from lorax_vlm.training.trainer import ending, frozen_image_path, make_arguments, require_trackers, run_record
 from lorax_vlm.training.weights import choose_step
 
 
@@ -81,10 +81,7 @@ def train_adapters(
         if len(set(values.values())) > 1:
             raise UsageError(f"{setting} is of the whole run, but differs between its adapters: {values}.")
     require_trackers(plans[0].config.report_to)
-    records = {
-        plan.name: run_record(base, plan.recipe, plan.data, plan.config, plan.labels) | dict(plan.purpose)
-        for plan in plans
-    }
+    records = {plan.name: run_record(base, plan) for plan in plans}
     with held_run(run_dir):
         run = prepare_run(run_dir, records, resume)
         if set(run.results) == set(names):
@@ -99,52 +96,19 @@ def _train(
     encodes = [frozen_image_path(base, plan.recipe) for plan in plans]
     encode = encodes[0] if all(encodes) else None
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
-    packed = encode is not None and base.family.packs
-    family, columns = _union_of_labels(base.family, plans)
     told = listener(progress) if process_rank() == 0 else None
     with preserved_random_state():
-        peft_model, current = _joint_copy(base, plans)
-        checkpoint_layers(peft_model, plans[0].config.gradient_checkpointing)
-        if packed:
-            use_packed_attention(peft_model.get_base_model())
-        collate = FamilyCollator(family, encode, cache=cache)
-        students = [
-            Student(plan, f"a{index}", base.family.with_labels(plan.labels), columns[index])
-            for index, plan in enumerate(plans)
-        ]
-        trainer = _make_trainer(base, students, current, collate, packed, peft_model, run, told)
-        try:
+        trainer = _make_trainer(base, plans, run.folder, encode, cache)
+        students = trainer.students
+        if told is not None:
+            trainer.add_callback(Telling(told, {s.plan.name: s.plan.config.max_steps for s in students}))
+        if run.checkpoint is not None:
+            recall_notes(run.checkpoint, trainer.streams())
+        with ending(cache, told):
             if run.checkpoint is None:
                 run = run.recorded(first_validation_losses={s.plan.name: trainer.validate(s) for s in students})
             outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        finally:
-            if cache is not None:
-                cache.flush()
-            if told is not None:
-                told.finished()
-        results = {}
-        for student in students:
-            name, folder = student.plan.name, run.folder / "adapters" / student.plan.name
-            first = run.first_validation_losses[name]
-            best_step, best_loss = choose_step(student.history, first)
-            trainer.put(student.best)
-            if best_step == 0:
-                if process_rank() == 0:
-                    save_adapter(peft_model, base, folder / REJECTED_FOLDER, student.slot)
-                trainer.put(student.beginning)
-            if process_rank() == 0:
-                save_adapter(peft_model, base, folder, student.slot)
-            results[name] = TrainingResult(
-                folder=folder / student.slot,
-                curve=folder / CURVE_FILE,
-                steps=student.stopped_at or min(student.plan.config.max_steps, trainer.state.global_step),
-                best_step=best_step,
-                best_validation_loss=best_loss,
-                first_validation_loss=first,
-                time_s=outcome.metrics["train_runtime"],
-                trainable_parameters=sum(p.numel() for p in trainer.trained(student)),
-                history=student.history,
-            )
+        results = {s.plan.name: _result(base, trainer, s, run, outcome.metrics["train_runtime"]) for s in students}
     if process_rank() == 0:
         keep_notes(run.folder, trainer.streams())
     run.recorded(results=results)
@@ -153,6 +117,32 @@ def _train(
             draw_training_curve(result.history, f"{name} on {base.name}", result.curve)
     trainer.accelerator.wait_for_everyone()
     return results
+
+
+def _result(base: LoadedModel, trainer: JointTrainer, student: Student, run: Run, time_s: float) -> TrainingResult:
+    """Write the adapter of a finished run: its best weights, or those it began with where no step was better."""
+    name, folder = student.plan.name, run.folder / "adapters" / student.plan.name
+    first = run.first_validation_losses[name]
+    best_step, best_loss = choose_step(student.history, first)
+    peft_model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    trainer.put(student.best)
+    if best_step == 0:
+        if process_rank() == 0:
+            save_adapter(peft_model, base, folder / REJECTED_FOLDER, student.slot)
+        trainer.put(student.beginning)
+    if process_rank() == 0:
+        save_adapter(peft_model, base, folder, student.slot)
+    return TrainingResult(
+        folder=folder / student.slot,
+        curve=folder / CURVE_FILE,
+        steps=student.stopped_at or min(student.plan.config.max_steps, trainer.state.global_step),
+        best_step=best_step,
+        best_validation_loss=best_loss,
+        first_validation_loss=first,
+        time_s=time_s,
+        trainable_parameters=sum(p.numel() for p in trainer.trained(student)),
+        history=student.history,
+    )
 
 
 def _union_of_labels(family: Family, plans: Sequence[AdapterPlan]) -> tuple[Family, list[Tensor | None]]:
@@ -189,22 +179,26 @@ def _joint_copy(base: LoadedModel, plans: Sequence[AdapterPlan]) -> tuple[PeftMo
 
 
 def _make_trainer(
-    base: LoadedModel,
-    students: Sequence[Student],
-    current: CurrentBlocks,
-    collate: Any,
-    packed: bool,
-    peft_model: PeftModel,
-    run: Run,
-    told: Progress | None,
+    base: LoadedModel, plans: Sequence[AdapterPlan], folder: Path, encode: Encode | None, cache: FeatureCache | None
 ) -> JointTrainer:
-    arguments = make_arguments(base, students[0].plan.config, run.folder)
-    arguments.max_steps = max(student.plan.config.max_steps for student in students)
+    packed = encode is not None and base.family.packs
+    family, columns = _union_of_labels(base.family, plans)
+    peft_model, current = _joint_copy(base, plans)
+    checkpoint_layers(peft_model, plans[0].config.gradient_checkpointing)
+    if packed:
+        use_packed_attention(peft_model.get_base_model())
+    collate = FamilyCollator(family, encode, cache=cache)
+    students = [
+        Student(plan, f"a{index}", base.family.with_labels(plan.labels), columns[index])
+        for index, plan in enumerate(plans)
+    ]
+    arguments = make_arguments(base, plans[0].config, folder)
+    arguments.max_steps = max(plan.config.max_steps for plan in plans)
     arguments.gradient_accumulation_steps = 1
     arguments.load_best_model_at_end, arguments.metric_for_best_model = False, None
     arguments.ignore_data_skip = True
     arguments.ddp_find_unused_parameters = True
-    trainer = JointTrainer(
+    return JointTrainer(
         students,
         current,
         collate,
@@ -216,8 +210,3 @@ def _make_trainer(
         eval_dataset=ExampleDataset([]),
         data_collator=collate,
     )
-    if told is not None:
-        trainer.add_callback(Telling(told, {s.plan.name: s.plan.config.max_steps for s in students}))
-    if run.checkpoint is not None:
-        recall_notes(run.checkpoint, trainer.streams())
-    return trainer

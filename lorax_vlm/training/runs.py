@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from lorax_vlm.adapters.integrity import hash_file
 from lorax_vlm.errors import NothingToResume, PathError, RunInUse, TrainingError
+from lorax_vlm.paths import naming, written_whole
 from lorax_vlm.settings import process_rank
 
 logger = logging.getLogger(__name__)
@@ -263,13 +264,5 @@ def write_at_once(path: Path, text: str) -> None:
     Raises:
         PathError: It cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise PathError.of(path, error) from error
+    with naming(path), written_whole(path) as file:
+        file.write(text.encode())

@@ -15,7 +15,7 @@ from lorax_vlm.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """One adapter of a joint run."""
+    """One adapter that is to be trained, alone or with others."""
 
     name: str
     recipe: Recipe

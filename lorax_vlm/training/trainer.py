@@ -23,7 +23,6 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 from transformers.integrations import get_available_reporting_integrations
@@ -31,7 +30,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lorax_vlm.adapters.factors import Update
 from lorax_vlm.adapters.recipe import Recipe, count_by_component, touches_image_path
-from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.errors import NonFiniteLoss, PathError, UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.families.base import Family
@@ -43,7 +41,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import linear_names, peft_copy, save_adapter
 from lorax_vlm.training.distinct_images import encode_distinct
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
-from lorax_vlm.training.progress import Show, Telling, draw_training_curve, listener
+from lorax_vlm.training.progress import Progress, Show, Telling, draw_training_curve, listener
 from lorax_vlm.training.random_state import preserved_random_state
 from lorax_vlm.training.runs import (
     CURVE_FILE,
@@ -55,6 +53,7 @@ from lorax_vlm.training.runs import (
     seal_checkpoint,
 )
 from lorax_vlm.training.stream_notes import keep_notes, recall_notes
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.weights import choose_step, put_weights, start_from, trained_weights
 
 logger = logging.getLogger(__name__)
@@ -174,18 +173,13 @@ def find_nonfinite_module(model: nn.Module, inputs: Mapping[str, Any]) -> str | 
 
 def train_adapter(
     base: LoadedModel,
-    recipe: Recipe,
-    data: DataSplits,
-    config: TrainConfig,
+    plan: AdapterPlan,
     run_dir: Path,
     *,
-    label: str = "adapter",
     resume: bool = False,
     progress: Show = True,
-    labels: Sequence[str] = (),
     features_dir: Path | None = None,
     start: Mapping[str, Update] | None = None,
-    purpose: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train an adapter on a plain base and write its PEFT directory to ``run_dir/adapter``.
 
@@ -195,18 +189,13 @@ def train_adapter(
 
     Args:
         base: The base; others may use it meanwhile.
-        recipe: Rank and sites.
-        data: Training and validation examples.
-        config: Steps, rates, early stopping.
+        plan: The adapter. Its name is shown beside the progress bar and over the curve.
         run_dir: Checkpoints, log, curve and result. Killed at any moment, at most the steps since the last checkpoint
             are lost.
-        label: Shown beside the progress bar and over the curve.
         resume: Continue from the last complete checkpoint in ``run_dir``. Otherwise what is there is replaced.
         progress: True: a progress bar. Or a ``training.progress.Progress`` that is told.
-        labels: Of a family that chooses: the answers of a head of the adapter's own; those of the checkpoint first.
         features_dir: Where encoded images are kept for later runs, when the image path is frozen. None: nowhere.
         start: Updates to begin with, by module name; sites without one begin as the identity.
-        purpose: What else must be equal for a run to be continued, such as the prompt.
 
     Raises:
         ValueError: An update to begin with has no site, or more ranks than the recipe.
@@ -221,73 +210,47 @@ def train_adapter(
     """
     if process_count() > 1:
         raise RuntimeError("Under several processes train with lorax_vlm.training.joint.train_adapters.")
-    require_trackers(config.report_to)
+    require_trackers(plan.config.report_to)
     with held_run(run_dir):
-        run = prepare_run(run_dir, run_record(base, recipe, data, config, labels) | dict(purpose or {}), resume)
-        if label in run.results:
-            recall_notes(run.folder, {"": data.train})
-            return run.results[label]
-        return _train(base, recipe, data, config, run, label, labels, features_dir, start, progress)
+        run = prepare_run(run_dir, run_record(base, plan), resume)
+        if plan.name in run.results:
+            recall_notes(run.folder, {"": plan.data.train})
+            return run.results[plan.name]
+        return _train(base, plan, run, features_dir, start, progress)
 
 
 def _train(
     base: LoadedModel,
-    recipe: Recipe,
-    data: DataSplits,
-    config: TrainConfig,
+    plan: AdapterPlan,
     run: Run,
-    label: str,
-    labels: Sequence[str],
     features_dir: Path | None,
     start: Mapping[str, Update] | None,
     progress: Show,
 ) -> TrainingResult:
-    callbacks: list[TrainerCallback] = []
-    if config.patience is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    told = listener(progress)
-    family = base.family.with_labels(labels)
-    encode = frozen_image_path(base, recipe)
+    told, name = listener(progress), plan.name
+    encode = frozen_image_path(base, plan.recipe)
     cache = FeatureCache(features_dir, encoder_digest(base)) if features_dir is not None and encode else None
     with preserved_random_state():
-        peft_model = peft_copy(base, recipe, config.seed, labels)
-        checkpoint_layers(peft_model, config.gradient_checkpointing)
-        if distinct := encode is None and base.family.takes_features:
-            encode_distinct(peft_model.get_base_model(), family)
+        trainer = _make_trainer(base, plan, run.folder, encode, cache)
+        peft_model: Any = trainer.model
         if start:
             start_from(peft_model, start)
         beginning = trained_weights(peft_model)
-        trainer = AdapterTrainer(
-            family=family,
-            rows_per_image=config.rows_per_image,
-            model=peft_model,
-            args=make_arguments(base, config, run.folder),
-            train_dataset=make_dataset(data.train),
-            eval_dataset=ExampleDataset(data.validation),
-            data_collator=FamilyCollator(family, encode, cache=cache, distinct=distinct),
-            callbacks=callbacks,
-        )
         if told is not None:
-            trainer.add_callback(Telling(told, {label: config.max_steps}))
+            trainer.add_callback(Telling(told, {name: plan.config.max_steps}))
         if run.checkpoint is not None:
             recall_notes(run.checkpoint, trainer.streams())
-        try:
+        with ending(cache, told):
             if run.checkpoint is None:
-                run = run.recorded(first_validation_losses={label: trainer.evaluate()["eval_loss"]})
+                run = run.recorded(first_validation_losses={name: trainer.evaluate()["eval_loss"]})
             outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        finally:
-            if cache is not None:
-                cache.flush()
-            if told is not None:
-                told.finished()
-        history, first = trainer.state.log_history, run.first_validation_losses[label]
+        history, first = trainer.state.log_history, run.first_validation_losses[name]
         best_step, best_loss = choose_step(history, first)
         if best_step == 0:
             save_adapter(peft_model, base, run.folder / REJECTED_FOLDER)
             put_weights(peft_model, beginning)
-        folder = save_adapter(peft_model, base, run.folder / "adapter")
         result = TrainingResult(
-            folder=folder,
+            folder=save_adapter(peft_model, base, run.folder / "adapter"),
             curve=run.folder / CURVE_FILE,
             steps=trainer.state.global_step,
             best_step=best_step,
@@ -298,9 +261,42 @@ def _train(
             history=history,
         )
     keep_notes(run.folder, trainer.streams())
-    run.recorded(results={label: result})
-    draw_training_curve(history, f"{label} on {base.name}", result.curve)
+    run.recorded(results={name: result})
+    draw_training_curve(history, f"{name} on {base.name}", result.curve)
     return result
+
+
+def _make_trainer(
+    base: LoadedModel, plan: AdapterPlan, folder: Path, encode: Encode | None, cache: FeatureCache | None
+) -> AdapterTrainer:
+    config, family = plan.config, base.family.with_labels(plan.labels)
+    peft_model = peft_copy(base, plan.recipe, config.seed, plan.labels)
+    checkpoint_layers(peft_model, config.gradient_checkpointing)
+    if distinct := encode is None and base.family.takes_features:
+        encode_distinct(peft_model.get_base_model(), family)
+    patience = config.patience
+    return AdapterTrainer(
+        family=family,
+        rows_per_image=config.rows_per_image,
+        model=peft_model,
+        args=make_arguments(base, config, folder),
+        train_dataset=make_dataset(plan.data.train),
+        eval_dataset=ExampleDataset(plan.data.validation),
+        data_collator=FamilyCollator(family, encode, cache=cache, distinct=distinct),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=patience)] if patience is not None else [],
+    )
+
+
+@contextmanager
+def ending(cache: FeatureCache | None, told: Progress | None) -> Iterator[None]:
+    """A block that trains: however it ends, what it encoded is kept and who listens is told."""
+    try:
+        yield
+    finally:
+        if cache is not None:
+            cache.flush()
+        if told is not None:
+            told.finished()
 
 
 def frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:
@@ -366,15 +362,14 @@ def make_arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> Tra
     )
 
 
-def run_record(
-    base: LoadedModel, recipe: Recipe, data: DataSplits, config: TrainConfig, labels: Sequence[str]
-) -> dict[str, Any]:
+def run_record(base: LoadedModel, plan: AdapterPlan) -> dict[str, Any]:
     """What must be equal for a run to be continued."""
     return {
         "base": base.name,
         "fingerprint": base.fingerprint.components,
-        "recipe": recipe.to_dict(),
-        "data": data.content(),
-        "config": config.to_dict(),
-        "labels": list(labels),
+        "recipe": plan.recipe.to_dict(),
+        "data": plan.data.content(),
+        "config": plan.config.to_dict(),
+        "labels": list(plan.labels),
+        **plan.purpose,
     }

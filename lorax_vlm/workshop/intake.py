@@ -2,14 +2,12 @@
 
 import datetime
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import Any
 
 from lorax_vlm.adapters.identity import describe_adapted
 from lorax_vlm.adapters.incoming import Addition
-from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, Parent, read_manifest
+from lorax_vlm.adapters.manifest import BaseIdentity, Manifest, read_manifest
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.ownership import owner_of, require_free
 from lorax_vlm.adapters.portable import portable
@@ -17,29 +15,14 @@ from lorax_vlm.adapters.prefixed import with_prefix
 from lorax_vlm.adapters.recipe import count_by_component
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.runtime.engine import BaseEngine
-from lorax_vlm.skills import Skill
-from lorax_vlm.types import GenerationSettings
 from lorax_vlm.versions import package_versions
 
 logger = logging.getLogger(__name__)
 _RECORDED_PACKAGES = ("lorax-vlm", "transformers", "peft", "torch")
 
 
-def new_manifest(
-    engine: BaseEngine,
-    name: str,
-    *,
-    skill: Skill | None,
-    recipe: str,
-    prompt: str,
-    trained: bool,
-    generation: GenerationSettings | None = None,
-    training: Mapping[str, Any] | None = None,
-    labels: Sequence[str] = (),
-    lineage: Sequence[Parent] = (),
-    licence: str = "",
-) -> Manifest:
-    """The record of an adapter made on a base, now. It names no folder of this machine."""
+def made_on(engine: BaseEngine, manifest: Manifest) -> Manifest:
+    """The record of an adapter made on a base now, with base, versions and time; it names no folder of this machine."""
     base, description = engine.base, engine.base.description
     identity = BaseIdentity(
         name=engine.entry.identity,
@@ -51,18 +34,12 @@ def new_manifest(
         quantization=base.placement.quantization,
         dtype=base.placement.dtype,
     )
-    return Manifest(
-        name=name,
-        skill=skill,
+    return replaced(
+        manifest,
         base=identity,
-        trained=trained,
-        recipe=recipe,
-        prompt=prompt,
-        generation=generation,
-        labels=tuple(labels),
-        training=portable(dict(training or {})),
-        lineage=tuple(replaced(parent, parameters=portable(parent.parameters)) for parent in lineage),
-        licence=licence or engine.entry.licence,
+        training=portable(manifest.training),
+        lineage=tuple(replaced(parent, parameters=portable(parent.parameters)) for parent in manifest.lineage),
+        licence=manifest.licence or engine.entry.licence,
         versions=package_versions(_RECORDED_PACKAGES),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

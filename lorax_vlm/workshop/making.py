@@ -40,7 +40,7 @@ from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import require_flag
 from lorax_vlm.workshop.fitting import fit_to_labels, require_fitting
-from lorax_vlm.workshop.intake import keep, new_manifest
+from lorax_vlm.workshop.intake import keep, made_on
 from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, Wanted, examples_for, make_order, usual
 
 logger = logging.getLogger(__name__)
@@ -76,22 +76,46 @@ class AdapterWorkshop:
     def make(
         self, name: str, skill: Skill, *, replace: bool = False, progress: Show = True, **wanted: Unpack[Wanted]
     ) -> StoredAdapter:
-        """Train an adapter, or store it untrained where there are no examples; an equal one is used as it is.
+        """Train an adapter, or store it untrained where there are no examples.
+
+        One of this name that was made for the same skill, with the same recipe, settings and base, on data of the same
+        content is used as it is.
 
         Raises:
             AdapterExists: The name is taken by a different adapter and ``replace`` is false.
             UsageError: The skill (without data) or the recipe is unknown.
+            LoraxError: Training failed.
         """
         entry, data = self._bases.described(self._model), wanted.get("data")
         require_skill(entry, skill)
         if data is None:
             require_scenes(skill)
+        require_flag("replace", replace)
         kind, recipe, config = usual(entry, skill, **wanted)
-        skip: bool = wanted.get("skip_bad_rows", False)
-        taught = data is not None or entry.miniature
-        splits = examples_for(entry, skill, data, skip_bad_rows=skip) if taught else None
-        how: dict[str, Any] = {"replace": replace, "progress": progress, "skip_bad_rows": skip}
-        return self.create(name, kind, recipe, splits, config, **how)
+        order = None
+        if data is not None or entry.miniature:
+            skip: bool = wanted.get("skip_bad_rows", False)
+            splits = examples_for(entry, skill, data, skip_bad_rows=skip)
+            order = AdapterOrder(name, kind, recipe, splits, config, skip)
+        if not replace and name in self._store:
+            stored = self._store.get(name)
+            if self._is_made_of(stored.manifest, kind, recipe, order):
+                logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
+                return stored
+        require_storable(self._store, self._bases.owner(self._model), name, replace=replace)
+        if order is not None:
+            return self.train(order, replace=replace, progress=progress)
+        return self._keep_untrained(name, kind, recipe, replace)
+
+    def _keep_untrained(self, name: str, kind: AdapterKind, recipe: Recipe, replace: bool) -> StoredAdapter:
+        with held_run(self.run_dir(name)), self._bases.use(self._model) as engine:
+            folder = write_untrained_adapter(engine.base, recipe, self.run_dir(name) / "untrained")
+            logger.warning(
+                "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name
+            )
+            facts = {"recipe": recipe.to_dict()}
+            manifest = _manifest(engine, name, kind, recipe, trained=False, training=facts)
+            return keep(engine, folder, manifest, replace=replace)
 
     def run_dir(self, name: str) -> Path:
         """Where the training of this name keeps checkpoints, log and curve.
@@ -108,46 +132,6 @@ class AdapterWorkshop:
     def training_curve(self, name: str) -> Path:
         """Where the last finished training of this name drew its curve."""
         return self.run_dir(name) / CURVE_FILE
-
-    def create(
-        self,
-        name: str,
-        kind: AdapterKind,
-        recipe: Recipe,
-        splits: DataSplits | None,
-        config: TrainConfig,
-        *,
-        replace: bool = False,
-        progress: Show = True,
-        skip_bad_rows: bool = False,
-    ) -> StoredAdapter:
-        """Train an adapter, or store an untrained one when there are no examples.
-
-        One of this name that was made with the same kind, recipe, settings and base on data of the same content is used
-        as it is.
-
-        Raises:
-            AdapterExists: The name is taken by a different adapter and ``replace`` is false.
-            LoraxError: Training failed.
-        """
-        require_flag("replace", replace)
-        order = AdapterOrder(name, kind, recipe, splits, config, skip_bad_rows) if splits is not None else None
-        if not replace and name in self._store:
-            stored = self._store.get(name)
-            if self._is_made_of(stored.manifest, kind, recipe, order):
-                logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
-                return stored
-        require_storable(self._store, self._bases.owner(self._model), name, replace=replace)
-        if order is not None:
-            return self.train(order, replace=replace, progress=progress)
-        with held_run(self.run_dir(name)), self._bases.use(self._model) as engine:
-            folder = write_untrained_adapter(engine.base, recipe, self.run_dir(name) / "untrained")
-            logger.warning(
-                "Adapter %r is untrained and changes nothing yet. Train it: pass data=, or lorax-vlm train.", name
-            )
-            facts = {"recipe": recipe.to_dict()}
-            manifest = _manifest(engine, name, kind, recipe, trained=False, training=facts)
-            return keep(engine, folder, manifest, replace=replace)
 
     def _is_made_of(self, manifest: Manifest, kind: AdapterKind, recipe: Recipe, order: "AdapterOrder | None") -> bool:
         """Whether an adapter would come out again; what a record does not say is not taken to be equal."""
@@ -187,19 +171,8 @@ class AdapterWorkshop:
             self._require_storable(order, replace)
             with self._bases.use(self._model) as engine:
                 plan, facts = self._plan(engine, order)
-                result = train_adapter(
-                    engine.base,
-                    order.recipe,
-                    plan.data,
-                    order.config,
-                    run_dir,
-                    label=order.name,
-                    resume=resume,
-                    progress=progress,
-                    labels=plan.labels,
-                    features_dir=features_dir(),
-                    purpose=plan.purpose,
-                )
+                how: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}
+                result = train_adapter(engine.base, plan, run_dir, **how)
                 kept = self._keep_trained(engine, order, plan, facts, result)
             discard_run(run_dir)
         return kept
@@ -345,21 +318,14 @@ class AdapterWorkshop:
             write_problems([*plan.data.left_out, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
         write_seen(result.folder, _images_of(plan.data))
         training = {**facts, **result.record()}
-        facts = {"trained": True, "training": training, "labels": plan.labels}
+        facts = {"trained": True, "training": training, "labels": tuple(plan.labels)}
         manifest = _manifest(engine, order.name, order.kind, order.recipe, **facts)
         return keep(engine, result.folder, manifest, replace=True)
 
 
 def _manifest(engine: BaseEngine, name: str, kind: AdapterKind, recipe: Recipe, **facts: Any) -> Manifest:
-    return new_manifest(
-        engine,
-        name,
-        skill=kind.skill,
-        recipe=recipe.name,
-        prompt=kind.ask.template,
-        generation=kind.ask.settings,
-        **facts,
-    )
+    how: dict[str, Any] = {"recipe": recipe.name, "prompt": kind.ask.template, "generation": kind.ask.settings}
+    return made_on(engine, Manifest(name=name, skill=kind.skill, base=None, **how, **facts))
 
 
 def _fitted(engine: BaseEngine, order: AdapterOrder) -> tuple[AdapterPlan, LabelPlan | None]:

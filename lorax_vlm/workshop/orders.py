@@ -17,6 +17,7 @@ from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_recipe, skill_config
+from lorax_vlm.training.progress import Show
 from lorax_vlm.types import require_known
 
 
@@ -100,15 +101,31 @@ def training_examples(
 Data = str | Path | DataSplits
 
 
-class Wanted(TypedDict, total=False):
-    """What may be said of an adapter that is to be made; what is not is as usual for the base and the skill."""
+class Taught(TypedDict, total=False):
+    """What may be said of how an adapter is taught; what is not is as usual for the base and the skill."""
 
     data: Data | None
     """What ``read_data`` recognises, or splits. None: drawn scenes, where the base knows them."""
-    recipe: str | Recipe | None
     config: TrainConfig | None
+    """Steps and rates."""
     skip_bad_rows: bool
     """Leave out malformed rows, and texts that do not fit the model."""
+
+
+class Making(Taught, total=False):
+    """What may be said of the making of an adapter: how it is taught, and:"""
+
+    replace: bool
+    """Make a new version when the name exists; by default false."""
+    progress: Show
+    """True, the default: a progress bar. Or a ``training.progress.Progress`` that is told."""
+
+
+class Wanted(Taught, total=False):
+    """What may be said of an adapter that is to be made: how it is taught, and:"""
+
+    recipe: str | Recipe | None
+    """``light``, ``medium``, ``heavy``, ``portable``, ``seeing`` or one of your own."""
 
 
 def as_splits(data: Data) -> DataSplits:

@@ -131,3 +131,31 @@ def test_sizes() -> None:
             assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST, path
     for path in ROOT.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 80, path
+    assert len((PACKAGE / "workspace.py").read_text(encoding="utf-8").splitlines()) <= 300
+
+
+# More parameters than seven, and why.
+MANY = {
+    "_attend": "the signature is transformers'",
+    "evaluate": "what is asked, who, and how; all but two are given by name",
+    "benchmark_models": "what is asked, who, and how; all but two are given by name",
+}
+
+
+def test_functions_are_short_and_take_few_parameters() -> None:
+    """Outside the command line, whose options are parameters: 50 lines below the docstring, 7 parameters."""
+    seen: set[str] = set()
+    for path in package_files():
+        if room_of(path) == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                told = first.end_lineno or 0 if ast.get_docstring(node) is not None else node.lineno
+                where = f"{path.relative_to(PACKAGE)}:{node.name}"
+                assert (node.end_lineno or 0) - told <= 50, where
+                given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                if sum(one.arg not in ("self", "cls") for one in given) > 7:
+                    seen.add(node.name)
+                    assert node.name in MANY, where
+    assert seen == set(MANY)

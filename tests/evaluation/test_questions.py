@@ -18,6 +18,7 @@ from lorax_vlm.errors import ImageError, LoraxError, RowFailed, UsageError
 from lorax_vlm.evaluation.ablation import draw_others
 from lorax_vlm.evaluation.cost import benchmark_questions
 from lorax_vlm.evaluation.opening import pictures_in_turn, sources_in_turn
+from lorax_vlm.evaluation.protocol import Subject
 from lorax_vlm.evaluation.questions import (
     EXACT_MATCH,
     VQA_ACCURACY,
@@ -65,7 +66,7 @@ def about(name: str, folder: Path, file: str | None = None) -> Example:
 
 def report_of(ask, examples: Sequence[Example], seed: int = 0, ablations: bool = True) -> VQAReport:
     return evaluate_questions(
-        ask, examples, ablations=ablations, source="s", base="b", adapter=None, settings=GenerationSettings(), seed=seed
+        ask, examples, Subject("b", None, GenerationSettings()), source="s", ablations=ablations, seed=seed
     )
 
 

@@ -65,7 +65,7 @@ def test_it_trains(four_bit: LoadedModel, scenes: list[Scene], tmp_path: Path) -
     examples = [answered(s.image, COLOR, ["blue"], f"scene {s.seed}") for s in scenes]
     splits = DataSplits(examples[:8], examples[8:], "x").with_prompt(four_bit.entry.question_template)
     recipe = Recipe("small", rank=4, groups=("lm-attention",))
-    result = train_adapter(four_bit, recipe, splits, FEW, tmp_path / "run", progress=False)
+    result = train_adapter(four_bit, AdapterPlan("adapter", recipe, splits, FEW), tmp_path / "run", progress=False)
     assert result.best_validation_loss < result.first_validation_loss
     attached = AttachedAdapters(four_bit)
     attached.attach("blue", result.folder)

@@ -18,6 +18,7 @@ from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training import trainer as trainer_module
 from lorax_vlm.training.batches import FamilyCollator
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 
 FEW = TrainConfig(max_steps=8, batch_size=6, gradient_accumulation=2, eval_every=4, learning_rate=5e-3, patience=None)
@@ -41,9 +42,9 @@ def test_kept_features_give_the_same_run(
 ) -> None:
     base = load_shared(name)
     splits = splits_for(base)
-    kept = train_adapter(base, LM_ONLY, splits, FEW, tmp_path / "kept", progress=False)
+    kept = train_adapter(base, AdapterPlan("adapter", LM_ONLY, splits, FEW), tmp_path / "kept", progress=False)
     monkeypatch.setattr(trainer_module, "frozen_image_path", lambda *_: None)
-    anew = train_adapter(base, LM_ONLY, splits, FEW, tmp_path / "anew", progress=False)
+    anew = train_adapter(base, AdapterPlan("adapter", LM_ONLY, splits, FEW), tmp_path / "anew", progress=False)
     assert losses(kept) == pytest.approx(losses(anew), rel=1e-5)
     assert losses(kept)[-1] != losses(kept)[0]
 
@@ -147,10 +148,10 @@ def test_an_image_that_several_rows_look_at_is_encoded_once(
         return original(self, pixels, **inputs)
 
     monkeypatch.setattr(type(base.model), "get_image_features", spy)
-    once = train_adapter(base, SEEING, splits, FEW, tmp_path / "once", progress=False)
+    once = train_adapter(base, AdapterPlan("adapter", SEEING, splits, FEW), tmp_path / "once", progress=False)
     distinct, counts[:] = sum(counts), []
     monkeypatch.setattr(base.family, "takes_features", False)
-    each = train_adapter(base, SEEING, splits, FEW, tmp_path / "each", progress=False)
+    each = train_adapter(base, AdapterPlan("adapter", SEEING, splits, FEW), tmp_path / "each", progress=False)
     monkeypatch.undo()
     assert losses(once) == pytest.approx(losses(each), rel=1e-4)
     assert losses(once)[-1] != losses(once)[0]

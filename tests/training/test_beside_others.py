@@ -13,6 +13,7 @@ from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime.attached import AttachedAdapters
 from lorax_vlm.training.joint import train_adapters
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import GenerationSettings
 from tests.adapters_for_tests import write_random_adapter
@@ -71,7 +72,12 @@ def test_answers_are_the_same_during_a_training_and_after_it(
                 train_adapters(base, longer, tmp_path / "run", progress=False)
             else:
                 recipe = Recipe("sees", 4, ("lm-qv", "vision") if base.entry.captions else ("lm-qv",))
-                train_adapter(base, recipe, plans[0].data, plans[0].config, tmp_path / "run", progress=False)
+                train_adapter(
+                    base,
+                    AdapterPlan("adapter", recipe, plans[0].data, plans[0].config),
+                    tmp_path / "run",
+                    progress=False,
+                )
         except Exception as error:
             failures.append(error)
         finally:

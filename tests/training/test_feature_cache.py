@@ -16,6 +16,7 @@ from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest, image_key
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 
 CONFIG = TrainConfig(max_steps=4, batch_size=4, eval_every=2, learning_rate=1e-2, patience=None)
@@ -103,7 +104,9 @@ def test_a_training_ends_well_whatever_happens_to_its_cache(mini, scenes, tmp_pa
 
     monkeypatch.setattr(FeatureCache, "put", put)
     options = {"progress": False, "features_dir": tmp_path / "f"}
-    result = train_adapter(mini, get_recipe("light"), splits_of(scenes), CONFIG, tmp_path / "run", **options)
+    result = train_adapter(
+        mini, AdapterPlan("adapter", get_recipe("light"), splits_of(scenes), CONFIG), tmp_path / "run", **options
+    )
     assert result.steps == CONFIG.max_steps
     assert result.folder.is_dir()
 
@@ -183,7 +186,9 @@ def test_training_from_the_cache_is_the_same_training(name, load_shared, scenes,
     for run, features in (("none", None), ("fills", tmp_path / "f"), ("reads", tmp_path / "f")):
         if run == "reads":
             monkeypatch.setattr(type(base.family), "encode_images", None)  # every image must come from the cache
-        result = train_adapter(base, recipe, splits, CONFIG, tmp_path / run, progress=False, features_dir=features)
+        result = train_adapter(
+            base, AdapterPlan("adapter", recipe, splits, CONFIG), tmp_path / run, progress=False, features_dir=features
+        )
         losses.append([row["eval_loss"] for row in result.history if "eval_loss" in row])
     assert losses[0] == losses[1] == losses[2]
     assert len(FeatureCache(tmp_path / "f", encoder_digest(base))) == len(scenes)
@@ -191,5 +196,11 @@ def test_training_from_the_cache_is_the_same_training(name, load_shared, scenes,
 
 def test_an_adapter_of_the_image_path_is_not_trained_from_the_cache(mini, scenes, tmp_path) -> None:
     recipe = Recipe("sees", rank=2, groups=("lm-qv", "qformer"))
-    train_adapter(mini, recipe, splits_of(scenes), CONFIG, tmp_path / "r", progress=False, features_dir=tmp_path / "f")
+    train_adapter(
+        mini,
+        AdapterPlan("adapter", recipe, splits_of(scenes), CONFIG),
+        tmp_path / "r",
+        progress=False,
+        features_dir=tmp_path / "f",
+    )
     assert not (tmp_path / "f").exists()

@@ -60,9 +60,7 @@ def make_plans(base: LoadedModel) -> list[AdapterPlan]:
 
 
 def alone(base: LoadedModel, plan: AdapterPlan, run_dir: Path) -> TrainingResult:
-    return train_adapter(
-        base, plan.recipe, plan.data, plan.config, run_dir, label=plan.name, progress=False, labels=plan.labels
-    )
+    return train_adapter(base, plan, run_dir, progress=False)
 
 
 def assert_equal(together: TrainingResult, single: TrainingResult) -> None:

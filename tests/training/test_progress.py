@@ -50,7 +50,7 @@ class Notes:
 def test_a_run_tells_every_step_and_every_validation(mini: LoadedModel, tmp_path: Path) -> None:
     notes = Notes()
     data = skill_splits(caption("concise"), 12, 4)
-    result = train_adapter(mini, SMALL, data, FEW, tmp_path / "one", label="one", progress=notes)
+    result = train_adapter(mini, AdapterPlan("one", SMALL, data, FEW), tmp_path / "one", progress=notes)
     assert notes.told[-1] == ("finished", None)
     assert ("started", ({"one": 4}, 0)) in notes.told
     assert notes.of("stepped") == [1, 2, 3, 4]
@@ -82,7 +82,7 @@ def test_what_a_listener_raises_ends_the_run_and_it_is_told_so(mini: LoadedModel
     notes = Stop()
     with pytest.raises(KeyboardInterrupt):
         train_adapter(
-            mini, SMALL, skill_splits(caption("plain"), 8, 4), FEW, tmp_path / "it", label="it", progress=notes
+            mini, AdapterPlan("it", SMALL, skill_splits(caption("plain"), 8, 4), FEW), tmp_path / "it", progress=notes
         )
     assert notes.told[-1] == ("finished", None)
 
@@ -93,7 +93,7 @@ def test_trackers_are_those_that_are_installed(
     data = skill_splits(caption("plain"), 8, 4)
     told = dataclasses.replace(FEW, report_to=["nobody"])  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="report_to: nobody is not installed"):
-        train_adapter(mini, SMALL, data, told, tmp_path / "it", label="it", progress=False)
+        train_adapter(mini, AdapterPlan("it", SMALL, data, told), tmp_path / "it", progress=False)
     assert not (tmp_path / "it").exists()
     assert told.to_dict() == FEW.to_dict(), "it decides nothing that is learnt"
     monkeypatch.setattr(trainer, "get_available_reporting_integrations", lambda: ["nobody"])

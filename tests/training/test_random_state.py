@@ -15,6 +15,7 @@ from lorax_vlm.errors import TrainingError
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import write_untrained_adapter
 from lorax_vlm.training.random_state import preserved_random_state
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 
 
@@ -63,5 +64,8 @@ def test_data_whose_image_trains_end_the_training(load_shared, tmp_path: Path) -
     config = TrainConfig(max_steps=1, batch_size=1, eval_every=1)
     with pytest.raises(TrainingError, match="inside another one"):
         train_adapter(
-            vilt, get_recipe("light"), DataSplits(examples, examples, "two"), config, tmp_path / "run", progress=False
+            vilt,
+            AdapterPlan("adapter", get_recipe("light"), DataSplits(examples, examples, "two"), config),
+            tmp_path / "run",
+            progress=False,
         )

@@ -59,7 +59,9 @@ def images(splits: DataSplits) -> set[str] | None:
 
 
 def run(mini: LoadedModel, splits: DataSplits, folder: Path, **options: Any) -> TrainingResult:
-    return train_adapter(mini, get_recipe("light"), splits, CONFIG, folder, progress=False, **options)
+    return train_adapter(
+        mini, AdapterPlan("adapter", get_recipe("light"), splits, CONFIG), folder, progress=False, **options
+    )
 
 
 class Stop(Exception):

@@ -26,6 +26,7 @@ from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import peft_copy, write_untrained_adapter
 from lorax_vlm.training.runs import REJECTED_FOLDER, is_complete
+from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import AdapterTrainer, find_nonfinite_module, keep_base_in_evaluation, train_adapter
 from tests.adapters_for_tests import EVERYWHERE
 
@@ -39,7 +40,9 @@ def splits() -> DataSplits:
 
 def run(mini: LoadedModel, splits: DataSplits, folder: Path, config: TrainConfig = QUICK, **options):
     recipe = options.pop("recipe", "light")
-    return train_adapter(mini, get_recipe(recipe), splits, config, folder, progress=False, **options)
+    return train_adapter(
+        mini, AdapterPlan("adapter", get_recipe(recipe), splits, config), folder, progress=False, **options
+    )
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

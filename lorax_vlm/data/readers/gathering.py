@@ -57,15 +57,16 @@ class ReadKeywords(TypedDict, total=False):
     """The keywords of every reader."""
 
     columns: Mapping[str, str] | None
-    """Our fields by their column, where names differ."""
+    """Our fields (``image``, ``question`` and ``answer``, or ``caption``; ``type``, ``split``) by column, where names
+    differ."""
     held_out: float
     """Share of the images that is held out where the data bring no validation part along, above 0 and below 1."""
     group_by: str | None
-    """Column whose equal values stay on one side."""
+    """Column whose equal values (a clip, a patient, a product) stay on one side."""
     skip_bad_rows: bool
     """Leave malformed rows out (they stay listed in the result) instead of raising."""
     progress: Progress | None
-    """Is told how many images have been looked at."""
+    """Is told how many images have been looked at, of how many."""
 
 
 class SourceKeywords(ReadKeywords, total=False):
