@@ -41,9 +41,9 @@ from lorax_vlm.data.world.skills import kinds_taught
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import style_on_scenes
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
+from lorax_vlm.evaluation.summary import caption_lines
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.paths import require_new_file
-from lorax_vlm.types import Interval
 
 if TYPE_CHECKING:
     from lorax_vlm.data.examples import DataSplits, Example
@@ -105,7 +105,7 @@ def evaluate(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Ask again with grey and with other images: does the image matter?")
     ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write an HTML report of answers.", show_default=False)] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML report.", show_default=False)] = None,
     model: Model = DEFAULT_MODEL,
     store: Store = None,
     device: Device = "auto",
@@ -162,9 +162,9 @@ def evaluate(
             raise UsageError("--style judges captions; these adapters answer questions.")
         _evaluate_questions(order)
         return
-    if html is not None or ablations:
-        raise UsageError("--html and --ablations belong to questions; these adapters caption.")
-    _evaluate_captions(order, title=str(data) if data else f"{entry.name}, held-out scenes")
+    if ablations:
+        raise UsageError("--ablations belongs to questions; these adapters caption.")
+    _evaluate_captions(order, title=f"{entry.name}, {splits.source if splits else 'held-out scenes'}")
 
 
 def _each_once(typed: Sequence[str], meant: Sequence[str]) -> dict[str, str]:
@@ -308,6 +308,7 @@ def _evaluate_questions(order: _Order) -> None:
 
 def _evaluate_captions(order: _Order, title: str) -> None:
     from lorax_vlm.captioning import BLIP2CaptioningSystem
+    from lorax_vlm.evaluation.captions import against_base
     from lorax_vlm.workshop.fitting import require_fitting
 
     system = BLIP2CaptioningSystem(order.model, **order.system)
@@ -325,7 +326,7 @@ def _evaluate_captions(order: _Order, title: str) -> None:
         split=order.split,
         include_seen=order.include_seen,
     )
-    differences = _against_base(reports)
+    differences = against_base(reports)
     judged = dict.fromkeys(report.adapter for report in reports if report.adapter is not None)
     effects = {name: system.side_effects(name) for name in (judged if order.with_base else ())}
     left_out = [] if names or order.splits or order.style else system.own_styles()
@@ -340,12 +341,29 @@ def _evaluate_captions(order: _Order, title: str) -> None:
                 "left_out": left_out,
             }
         )
-        return
-    _say_about(order)
-    print_caption_reports(reports, differences, title)
-    _say_side_effects(effects)
-    for name in left_out:
-        say(f"{name} has a style of its own: give --data FOLDER")
+    else:
+        _say_about(order)
+        print_caption_reports(reports, differences, title)
+        _say_side_effects(effects)
+        for name in left_out:
+            say(f"{name} has a style of its own: give --data FOLDER")
+    if order.html is not None:
+        _write_captions_page(order, order.html, reports, caption_lines(reports, differences), title)
+
+
+def _write_captions_page(
+    order: _Order, path: Path, reports: Sequence[CaptionReport | ReferenceReport], lines: Sequence[str], title: str
+) -> None:
+    from lorax_vlm.data.world.examples import drawn_example
+    from lorax_vlm.evaluation.opening import OpenedOnDemand
+    from lorax_vlm.reports.captions_page import write_captions_page
+
+    if order.splits is not None:
+        shown = list(order.splits.select(order.split))
+    else:
+        shown = [drawn_example(failure["scene"]) for report in reports for failure in report.failures]
+    write_captions_page(reports, OpenedOnDemand(shown), path, title=title, differences=lines)
+    say_wrote(path, as_json=order.as_json)
 
 
 def _about(order: _Order) -> list[str]:
@@ -373,15 +391,3 @@ def _say_side_effects(effects: "dict[str, SideEffects | None]") -> None:
     for name, found in effects.items():
         for line in found.lines() if found is not None else ():
             say(f"{name}, {line}", style="red" if found is not None and found.harmful else "")
-
-
-def _against_base(reports: Sequence[CaptionReport | ReferenceReport]) -> dict[str, Interval]:
-    """How each adapter differs from the base on the same images, judged in the same way; empty without the base."""
-    from lorax_vlm.evaluation.captions import compare_captions
-
-    bases = {getattr(r, "style", None): r for r in reports if r.adapter is None}
-    return {
-        report.adapter: compare_captions(bases[getattr(report, "style", None)], report)
-        for report in reports
-        if report.adapter is not None and getattr(report, "style", None) in bases
-    }

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from lorax_vlm.cli.output import print_table, say
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport, VQAReport
 from lorax_vlm.evaluation.summary import (
-    difference_text,
+    caption_lines,
+    caption_table,
     image_line,
     metrics_line,
     missing_line,
@@ -71,61 +72,19 @@ def print_caption_reports(
         differences: By name of adapter.
         title: Heading.
     """
-    judged = [report for report in reports if isinstance(report, CaptionReport)]
-    compared = [report for report in reports if isinstance(report, ReferenceReport)]
-    if judged:
-        _print_judged(judged, title)
-    if compared:
-        _print_references(compared, title)
-    shares = [r.intervals["in_style_and_true"] for r in judged] + [r.interval for r in compared if r.interval]
-    if shares:
-        _say_caution(min(shares, key=lambda share: share.groups))
+    columns, rows = caption_table(reports)
+    print_table([*columns[:1], *(f"{column} " for column in columns[1:])], rows, title)
+    shares = [r.intervals["in_style_and_true"] if isinstance(r, CaptionReport) else r.interval for r in reports]
+    if isinstance(reports[0], ReferenceReport):
+        if not reports[0].text_metrics:
+            say("CIDEr, BLEU-4 and ROUGE-L: pip install 'lorax-vlm[metrics]'")
+        for metric, reason in reports[0].reasons.items():
+            say(f"{metric} is no figure here: {reason}.")
+    if known := [share for share in shares if share is not None]:
+        _say_caution(min(known, key=lambda share: share.groups))
     _say_seen(reports)
-    for name, difference in differences.items():
-        what = "in style and true" if judged else "exact match"
-        say(f"{name} against base, {what}: {difference_text(difference)}")
-
-
-def _print_judged(reports: Sequence[CaptionReport], title: str) -> None:
-    print_table(
-        ["judged as", "adapter", "scenes ", "in style ", "true ", "both ", "time "],
-        [
-            (
-                r.style,
-                r.adapter or "base",
-                r.count,
-                r.intervals["in_style"].percent(),
-                r.intervals["true"].percent(),
-                r.intervals["in_style_and_true"].percent(),
-                f"{r.time_s:.1f} s",
-            )
-            for r in reports
-        ],
-        title,
-    )
-
-
-def _print_references(reports: Sequence[ReferenceReport], title: str) -> None:
-    metrics = list(dict.fromkeys(metric for report in reports for metric in report.text_metrics))
-    print_table(
-        ["adapter", "captions ", "exact match ", "loss per token ", *(f"{metric} " for metric in metrics), "time "],
-        [
-            (
-                r.adapter or "base",
-                r.count,
-                r.interval.percent() if r.interval else percent(r.exact_match),
-                f"{r.loss:.4f}" if r.loss is not None else "not finite",
-                *(_figure(r.text_metrics.get(metric)) for metric in metrics),
-                f"{r.time_s:.1f} s",
-            )
-            for r in reports
-        ],
-        title,
-    )
-    if not metrics:
-        say("CIDEr, BLEU-4 and ROUGE-L: pip install 'lorax-vlm[metrics]'")
-    for metric, reason in reports[0].reasons.items():
-        say(f"{metric} is no figure here: {reason}.")
+    for line in caption_lines(reports, differences):
+        say(line)
 
 
 def _say_seen(reports: Sequence[VQAReport | CaptionReport | ReferenceReport]) -> None:
@@ -140,7 +99,3 @@ def _say_caution(interval: Interval) -> None:
 
 def _share(share: float | None) -> str:
     return "-" if share is None else percent(share)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -156,6 +156,16 @@ def compare_captions(first: CaptionReport | ReferenceReport, second: CaptionRepo
     return paired_difference(first.scores, second.scores, units)
 
 
+def against_base(reports: Sequence[CaptionReport | ReferenceReport]) -> dict[str, Interval]:
+    """How much better each adapter is than the base on the same images, judged in the same way; empty without it."""
+    bases = {getattr(report, "style", None): report for report in reports if report.adapter is None}
+    return {
+        report.adapter: compare_captions(bases[getattr(report, "style", None)], report)
+        for report in reports
+        if report.adapter is not None and getattr(report, "style", None) in bases
+    }
+
+
 def style_on_scenes(adapter: str, style: str) -> str:
     """The style of an adapter, by which its captions of drawn scenes are judged.
 

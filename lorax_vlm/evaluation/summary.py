@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from lorax_vlm.evaluation.results import VQAReport
-from lorax_vlm.types import ImageVerdict, Interval
+from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport, VQAReport
+from lorax_vlm.types import ImageVerdict, Interval, percent
 
 _VERDICTS: Mapping[ImageVerdict, str] = {
     "depends": "depends on the image",
@@ -12,7 +12,7 @@ _VERDICTS: Mapping[ImageVerdict, str] = {
 }
 
 
-def name_of(report: VQAReport) -> str:
+def name_of(report: VQAReport | CaptionReport | ReferenceReport) -> str:
     """The adapter's name, or base."""
     return report.adapter or "base"
 
@@ -68,3 +68,33 @@ def missing_line(reports: Sequence[VQAReport]) -> str:
     """How many questions could not be asked about another image; empty where all could."""
     missing = max((r.image_effect.without_another for r in reports if r.image_effect is not None), default=0)
     return f"{missing} questions had no other image to take and are left out of that column." if missing else ""
+
+
+def caption_table(reports: Sequence[CaptionReport | ReferenceReport]) -> tuple[list[str], list[tuple[object, ...]]]:
+    """Names of columns, and a row for each report; all are judged by scenes, or all by references."""
+    judged = [report for report in reports if isinstance(report, CaptionReport)]
+    if judged:
+        names = ("in_style", "true", "in_style_and_true")
+        return ["judged as", "adapter", "scenes", "in style", "true", "both", "time"], [
+            (r.style, name_of(r), r.count, *(r.intervals[name].percent() for name in names), f"{r.time_s:.1f} s")
+            for r in judged
+        ]
+    compared = [report for report in reports if isinstance(report, ReferenceReport)]
+    metrics = list(dict.fromkeys(metric for report in compared for metric in report.text_metrics))
+    return ["adapter", "captions", "exact match", "loss per token", *metrics, "time"], [
+        (
+            name_of(r),
+            r.count,
+            r.interval.percent() if r.interval else percent(r.exact_match),
+            f"{r.loss:.4f}" if r.loss is not None else "not finite",
+            *("-" if (value := r.text_metrics.get(metric)) is None else f"{value:.3f}" for metric in metrics),
+            f"{r.time_s:.1f} s",
+        )
+        for r in compared
+    ]
+
+
+def caption_lines(reports: Sequence[CaptionReport | ReferenceReport], differences: Mapping[str, Interval]) -> list[str]:
+    """How adapters, by name, differ from the base."""
+    what = "in style and true" if isinstance(reports[0], CaptionReport) else "exact match"
+    return [f"{name} against base, {what}: {difference_text(found)}" for name, found in differences.items()]

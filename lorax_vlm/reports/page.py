@@ -1,12 +1,15 @@
 """Pages of HTML that need no other file and no connection: one look, the templates beside this file. No torch."""
 
 import base64
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
+from lorax_vlm.errors import LoraxError
 from lorax_vlm.foreign import printable
 from lorax_vlm.paths import WRITTEN_BY, replacing
 
@@ -44,6 +47,18 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 def picture_address(data: bytes, kind: str) -> str:
     """A picture as an address that holds it; ``kind`` is ``png`` or ``jpeg``."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def thumbnail(images: Mapping[str, Image.Image], name: str, side_px: int, kind: str) -> str:
+    """A small picture of an example as an address; empty where it cannot be read, as its report says."""
+    try:
+        small = images[name].copy()
+    except LoraxError:
+        return ""
+    small.thumbnail((side_px, side_px))
+    buffer = io.BytesIO()
+    small.convert("RGB").save(buffer, kind)
+    return picture_address(buffer.getvalue(), kind)
 
 
 def _safe(value: object) -> object:

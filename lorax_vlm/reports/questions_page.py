@@ -3,17 +3,16 @@
 No torch.
 """
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from lorax_vlm.errors import LoraxError, UsageError
+from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.results import AnswerRecord, VQAReport
 from lorax_vlm.evaluation.summary import image_line, missing_line, name_of, table_rows
-from lorax_vlm.reports.page import flat, picture_address, write_page
+from lorax_vlm.reports.page import flat, picture_address, thumbnail, write_page
 from lorax_vlm.reports.plot import draw_accuracy
 from lorax_vlm.types import Interval, percent
 
@@ -101,7 +100,7 @@ def _examples(reports: Sequence[VQAReport], rows: Sequence[Row], images: Mapping
     for row in pictured:
         if len(found) == _EXAMPLES:
             break
-        if picture := _thumbnail(images, row[0].example, _THUMBNAIL_PX, "png"):
+        if picture := thumbnail(images, row[0].example, _THUMBNAIL_PX, "png"):
             found.append(_shown(reports, row) | {"image": picture})
     return found
 
@@ -112,7 +111,7 @@ def _errors(
     """Every question that was answered wrong, the first ones with their image."""
     for number, row in enumerate(rows):
         known = number < _PICTURED_ERRORS and row[0].example in images
-        picture = _thumbnail(images, row[0].example, _SMALL_PX, "jpeg") if known else ""
+        picture = thumbnail(images, row[0].example, _SMALL_PX, "jpeg") if known else ""
         yield _shown(reports, row) | {"image": picture}
 
 
@@ -129,15 +128,3 @@ def _shown(reports: Sequence[VQAReport], row: Row) -> dict[str, object]:
     expected = ", ".join(dict.fromkeys(first.annotators))
     alt = f"{first.example}, asked: {first.question}"
     return {"name": first.example, "alt": alt, "question": first.question, "expected": expected, "answers": answers}
-
-
-def _thumbnail(images: Mapping[str, Image.Image], name: str, side_px: int, kind: str) -> str:
-    """A small picture as an address; empty where it cannot be read, which the answer's error says."""
-    try:
-        small = images[name].copy()
-    except LoraxError:
-        return ""
-    small.thumbnail((side_px, side_px))
-    buffer = io.BytesIO()
-    small.convert("RGB").save(buffer, kind)
-    return picture_address(buffer.getvalue(), kind)
