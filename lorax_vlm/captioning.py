@@ -14,7 +14,7 @@ from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.exchange.arrival import load_adapter
-from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions, require_measurable
+from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions, scene_styles
 from lorax_vlm.measuring.effects import side_effects
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
@@ -276,7 +276,7 @@ class BLIP2CaptioningSystem:
         adapters = {name: self.workspace.stored(name, self.model) for name in names}
         splits = as_splits(data) if data is not None else None
         asked = CaptionMeasurement(adapters, style, splits, split, count, with_base, include_seen)
-        require_measurable(self.entry, asked)
+        scene_styles(self.entry, asked)
         with self.workspace.bases.use(self.model) as engine:
             return measure_captions(engine, asked)
 

@@ -275,8 +275,8 @@ class Workspace:
             UsageError: There is neither ``data`` nor a miniature world for its base, or it has seen all images.
         """
         stored = self.stored(name)
-        with self.bases.use(own_base(self.bases, stored)) as engine:
-            return compare_with_base(engine, name, stored, data, count=count, include_seen=include_seen)
+        how: dict[str, Any] = {"count": count, "include_seen": include_seen}
+        return compare_with_base(self.bases, own_base(self.bases, stored), name, stored, data, **how)
 
     def transfer(
         self, name: str, to: str, new_name: str | None = None, **wishes: Unpack[TransferWishes]

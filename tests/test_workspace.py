@@ -11,7 +11,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.world.skills import skill_splits
-from lorax_vlm.errors import AdapterNotFound, ImageError, UsageError
+from lorax_vlm.errors import AdapterExists, AdapterNotFound, ImageError, UsageError
 from lorax_vlm.exchange.moving import transfer
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.multimodal import MultiModalLoRAExchange
@@ -53,6 +53,21 @@ def test_an_adapter_is_trained_asked_and_measured_by_what_it_is_for(workspace: W
     assert found.difference.value == pytest.approx(
         found.adapter.in_style_and_true - found.base.in_style_and_true  # type: ignore[union-attr]
     )
+
+
+def test_what_is_created_twice_is_made_once(workspace: Workspace) -> None:
+    wanted: dict[str, Any] = {"data": skill_splits(caption("concise"), 24, 8), "config": FEW, "progress": False}
+    made = workspace.create("short", caption("concise"), base=OPT, recipe="light", **wanted)
+    assert made.manifest.trained
+    again = workspace.create("short", caption("concise"), base=OPT, recipe="light", **wanted)
+    assert (again.version, again.digest) == (made.version, made.digest)
+    with pytest.raises(AdapterExists):
+        workspace.create("short", caption("concise"), base=OPT, recipe="medium", **wanted)
+    other = workspace.create("short", caption("concise"), base=OPT, recipe="medium", replace=True, **wanted)
+    assert other.version == made.version + 1
+    system = BLIP2CaptioningSystem(OPT, workspace=workspace)
+    with pytest.raises(UsageError, match="Unknown option 'recipe'"):
+        system.create_captioning_adapter("short", "concise", recipe="light")  # type: ignore[call-arg]
 
 
 def test_answers_too(workspace: Workspace, scenes: list[Scene]) -> None:
@@ -142,7 +157,8 @@ def test_no_base_is_loaded_for_what_cannot_be_measured(store: AdapterStore, mini
     hub = "Salesforce/blip2-opt-2.7b"
     folder = write_random_adapter(mini, tmp_path / "made", seed=1, scale=0.5)
     for name, skill in (("short", caption("concise")), ("count", answer("counting"))):
-        manifest = write_manifest(mini, folder, skill=skill)
+        prompt = "" if skill.mode == "caption" else "Question: {question} Answer:"
+        manifest = write_manifest(mini, folder, skill=skill, prompt=prompt)
         assert manifest.base is not None
         manifest = dataclasses.replace(manifest, base=dataclasses.replace(manifest.base, name=hub))
         store.add(f"blip2-opt-2.7b.{name}", folder, manifest)
@@ -151,6 +167,9 @@ def test_no_base_is_loaded_for_what_cannot_be_measured(store: AdapterStore, mini
         BLIP2CaptioningSystem(hub, workspace=workspace).evaluate_adapters(["short"])
     with pytest.raises(UsageError, match="no built-in test examples"):
         MultiModalLoRAExchange(workspace=workspace).evaluate_adapter("blip2-opt-2.7b.count")
+    for name, refused in (("short", "no built-in test scenes"), ("count", "no built-in test questions")):
+        with pytest.raises(UsageError, match=refused):
+            workspace.evaluate(name)
 
 
 def test_options_belong_to_one_workspace(workspace: Workspace, tmp_path: Path) -> None:

@@ -56,17 +56,21 @@ def measure_captions(engine: BaseEngine, asked: CaptionMeasurement) -> list[Capt
         UsageError: There is neither data nor a miniature world for this base, an adapter has a style of its own and
             none is named, or all images were trained on.
     """
-    require_measurable(engine.entry, asked)
-    return _on_references(engine, asked, asked.data) if asked.data is not None else _on_scenes(engine, asked)
+    styles = scene_styles(engine.entry, asked)
+    return _on_references(engine, asked, asked.data) if asked.data is not None else _on_scenes(engine, asked, styles)
 
 
-def require_measurable(entry: CatalogEntry, asked: CaptionMeasurement) -> None:
-    """Raise ``UsageError`` for what can be told to be no measurement before a base is loaded for it."""
-    if asked.data is None and not entry.miniature:
+def scene_styles(entry: CatalogEntry, asked: CaptionMeasurement) -> dict[str, str]:
+    """The style that each adapter's captions of scenes are judged by; none with data. Nothing is loaded.
+
+    Raises:
+        UsageError: As ``measure_captions``, as far as that can be told before.
+    """
+    if asked.data is not None:
+        return {}
+    if not entry.miniature:
         raise UsageError(f"{entry.name} has no built-in test scenes. Pass data=FOLDER with a metadata.jsonl.")
-    if asked.data is None and asked.style is None:
-        for name, stored in asked.adapters.items():
-            style_on_scenes(name, stored.manifest.skill_name)
+    return {name: asked.style or style_on_scenes(name, own.manifest.skill_name) for name, own in asked.adapters.items()}
 
 
 def _on_references(
@@ -79,10 +83,9 @@ def _on_references(
     return [_compare(engine, name, asked.adapters.get(name or ""), unseen, splits.source) for name in names]
 
 
-def _on_scenes(engine: BaseEngine, asked: CaptionMeasurement) -> list[CaptionReport | ReferenceReport]:
-    styles = {
-        name: asked.style or style_on_scenes(name, own.manifest.skill_name) for name, own in asked.adapters.items()
-    }
+def _on_scenes(
+    engine: BaseEngine, asked: CaptionMeasurement, styles: Mapping[str, str]
+) -> list[CaptionReport | ReferenceReport]:
     scenes = list(iterate_scenes("test", asked.count))  # drawn once for all
     drawn = unseen_examples(
         asked.adapters, [drawn_example(scene.seed) for scene in scenes], include_seen=asked.include_seen

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_TITLE = 90
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Is told how a run goes, on the thread that trains: so it should be quick, and what it raises ends the run."""
 
@@ -59,9 +60,7 @@ def listener(show: Show) -> Progress | None:
     """
     if isinstance(show, bool):
         return ProgressBar() if show else None
-    if not all(
-        callable(getattr(show, name, None)) for name in ("started", "stepped", "validated", "stopped", "finished")
-    ):
+    if not isinstance(show, Progress):
         raise UsageError(f"progress must be True, False, or a Progress that is told of the run, got {quoted(show)}.")
     return show
 

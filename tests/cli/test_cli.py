@@ -89,8 +89,12 @@ def test_scenes_as_a_data_set(run, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "drawn" / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == 12
     run("train", "mine", "--data", tmp_path / "drawn", "--steps", 2, "--batch-size", 4, "--eval-every", 2)
-    printed = run("evaluate", "mine", "--data", tmp_path / "drawn")
+    page = tmp_path / "captions.html"
+    printed = run("evaluate", "mine", "--data", tmp_path / "drawn", "--html", page)
     assert "exact match" in printed
+    assert "differ from their references" in page.read_text()
+    run("evaluate", "mine", "--style", "creative", "--count", 4, "--html", page)
+    assert "are not creative and true" in page.read_text()
     assert "it is not empty" in run("scenes", "export", tmp_path / "drawn", code=1)
 
 
