@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint check docs fuzz road release clean
+.PHONY: help demo test slow lint check docs fuzz road release console clean
 
 # How long each fuzzer runs.
 SECONDS ?= 60
@@ -57,6 +57,9 @@ docs: .venv/ready-dev ## Write docs/cli.md, the schema of exchange.json and the 
 	$(BIN)/python -m docs.write_cli_reference
 	$(BIN)/python -m docs.write_schema
 	$(BIN)/python -m docs.write_architecture
+
+console: .venv/ready-dev ## Run what README and docs quote the output of, and write it there anew
+	$(BIN)/python -m docs.write_console
 
 clean: ## Remove the environment and everything built
 	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import write_architecture
+from docs import write_architecture, write_console
 from docs.write_cli_reference import PATH, render
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.models.catalog import MINIS_DIR
@@ -84,3 +84,30 @@ def test_nothing_binary_but_checkpoints_and_pictures() -> None:
             continue
         if b"\0" in path.read_bytes()[:4096]:
             assert path.suffix in allowed, path
+
+
+NO_OUTPUT = ("lorax-vlm ", "pip ", "git ", "python ", "torchrun ", "<store>", "shapes/")
+
+
+def test_output_that_is_quoted_says_what_printed_it() -> None:
+    """What is neither a command, nor code, nor a file's layout, is a block that ``make console`` writes."""
+    for path in write_console.DOCUMENTS:
+        page = path.read_text(encoding="utf-8")
+        known = [block.text for block in write_console.blocks(page)]
+        for language, text in re.findall(r"```([a-z]*)\n(.*?)```", page, flags=re.DOTALL):
+            if not language and not text.startswith(
+                ("lorax-vlm ", "pip ", "git ", "python ", "torchrun ", "<store>", "shapes/")
+            ):
+                assert text in known, f"{path.name}: {text[:80]}"
+
+
+def test_quoted_output_is_written_anew_and_nothing_else() -> None:
+    one, two = "<!-- printed by: one -->\n```\n", '<!-- printed by: two from "x" lines 1 3 -->\n```text\n'
+    printed = {"one": "1 \n2\n\n", "two": "0\nx 1\nx 2\nx 3\n\nlast\n"}
+    former, new = (
+        f"a\n{one}{first}```\nb\n{two}{second}```\n```\nkept\n```\n"
+        for first, second in (("old\n", ""), ("1\n2\n", "x 1\nx 3\n"))
+    )
+    assert write_console.render(former, printed.__getitem__) == new
+    with pytest.raises(ValueError, match="no line begins with 'x'"):
+        write_console.render(former, lambda _: "none\n")
