@@ -1,7 +1,7 @@
 """What is composed is what the classes say: one store, one door, one measure."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from lorax_vlm.errors import AdapterExists, AdapterNotFound, ImageError, UsageEr
 from lorax_vlm.exchange.moving import transfer
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.multimodal import MultiModalLoRAExchange
-from lorax_vlm.skills import answer, caption, instruct
+from lorax_vlm.skills import Skill, answer, caption, instruct
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.progress import Sample
 from lorax_vlm.vqa import VQASystem
 from lorax_vlm.workspace import Workspace
 from tests.adapters_for_tests import write_manifest, write_random_adapter
@@ -68,6 +69,52 @@ def test_what_is_created_twice_is_made_once(workspace: Workspace) -> None:
     system = BLIP2CaptioningSystem(OPT, workspace=workspace)
     with pytest.raises(UsageError, match="Unknown option 'recipe'"):
         system.create_captioning_adapter("short", "concise", recipe="light")  # type: ignore[call-arg]
+
+
+class Samples:
+    """Keeps what it is told that adapters say."""
+
+    def __init__(self) -> None:
+        self.told: dict[tuple[str, int], Sequence[Sample]] = {}
+
+    def started(self, steps: Mapping[str, int], done: int) -> None: ...
+
+    def stepped(self, step: int, losses: Mapping[str, float]) -> None: ...
+
+    def validated(self, step: int, losses: Mapping[str, float]) -> None: ...
+
+    def sampled(self, step: int, name: str, samples: Sequence[Sample]) -> None:
+        self.told[name, step] = samples
+
+    def stopped(self, name: str, step: int) -> None: ...
+
+    def finished(self) -> None: ...
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("base", "skill"), [(OPT, caption("concise")), ("vilt-mini", answer("color"))])
+def test_samples_are_what_is_stored_says_and_change_nothing(
+    workspace: Workspace, base: str, skill: Skill, together: bool
+) -> None:
+    splits = skill_splits(skill, 24, 8)
+    told = Samples()
+    for name, samples in (("silent", 0), ("telling", 3)):
+        config = dataclasses.replace(FEW, samples=samples)
+        wanted: dict[str, Any] = {"data": splits, "recipe": "light", "config": config}
+        orders = [workspace.workshop(base).order(name, skill, **wanted)]
+        if together:
+            shorter: dict[str, Any] = wanted | {"config": config.with_steps(3)}
+            orders.append(workspace.workshop(base).order(f"{name}.too", skill, **shorter))
+        workspace.train_orders(base, orders, progress=told)
+    first, second, last = ("telling", 3), ("telling.too", 3), ("telling", 6)
+    assert list(told.told) == ([first, second, last] if together else [first, last])
+    assert workspace.store.read_bytes("silent")[1].data == workspace.store.read_bytes("telling")[1].data
+    shown = told.told["telling", workspace.stored("telling").manifest.training["best_step"]]
+    asked = splits.validation[:3]
+    assert [(sample.example, sample.expected) for sample in shown] == [(e.name, e.target) for e in asked]
+    said = [workspace.ask(e.open_image(), e.question or None, adapter="telling") for e in asked]
+    assert [sample.said for sample in shown] == said
+    assert not any(sample.error for sample in shown)
 
 
 def test_answers_too(workspace: Workspace, scenes: list[Scene]) -> None:

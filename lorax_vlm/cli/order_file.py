@@ -95,6 +95,7 @@ class Options(BaseModel):
     mixed_precision: _Flag | None = None
     gradient_checkpointing: _Flag | None = None
     report_to: _Sites | None = None
+    samples: _Seed | None = None
 
 
 # Of the whole run, so no entry of a file may say them.
@@ -114,6 +115,7 @@ _CONFIG = {
     "mixed_precision": "mixed_precision",
     "gradient_checkpointing": "gradient_checkpointing",
     "report_to": "report_to",
+    "samples": "samples",
 }
 
 

@@ -155,6 +155,12 @@ def train(
         list[str] | None,
         typer.Option(help="Send the losses to a tracker, too: tensorboard, wandb, trackio, ...", show_default=False),
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Print what it says of so many validation examples at each validation.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Order of examples, initial weights. Default: 0.", show_default=False)
     ] = None,
@@ -199,6 +205,7 @@ def train(
         "mixed_precision": mixed_precision or None,
         "gradient_checkpointing": gradient_checkpointing or None,
         "report_to": report_to or None,
+        "samples": samples,
     }
     if (name is None) == (adapters is None):
         raise UsageError("Name one adapter to train, or several in a file: --adapters FILE.")

@@ -6,6 +6,7 @@ from typing import Any
 from lorax_vlm.errors import UsageError
 from lorax_vlm.types import require_flag, require_number, require_texts, require_whole
 
+_UNRECORDED = ("report_to", "samples")
 SEED_LIMIT = 2**32
 """Seeds are below it: what the libraries' generators take."""
 
@@ -43,13 +44,17 @@ class TrainConfig:
     report_to: tuple[str, ...] = ()
     """Trackers that the losses are sent to, by the names of transformers: ``tensorboard``, ``wandb``, ``trackio``, ...
     It changes nothing that is learnt, and is not recorded."""
+    samples: int = 0
+    """Validation examples that the adapter is asked about whenever its loss on them is measured. It changes nothing
+    that is learnt, and is not recorded."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "gradient_accumulation", "eval_every", "rows_per_image"):
             require_whole(name, getattr(self, name), 1)
         for name in ("mixed_precision", "gradient_checkpointing"):
             require_flag(name, getattr(self, name))
-        require_whole("seed", self.seed, 0)
+        for name in ("seed", "samples"):
+            require_whole(name, getattr(self, name), 0)
         if self.seed >= SEED_LIMIT:
             raise UsageError(f"seed must be below {SEED_LIMIT}, got {self.seed}.")
         require_texts("report_to", self.report_to)
@@ -68,7 +73,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for records: what decides what is learnt."""
-        return {name: value for name, value in asdict(self).items() if name != "report_to"}
+        return {name: value for name, value in asdict(self).items() if name not in _UNRECORDED}
 
 
 MINI_CONFIG = TrainConfig(max_steps=200, batch_size=32, learning_rate=8e-3, eval_every=50, patience=None)

@@ -83,12 +83,14 @@ def save_adapter(peft_model: PeftModel, base: LoadedModel, folder: Path, slot: s
     Raises:
         PathError: It cannot be written.
     """
-    # A name that means the same on every machine, never a path of this one.
     config = peft_model.peft_config[slot]
-    config.base_model_name_or_path = base.entry.identity
-    config.revision = base.revision
+    former = config.base_model_name_or_path, config.revision
+    # A name that means the same on every machine, never a path of this one; checkpoints would look for it on the hub.
+    config.base_model_name_or_path, config.revision = base.entry.identity, base.revision
     try:
         peft_model.save_pretrained(str(folder), selected_adapters=[slot], save_embedding_layers=False)
     except (OSError, SafetensorError) as error:
         raise PathError(str(folder), f"the adapter cannot be written: {error}") from error
+    finally:
+        config.base_model_name_or_path, config.revision = former
     return folder if slot == "default" else folder / slot

@@ -101,7 +101,10 @@ def _train(
         trainer = _make_trainer(base, plans, run.folder, encode, cache)
         students = trainer.students
         if told is not None:
-            trainer.add_callback(Telling(told, {s.plan.name: s.plan.config.max_steps for s in students}))
+            steps = {student.plan.name: student.plan.config.max_steps for student in students}
+            model: Any = trainer.model
+            samplers = [student.plan.sampler(base, model, student.slot) for student in students]
+            trainer.add_callback(Telling(told, steps, {name: one[name] for one in samplers for name in one}))
         if run.checkpoint is not None:
             recall_notes(run.checkpoint, trainer.streams())
         with ending(cache, told):

@@ -2,20 +2,38 @@
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 from transformers import TrainerCallback
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import printable, quoted
+from lorax_vlm.training.random_state import kept_random_state
 
 logger = logging.getLogger(__name__)
 _LONGEST_TITLE = 90
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What an adapter says while it is trained, about one of its validation examples."""
+
+    example: str
+    """Name of the example."""
+    question: str
+    """Empty where a caption is asked for."""
+    expected: str
+    said: str
+    """Empty where nothing is said."""
+    error: str = ""
+    """Why it could not be asked."""
 
 
 @runtime_checkable
@@ -39,6 +57,10 @@ class Progress(Protocol):
         """Adapters were measured on their validation examples."""
         ...
 
+    def sampled(self, step: int, name: str, samples: Sequence[Sample]) -> None:
+        """An adapter was asked about some of its validation examples, after a measurement."""
+        ...
+
     def stopped(self, name: str, step: int) -> None:
         """An adapter needs no further steps."""
         ...
@@ -48,6 +70,7 @@ class Progress(Protocol):
         ...
 
 
+Sampler = Callable[[], Sequence[Sample]]
 Show = bool | Progress
 """True: a bar on the screen. False: nothing. Or whoever is told."""
 
@@ -95,6 +118,14 @@ class ProgressBar:
         """Show the latest losses."""
         self._show("validation", losses)
 
+    def sampled(self, step: int, name: str, samples: Sequence[Sample]) -> None:
+        """Print what is said, above the bar."""
+        for sample in samples:
+            asked = f" {quoted(sample.question)}" if sample.question else ""
+            said = f"cannot be asked: {sample.error}" if sample.error else quoted(sample.said)
+            line = f"step {step}, {name}, {sample.example}{asked}: {said}, expected {quoted(sample.expected)}"
+            self._bar.console.print(Text(printable(line)), soft_wrap=True)
+
     def stopped(self, name: str, step: int) -> None:
         """The line of an adapter that stopped early is full."""
         for line in self._bar.tasks:
@@ -114,8 +145,15 @@ class ProgressBar:
 class Telling(TrainerCallback):
     """Tells somebody what the Trainer does: the log of a run of one adapter has plain names, else the adapters'."""
 
-    def __init__(self, progress: Progress, steps: Mapping[str, int]) -> None:
-        self._progress, self._steps = progress, dict(steps)
+    def __init__(self, progress: Progress, steps: Mapping[str, int], samplers: Mapping[str, Sampler]) -> None:
+        """Tell somebody.
+
+        Args:
+            progress: Is told.
+            steps: Optimiser steps of each adapter.
+            samplers: What adapters say as far as they are trained, of those of which it is wanted.
+        """
+        self._progress, self._steps, self._samplers = progress, dict(steps), dict(samplers)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin."""
@@ -135,6 +173,16 @@ class Telling(TrainerCallback):
         for name in self._steps:
             if f"{name}_stopped_at" in logs:
                 self._progress.stopped(name, logs[f"{name}_stopped_at"])
+                self._samplers.pop(name, None)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pass on what the adapters say that were measured, but for those that have ended before."""
+        step = state.global_step
+        for name, sample in self._samplers.items():
+            if 0 < step <= self._steps[name]:
+                with kept_random_state():
+                    samples = sample()
+                self._progress.sampled(step, name, samples)
 
     def _of(self, logs: Mapping[str, Any], named: str, alone: str) -> dict[str, float]:
         found = {name: logs.get(named.format(name)) for name in self._steps}

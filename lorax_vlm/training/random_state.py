@@ -28,12 +28,21 @@ def preserved_random_state() -> Iterator[None]:
             "A training was started inside another one, on the same thread, such as by a function that makes an image "
             "of its data. Train one after the other: make what the data need before the training starts."
         )
-    with _drawing_alone, torch.random.fork_rng():
-        python_state, numpy_state = random.getstate(), np.random.get_state()
+    with _drawing_alone, kept_random_state():
         _own.inside = True
         try:
             yield
         finally:
             _own.inside = False
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Give the random generators back as they were, to whoever draws from them alone."""
+    with torch.random.fork_rng():
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        try:
+            yield
+        finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)

@@ -1,16 +1,22 @@
 """The adapters of one run, each with its own data, steps and end."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from peft import PeftModel
 from torch import Tensor
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.models.families.base import Family
+from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.copies import save_adapter
+from lorax_vlm.training.progress import Sample, Sampler
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,20 @@ class AdapterPlan:
     """Of a family that chooses: the answers of a head of the adapter's own; those of the checkpoint first."""
     purpose: Mapping[str, Any] = field(default_factory=dict)
     """What else must be equal for a run to be continued, such as the prompt."""
+    sample: Callable[[Path], Sequence[Sample]] | None = None
+    """What an adapter in a folder says of some validation examples; asked as often as the loss is measured on them."""
+
+    def sampler(self, base: LoadedModel, peft_model: PeftModel, slot: str = "default") -> dict[str, Sampler]:
+        """By its name: what the adapter that is being trained says now; nothing where that is not wanted."""
+        if self.sample is None:
+            return {}
+        ask = self.sample
+
+        def sample() -> Sequence[Sample]:
+            with TemporaryDirectory(prefix="lorax-sample-") as scratch:
+                return ask(save_adapter(peft_model, base, Path(scratch), slot))
+
+        return {self.name: sample}
 
 
 @dataclass

@@ -237,7 +237,7 @@ def _train(
             start_from(peft_model, start)
         beginning = trained_weights(peft_model)
         if told is not None:
-            trainer.add_callback(Telling(told, {name: plan.config.max_steps}))
+            trainer.add_callback(Telling(told, {name: plan.config.max_steps}, plan.sampler(base, peft_model)))
         if run.checkpoint is not None:
             recall_notes(run.checkpoint, trainer.streams())
         with ending(cache, told):

@@ -42,6 +42,7 @@ from lorax_vlm.types import require_flag
 from lorax_vlm.workshop.fitting import fit_to_labels, require_fitting
 from lorax_vlm.workshop.intake import keep, made_on
 from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, Wanted, examples_for, make_order, usual
+from lorax_vlm.workshop.sampling import sampler
 
 logger = logging.getLogger(__name__)
 
@@ -303,7 +304,7 @@ class AdapterWorkshop:
             facts["label_coverage"] = answers.coverage
         if splits.streamed:
             plan = dataclasses.replace(plan, data=dataclasses.replace(splits, train=NotedStream(splits.train)))
-        return plan, facts
+        return dataclasses.replace(plan, sample=sampler(engine, plan, order.kind.ask)), facts
 
     def _keep_trained(
         self,

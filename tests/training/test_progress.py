@@ -1,10 +1,12 @@
 """Whoever wants to know is told how a run goes, alone and together; trackers are those of transformers."""
 
 import dataclasses
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.world.skills import skill_splits
@@ -14,6 +16,7 @@ from lorax_vlm.skills import caption
 from lorax_vlm.training import trainer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
+from lorax_vlm.training.progress import ProgressBar, Sample
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 
@@ -36,6 +39,9 @@ class Notes:
     def validated(self, step: int, losses: Mapping[str, float]) -> None:
         self.told.append(("validated", (step, sorted(losses))))
         self.last = dict(losses)
+
+    def sampled(self, step: int, name: str, samples: Sequence[Sample]) -> None:
+        self.told.append(("sampled", (step, name, tuple(samples))))
 
     def stopped(self, name: str, step: int) -> None:
         self.told.append(("stopped", (name, step)))
@@ -99,3 +105,15 @@ def test_trackers_are_those_that_are_installed(
     monkeypatch.setattr(trainer, "get_available_reporting_integrations", lambda: ["nobody"])
     trainer.require_trackers(told.report_to)
     assert trainer.make_arguments(mini, told, tmp_path).report_to == ["nobody"]
+
+
+def test_samples_are_printed_as_they_are() -> None:
+    """Markup, control characters and line ends of others stay text, on one line."""
+    written = io.StringIO()
+    bar = ProgressBar(Console(file=written, width=30))
+    samples = [Sample("a.png", "", "red", "[bold]blue\u202e\n"), Sample("b.png", "what?", "two", "", "it is broken")]
+    bar.sampled(50, "mine", samples)
+    assert written.getvalue().splitlines() == [
+        r"step 50, mine, a.png: '[bold]blue\u202e\n', expected 'red'",
+        "step 50, mine, b.png 'what?': cannot be asked: it is broken, expected 'two'",
+    ]
