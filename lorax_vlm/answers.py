@@ -151,7 +151,10 @@ def most_frequent_answer(annotators: Sequence[str]) -> str:
     if not annotators:
         raise UsageError("At least one annotator is needed.")
     voters = [text for text in annotators if text.strip()] or list(annotators)
-    votes = Counter(normalize_answer(text) for text in voters)
+    if len(set(voters)) == 1:
+        return voters[0]
+    answers = [normalize_answer(text) for text in voters]
+    votes = Counter(answers)
     winner = max(votes, key=lambda answer: votes[answer])  # of equals the first that was given
-    spellings = Counter(text for text in voters if normalize_answer(text) == winner)
+    spellings = Counter(text for text, answer in zip(voters, answers, strict=True) if answer == winner)
     return max(spellings, key=lambda text: spellings[text])

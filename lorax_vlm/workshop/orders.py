@@ -31,7 +31,7 @@ class AdapterKind:
 
 @dataclass(frozen=True)
 class AdapterOrder:
-    """An adapter to be trained. Odd settings are refused here, before hours are spent on them."""
+    """An adapter to be trained."""
 
     name: str
     kind: AdapterKind
@@ -40,10 +40,6 @@ class AdapterOrder:
     config: TrainConfig
     skip_bad_rows: bool = False
     """Leave out examples whose texts do not fit the model, instead of refusing all."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.config, TrainConfig):
-            raise UsageError(f"config must be a TrainConfig, got {quoted(self.config)}.")
 
 
 def by_name(what: str, given: Any, names: Mapping[str, str]) -> dict[str, Any]:
@@ -159,20 +155,26 @@ def make_order(entry: CatalogEntry, name: str, skill: Skill, **wanted: Unpack[Wa
     Raises:
         DataError, UsageError: As ``examples_for``.
     """
-    require_known(wanted, Wanted.__annotations__)
+    kind, recipe, config = usual(entry, skill, **wanted)  # before data are read
     data, skip_bad_rows = wanted.get("data"), wanted.get("skip_bad_rows", False)
     splits = examples_for(entry, skill, data, skip_bad_rows=skip_bad_rows)
-    kind, recipe, config = usual(entry, skill, **wanted)
     return AdapterOrder(name, kind, recipe, splits, config, skip_bad_rows)
 
 
 def usual(entry: CatalogEntry, skill: Skill, **wanted: Unpack[Wanted]) -> tuple[AdapterKind, Recipe, TrainConfig]:
-    """How an adapter for a skill is asked, its recipe and its settings: what is wanted, or the usual."""
+    """How an adapter for a skill is asked, its recipe and its settings: what is wanted, or the usual.
+
+    Raises:
+        UsageError: Something unknown is wanted, or what is no recipe or no settings, or the base cannot learn it.
+    """
     require_known(wanted, Wanted.__annotations__)
+    require_skill(entry, skill)
     own_data = wanted.get("data") is not None
     recipe, config = wanted.get("recipe"), wanted.get("config")
     if recipe is None:
         recipe = question_recipe(entry, own_data=own_data) if skill.asked else "medium"
     if config is None:
         config = skill_config(entry, skill, own_data=own_data)
+    if not isinstance(config, TrainConfig):
+        raise UsageError(f"config must be a TrainConfig, got {quoted(config)}.")
     return AdapterKind(skill, ask_for(entry, skill)), get_recipe(recipe), config

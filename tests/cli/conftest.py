@@ -9,6 +9,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.main import main
 from lorax_vlm.evaluation import side_effects
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.training import probe
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
 
@@ -29,9 +30,11 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(autouse=True)
 def few_other_skills(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training and evaluation ask for other skills, too: here a few questions are enough."""
+    """Training and evaluation ask for other skills, and look at the image path: here a few questions are enough."""
     monkeypatch.setattr(side_effects, "QUESTIONS", 2)
     monkeypatch.setattr(side_effects, "CAPTIONS", 2)
+    monkeypatch.setattr(probe, "MOST", probe.FEWEST)
+    monkeypatch.setattr(probe, "GROUPS", 1)
 
 
 @pytest.fixture

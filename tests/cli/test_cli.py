@@ -68,7 +68,7 @@ def test_models(run) -> None:
 
 
 def test_train_evaluate_show(run) -> None:
-    printed = run("train", "mine", "--style", "concise", "--steps", 4, "--batch-size", 4, "--eval-every", 2)
+    printed = run("train", "mine", "--style", "concise", "--steps", 4, "--batch-size", 16, "--eval-every", 2)
     assert "12 lm layers, rank 8, 30,720 parameters" in printed
     assert "miniature scenes, style 'concise'" in printed
     assert "curve.png" in printed
@@ -88,7 +88,7 @@ def test_scenes_as_a_data_set(run, tmp_path: Path) -> None:
     run("scenes", "export", tmp_path / "drawn", "--style", "creative", "--count", 12)
     rows = [json.loads(line) for line in (tmp_path / "drawn" / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == 12
-    run("train", "mine", "--data", tmp_path / "drawn", "--steps", 2, "--batch-size", 4, "--eval-every", 2)
+    run("train", "mine", "--data", tmp_path / "drawn", "--steps", 2, "--batch-size", 16, "--eval-every", 2)
     page = tmp_path / "captions.html"
     printed = run("evaluate", "mine", "--data", tmp_path / "drawn", "--html", page)
     assert "exact match" in printed
@@ -169,7 +169,7 @@ def test_ask(run, image: Path) -> None:
 
 
 def test_train_and_evaluate_a_task(run, tmp_path: Path) -> None:
-    few = ("--steps", 2, "--batch-size", 4, "--eval-every", 2, "--recipe", "light")
+    few = ("--steps", 2, "--batch-size", 16, "--eval-every", 2, "--recipe", "light")
     printed = run("train", "counts", "--task", "counting", *few)
     assert "blip2-opt-mini.counts, version 1" in printed
     assert "training by type: counting" in printed
@@ -221,7 +221,7 @@ def test_columns_must_be_pairs(run, tmp_path: Path) -> None:
 def test_train_several_adapters_together(run, mini: LoadedModel, tmp_path: Path) -> None:
     file = tmp_path / "styles.yaml"
     file.write_text("brief: {style: concise}\ncounts: {task: counting, steps: 3}\n", encoding="utf-8")
-    options = ("--adapters", file, "--steps", 2, "--batch-size", 2, "--eval-every", 2)
+    options = ("--adapters", file, "--steps", 2, "--batch-size", 16, "--eval-every", 2)
     printed = run("train", *options)
     assert "brief: " in printed
     assert "2 steps" in printed

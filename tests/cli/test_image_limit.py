@@ -11,7 +11,7 @@ from lorax_vlm.training.probe import FEWEST, STALLED, ProbedQuestion, ProbeRepor
 from tests.images_for_tests import unseen_lines
 
 ADVICE = "the image path seems to be the limit; try --sites vision,qformer,projection"
-FEW = ("--steps", 2, "--batch-size", 4, "--eval-every", 2)
+FEW = ("--steps", 2, "--batch-size", 16, "--eval-every", 2)
 
 
 def write(folder: Path, rows: Sequence[tuple[Image.Image, str, str]]) -> Path:

@@ -11,7 +11,7 @@ from lorax_vlm.evaluation.intervals import mean_interval
 from tests.data_for_tests import write_rows
 
 COLOR = "What color is the background?"
-QUICK = ("--steps", 2, "--batch-size", 4, "--eval-every", 2, "--recipe", "light")
+QUICK = ("--steps", 2, "--batch-size", 16, "--eval-every", 2, "--recipe", "light")
 
 
 def write(folder: Path, scenes: list[Scene], **extra: Any) -> Path:

@@ -112,7 +112,7 @@ def test_answers_that_a_classifier_cannot_give_are_said_and_listed(
         assert "2 examples whose answer the base cannot give left out" in said
         assert str(file) in said
     else:
-        run("train", "mine", *options, "--steps", 2, "--eval-every", 2, "--batch-size", 4)
+        run("train", "mine", *options, "--steps", 2, "--eval-every", 2, "--batch-size", 16)
         [line] = [record.getMessage() for record in caplog.records if "are left out" in record.getMessage()]
         assert line.startswith("Of photos 2 examples whose answer the base cannot give are left out; see ")
         file = Path(line.rpartition("see ")[2])

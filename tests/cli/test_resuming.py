@@ -16,7 +16,7 @@ from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training.config import TrainConfig
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
-FEW = ("--steps", 1, "--batch-size", 2, "--eval-every", 1)
+FEW = ("--steps", 1, "--batch-size", 16, "--eval-every", 1)
 ONE = ("train", "mine", "--style", "concise", "--data", "captions", *FEW)
 TASK = ("train", "counts", "--task", "t", "--data", "questions", "--model", "vilt-mini", "--recipe", "light", *FEW)
 

@@ -37,7 +37,7 @@ def test_questions_are_those_of_the_scenes(run, tmp_path: Path, task: str) -> No
 def test_exported_questions_train(run, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     run("scenes", "export", folder, "--task", "color", "--count", 8)
-    options = ("--data", folder, "--steps", 1, "--batch-size", 4, "--eval-every", 1)
+    options = ("--data", folder, "--steps", 1, "--batch-size", 16, "--eval-every", 1)
     printed = run("train", "colors", "--task", "color", *options)
     assert "'Question: What color" in printed
     wrong = run("train", "style", "--style", "plain", *options, code=(1, 2))

@@ -10,24 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HELPERS = ("__init__", "options", "random_checkpoints")
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in HELPERS)
-LONG = (
-    "golden",
-    "journeys",
-    "mixed_batch",
-    "retention",
-    "fullsize",
-    "residency",
-    "growth",
-    "easy_vqa",
-    "stress",
-    "coverage",
-)
 MORE = {"golden": ["--write", "golden.json"], "growth": ["--plot", "growth.png"]}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in BENCHMARKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_it_runs(name: str, tmp_path: Path) -> None:
     environment = dict(os.environ, LORAX_VLM_HOME=str(tmp_path / "home"), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", *MORE.get(name, [])]

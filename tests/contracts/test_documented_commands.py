@@ -29,7 +29,7 @@ ELSEWHERE = ("hf://", "s3://", "https://")
 """Addresses of others: their commands are tried against servers of ours in ``tests/exchange``."""
 MINIATURE = {"blip2_flan": "blip2-flan-mini", "blip2_opt": "blip2-opt-mini"}
 MORE = {
-    "train": ["--steps", "2", "--eval-every", "2", "--batch-size", "4", "--replace"],
+    "train": ["--steps", "2", "--eval-every", "2", "--batch-size", "16", "--replace"],
     "evaluate": ["--count", "4"],
     "benchmark": ["--count", "4", "--alone", "1"],
     "transfer": ["--steps", "2"],

@@ -45,17 +45,25 @@ def system(vilt: LoadedModel, tmp_path: Path) -> Iterator[VQASystem]:
         yield VQASystem(workspace=workspace)
 
 
-@pytest.fixture
-def stored(system: VQASystem, scenes: list[Scene]) -> StoredAdapter:
-    """An adapter that only ever says drawing or painting, which the base cannot."""
+@pytest.fixture(scope="module")
+def trained(scenes: list[Scene], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with an adapter that only ever says drawing or painting, which the base cannot."""
     examples = [
         answered(scene.image, QUESTION, ["drawing" if index % 3 else "painting"], f"scene {scene.seed}")
         for index, scene in enumerate(scenes)
     ]
     splits = DataSplits(examples[:9], examples[9:], "pictures")
-    kept = system.train_adapter("vilt", "kinds", "kinds", data=splits, complexity=RECIPE, config=FEW, progress=False)
-    system.workspace.bases.clear()
-    return kept
+    root = tmp_path_factory.mktemp("trained") / "store"
+    system = VQASystem("mini", store=root, batch_size=8)
+    system.train_adapter("vilt", "kinds", "kinds", data=splits, complexity=RECIPE, config=FEW, progress=False)
+    return root
+
+
+@pytest.fixture
+def stored(system: VQASystem, trained: Path) -> StoredAdapter:
+    """It, in the store of the system."""
+    shutil.copytree(trained, system.store.root, dirs_exist_ok=True)
+    return system.workspace.stored("kinds", "vilt")
 
 
 def test_new_answers_can_be_given_and_old_ones_stay(
