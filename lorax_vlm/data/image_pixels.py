@@ -181,7 +181,7 @@ def _band(image: Image.Image, top: int, bottom: int) -> Image.Image:
     if top == 0 and bottom >= image.height:
         return image
     # Not crop(), which measures it by Image.MAX_IMAGE_PIXELS, that anybody may have set.
-    band = Image.new(image.mode, (image.width, min(bottom, image.height) - top))
+    band = Image.new(image.mode, (image.width, min(bottom, image.height) - top), None)  # all of it is pasted over
     band.paste(image, (0, -top))
     return band
 
@@ -263,7 +263,11 @@ def _range(deep: Deep, bounds: list[tuple[int, int]], name: str) -> tuple[float,
         if values.ndim == 3 and values.shape[2] == 4:
             alphas.append(float(values[..., 3].max()))
         if values.dtype.itemsize > 1 and kind in "iu" and highs[-1] <= _SIXTEEN // 2:
-            steps = {step for step in steps if not (colours % step).any()}
+            low = colours & 0xFF  # 0 in multiples of 256, in those of 257 what is above it; far faster than %
+            if low.any():
+                steps.discard(256)
+            if (low != colours >> 8).any():
+                steps.discard(257)
     low, high, alpha = min(lows), max(highs), max(alphas)
     if not np.isfinite([*lows, *highs, *alphas]).all():
         raise ImageError(name, "it contains NaN or infinite values.")
