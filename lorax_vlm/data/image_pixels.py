@@ -168,10 +168,11 @@ def _stacked(picture: Picture, factor: int, name: str, pixels: int) -> Image.Ima
     else:
         strips = (_flat(strip) for strip in decoded(rows))
     if factor == 1 and rows >= height:
-        return next(iter(strips))
+        strip = next(iter(strips))
+        return strip if strip.mode == "RGB" else strip.convert("RGB")
     target, top = Image.new("RGB", (-(-width // factor), -(-height // factor))), 0
     for strip in strips:
-        part = strip.reduce(factor) if factor > 1 else strip
+        part = strip.reduce(factor) if factor > 1 else strip  # grey is made RGB when there is less of it
         target.paste(part, (0, top))
         top += part.height
     return target
@@ -248,7 +249,8 @@ def _deep_strips(deep: Deep, height: int, rows: int, name: str) -> Iterator[Imag
             shown[hidden.all(axis=2) if hidden.ndim == 3 else hidden] = 255
         if values.ndim == 3 and values.shape[2] == 4:
             shown = np.dstack([shown, _shown(values[..., 3], 0, opaque)])
-        yield _flat(Image.fromarray(shown))
+        strip = Image.fromarray(shown)
+        yield strip if strip.mode == "L" else _flat(strip)
 
 
 def _range(deep: Deep, bounds: list[tuple[int, int]], name: str) -> tuple[float, float, float]:
