@@ -153,7 +153,8 @@ class Telling(TrainerCallback):
             steps: Optimiser steps of each adapter.
             samplers: What adapters say as far as they are trained, of those of which it is wanted.
         """
-        self._progress, self._steps, self._samplers = progress, dict(steps), dict(samplers)
+        self._progress, self._steps, self._samplers = progress, dict(steps), samplers
+        self._last = dict(steps)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin."""
@@ -173,13 +174,13 @@ class Telling(TrainerCallback):
         for name in self._steps:
             if f"{name}_stopped_at" in logs:
                 self._progress.stopped(name, logs[f"{name}_stopped_at"])
-                self._samplers.pop(name, None)
+                self._last[name] = logs[f"{name}_stopped_at"]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pass on what the adapters say that were measured, but for those that have ended before."""
         step = state.global_step
         for name, sample in self._samplers.items():
-            if 0 < step <= self._steps[name]:
+            if 0 < step <= self._last[name]:
                 with kept_random_state():
                     samples = sample()
                 self._progress.sampled(step, name, samples)
