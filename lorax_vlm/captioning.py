@@ -25,7 +25,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.training.progress import Show
 from lorax_vlm.types import Caption, GenerationSettings, require_flag, require_known, require_texts
-from lorax_vlm.workshop.orders import AdapterOrder, Data, Making, as_splits, by_name, examples_for
+from lorax_vlm.workshop.orders import AdapterOrder, Data, Making, as_splits, examples_for, orders_by_name
 from lorax_vlm.workspace import BASE, Options, Workspace
 
 
@@ -147,11 +147,7 @@ class BLIP2CaptioningSystem:
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false; nothing is trained.
             LoraxError: As ``train_adapter``; none of the adapters is stored.
         """
-        sources, configs = by_name("data", data, styles), by_name("config", config, styles)
-        orders = [
-            self.order(name, style, data=sources[name], config=configs[name], **wanted)
-            for name, style in styles.items()
-        ]
+        orders = orders_by_name(self.order, styles, data, config, **wanted)
         return self.workspace.train_orders(self.model, orders, replace=replace, resume=resume, progress=progress)
 
     def order(

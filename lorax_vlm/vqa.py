@@ -1,6 +1,7 @@
 """Visual question answering on several bases, with task adapters. Translation to ``Workspace`` only."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -35,7 +36,7 @@ from lorax_vlm.types import (
     require_texts_by_name,
     require_whole,
 )
-from lorax_vlm.workshop.orders import AdapterOrder, Data, Making, by_name, examples_for
+from lorax_vlm.workshop.orders import AdapterOrder, Data, Making, examples_for, orders_by_name
 from lorax_vlm.workspace import Options, Workspace
 
 
@@ -164,11 +165,7 @@ class VQASystem:
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false.
             LoraxError: As ``train_adapter``; none of the adapters is stored.
         """
-        sources, configs = by_name("data", data, tasks), by_name("config", config, tasks)
-        orders = [
-            self.order(model, name, task, data=sources[name], config=configs[name], **wanted)
-            for name, task in tasks.items()
-        ]
+        orders = orders_by_name(partial(self.order, model), tasks, data, config, **wanted)
         return self.train_orders(model, orders, replace=replace, resume=resume, progress=progress)
 
     def order(

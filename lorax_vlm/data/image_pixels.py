@@ -265,10 +265,10 @@ def _range(deep: Deep, bounds: list[tuple[int, int]], name: str) -> tuple[float,
         if values.ndim == 3 and values.shape[2] == 4:
             alphas.append(float(values[..., 3].max()))
         if values.dtype.itemsize > 1 and kind in "iu" and highs[-1] <= _SIXTEEN // 2:
-            low = colours & 0xFF  # 0 in multiples of 256, in those of 257 what is above it; far faster than %
-            if low.any():
+            lower = colours & 0xFF  # 0 in multiples of 256, in those of 257 what is above it; far faster than %
+            if lower.any():
                 steps.discard(256)
-            if (low != colours >> 8).any():
+            if (lower != colours >> 8).any():
                 steps.discard(257)
     low, high, alpha = min(lows), max(highs), max(alphas)
     if not np.isfinite([*lows, *highs, *alphas]).all():

@@ -42,12 +42,26 @@ class AdapterOrder:
     """Leave out examples whose texts do not fit the model, instead of refusing all."""
 
 
-def by_name(what: str, given: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    """What is given for each of several adapters: one for all, or by name.
+def orders_by_name(
+    order: Callable[..., AdapterOrder], names: Mapping[str, str], data: Any, config: Any, **wanted: Any
+) -> list[AdapterOrder]:
+    """An order for each of several adapters.
+
+    Args:
+        order: Makes one, of a name, what it is for, and ``data``, ``config`` and ``wanted``.
+        names: What each is for, by its name.
+        data: One for all, or by name.
+        config: One for all, or by name.
+        wanted: For all.
 
     Raises:
-        UsageError: It says nothing of one of them, or something of another, or no adapters are named.
+        UsageError: ``data`` or ``config`` goes by name and says nothing of one, or something of another.
     """
+    sources, configs = _by_name("data", data, names), _by_name("config", config, names)
+    return [order(name, word, data=sources[name], config=configs[name], **wanted) for name, word in names.items()]
+
+
+def _by_name(what: str, given: Any, names: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(names, Mapping):
         raise UsageError(f"What to train is named, such as {{'counting': 'counting'}}, got {quoted(names)}.")
     asked = list(names)
