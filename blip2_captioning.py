@@ -10,7 +10,6 @@ one folder per style: ``my_captions/detailed/metadata.jsonl`` and so on.
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def main() -> None:
     names = {f"{base}{style}_captions": style for style in arguments.styles}
     if not arguments.no_train:
         system.store.claim(list(names))  # and so never replace what somebody made
-        config = replace(system.default_config, max_steps=arguments.steps or system.default_config.max_steps)
+        config = {"max_steps": arguments.steps} if arguments.steps else None
         data = {name: arguments.data / style for name, style in names.items()} if arguments.data else None
         system.train_adapters(names, data=data, complexity=arguments.recipe, config=config, replace=True)
     if system.entry.miniature:

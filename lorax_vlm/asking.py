@@ -62,7 +62,10 @@ def require_captions(entry: CatalogEntry) -> None:
 
 
 def require_skill(entry: CatalogEntry, skill: Skill) -> None:
-    """Raise ``UsageError`` for a base that cannot learn a skill, because it takes words of its own."""
+    """Raise ``UsageError`` for a base that cannot learn a skill, because it takes words of its own, or what is none."""
+    if not hasattr(skill, "asked"):
+        known = 'caption("concise"), answer("counting") or instruct()'
+        raise UsageError(f"What an adapter is for is a skill of lorax_vlm, {known}; got {quoted(skill)}.")
     if not skill.asked:
         require_captions(entry)
     if skill.writes and not entry.captions:

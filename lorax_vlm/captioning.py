@@ -131,7 +131,7 @@ class BLIP2CaptioningSystem:
         styles: Mapping[str, str],
         *,
         data: Data | Mapping[str, Data | None] | None = None,
-        config: TrainConfig | Mapping[str, TrainConfig] | None = None,
+        config: TrainConfig | Mapping[str, Any] | None = None,
         replace: bool = False,
         resume: bool = False,
         progress: Show = True,

@@ -183,7 +183,7 @@ class AdapterNameError(AdapterError, ValueError):
     def __init__(self, adapter: str) -> None:
         super().__init__(
             adapter,
-            f"{adapter!r} cannot be an adapter's name. Use 1 to 96 letters, digits, '-', '_' and '.', "
+            f"{adapter!r} cannot be an adapter's name. Use 1 to 96 letters from a to z, digits, '-', '_' and '.', "
             "starting with a letter or digit, without path separators or '..'. The name 'base' is reserved, and so are "
             "those that Windows keeps for devices, such as 'con'.",
         )

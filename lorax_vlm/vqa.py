@@ -150,7 +150,7 @@ class VQASystem:
         tasks: Mapping[str, str],
         *,
         data: Data | Mapping[str, Data | None] | None = None,
-        config: TrainConfig | Mapping[str, TrainConfig] | None = None,
+        config: TrainConfig | Mapping[str, Any] | None = None,
         replace: bool = False,
         resume: bool = False,
         progress: Show = True,

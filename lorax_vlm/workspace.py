@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from lorax_vlm.adapters.ownership import adapters_of
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import distinct_adapters
+from lorax_vlm.asking import distinct_adapters, require_rows
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.results import Comparison
@@ -184,6 +184,7 @@ class Workspace:
     ) -> dict[str, ModelText]:
         """What a base (None) and adapters on it say of one image, in one batch: ``{"base": ..., name: ...}``."""
         GenerationSettings.require_fields(decoding)
+        adapters = require_rows(adapters, "adapters", "ask(adapter=...)")
         self.require_adapters(adapters, base)
         with self.engine(base) as engine:
             results = engine.generate([Request.about(image, question, name, **decoding) for name in adapters])

@@ -71,7 +71,8 @@ ORDERS: list[tuple[dict[str, Any], str]] = [
     ({"style": 5}, "style must be a text"),
     ({"style": b"x"}, "style must be a text"),
     ({"config": 5}, "config must be a TrainConfig"),
-    ({"config": {"max_steps": 1}}, "config must be a TrainConfig|KeyError"),
+    ({"config": {"steps": 1}}, "no training setting 'steps'"),
+    ({"config": {"max_steps": "1"}}, "max_steps must be"),
     ({"complexity": []}, "Unknown recipe"),
     ({"complexity": 5}, "Unknown recipe"),
 ]
@@ -261,7 +262,7 @@ def test_what_is_no_version(version: Any, system: BLIP2CaptioningSystem) -> None
             call()
 
 
-@pytest.mark.parametrize("config", ["", 0, {}, [], "fast"], ids=repr)
+@pytest.mark.parametrize("config", ["", 0, [], "fast"], ids=repr)
 def test_what_is_no_config(config: Any, system: BLIP2CaptioningSystem, tmp_path: Path) -> None:
     answering, exchange = VQASystem("mini", store=tmp_path), MultiModalLoRAExchange("mini", store=tmp_path)
     for call in (

@@ -34,14 +34,17 @@ QUICK = TrainConfig(max_steps=2, batch_size=4, learning_rate=5e-3, eval_every=2,
 OPTIONS: dict[str, Any] = {"config": QUICK, "progress": False}
 
 
-def folder(target: Path, scenes: list[Scene], style: str = "concise", first: str | None = None) -> Path:
-    """Captioned images; the caption of the first may be another one."""
+def folder(
+    target: Path, scenes: list[Scene], style: str = "concise", first: str | None = None, held_out: int = 0
+) -> Path:
+    """Captioned images; the caption of the first may be another one, and the last may be said to be held out."""
     target.mkdir(exist_ok=True)
     rows = []
     for number, scene in enumerate(scenes):
         scene.image.save(target / f"{scene.seed}.png")
         text = first if first is not None and number == 0 else scene.caption(style)
-        rows.append(json.dumps({"file_name": f"{scene.seed}.png", "caption": text}))
+        part = {"split": "validation" if number >= len(scenes) - held_out else "train"} if held_out else {}
+        rows.append(json.dumps({"file_name": f"{scene.seed}.png", "caption": text} | part))
     (target / "metadata.jsonl").write_text("\n".join(rows))
     return target
 
@@ -50,12 +53,13 @@ def folder(target: Path, scenes: list[Scene], style: str = "concise", first: str
 def test_anything_that_makes_another_adapter_is_noticed(
     change: str, system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path
 ) -> None:
-    data, recipe = folder(tmp_path / "photos", scenes), get_recipe("light")
+    # The parts are said, or a changed image would be noticed by another division alone.
+    data, recipe = folder(tmp_path / "photos", scenes, held_out=3), get_recipe("light")
     made = system.create_captioning_adapter("mine", "concise", recipe, data=data, **OPTIONS)
     assert system.create_captioning_adapter("mine", "concise", recipe, data=data, **OPTIONS) == made
     config, style = QUICK, "concise"
     if change == "caption":
-        folder(tmp_path / "photos", scenes, first="corrected")
+        folder(tmp_path / "photos", scenes, first="corrected", held_out=3)
     elif change == "image":
         scenes[0].image.transpose(0).save(data / f"{scenes[0].seed}.png")
     elif change == "seed":

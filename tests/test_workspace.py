@@ -219,6 +219,29 @@ def test_no_base_is_loaded_for_what_cannot_be_measured(store: AdapterStore, mini
             workspace.evaluate(name)
 
 
+def test_what_mixes_captions_and_answers_is_said(
+    workspace: Workspace, scenes: list[Scene], mini: LoadedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_random_adapter(mini, tmp_path / "made", seed=1, scale=0.5)
+    for name, skill, prompt in (("short", caption("concise"), ""), ("count", answer("counting"), "Q: {question} A:")):
+        workspace.store.add(name, folder, write_manifest(mini, folder, name=name, skill=skill, prompt=prompt))
+    image = scenes[0].image
+    for name, said in (("count", 0), ("short", 1), ("short", 1)):
+        workspace.ask(image, "What is it?", adapter=name)
+        assert caplog.text.count("was made to write captions, concise, and is asked a question") == said
+    other = write_random_adapter(mini, tmp_path / "other", seed=2, scale=0.5)
+    manifest = write_manifest(mini, other, name="more", skill=answer("color"), prompt="Q: {question} A:")
+    workspace.store.add("more", other, manifest)
+    workspace.merge(["count", "more"], "answers")
+    assert "some caption and some answer" not in caplog.text
+    workspace.merge(["short", "more"], "both")
+    assert "Of short, more some caption and some answer questions" in caplog.text
+    with pytest.raises(UsageError, match="A list of adapters is needed, got 'short'"):
+        workspace.compare(image, "short", base=OPT)
+    with pytest.raises(UsageError, match="is a skill of lorax_vlm"):
+        workspace.train("x", "concise", base=OPT)  # type: ignore[arg-type]
+
+
 def test_options_belong_to_one_workspace(workspace: Workspace, tmp_path: Path) -> None:
     for make in (BLIP2CaptioningSystem, VQASystem, MultiModalLoRAExchange):
         with pytest.raises(UsageError, match="store: the workspace that is given has its own"):

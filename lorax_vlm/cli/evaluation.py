@@ -33,7 +33,7 @@ from lorax_vlm.cli.options import (
     read_asked_data,
 )
 from lorax_vlm.cli.output import print_json, say, say_wrote
-from lorax_vlm.cli.results import print_caption_reports, print_vqa_reports
+from lorax_vlm.cli.results import Effects, effect_lines, print_caption_reports, print_vqa_reports, say_side_effects
 from lorax_vlm.data.world.captions import require_style
 from lorax_vlm.data.world.examples import GENERAL, require_task
 from lorax_vlm.data.world.questions import QUESTION_TYPES
@@ -47,7 +47,6 @@ from lorax_vlm.paths import require_new_file
 
 if TYPE_CHECKING:
     from lorax_vlm.data.examples import DataSplits, Example
-    from lorax_vlm.evaluation.side_effects import SideEffects
 
 
 _SHOWN = 10
@@ -249,6 +248,12 @@ def _asks_questions(entry: CatalogEntry, order: _Order) -> bool:
                 "Leave --task out." if entry.captions else f"{entry.name} answers questions and cannot write captions."
             )
             raise UsageError(f"{order.splits.source} holds captions, not questions. {way}")
+        captions = [adapter.name for adapter in order.stored if not answers_questions(adapter.manifest)]
+        if has_questions and captions and order.task is None:
+            raise UsageError(
+                f"{order.splits.source} holds questions, and {', '.join(captions)} captions. Evaluate it on captions; "
+                "--task WORD asks it all the same."
+            )
         return has_questions
     return asked or (bool(order.stored) and answers_questions(order.stored[0].manifest))
 
@@ -295,12 +300,13 @@ def _evaluate_questions(order: _Order) -> None:
     else:
         _say_about(order)
         print_vqa_reports(reports, lines, title)
-        _say_side_effects(effects)
+        say_side_effects(effects)
     if order.html is not None:
         from lorax_vlm.evaluation.opening import OpenedOnDemand
         from lorax_vlm.reports.questions_page import write_vqa_page
 
-        write_vqa_page(reports, OpenedOnDemand(unseen.examples), order.html, title=title, differences=lines)
+        told: dict[str, Any] = {"title": title, "differences": lines, "notes": _notes(order, effects)}
+        write_vqa_page(reports, OpenedOnDemand(unseen.examples), order.html, **told)
         say_wrote(order.html, as_json=order.as_json)
     if any(record.bug for report in reports for record in report.records):
         raise typer.Exit(1)
@@ -344,15 +350,17 @@ def _evaluate_captions(order: _Order, title: str) -> None:
     else:
         _say_about(order)
         print_caption_reports(reports, differences, title)
-        _say_side_effects(effects)
+        say_side_effects(effects)
         for name in left_out:
             say(f"{name} has a style of its own: give --data FOLDER")
     if order.html is not None:
-        _write_captions_page(order, order.html, reports, caption_lines(reports, differences), title)
+        lines = caption_lines(reports, differences)
+        told: dict[str, Any] = {"title": title, "differences": lines, "notes": _notes(order, effects)}
+        _write_captions_page(order, order.html, reports, told)
 
 
 def _write_captions_page(
-    order: _Order, path: Path, reports: Sequence[CaptionReport | ReferenceReport], lines: Sequence[str], title: str
+    order: _Order, path: Path, reports: Sequence[CaptionReport | ReferenceReport], told: dict[str, Any]
 ) -> None:
     from lorax_vlm.data.world.examples import drawn_example
     from lorax_vlm.evaluation.opening import OpenedOnDemand
@@ -362,7 +370,7 @@ def _write_captions_page(
         shown = list(order.splits.select(order.split))
     else:
         shown = [drawn_example(failure["scene"]) for report in reports for failure in report.failures]
-    write_captions_page(reports, OpenedOnDemand(shown), path, title=title, differences=lines)
+    write_captions_page(reports, OpenedOnDemand(shown), path, **told)
     say_wrote(path, as_json=order.as_json)
 
 
@@ -387,7 +395,6 @@ def _say_about(order: _Order) -> None:
         say(f"and {len(lines) - _SHOWN} more lines; --json has all")
 
 
-def _say_side_effects(effects: "dict[str, SideEffects | None]") -> None:
-    for name, found in effects.items():
-        for line in found.lines() if found is not None else ():
-            say(f"{name}, {line}", style="red" if found is not None and found.harmful else "")
+def _notes(order: _Order, effects: Effects) -> list[str]:
+    """What a page says beside the figures: the data, and other skills."""
+    return [*_about(order)[:_SHOWN], *(line for line, _ in effect_lines(effects))]

@@ -214,8 +214,11 @@ def _entry(name: Any, entry: Any, path: Path, defaults: Mapping[str, Any], probl
     problems += [
         f"{label}: unknown setting {quoted(key)}; known: {', '.join(_KNOWN)}" for key in entry if key not in _KNOWN
     ]
-    if (entry.get("style") is None) == (entry.get("task") is None):
-        problems.append(f"{label}: give it a style or a task, and not both")
+    named = [key for key in ("style", "task", "data") if entry.get(key) is not None]
+    if "style" in named and "task" in named:
+        problems.append(f"{label}: it has a style and a task; it learns one of them")
+    elif not named and defaults.get("data") is None:
+        problems.append(f"{label}: give it a style, a task or data")
     try:
         given = Options(**known).model_dump(exclude_none=True)
     except ValidationError as error:

@@ -1,6 +1,7 @@
 """How evaluations look on the screen. No torch."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lorax_vlm.cli.output import print_table, say
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport, VQAReport
@@ -11,9 +12,13 @@ from lorax_vlm.evaluation.summary import (
     metrics_line,
     missing_line,
     name_of,
+    seen_lines,
     table_rows,
 )
 from lorax_vlm.types import Interval, percent
+
+if TYPE_CHECKING:
+    from lorax_vlm.evaluation.side_effects import SideEffects
 
 
 def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title: str) -> None:
@@ -45,6 +50,22 @@ def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title:
                 f"{name_of(report)}: {len(failed)} questions could not be asked and count as wrong; "
                 f"the first: {failed[0].error}"
             )
+
+
+Effects = Mapping[str, "SideEffects | None"]
+"""What adapters, by name, do to other skills; None where that cannot be measured."""
+
+
+def effect_lines(effects: Effects) -> list[tuple[str, bool]]:
+    """What adapters do to other skills, and whether it is harm."""
+    known = [(name, found) for name, found in effects.items() if found is not None]
+    return [(f"{name}, {line}", found.harmful) for name, found in known for line in found.lines()]
+
+
+def say_side_effects(effects: Effects) -> None:
+    """Say it, harm in red."""
+    for line, harmful in effect_lines(effects):
+        say(line, style="red" if harmful else "")
 
 
 def _print_ablations(reports: Sequence[VQAReport]) -> None:
@@ -88,7 +109,7 @@ def print_caption_reports(
 
 
 def _say_seen(reports: Sequence[VQAReport | CaptionReport | ReferenceReport]) -> None:
-    for line in dict.fromkeys(report.seen.line() for report in reports if report.seen is not None):
+    for line in seen_lines(reports):
         say(line)
 
 

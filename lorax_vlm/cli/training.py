@@ -286,11 +286,11 @@ def _train(
     """Train what is asked for, in one run."""
     import dataclasses
 
+    own = [read_asked_data(**adapter.data) for adapter in asked]  # before torch is imported
     from lorax_vlm.workspace import Workspace
 
     workspace, orders = Workspace(**system), []
-    for adapter in asked:
-        splits = read_asked_data(**adapter.data)
+    for adapter, splits in zip(asked, own, strict=True):
         entry = workspace.bases.described(model)
         name, skill = _name_and_skill(adapter, entry, workspace.store)
         usual = skill_config(entry, skill, own_data=splits is not None)
@@ -353,6 +353,8 @@ def _print_result(trained: Trained, model: str) -> None:
             f"  What was trained and not chosen: {curve.parent / 'rejected'}",
             style="red",
         )
+    if training.get("still_falling"):
+        say(f"  the validation loss was still falling: more steps may help, --steps {3 * training['steps']}")
     if limit is not None and limit.limits:
         say(f"  training stalled at a loss of {training['last_training_loss']:.2f} per target", style="red")
         for line in limit.advice():

@@ -23,6 +23,8 @@ from lorax_vlm.foreign import quoted
 Kind = Literal["captions", "questions"]
 Choice = Literal["train", "validation", "test", "held-out", "all"]
 _SHOWN = 5
+_FEW = 4
+"""Validation examples: fewer hardly tell one step from another."""
 
 
 @dataclass(frozen=True)
@@ -299,10 +301,23 @@ class DataSplits:
             lines.append(
                 f"{label} targets: {len(targets)} different" + (f"; most frequent {frequent}" if frequent else "")
             )
+        if 0 < len(self.validation) < _FEW and self.train:
+            lines.append(
+                f"{len(self.validation)} validation examples choose the best step: few to go by; --held-out takes more"
+            )
+        known = [part for part in self.parts().values() if isinstance(part, Sequence)]
+        if repeated := _repeated(example for part in known for example in part):
+            lines.append(f"{repeated} rows say of an image what another row says of it already")
         first = next((example for part in self.parts().values() for example in part), None)
         if first is not None:
             lines.append(f"first: {first.name}: {first.prompt!r} -> {first.target!r}")
         return lines
+
+
+def _repeated(examples: Iterable[Example]) -> int:
+    """Rows with image, question and target of another one, of those whose image was looked at when they were read."""
+    rows = [(example.digest, example.question, example.target) for example in examples if example.digest]
+    return len(rows) - len(set(rows))
 
 
 def kind_of(example: Example) -> Kind:

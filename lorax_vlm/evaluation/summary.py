@@ -17,6 +17,11 @@ def name_of(report: VQAReport | CaptionReport | ReferenceReport) -> str:
     return report.adapter or "base"
 
 
+def seen_lines(reports: Sequence[VQAReport | CaptionReport | ReferenceReport]) -> list[str]:
+    """What adapters were trained on of the images they were measured with."""
+    return list(dict.fromkeys(report.seen.line() for report in reports if report.seen is not None))
+
+
 def table_rows(reports: Sequence[VQAReport]) -> list[tuple[str, list[Interval]]]:
     """Names and shares of reports on the same questions: of all, or of each metric if there are two; of each type."""
     first = reports[0]

@@ -5,6 +5,7 @@ no less. ``svd`` brings that sum back to a rank and says what is lost. ``linear`
 whole updates: its plain versions combine A and B apart, which adds products of one adapter's A with another's B.
 """
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from lorax_vlm.adapters.peft_config import MAX_RANK
 from lorax_vlm.adapters.seen import join_seen
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.asking import answers_questions
 from lorax_vlm.errors import IncompatibleAdapter, UsageError
 from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, identities_of
 from lorax_vlm.exchange.files import write_updates
@@ -37,6 +39,7 @@ from lorax_vlm.skills import Skill
 from lorax_vlm.types import require_known, require_texts
 from lorax_vlm.workshop.intake import keep, made_on
 
+logger = logging.getLogger(__name__)
 Method = Literal["cat", "svd", "linear", "ties", "dare"]
 METHODS: tuple[Method, ...] = get_args(Method)
 _OF_PEFT = {"linear": "svd", "ties": "ties_svd", "dare": "dare_linear_svd"}
@@ -243,6 +246,13 @@ def merge_adapters(
     require_different(stored)
     _require_one_base(bases.describe(model), found)
     updates = [read_updates(adapter) for _, adapter in found]
+    if len({answers_questions(adapter.manifest) for adapter in stored}) > 1:
+        logger.warning(
+            "Of %s some caption and some answer questions: what is left of either is known when it is measured, "
+            "lorax-vlm evaluate %s",
+            ", ".join(names),
+            new_name,
+        )
     merged = merge_updates(updates, factors, method, rank=rank, density=density)
     largest = max(update.rank for update in merged.values())
     if largest > MAX_RANK:

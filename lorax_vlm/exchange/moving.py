@@ -1,8 +1,8 @@
 """What a transfer is made of when little is said: where from, under which name, with which data and how many steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.examples import Example
@@ -19,7 +19,7 @@ from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.settings import runs_dir
 from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.defaults import skill_config
+from lorax_vlm.training.defaults import chosen_config, skill_config
 from lorax_vlm.training.progress import Show
 from lorax_vlm.types import require_known, require_whole
 
@@ -34,8 +34,8 @@ class Wishes(TypedDict, total=False):
     without ``development``: scenes that no adapter was trained on, for miniatures' skills."""
     steps: int | None
     """Of the distillation. None: a quarter of the target's usual ones."""
-    config: TrainConfig | None
-    """Other settings of the distillation. None: the target's defaults."""
+    config: TrainConfig | Mapping[str, Any] | None
+    """Other settings of the distillation, all or some. None: the target's defaults."""
     allow_partial: bool
     """Leave out what cannot be moved, instead of refusing."""
     progress: Show
@@ -160,7 +160,7 @@ def direction(
 
 
 def _distillation(
-    target: CatalogEntry, stored: StoredAdapter, steps: int | None, config: TrainConfig | None
+    target: CatalogEntry, stored: StoredAdapter, steps: int | None, config: TrainConfig | Mapping[str, Any] | None
 ) -> TrainConfig:
-    usual = config or skill_config(target, stored.manifest.skill or answer("general"))
+    usual = chosen_config(config, skill_config(target, stored.manifest.skill or answer("general")))
     return usual.with_steps(steps if steps is not None else max(1, round(QUICK_SHARE * usual.max_steps)))

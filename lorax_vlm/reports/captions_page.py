@@ -8,7 +8,7 @@ from PIL import Image
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
-from lorax_vlm.evaluation.summary import caption_table, name_of
+from lorax_vlm.evaluation.summary import caption_table, name_of, seen_lines
 from lorax_vlm.reports.page import flat, thumbnail, write_page
 
 _SIDE_PX = 160
@@ -21,6 +21,7 @@ def write_captions_page(
     *,
     title: str,
     differences: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the page; it needs no other file and no connection.
 
@@ -30,6 +31,7 @@ def write_captions_page(
         path: Where to write it; parents are created.
         title: Heading.
         differences: Lines that compare adapters with the base.
+        notes: Lines about what was captioned, and what else was found.
 
     Raises:
         UsageError: There are no reports.
@@ -39,7 +41,6 @@ def write_captions_page(
         raise UsageError("At least one report is needed.")
     columns, rows = caption_table(reports)
     reasons = [f"{metric} is no figure here: {reason}." for metric, reason in _reasons(reports[0]).items()]
-    seen = dict.fromkeys(report.seen.line() for report in reports if report.seen is not None)
     return write_page(
         "captions.html",
         path,
@@ -47,7 +48,7 @@ def write_captions_page(
         judged=_judged_by(reports[0]),
         columns=[column.strip() for column in columns],
         rows=rows,
-        lines=[*reasons, *seen],
+        lines=[*reasons, *seen_lines(reports), *notes],
         differences=differences,
         parts=[
             {"heading": _heading(report), "failures": [_shown(failure, images) for failure in report.failures]}

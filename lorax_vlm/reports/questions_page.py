@@ -11,7 +11,7 @@ from PIL import Image
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.results import AnswerRecord, VQAReport
-from lorax_vlm.evaluation.summary import image_line, missing_line, name_of, table_rows
+from lorax_vlm.evaluation.summary import image_line, missing_line, name_of, seen_lines, table_rows
 from lorax_vlm.reports.page import flat, picture_address, thumbnail, write_page
 from lorax_vlm.reports.plot import draw_accuracy
 from lorax_vlm.types import Interval, percent
@@ -27,6 +27,7 @@ def write_vqa_page(
     *,
     title: str,
     differences: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the page; it needs no other file and no connection.
 
@@ -37,6 +38,7 @@ def write_vqa_page(
         path: Where to write it; parents are created.
         title: Heading.
         differences: Lines that compare the reports.
+        notes: Lines about what was asked, and what else was found.
 
     Raises:
         UsageError: There are no reports.
@@ -61,6 +63,7 @@ def write_vqa_page(
         rows=[{"name": name, "count": shares[0].count, "shares": shares} for name, shares in rows],
         cell=Interval.percent,
         percent=_percent,
+        lines=[*seen_lines(reports), *notes],
         differences=differences,
         plot=picture_address(draw_accuracy(reports, rows), "png"),
         plotted="; ".join(

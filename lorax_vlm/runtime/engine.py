@@ -5,6 +5,7 @@ batch comes, and a row fails alone.
 """
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,15 @@ from lorax_vlm.adapters.files import AdapterBytes, read_adapter
 from lorax_vlm.adapters.manifest import Canary, Manifest
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import Ask, ask_of, caption_ask, distinct_adapters, require_captions, require_question
+from lorax_vlm.asking import (
+    Ask,
+    answers_questions,
+    ask_of,
+    caption_ask,
+    distinct_adapters,
+    require_captions,
+    require_question,
+)
 from lorax_vlm.errors import LoraxError, RowFailed
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
@@ -28,6 +37,8 @@ from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.types import Generated, GenerationSettings, ModelText, require_whole
+
+logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -90,6 +101,7 @@ class BaseEngine:
         self.base, self.store, self.batch_size = base, store, batch_size
         self._attached = AttachedAdapters(base, self._place, adapter_memory_bytes, self._read)
         self._in_use: dict[str, str] = {}
+        self._said: set[str] = set()
         """What names meant when they were last asked."""
         self._trials: set[str] = set()
         self._trial_numbers = itertools.count()
@@ -183,9 +195,16 @@ class BaseEngine:
             UsageError: A base that writes no captions is.
         """
         if question:
+            if manifest is not None and manifest.skill is not None and not answers_questions(manifest):
+                self._say_once(manifest.name, f"was made to write {manifest.skill}, and is asked a question")
             return ask_of(self.entry, manifest, question=True)
         require_captions(self.entry)
         return caption_ask(self.entry, manifest)
+
+    def _say_once(self, name: str, what: str) -> None:
+        if name not in self._said:
+            self._said.add(name)
+            logger.warning("Adapter %r %s: the base may answer better.", name, what)
 
     # --- adapters ---------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,11 @@
 """Settings of a training run. No torch."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lorax_vlm.errors import UsageError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.types import require_flag, require_number, require_texts, require_whole
 
 _UNRECORDED = ("report_to", "samples")
@@ -13,7 +15,11 @@ SEED_LIMIT = 2**32
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How an adapter is trained. The defaults suit a few hundred to a few thousand captions on a real checkpoint."""
+    """How an adapter is trained, with all that is not named as it stands here.
+
+    The defaults suit a few hundred to a few thousand captions on a real checkpoint; a miniature wants others. To change
+    some of what is usual for a base give a mapping, ``config={"samples": 3}``, wherever a ``TrainConfig`` is taken.
+    """
 
     max_steps: int = 500
     """Optimiser steps. Early stopping may end sooner."""
@@ -66,6 +72,17 @@ class TrainConfig:
         require_number("weight_decay", self.weight_decay, lambda value: value >= 0, "of at least 0")
         require_number("warmup_share", self.warmup_share, lambda value: 0 <= value < 1, "from 0 up to 1")
 
+    def changed(self, changes: Mapping[str, Any]) -> "TrainConfig":
+        """With other values of some settings.
+
+        Raises:
+            UsageError: There is no such setting, or it is no such value.
+        """
+        known = list(asdict(self))
+        if unknown := [name for name in changes if name not in known]:
+            raise UsageError(f"There is no training setting {quoted(unknown[0])}; known: {', '.join(known)}.")
+        return replace(self, **changes)
+
     def with_steps(self, steps: int) -> "TrainConfig":
         """With another number of steps, measured at their end at the latest."""
         require_whole("max_steps", steps, 1)
@@ -85,6 +102,11 @@ MINI_CAPTION_CONFIGS = {
     "instructblip-mini": replace(MINI_CONFIG, max_steps=400, learning_rate=4e-3, eval_every=100),
 }
 """For a style, by name."""
+
+OWN_CAPTION_CONFIGS = {
+    name: replace(config, max_steps=3 * config.max_steps, patience=4) for name, config in MINI_CAPTION_CONFIGS.items()
+}
+"""For captions of pictures of somebody's own, which take longer to learn than scenes, by name."""
 
 _MINI_VQA = TrainConfig(max_steps=600, batch_size=64, learning_rate=1.5e-3, eval_every=100, patience=None)
 MINI_VQA_CONFIGS = {

@@ -1,10 +1,21 @@
 """What an adapter is made with when nobody says. No torch."""
 
-from lorax_vlm.adapters.recipe import RECIPES, Recipe, get_recipe
+from collections.abc import Mapping
+from typing import Any
+
+from lorax_vlm.adapters.recipe import RECIPES, Recipe
+from lorax_vlm.errors import UsageError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.spec import site_groups
 from lorax_vlm.skills import Skill
-from lorax_vlm.training.config import MINI_CAPTION_CONFIGS, MINI_VQA_CONFIGS, OWN_QUESTION_CONFIGS, TrainConfig
+from lorax_vlm.training.config import (
+    MINI_CAPTION_CONFIGS,
+    MINI_VQA_CONFIGS,
+    OWN_CAPTION_CONFIGS,
+    OWN_QUESTION_CONFIGS,
+    TrainConfig,
+)
 
 
 def question_recipe(entry: CatalogEntry, *, own_data: bool = False) -> Recipe:
@@ -34,16 +45,21 @@ def skill_config(entry: CatalogEntry, skill: Skill, *, own_data: bool = False) -
     """The usual settings of a run for a skill, on a base that can do it; ``own_data`` as for ``question_recipe``."""
     if skill.asked or not entry.captions:
         return question_config(entry, own_data=own_data)
-    return MINI_CAPTION_CONFIGS[entry.name] if entry.miniature else TrainConfig()
+    if not entry.miniature:
+        return TrainConfig()
+    return (OWN_CAPTION_CONFIGS if own_data else MINI_CAPTION_CONFIGS)[entry.name]
 
 
-def question_defaults(
-    entry: CatalogEntry, recipe: str | Recipe | None, config: TrainConfig | None, *, own_data: bool
-) -> tuple[Recipe, TrainConfig]:
-    """What is given, and the usual for what is not.
+def chosen_config(config: TrainConfig | Mapping[str, Any] | None, usual: TrainConfig) -> TrainConfig:
+    """What is given: all settings, or changes of the usual ones; None: the usual ones.
 
     Raises:
-        UsageError: There is no recipe of that name.
+        UsageError: It is neither, or there is no such setting.
     """
-    chosen = question_recipe(entry, own_data=own_data) if recipe is None else get_recipe(recipe)
-    return chosen, question_config(entry, own_data=own_data) if config is None else config
+    if isinstance(config, Mapping):
+        return usual.changed(config)
+    if not isinstance(config, TrainConfig | None):
+        raise UsageError(
+            f"config must be a TrainConfig, or settings to change, {{'samples': 3}}; got {quoted(config)}."
+        )
+    return usual if config is None else config

@@ -31,6 +31,7 @@ NOTES_FILE = "streams.json"
 CURVE_FILE = "curve.png"
 REJECTED_FOLDER = "rejected"
 """Weights that were trained and then not chosen, because the base alone has the lower validation loss."""
+_STILL_FALLING = 0.05
 _UNKNOWN_DATA = '"sha256": null'
 _CHECKPOINT = "checkpoint-"
 _SEAL = "complete.json"
@@ -61,6 +62,13 @@ class TrainingResult:
         last = losses[-max(1, len(losses) // 5) :]
         return sum(last) / len(last) if last else None
 
+    @property
+    def still_falling(self) -> bool:
+        """Whether the last step was the best, with a validation loss a twentieth below the one measured before."""
+        losses = [row["eval_loss"] for row in self.history if "eval_loss" in row]
+        fell = len(losses) > 1 and losses[-1] < (1 - _STILL_FALLING) * losses[-2]
+        return fell and self.best_step == self.steps
+
     def record(self) -> dict[str, Any]:
         """The figures that belong into the adapter's manifest."""
         return {
@@ -69,6 +77,7 @@ class TrainingResult:
             "first_validation_loss": self.first_validation_loss,
             "best_validation_loss": self.best_validation_loss,
             "last_training_loss": self.last_training_loss,
+            "still_falling": self.still_falling,
             "time_s": round(self.time_s, 1),
             "trainable_parameters": self.trainable_parameters,
         }

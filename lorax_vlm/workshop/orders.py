@@ -16,7 +16,7 @@ from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.defaults import question_recipe, skill_config
+from lorax_vlm.training.defaults import chosen_config, question_recipe, skill_config
 from lorax_vlm.training.progress import Show
 from lorax_vlm.types import require_known
 
@@ -51,13 +51,15 @@ def orders_by_name(
         order: Makes one, of a name, what it is for, and ``data``, ``config`` and ``wanted``.
         names: What each is for, by its name.
         data: One for all, or by name.
-        config: One for all, or by name.
+        config: One for all, or by name; changes of what is usual are for all, unless they go by name.
         wanted: For all.
 
     Raises:
         UsageError: ``data`` or ``config`` goes by name and says nothing of one, or something of another.
     """
-    sources, configs = _by_name("data", data, names), _by_name("config", config, names)
+    sources = _by_name("data", data, names)
+    for_all = isinstance(config, Mapping) and config.keys() <= TrainConfig.__dataclass_fields__.keys() - set(names)
+    configs = dict.fromkeys(names, config) if for_all else _by_name("config", config, names)
     return [order(name, word, data=sources[name], config=configs[name], **wanted) for name, word in names.items()]
 
 
@@ -116,8 +118,8 @@ class Taught(TypedDict, total=False):
 
     data: Data | None
     """What ``read_data`` recognises, or splits. None: drawn scenes, where the base knows them."""
-    config: TrainConfig | None
-    """Steps and rates."""
+    config: TrainConfig | Mapping[str, Any] | None
+    """Steps and rates: all of them, or changes of what is usual for the base, ``{"max_steps": 500}``."""
     skip_bad_rows: bool
     """Leave out malformed rows, and texts that do not fit the model."""
 
@@ -184,11 +186,8 @@ def usual(entry: CatalogEntry, skill: Skill, **wanted: Unpack[Wanted]) -> tuple[
     require_known(wanted, Wanted.__annotations__)
     require_skill(entry, skill)
     own_data = wanted.get("data") is not None
-    recipe, config = wanted.get("recipe"), wanted.get("config")
+    recipe = wanted.get("recipe")
     if recipe is None:
         recipe = question_recipe(entry, own_data=own_data) if skill.asked else "medium"
-    if config is None:
-        config = skill_config(entry, skill, own_data=own_data)
-    if not isinstance(config, TrainConfig):
-        raise UsageError(f"config must be a TrainConfig, got {quoted(config)}.")
+    config = chosen_config(wanted.get("config"), skill_config(entry, skill, own_data=own_data))
     return AdapterKind(skill, ask_for(entry, skill)), get_recipe(recipe), config

@@ -213,6 +213,17 @@ def test_captions_of_vilt_are_refused(run, image: Path) -> None:
     assert "--ablations belongs to questions" in run("evaluate", "--ablations", code=2)
 
 
+def test_questions_are_not_put_to_a_style_unasked(run, tmp_path: Path, stored: AdapterStore) -> None:
+    run("scenes", "export", tmp_path / "questions", "--task", "color", "--count", 12)
+    refused = run("evaluate", "one", "--data", tmp_path / "questions", code=2)
+    assert "questions holds questions, and one captions" in refused
+    asked = run("evaluate", "one", "--data", tmp_path / "questions", "--task", "color", "--html", tmp_path / "p.html")
+    assert "one against base" in asked
+    page = (tmp_path / "p.html").read_text()
+    assert "one: not known whether it was trained on any of these 12 images" in page
+    assert "training and" in page, "what was read"
+
+
 def test_columns_must_be_pairs(run, tmp_path: Path) -> None:
     assert "--columns must look like" in run("evaluate", "--data", "hub:a/b", "--columns", "image", code=2)
 

@@ -61,7 +61,8 @@ def test_everything_wrong_is_listed_at_once(tmp_path: Path) -> None:
     problems = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 18
     for part in (
-        "'a/b' cannot be", "list: expected settings", "typo: unknown setting 'learning-rate'", "both: give it a style",
+        "'a/b' cannot be", "list: expected settings", "typo: unknown setting 'learning-rate'",
+        "both: it has a style and a task; it learns one of them",
         "none: give it a style", "steps must be a whole number", "batch_size must be a whole number from 1, got True",
         "learning_rate must be a number above 0", "seed must be a whole number from 0",
         "streaming must be true or false", "the name False is no text", "the name 8 is no text", "the name a date is",
@@ -161,3 +162,14 @@ def test_only_ordinary_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(write(tmp_path, "a: {style: concise, data: ~nobody-of-this-name/x}"))
     (asked,) = read_order_file(tmp_path / "link", {})
     assert asked.data == {"data": str(tmp_path / "~nobody-of-this-name" / "x")}
+
+
+def test_data_alone_say_what_is_learnt(tmp_path: Path) -> None:
+    """As ``lorax-vlm train NAME --data FOLDER`` does."""
+    file = tmp_path / "order.yaml"
+    file.write_text("places: {data: photos}\n", encoding="utf-8")
+    (asked,) = read_order_file(file, {})
+    assert (asked.style, asked.task, asked.data) == (None, None, {"data": str(tmp_path / "photos")})
+    file.write_text("places: {steps: 3}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="give it a style, a task or data"):
+        read_order_file(file, {})

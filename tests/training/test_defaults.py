@@ -1,7 +1,9 @@
 """What is trained with when nobody says: as before on drawn scenes, the image path as well on other pictures."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,10 +13,12 @@ from lorax_vlm.data.examples import DataSplits, answered
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.catalog import get_model_entry, list_models
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.skills import Skill, answer, caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import linear_names
-from lorax_vlm.training.defaults import question_config, question_defaults, question_recipe
+from lorax_vlm.training.defaults import question_config, question_recipe, skill_config
 from lorax_vlm.vqa import VQASystem
+from lorax_vlm.workshop.orders import orders_by_name, usual
 
 MINIS = [entry.name for entry in list_models() if entry.miniature]
 # What the published figures on drawn scenes were made with: steps, rate, evaluations, and 64 rows, one per image.
@@ -31,7 +35,7 @@ def test_drawn_scenes_are_trained_on_as_before(name: str) -> None:
     entry = get_model_entry(name)
     steps, rate, every = ON_SCENES[name]
     expected = TrainConfig(steps, 64, learning_rate=rate, eval_every=every, patience=None)
-    assert question_defaults(entry, None, None, own_data=False) == (RECIPES["heavy"], expected)
+    assert usual(entry, answer("counting"))[1:] == (RECIPES["heavy"], expected)
 
 
 @pytest.mark.parametrize("name", MINIS)
@@ -47,15 +51,51 @@ def test_own_pictures_are_learnt_to_be_seen(name: str, load_shared: Callable[[st
 @pytest.mark.parametrize("name", ["blip2-opt-2.7b", "instructblip-vicuna-7b", "vilt-b32-finetuned-vqa"])
 @pytest.mark.parametrize("own_data", [False, True])
 def test_full_size_checkpoints_keep_their_image_path(name: str, own_data: bool) -> None:
-    assert question_defaults(get_model_entry(name), None, None, own_data=own_data) == (RECIPES["heavy"], TrainConfig())
+    data = Path("mine") if own_data else None
+    assert usual(get_model_entry(name), answer("counting"), data=data)[1:] == (RECIPES["heavy"], TrainConfig())
 
 
 def test_what_is_given_stays() -> None:
     entry, own, few = get_model_entry("blip2-opt-mini"), Recipe("own", 2, ("lm-qv",)), TrainConfig(max_steps=3)
-    assert question_defaults(entry, own, few, own_data=True) == (own, few)
-    assert question_defaults(entry, "light", few, own_data=True)[0] == RECIPES["light"]
+    skill, data = answer("kinds"), Path("mine")
+    assert usual(entry, skill, data=data, recipe=own, config=few)[1:] == (own, few)
+    assert usual(entry, skill, data=data, recipe="light", config=few)[1] == RECIPES["light"]
     with pytest.raises(UsageError, match="seeing, portable"):
-        question_defaults(entry, "all", few, own_data=True)
+        usual(entry, skill, data=data, recipe="all", config=few)
+
+
+@pytest.mark.parametrize(("skill", "own"), [(caption("concise"), None), (answer("kinds"), Path("mine"))])
+def test_some_settings_change_the_usual_ones_and_leave_the_others(skill: Skill, own: Path | None) -> None:
+    entry = get_model_entry("blip2-opt-mini")
+    expected = skill_config(entry, skill, own_data=own is not None)
+    changed = usual(entry, skill, data=own, config={"samples": 3, "max_steps": 7})[2]
+    assert changed == dataclasses.replace(expected, samples=3, max_steps=7)
+    assert changed.batch_size == expected.batch_size != TrainConfig().batch_size
+    with pytest.raises(UsageError, match="no training setting 'steps'; known: max_steps, "):
+        usual(entry, skill, data=own, config={"steps": 7})
+
+
+def test_settings_of_several_are_for_all_or_by_name() -> None:
+    def order(name: str, word: str, **wanted: Any) -> Any:
+        return name, wanted["config"]
+
+    make: Any = order
+    few, names = TrainConfig(max_steps=3), {"a": "x", "samples": "y"}
+    assert orders_by_name(make, names, None, {"max_steps": 7}) == [
+        ("a", {"max_steps": 7}),
+        ("samples", {"max_steps": 7}),
+    ]
+    assert orders_by_name(make, names, None, {"a": few, "samples": None}) == [("a", few), ("samples", None)]
+    with pytest.raises(UsageError, match="config says nothing of 'a'"):
+        orders_by_name(make, names, None, {"samples": few})
+
+
+def test_captions_of_own_pictures_get_more_steps_than_scenes() -> None:
+    for name in ("blip2-opt-mini", "blip2-flan-mini", "instructblip-mini"):
+        entry, skill = get_model_entry(name), caption("mine")
+        scenes, own = usual(entry, caption("concise"))[2], usual(entry, skill, data=Path("mine"))[2]
+        assert (own.max_steps, own.patience) == (3 * scenes.max_steps, 4)
+        assert own.learning_rate == scenes.learning_rate
 
 
 def test_the_system_tells_own_data_from_scenes(tmp_path: Path) -> None:

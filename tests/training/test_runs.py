@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorax_vlm.errors import NothingToResume, PathError, RunInUse, TrainingError
-from lorax_vlm.training.runs import RUN_FILE, Run, held_run, is_complete, prepare_run, seal_checkpoint
+from lorax_vlm.training.runs import RUN_FILE, Run, TrainingResult, held_run, is_complete, prepare_run, seal_checkpoint
 
 HOLD = """
 import sys, time
@@ -118,3 +118,23 @@ def test_a_damaged_record_is_said(tmp_path: Path) -> None:
     (tmp_path / RUN_FILE).write_text('{"settings": ')
     with pytest.raises(TrainingError, match=r"run\.json cannot be read"):
         prepare_run(tmp_path, {}, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "falling"),
+    [
+        ([2.0, 1.0, 0.9], 3, True),
+        ([2.0, 1.0, 0.96], 3, False),
+        ([2.0, 0.9, 1.0], 2, False),
+        ([2.0], 1, False),
+        ([], 0, False),
+    ],
+)
+def test_a_loss_that_still_falls_is_told_from_one_that_does_not(
+    losses: list[float], best: int, falling: bool, tmp_path: Path
+) -> None:
+    """The last measurement is the best, and at least a twentieth below the one before."""
+    history = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses, start=1)]
+    result = TrainingResult(tmp_path, tmp_path, len(losses), best, 0.0, 3.0, 1.0, 1, history)
+    assert result.still_falling is falling
+    assert result.record()["still_falling"] is falling
