@@ -172,6 +172,7 @@ def test_what_was_written_here_is_written_over(
         assert f"Wrote {target}" in run(*command)
 
 
+@pytest.mark.slow
 def test_a_page_that_does_not_fit_on_the_disk_leaves_the_former_one(tmp_path: Path) -> None:
     """In a process of its own, whose files may have 8 kB."""
     page = tmp_path / "page.html"

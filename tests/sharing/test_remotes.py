@@ -261,6 +261,7 @@ def test_a_former_versions_signature_does_not_stay_on_the_hub(
     assert files[WEIGHTS_FILE] == (theirs.get("light").folder / WEIGHTS_FILE).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_plain_peft_repository_is_imported_for_its_base(
     hub: Hub, store: AdapterStore, mini: LoadedModel, tmp_path: Path, isolated_home: Path
 ) -> None:

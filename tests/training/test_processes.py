@@ -31,6 +31,7 @@ def run_processes(count: int, module: str, *arguments: object, code: int = 0, **
     return ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blip2-opt-mini", pytest.param("vilt-mini", marks=pytest.mark.slow)])
 def test_two_processes_train_the_adapters_of_one(name: str, tmp_path: Path) -> None:
     run_processes(2, "tests.training.joint_run", name, tmp_path / "two")
