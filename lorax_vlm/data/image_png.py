@@ -177,10 +177,10 @@ def _strips(chunks: _Chunks, width: int, height: int, channels: int) -> Bands:
             # Rows refer to the row above, which goes first: unfiltered, as type 0 says.
             stored = zlib.compress(b"\0" + above + filtered[: count * (1 + width * channels)], 0)
             piece = _opened(_file(header, chunks, [stored]))
-            last = Image.new(piece.mode, (width, 1))
+            last = Image.new(piece.mode, (width, 1), None)  # pasted over, as the strip is
             last.paste(piece, (0, -count))
             above = last.tobytes()
-            strip = Image.new(piece.mode, (width, count))
+            strip = Image.new(piece.mode, (width, count), None)
             strip.paste(piece, (0, -1))
             strip.info = piece.info
             yield strip
