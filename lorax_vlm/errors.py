@@ -196,7 +196,8 @@ class AdapterNotFound(AdapterError, LookupError):
         few = len(known) <= _FEW
         listing = ", ".join(known if few else _nearest(adapter, known)) or "none"
         what = "There" if few else f"Nearest of {len(known)}"
-        super().__init__(adapter, f"No adapter {adapter!r} in {place}. {what}: {listing}. See: lorax-vlm adapters list")
+        self.next = "See: lorax-vlm adapters list"
+        super().__init__(adapter, f"No adapter {adapter!r} in {place}. {what}: {listing}. {self.next}")
 
 
 class AmbiguousAdapter(AdapterError, LookupError):
@@ -206,9 +207,8 @@ class AmbiguousAdapter(AdapterError, LookupError):
         self.meant = sorted(meant)
         more = f" and {len(meant) - _NEAREST} more" if len(meant) > _NEAREST else ""
         listing = ", ".join(self.meant[:_NEAREST])
-        super().__init__(
-            adapter, f"{adapter!r} may be any of {listing}{more} in {place}. Write one of them out, or name its base."
-        )
+        self.next = "Write one of them out, or name its base."
+        super().__init__(adapter, f"{adapter!r} may be any of {listing}{more} in {place}. {self.next}")
 
 
 class AdapterExists(AdapterError, ValueError):
@@ -222,16 +222,17 @@ class AdapterExists(AdapterError, ValueError):
         self, adapter: str, place: str, owner: str | None = None, *, own: bool = False, taken: bool = False
     ) -> None:
         if taken:
-            message = f"Adapter {adapter!r} was not written: there is something at {place} already. Name a new place."
-            super().__init__(adapter, message)
+            self.next = "Name a new place."
+            super().__init__(
+                adapter, f"Adapter {adapter!r} was not written: there is something at {place} already. {self.next}"
+            )
             return
         whose = f" for another base, {owner}" if owner else ""
         way_out = "remove it" if owner else "replace it (replace=True), or remove it"
         if own:
             whose, way_out = ", and no demonstration made it,", "use another store (store=), or remove it"
-        super().__init__(
-            adapter, f"Adapter {adapter!r} already exists{whose} in {place}. Choose another name, or {way_out}."
-        )
+        self.next = f"Choose another name, or {way_out}."
+        super().__init__(adapter, f"Adapter {adapter!r} already exists{whose} in {place}. {self.next}")
 
 
 class DamagedAdapter(AdapterError, ValueError):
@@ -280,11 +281,13 @@ class UntrainedAdapter(AdapterError, ValueError):
     """Every low-rank product is zero: the adapter would silently do nothing."""
 
     def __init__(self, adapter: str) -> None:
+        self.next = (
+            f"Train it: lorax-vlm train {adapter} --data FOLDER (--style or --task for the scenes of a miniature)"
+        )
         super().__init__(
             adapter,
             f"Adapter {adapter!r} changes nothing: every B (or A) matrix is zero, and it is not marked untrained. "
-            "It was probably saved before training. Train it: "
-            f"lorax-vlm train {adapter} --data FOLDER (--style or --task for the scenes of a miniature)",
+            f"It was probably saved before training. {self.next}",
         )
 
 

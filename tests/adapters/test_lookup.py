@@ -8,7 +8,15 @@ import pytest
 from lorax_vlm.adapters.manifest import BaseIdentity, Manifest
 from lorax_vlm.adapters.names import DEMO_TAG
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, AmbiguousAdapter, PathError
+from lorax_vlm.errors import (
+    AdapterExists,
+    AdapterNameError,
+    AdapterNotFound,
+    AmbiguousAdapter,
+    LoraxError,
+    PathError,
+    UntrainedAdapter,
+)
 from lorax_vlm.skills import answer, caption
 
 STORED = {
@@ -140,3 +148,21 @@ def test_a_store_is_tried_before_a_run(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/store")):
         with pytest.raises(PathError):
             AdapterStore(place).require_writable()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AdapterNotFound("a", "store", ["b"]),
+        AmbiguousAdapter("a", "store", ["x.a", "y.a"]),
+        AdapterExists("a", "store"),
+        AdapterExists("a", "store", "base"),
+        AdapterExists("a", "store", taken=True),
+        UntrainedAdapter("a"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_to_do_next_is_said_to_programs_too(error: LoraxError) -> None:
+    assert error.next
+    assert str(error).endswith(error.next)
+    assert error.facts["adapter"] == "a"
