@@ -10,7 +10,6 @@ folder per task: ``my_questions/counting/metadata.jsonl`` and so on.
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -43,8 +42,7 @@ def main() -> None:
     system.store.claim([f"{system.entry(model).name}.{name}" for model in tasks for name in tasks[model]])
     for model, names in tasks.items():
         if names:
-            config = system.default_config(model, own_data=arguments.data is not None)
-            config = replace(config, max_steps=arguments.steps or config.max_steps)
+            config = {"max_steps": arguments.steps} if arguments.steps else None
             data = {task: arguments.data / task for task in names} if arguments.data else None
             system.train_adapters(model, dict(zip(names, names, strict=True)), data=data, config=config, replace=True)
 

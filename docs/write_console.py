@@ -68,9 +68,13 @@ def _numbers(lines: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
+def _block(found: re.Match[str]) -> Block:
+    return Block(found["command"], found["start"] or "", found["lines"] or "", found["text"])
+
+
 def blocks(page: str) -> list[Block]:
     """The blocks of output of a document."""
-    return [Block(m["command"], m["start"] or "", m["lines"] or "", m["text"]) for m in _BLOCK.finditer(page)]
+    return [_block(found) for found in _BLOCK.finditer(page)]
 
 
 def render(page: str, printed: Callable[[str], str]) -> str:
@@ -82,7 +86,7 @@ def render(page: str, printed: Callable[[str], str]) -> str:
     """
 
     def anew(found: re.Match[str]) -> str:
-        block = Block(found["command"], found["start"] or "", found["lines"] or "", found["text"])
+        block = _block(found)
         head = found[0][: found.start("text") - found.start()]
         return f"{head}{block.part_of(printed(block.command))}```"
 

@@ -38,7 +38,7 @@ from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.settings import process_rank
 from lorax_vlm.skills import Skill, answer, caption
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.defaults import question_recipe, skill_config
+from lorax_vlm.training.defaults import question_recipe
 
 if TYPE_CHECKING:
     from lorax_vlm.adapters.stored import StoredAdapter
@@ -293,13 +293,12 @@ def _train(
     for adapter, splits in zip(asked, own, strict=True):
         entry = workspace.bases.described(model)
         name, skill = _name_and_skill(adapter, entry, workspace.store)
-        usual = skill_config(entry, skill, own_data=splits is not None)
         order = workspace.workshop(model).order(
             name,
             skill,
             data=splits,
             recipe=_recipe(adapter, entry),
-            config=dataclasses.replace(usual, **adapter.config),
+            config=adapter.config,
             skip_bad_rows=bool(adapter.data.get("skip_bad_rows")),
         )
         if not quiet:

@@ -311,6 +311,14 @@ def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, rep
     """The result with where it came from and what it scored; the checks of every stored adapter apply."""
     chosen, report, source = prepared.chosen, prepared.report, prepared.stored.manifest
     interval: Interval = chosen.scored.mean
+    figure = Measurement(
+        metric=report.measured_by,
+        data=f"{len(report.alone.scores)} development examples",
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        count=len(report.alone.scores),
+    )
     manifest = Manifest(
         name=new_name,
         base=None,
@@ -327,6 +335,7 @@ def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, rep
             **({PARTLY: True} if prepared.partly else {}),
         },
         labels=tuple(chosen.labels),
+        metrics=(figure,),
         lineage=(
             Parent(
                 name=prepared.stored.name,
@@ -338,17 +347,8 @@ def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, rep
         ),
         licence="; ".join(dict.fromkeys(filter(None, (source.licence, engine.entry.licence)))),
     )
-    figure = Measurement(
-        metric=report.measured_by,
-        data=f"{len(report.alone.scores)} development examples",
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        count=len(report.alone.scores),
-    )
     write_seen(chosen.folder, prepared.seen)
-    manifest = made_on(engine, dataclasses.replace(manifest, metrics=(figure,)))
-    made = addition(engine, chosen.folder, manifest, replace=replace_existing)
+    made = addition(engine, chosen.folder, made_on(engine, manifest), replace=replace_existing)
     _require_effect(made, report.plan, chosen)
     return made
 
