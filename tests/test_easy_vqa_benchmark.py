@@ -45,6 +45,6 @@ def test_a_few_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     if curve:
         assert re.search(rf"\| projection \| 2 \| {share} \| \d+\.\d \|", printed)
     else:
-        assert "recipe seeing (rank 16), max_steps 1500" in printed
+        assert "recipe seeing (rank 16), max_steps 2000" in printed
         assert re.search(rf"shapes +20 questions +{share}", printed)
         assert "yes/no" in printed

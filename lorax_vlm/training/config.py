@@ -120,7 +120,7 @@ objects."""
 
 _OWN = TrainConfig(max_steps=1500, batch_size=64, learning_rate=2e-3, eval_every=150, patience=4)
 OWN_QUESTION_CONFIGS = {
-    "blip2-opt-mini": _OWN,
+    "blip2-opt-mini": replace(_OWN, max_steps=2000, eval_every=200),
     "blip2-flan-mini": replace(_OWN, learning_rate=1.2e-3, max_steps=2400, eval_every=200),
     "instructblip-mini": replace(_OWN, max_steps=900),
     "vilt-mini": _OWN,
