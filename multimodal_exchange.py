@@ -42,9 +42,9 @@ def main() -> None:
     def show(title: str, lines: list[str]) -> None:
         console.print(f"\n{time.monotonic() - start:4.0f} s  {title}", *lines, sep="\n")
 
-    keys = []
+    keys, config = [], None if arguments.steps is None else {"max_steps": arguments.steps}
     for task, (model, name) in WANTED.items():
-        data, config = arguments.data and arguments.data / task, system.default_config(model, task, arguments.steps)
+        data = arguments.data and arguments.data / task
         keys += [system.create_adapter(model, name, task, arguments.complexity, data=data, config=config, replace=True)]
     captioner, reasoner = keys
     measured = [system.evaluate_adapter(key, count=200) for key in (captioner, reasoner) if arguments.data is None]

@@ -35,7 +35,8 @@ from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.sources import read_data
 from lorax_vlm.evaluation.results import VQAReport
 from lorax_vlm.models.catalog import MINIATURE_KEYS
-from lorax_vlm.training.defaults import question_config, question_recipe
+from lorax_vlm.skills import answer as answer_skill
+from lorax_vlm.training.defaults import question_config, skill_recipe
 from lorax_vlm.types import Interval
 
 PACKAGE, VERSION = "easy-vqa", "1.0"
@@ -139,7 +140,7 @@ def train(system: VQASystem, model: str, data: DataSplits, recipe: Recipe | None
 def describe(model: str, system: VQASystem) -> str:
     """The settings of a run, for people."""
     entry = system.entry(model)
-    recipe, config = question_recipe(entry, own_data=True), question_config(entry, own_data=True)
+    recipe, config = skill_recipe(entry, answer_skill(NAME), own_data=True), question_config(entry, own_data=True)
     shown = dataclasses.asdict(config)
     kept = ("max_steps", "batch_size", "learning_rate", "rows_per_image", "eval_every", "patience")
     return f"recipe {recipe.name} (rank {recipe.rank}), " + ", ".join(f"{key} {shown[key]}" for key in kept)
@@ -171,7 +172,7 @@ def measure(model: str, data: DataSplits, questions: Sequence[Example], limits: 
 def draw_curve(model: str, data: DataSplits, questions: Sequence[Example], limits: Limits, home: Path) -> None:
     """One model on several groups of sites, for several numbers of steps."""
     system = VQASystem("mini", store=home / "store", batch_size=128)
-    usual = question_recipe(system.entry(model), own_data=True)
+    usual = skill_recipe(system.entry(model), answer_skill(NAME), own_data=True)
     print(
         f"{model}: {describe(model, system)}\n\n| sites | steps | right | minutes of one core |\n|---|---|---|---|",
         flush=True,

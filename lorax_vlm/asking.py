@@ -13,6 +13,7 @@ from lorax_vlm.data.readers.values import is_blank
 from lorax_vlm.errors import AdapterNameError, PromptError, UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.requests import Request
 from lorax_vlm.skills import Skill
 from lorax_vlm.types import GenerationSettings
 
@@ -55,6 +56,11 @@ def answers_questions(manifest: Manifest) -> bool:
     return QUESTION_MARK in manifest.prompt
 
 
+def captions_only(manifest: Manifest) -> bool:
+    """Whether an adapter is known to have been trained to caption; one that says nothing may be for anything."""
+    return manifest.skill is not None and not answers_questions(manifest)
+
+
 def require_captions(entry: CatalogEntry) -> None:
     """Raise ``UsageError`` for a base that cannot write captions."""
     if not entry.captions:
@@ -81,6 +87,39 @@ def require_question(question: object) -> str:
     if not isinstance(question, str) or is_blank(question):
         raise PromptError(f"the question {quoted(question)}", "it is empty or not text.")
     return question.strip()
+
+
+def question_requests(
+    images: object, questions: object, adapter: object, decoding: Mapping[str, Any], *, sound: bool
+) -> list[Request]:
+    """A request for each row of lists side by side.
+
+    Args:
+        images: A list.
+        questions: One per image.
+        adapter: One per image, or that of all rows.
+        decoding: Of all rows.
+        sound: All questions must be sound. Else an unsound one fails when it is asked, and the others do not.
+
+    Raises:
+        UsageError: One is no list, they are not equally many, or a setting is unknown.
+        PromptError: A question is unsound.
+    """
+    GenerationSettings.require_fields(decoding)
+    images = require_rows(images, "images", "answer_question")
+    questions = require_rows(questions, "questions", "answer_question")
+    if len(images) != len(questions):
+        raise UsageError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
+    one = isinstance(adapter, str | None)
+    adapters = [adapter] * len(images) if one else require_rows(adapter, "adapters", "a name")
+    if len(adapters) != len(images):
+        raise UsageError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
+    if sound:
+        questions = [require_question(question) for question in questions]
+    return [  # what is no text is no question either
+        Request.about(image, question if isinstance(question, str) else "", own, **decoding)
+        for image, question, own in zip(images, questions, adapters, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
 from lorax_vlm.evaluation.side_effects import SideEffects
 from lorax_vlm.exchange.arrival import load_adapter
-from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions, scene_styles
-from lorax_vlm.measuring.effects import side_effects
+from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions, plan_captions
+from lorax_vlm.measuring.effects import side_effects_on
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.paths import named_path
@@ -76,10 +76,9 @@ class BLIP2CaptioningSystem:
             require_captions(engine.entry)
             return engine.base
 
-    @property
-    def default_config(self) -> TrainConfig:
-        """Training settings when none are given."""
-        return skill_config(self.entry, caption("plain"))
+    def default_config(self, *, own_data: bool = False) -> TrainConfig:
+        """Training settings when none are given; the miniatures' scenes need less than ``data`` of somebody's own."""
+        return skill_config(self.entry, caption("plain"), own_data=own_data)
 
     # --- making -----------------------------------------------------------------------------------------------------
 
@@ -271,10 +270,10 @@ class BLIP2CaptioningSystem:
         require_texts("names", names)
         adapters = {name: self.workspace.stored(name, self.model) for name in names}
         splits = as_splits(data) if data is not None else None
-        asked = CaptionMeasurement(adapters, style, splits, split, count, with_base, include_seen)
-        scene_styles(self.entry, asked)
+        wanted = CaptionMeasurement(adapters, style, splits, split, count, with_base, include_seen)
+        planned = plan_captions(self.entry, wanted)
         with self.workspace.bases.use(self.model) as engine:
-            return measure_captions(engine, asked)
+            return measure_captions(engine, planned)
 
     def own_styles(self) -> list[str]:
         """Those of ``list_adapters`` whose style drawn scenes have no captions in, so that they need ``data``."""
@@ -282,8 +281,4 @@ class BLIP2CaptioningSystem:
 
     def side_effects(self, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.effects``."""
-        stored = self.workspace.stored(name, self.model)
-        if not self.entry.miniature:
-            return None
-        with self.workspace.bases.use(self.model) as engine:
-            return side_effects(engine, stored)
+        return side_effects_on(self.workspace.bases, self.model, self.workspace.stored(name, self.model))

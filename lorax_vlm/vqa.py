@@ -7,29 +7,27 @@ from typing import Any, Unpack
 
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import answers_questions, distinct_adapters, require_question, require_rows
+from lorax_vlm.asking import captions_only, question_requests
 from lorax_vlm.data.asked import asked_examples
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.data.world.examples import GENERAL
 from lorax_vlm.data.world.skills import skill_examples
-from lorax_vlm.errors import LoraxError, UsageError
+from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.results import BenchmarkRow, VQAReport
 from lorax_vlm.evaluation.seen import Asked
 from lorax_vlm.evaluation.side_effects import SideEffects
-from lorax_vlm.measuring.effects import side_effects
-from lorax_vlm.measuring.questions import Answerer, benchmark, measure_questions
-from lorax_vlm.measuring.unseen import shown_names, unseen_examples
+from lorax_vlm.measuring.effects import side_effects_on
+from lorax_vlm.measuring.questions import Answerer, benchmark, built_in_questions, measure_questions, unseen_by
+from lorax_vlm.measuring.unseen import shown_names
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.requests import Request
 from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import question_config
 from lorax_vlm.training.progress import Show
 from lorax_vlm.types import (
     Answer,
-    GenerationSettings,
     require_flag,
     require_known,
     require_texts,
@@ -194,8 +192,8 @@ class VQASystem:
 
     def list_adapters(self, model: str | None = None) -> list[StoredAdapter]:
         """The store's adapters that answer questions, or do not say what they do, of one model or of all."""
-        good = self.workspace.adapters(model or None)
-        return [a for a in good if a.manifest.skill is None or answers_questions(a.manifest)]
+        good = self.workspace.adapters(model)
+        return [adapter for adapter in good if not captions_only(adapter.manifest)]
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -234,39 +232,19 @@ class VQASystem:
             LoraxError: A row is bad, and ``return_errors`` is false.
         """
         require_flag("return_errors", return_errors)
-        images = require_rows(images, "images", "answer_question")
-        questions = require_rows(questions, "questions", "answer_question")
-        if len(images) != len(questions):
-            raise UsageError(f"One image per question is needed, got {len(images)} and {len(questions)}.")
-        one = isinstance(adapter, str | None)
-        adapters = [adapter] * len(images) if one else require_rows(adapter, "adapters", "a name")
-        if len(adapters) != len(images):
-            raise UsageError(f"One adapter per question is needed, got {len(adapters)} for {len(images)}.")
-        GenerationSettings.require_fields(decoding)
-        self.workspace.require_adapters(distinct_adapters(adapters), model, rows=len(images))
-        if not return_errors:  # before a base is loaded
-            for question in questions:
-                require_question(question)
-        rows = zip(images, questions, adapters, strict=True)
-        requests = [  # what is no text is no question either
-            Request.about(image, question if isinstance(question, str) else "", own, **decoding)
-            for image, question, own in rows
-        ]
+        requests = question_requests(images, questions, adapter, decoding, sound=not return_errors)
+        self.workspace.require_adapters([request.adapter for request in requests], model, rows=len(requests))
         results = self.workspace.answers(requests, model, return_errors=return_errors)
         return [
-            said if isinstance(said, LoraxError) else Answer.by(said, own)
-            for said, own in zip(results, adapters, strict=True)
+            said if isinstance(said, LoraxError) else Answer.by(said, request.adapter)
+            for said, request in zip(results, requests, strict=True)
         ]
 
     # --- measuring --------------------------------------------------------------------------------------------------
 
     def side_effects(self, model: str, name: str) -> SideEffects | None:
         """What an adapter does to skills that it was not trained for; see ``measuring.effects``."""
-        stored = self.workspace.stored(name, model)
-        if not self.entry(model).miniature:
-            return None
-        with self.workspace.bases.use(model) as engine:
-            return side_effects(engine, stored)
+        return side_effects_on(self.workspace.bases, model, self.workspace.stored(name, model))
 
     def test_questions(self, task: str, count: int = 500) -> list[Example]:
         """Held-out questions of the scene world, one per scene."""
@@ -301,25 +279,20 @@ class VQASystem:
             UsageError: There are neither ``examples`` nor a miniature world for this base, or it has seen all of them.
         """
         if examples is None:
-            if not self.entry(model).miniature:
-                raise UsageError(f"{self.entry(model).name} has no built-in test questions. Pass examples=.")
-            examples, source = self.test_questions(task, count), f"scenes, {task}, {count} held out"
-        asked = self.unseen_examples([(model, adapter)], examples, include_seen=include_seen)
-        who, how = self._answerer(model, adapter), {"source": source or "examples", "ablations": ablations}
+            examples, source = built_in_questions(self.entry(model), answer(task), count, instead="examples=")
+        who = self._answerer(model, adapter)
+        asked, source = unseen_by([who], examples, include_seen=include_seen), source or "examples"
         with self.workspace.bases.use(model) as engine:
-            return measure_questions(engine, who, asked, decoding=decoding, **how)  # type: ignore[arg-type]
-
-    def _answerer(self, model: str, name: str | None) -> Answerer:
-        if name is None:
-            return Answerer()
-        return Answerer(name, self.workspace.stored(name, model), self.stored_name(model, name))
+            return measure_questions(engine, who, asked, source=source, ablations=ablations, decoding=decoding)
 
     def unseen_examples(
         self, adapters: Sequence[tuple[str, str | None]], examples: Sequence[Example], *, include_seen: bool = False
     ) -> Asked:
         """Those that no adapter, each given with its model, was trained on; see ``measuring.unseen``."""
-        named = {self.stored_name(m, name): self.workspace.stored(name, m) for m, name in adapters if name is not None}
-        return unseen_examples(named, examples, include_seen=include_seen)
+        return unseen_by([self._answerer(*one) for one in adapters], examples, include_seen=include_seen)
+
+    def _answerer(self, model: str, name: str | None) -> Answerer:
+        return Answerer.of(self.store, self.entry(model).name, name)
 
     def benchmark_models(
         self,
@@ -357,12 +330,14 @@ class VQASystem:
             require_texts_by_name("adapters", adapters, asked_models)
         who: dict[str, list[Answerer]] = {}
         for model in asked_models:
-            own = self.list_adapters(model) if adapters is None else ()
+            base = self.entry(model).name
             names = (
-                shown_names(self.store, self.entry(model).name, own) if adapters is None else adapters.get(model, ())
+                shown_names(self.store, base, self.list_adapters(model))
+                if adapters is None
+                else adapters.get(model, ())
             )
             who[model] = [self._answerer(model, name) for name in (None, *names)]
         examples = asked_examples(images, questions, answers, kinds)
-        chosen = [(model, one.name) for model, answerers in who.items() for one in answerers]
-        asked = self.unseen_examples(chosen, examples, include_seen=include_seen or answers is None)
-        return benchmark(self.workspace.bases, who, asked, judged=answers is not None, alone=alone)
+        include_seen = include_seen or answers is None
+        bases, judged = self.workspace.bases, answers is not None
+        return benchmark(bases, who, examples, judged=judged, alone=alone, include_seen=include_seen)

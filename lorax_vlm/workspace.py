@@ -34,7 +34,7 @@ BASE = "base"
 
 
 class Options(BaseOptions, total=False):
-    """What may be said of a workspace: of its bases, and:"""
+    """What may be said of a workspace: of its bases, its store, and who answers instead of them."""
 
     store: str | Path | None
     """Where adapters live, by default the store of ``LORAX_VLM_HOME``."""
@@ -97,9 +97,9 @@ class Workspace:
         return list(self.store.list()[0]) if base is None else adapters_of(self.store, self.bases.owner(base))
 
     def require_adapters(self, names: Iterable[str | None], base: str, *, rows: int = 1) -> None:
-        """Raise ``AdapterNotFound`` for an unknown name before a base is loaded for it; a loaded one does so itself.
+        """Raise ``AdapterNotFound`` for an unknown name before a base is loaded for it. None is the base's.
 
-        That is, when it is asked for any ``rows``. None is the base.
+        A base that is loaded and is asked for any ``rows`` finds out by itself, in the version that it then uses.
         """
         named = distinct_adapters(list(names))
         if self._engine is None and not (rows and self.bases.is_loaded(base)):
@@ -276,8 +276,8 @@ class Workspace:
             UsageError: There is neither ``data`` nor a miniature world for its base, or it has seen all images.
         """
         stored = self.stored(name)
-        how: dict[str, Any] = {"count": count, "include_seen": include_seen}
-        return compare_with_base(self.bases, own_base(self.bases, stored), name, stored, data, **how)
+        base = own_base(self.bases, stored)
+        return compare_with_base(self.bases, base, name, stored, data, count=count, include_seen=include_seen)
 
     def transfer(
         self, name: str, to: str, new_name: str | None = None, **wishes: Unpack[TransferWishes]

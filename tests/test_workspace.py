@@ -9,13 +9,15 @@ import pytest
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.captioning import BLIP2CaptioningSystem
+from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.world.skills import skill_splits
-from lorax_vlm.errors import AdapterExists, AdapterNotFound, ImageError, UsageError
+from lorax_vlm.errors import AdapterExists, AdapterNotFound, DataError, ImageError, UsageError
 from lorax_vlm.exchange.moving import transfer
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.multimodal import MultiModalLoRAExchange
 from lorax_vlm.skills import Skill, answer, caption, instruct
+from lorax_vlm.training import students
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.progress import Sample
 from lorax_vlm.vqa import VQASystem
@@ -103,11 +105,12 @@ def test_samples_are_what_is_stored_says_and_change_nothing(
         wanted: dict[str, Any] = {"data": splits, "recipe": "light", "config": config}
         orders = [workspace.workshop(base).order(name, skill, **wanted)]
         if together:
-            shorter: dict[str, Any] = wanted | {"config": config.with_steps(3)}
+            shorter: dict[str, Any] = wanted | {"config": dataclasses.replace(config, max_steps=4)}  # between two
             orders.append(workspace.workshop(base).order(f"{name}.too", skill, **shorter))
         workspace.train_orders(base, orders, progress=told)
-    first, second, last = ("telling", 3), ("telling.too", 3), ("telling", 6)
-    assert list(told.told) == ([first, second, last] if together else [first, last])
+    first, last = ("telling", 3), ("telling", 6)
+    others = [("telling.too", 3), ("telling.too", 4)]
+    assert list(told.told) == ([first, *others, last] if together else [first, last])
     assert workspace.store.read_bytes("silent")[1].data == workspace.store.read_bytes("telling")[1].data
     shown = told.told["telling", workspace.stored("telling").manifest.training["best_step"]]
     asked = splits.validation[:3]
@@ -115,6 +118,36 @@ def test_samples_are_what_is_stored_says_and_change_nothing(
     said = [workspace.ask(e.open_image(), e.question or None, adapter="telling") for e in asked]
     assert [sample.said for sample in shown] == said
     assert not any(sample.error for sample in shown)
+
+
+def test_samples_are_asked_by_the_prompts_that_are_learnt(workspace: Workspace, scenes: list[Scene]) -> None:
+    """Examples may bring prompts of their own, and no question: ViLT could not be asked for a caption."""
+    rows = [
+        Example(scene.image, "red", f"{n}", prompt="what color is it?", answers=("red",))
+        for n, scene in enumerate(scenes)
+    ]
+    told, config = Samples(), dataclasses.replace(FEW, samples=2)
+    data = DataSplits(rows[:8], rows[8:12], "own prompts")
+    workspace.train("asked", answer("color"), base="vilt", data=data, config=config, progress=told)
+    with workspace.bases.use("vilt") as engine:
+        labels = set(engine.base.family.labels)
+    said = [sample.said for samples in told.told.values() for sample in samples]
+    assert len(said) == 4
+    assert set(said) <= labels
+
+
+def test_a_run_goes_on_when_nothing_can_be_sampled(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(students, "TemporaryDirectory", full)
+    told, config = Samples(), dataclasses.replace(FEW, samples=2)
+    made = workspace.train("mine", caption("concise"), base=OPT, config=config, progress=told)
+    assert made.manifest.trained
+    assert not told.told
+    assert "'mine' cannot be asked while it is trained: [Errno 28] No space left on device" in caplog.text
 
 
 def test_answers_too(workspace: Workspace, scenes: list[Scene]) -> None:
@@ -217,6 +250,12 @@ def test_no_base_is_loaded_for_what_cannot_be_measured(store: AdapterStore, mini
     for name, refused in (("short", "no built-in test scenes"), ("count", "no built-in test questions")):
         with pytest.raises(UsageError, match=refused):
             workspace.evaluate(name)
+    for name, skill, refused in (
+        ("short", answer("color"), "holds questions"),
+        ("count", caption("plain"), "holds captions"),
+    ):
+        with pytest.raises(DataError, match=refused):
+            workspace.evaluate(name, data=skill_splits(skill, 8, 4))
 
 
 def test_what_mixes_captions_and_answers_is_said(

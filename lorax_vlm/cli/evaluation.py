@@ -9,7 +9,7 @@ import typer
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import answers_questions, require_captions
+from lorax_vlm.asking import answers_questions, captions_only, require_captions
 from lorax_vlm.cli.checks import require_stored
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
@@ -33,7 +33,7 @@ from lorax_vlm.cli.options import (
     read_asked_data,
 )
 from lorax_vlm.cli.output import print_json, say, say_wrote
-from lorax_vlm.cli.results import Effects, effect_lines, print_caption_reports, print_vqa_reports, say_side_effects
+from lorax_vlm.cli.results import print_caption_reports, print_vqa_reports, say_side_effects
 from lorax_vlm.data.world.captions import require_style
 from lorax_vlm.data.world.examples import GENERAL, require_task
 from lorax_vlm.data.world.questions import QUESTION_TYPES
@@ -41,12 +41,13 @@ from lorax_vlm.data.world.skills import kinds_taught
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import style_on_scenes
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
-from lorax_vlm.evaluation.summary import caption_lines
+from lorax_vlm.evaluation.summary import Effects, caption_lines, effect_lines
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.paths import require_new_file
 
 if TYPE_CHECKING:
     from lorax_vlm.data.examples import DataSplits, Example
+    from lorax_vlm.evaluation.opening import OpenedOnDemand
 
 
 _SHOWN = 10
@@ -248,7 +249,7 @@ def _asks_questions(entry: CatalogEntry, order: _Order) -> bool:
                 "Leave --task out." if entry.captions else f"{entry.name} answers questions and cannot write captions."
             )
             raise UsageError(f"{order.splits.source} holds captions, not questions. {way}")
-        captions = [adapter.name for adapter in order.stored if not answers_questions(adapter.manifest)]
+        captions = [adapter.name for adapter in order.stored if captions_only(adapter.manifest)]
         if has_questions and captions and order.task is None:
             raise UsageError(
                 f"{order.splits.source} holds questions, and {', '.join(captions)} captions. Evaluate it on captions; "
@@ -298,7 +299,8 @@ def _evaluate_questions(order: _Order) -> None:
             }
         )
     else:
-        _say_about(order)
+        for line in _about_in_short(order):
+            say(line)
         print_vqa_reports(reports, lines, title)
         say_side_effects(effects)
     if order.html is not None:
@@ -348,30 +350,28 @@ def _evaluate_captions(order: _Order, title: str) -> None:
             }
         )
     else:
-        _say_about(order)
+        for line in _about_in_short(order):
+            say(line)
         print_caption_reports(reports, differences, title)
         say_side_effects(effects)
         for name in left_out:
             say(f"{name} has a style of its own: give --data FOLDER")
     if order.html is not None:
-        lines = caption_lines(reports, differences)
-        told: dict[str, Any] = {"title": title, "differences": lines, "notes": _notes(order, effects)}
-        _write_captions_page(order, order.html, reports, told)
+        from lorax_vlm.reports.captions_page import write_captions_page
+
+        lines, notes = caption_lines(reports, differences), _notes(order, effects)
+        images = _images_of(order, reports)
+        write_captions_page(reports, images, order.html, title=title, differences=lines, notes=notes)
+        say_wrote(order.html, as_json=order.as_json)
 
 
-def _write_captions_page(
-    order: _Order, path: Path, reports: Sequence[CaptionReport | ReferenceReport], told: dict[str, Any]
-) -> None:
+def _images_of(order: _Order, reports: Sequence[CaptionReport | ReferenceReport]) -> "OpenedOnDemand":
     from lorax_vlm.data.world.examples import drawn_example
     from lorax_vlm.evaluation.opening import OpenedOnDemand
-    from lorax_vlm.reports.captions_page import write_captions_page
 
     if order.splits is not None:
-        shown = list(order.splits.select(order.split))
-    else:
-        shown = [drawn_example(failure["scene"]) for report in reports for failure in report.failures]
-    write_captions_page(reports, OpenedOnDemand(shown), path, **told)
-    say_wrote(path, as_json=order.as_json)
+        return OpenedOnDemand(list(order.splits.select(order.split)))
+    return OpenedOnDemand([drawn_example(failure["scene"]) for report in reports for failure in report.failures])
 
 
 def _about(order: _Order) -> list[str]:
@@ -387,14 +387,13 @@ def _about(order: _Order) -> list[str]:
     return [splits.summary(), *notes, *splits.notes, *(f"left out: {row}" for row in splits.skipped)]
 
 
-def _say_about(order: _Order) -> None:
+def _about_in_short(order: _Order) -> list[str]:
+    """The same for people."""
     lines = _about(order)
-    for line in lines[:_SHOWN]:
-        say(line)
-    if len(lines) > _SHOWN:
-        say(f"and {len(lines) - _SHOWN} more lines; --json has all")
+    more = [f"and {len(lines) - _SHOWN} more lines; --json has all"] if len(lines) > _SHOWN else []
+    return [*lines[:_SHOWN], *more]
 
 
 def _notes(order: _Order, effects: Effects) -> list[str]:
     """What a page says beside the figures: the data, and other skills."""
-    return [*_about(order)[:_SHOWN], *(line for line, _ in effect_lines(effects))]
+    return [*_about_in_short(order), *(line for line, _ in effect_lines(effects))]

@@ -1,13 +1,16 @@
 """How evaluations look on the screen. No torch."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from lorax_vlm.cli.output import print_table, say
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport, VQAReport
 from lorax_vlm.evaluation.summary import (
+    Effects,
     caption_lines,
+    caption_notes,
     caption_table,
+    caution_lines,
+    effect_lines,
     image_line,
     metrics_line,
     missing_line,
@@ -16,9 +19,6 @@ from lorax_vlm.evaluation.summary import (
     table_rows,
 )
 from lorax_vlm.types import Interval, percent
-
-if TYPE_CHECKING:
-    from lorax_vlm.evaluation.side_effects import SideEffects
 
 
 def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title: str) -> None:
@@ -38,9 +38,7 @@ def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title:
     print_table([heading, "questions ", *(f"{name_of(report)} " for report in reports)], rows, title)
     if several := metrics_line(first):
         say(several)
-    _say_caution(first.accuracy)
-    _say_seen(reports)
-    for line in lines:
+    for line in [*caution_lines(first.accuracy), *seen_lines(reports), *lines]:
         say(line)
     _print_ablations([report for report in reports if report.image_effect is not None])
     for report in reports:
@@ -50,16 +48,6 @@ def print_vqa_reports(reports: Sequence[VQAReport], lines: Sequence[str], title:
                 f"{name_of(report)}: {len(failed)} questions could not be asked and count as wrong; "
                 f"the first: {failed[0].error}"
             )
-
-
-Effects = Mapping[str, "SideEffects | None"]
-"""What adapters, by name, do to other skills; None where that cannot be measured."""
-
-
-def effect_lines(effects: Effects) -> list[tuple[str, bool]]:
-    """What adapters do to other skills, and whether it is harm."""
-    known = [(name, found) for name, found in effects.items() if found is not None]
-    return [(f"{name}, {line}", found.harmful) for name, found in known for line in found.lines()]
 
 
 def say_side_effects(effects: Effects) -> None:
@@ -94,28 +82,11 @@ def print_caption_reports(
         title: Heading.
     """
     columns, rows = caption_table(reports)
-    print_table([*columns[:1], *(f"{column} " for column in columns[1:])], rows, title)
-    shares = [r.intervals["in_style_and_true"] if isinstance(r, CaptionReport) else r.interval for r in reports]
-    if isinstance(reports[0], ReferenceReport):
-        if not reports[0].text_metrics:
-            say("CIDEr, BLEU-4 and ROUGE-L: pip install 'lorax-vlm[metrics]'")
-        for metric, reason in reports[0].reasons.items():
-            say(f"{metric} is no figure here: {reason}.")
-    if known := [share for share in shares if share is not None]:
-        _say_caution(min(known, key=lambda share: share.groups))
-    _say_seen(reports)
-    for line in caption_lines(reports, differences):
+    print_table(columns, rows, title)
+    if isinstance(reports[0], ReferenceReport) and not reports[0].text_metrics:
+        say("CIDEr, BLEU-4 and ROUGE-L: pip install 'lorax-vlm[metrics]'")
+    for line in [*caption_notes(reports), *caption_lines(reports, differences)]:
         say(line)
-
-
-def _say_seen(reports: Sequence[VQAReport | CaptionReport | ReferenceReport]) -> None:
-    for line in seen_lines(reports):
-        say(line)
-
-
-def _say_caution(interval: Interval) -> None:
-    if interval.few:
-        say(f"{interval.caution[0].upper()}{interval.caution[1:]}.")
 
 
 def _share(share: float | None) -> str:

@@ -38,7 +38,8 @@ from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.settings import process_rank
 from lorax_vlm.skills import Skill, answer, caption
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.defaults import question_recipe
+from lorax_vlm.training.defaults import skill_recipe, span
+from lorax_vlm.training.runs import REJECTED_FOLDER
 
 if TYPE_CHECKING:
     from lorax_vlm.adapters.stored import StoredAdapter
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from lorax_vlm.training.probe import ProbeReport
     from lorax_vlm.workshop.orders import AdapterOrder
     from lorax_vlm.workspace import Workspace
-
-_STYLE_RECIPE = "medium"
 
 
 class Trained(NamedTuple):
@@ -117,19 +116,23 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Optimiser steps. Default: 500; of miniatures 200 to 900 by family, with --task and --data to 2400.",
+            help=f"Optimiser steps. Default: 500; of miniatures {span('max_steps')} by family, with --data "
+            f"{span('max_steps', own_data=True)}.",
             show_default=False,
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Rows per forward pass. Default: 8; of miniatures 32 or 64.", show_default=False),
+        typer.Option(
+            min=1, help=f"Rows per forward pass. Default: 8; of miniatures {span('batch_size')}.", show_default=False
+        ),
     ] = None,
     accumulate: Annotated[
         int | None, typer.Option(min=1, help="Forward passes per step. Default: 1.", show_default=False)
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak rate. Default: 2e-4; of miniatures 1e-3 to 8e-3.", show_default=False)
+        float | None,
+        typer.Option(help=f"Peak rate. Default: 0.0002; of miniatures {span('learning_rate')}.", show_default=False),
     ] = None,
     eval_every: Annotated[
         int | None,
@@ -141,7 +144,8 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Stop after so many validations without gain. Default: 5; of miniatures never.",
+            help="Stop after so many validations without gain. Default: 5; of miniatures "
+            f"{span('patience', own_data=True)} with --data, else never.",
             show_default=False,
         ),
     ] = None,
@@ -258,6 +262,8 @@ def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | Non
         if not style and not adapter.task and adapter.name in known:
             style = known.get(adapter.name).manifest.skill_name
         require_kind(entry, style, adapter.task, adapter.recipe, _has_own_data(adapter))
+        if not adapter.task:
+            require_captions(entry)
         recipe = _recipe(adapter, entry)
         TrainConfig(**adapter.config)  # what is changed of the usual one
         if entry.family:
@@ -266,7 +272,8 @@ def _check(asked: Sequence[AskedAdapter], entry: CatalogEntry, store: Path | Non
 
 
 def _recipe(adapter: AskedAdapter, entry: CatalogEntry) -> Recipe:
-    usual = question_recipe(entry, own_data=_has_own_data(adapter)) if adapter.task else get_recipe(_STYLE_RECIPE)
+    skill = answer(adapter.task) if adapter.task else caption(adapter.style or "")
+    usual = skill_recipe(entry, skill, own_data=_has_own_data(adapter))
     return change_recipe(get_recipe(adapter.recipe or usual), **adapter.changes)
 
 
@@ -349,11 +356,9 @@ def _print_result(trained: Trained, model: str) -> None:
         say(
             "  no better than the base: no step has a lower validation loss than the base alone, so the adapter was "
             "left as it began and changes nothing.\n"
-            f"  What was trained and not chosen: {curve.parent / 'rejected'}",
+            f"  What was trained and not chosen: {curve.parent / REJECTED_FOLDER}",
             style="red",
         )
-    if training.get("still_falling"):
-        say(f"  the validation loss was still falling: more steps may help, --steps {3 * training['steps']}")
     if limit is not None and limit.limits:
         say(f"  training stalled at a loss of {training['last_training_loss']:.2f} per target", style="red")
         for line in limit.advice():

@@ -19,6 +19,7 @@ from lorax_vlm.data.images import ImageSource, load_image
 from lorax_vlm.data.problems import Problem, write_problems
 from lorax_vlm.errors import DataError, UsageError
 from lorax_vlm.foreign import quoted
+from lorax_vlm.types import percent
 
 Kind = Literal["captions", "questions"]
 Choice = Literal["train", "validation", "test", "held-out", "all"]
@@ -116,6 +117,8 @@ class DataSplits:
     """What was read otherwise than it is written, such as paths with backslashes."""
     shared: Sequence[Example] = ()
     """The training examples that were left out as ``duplicates``, as far as known; they can be measured with."""
+    held_out: float | None = None
+    """Share of the images that the validation examples are of, where the data bring none along."""
 
     @property
     def label(self) -> str:
@@ -302,9 +305,8 @@ class DataSplits:
                 f"{label} targets: {len(targets)} different" + (f"; most frequent {frequent}" if frequent else "")
             )
         if 0 < len(self.validation) < _FEW and self.train:
-            lines.append(
-                f"{len(self.validation)} validation examples choose the best step: few to go by; --held-out takes more"
-            )
+            more = "" if self.held_out is None else f"; more than {percent(self.held_out, 0)} may be held out"
+            lines.append(f"{len(self.validation)} validation examples choose the best step: few to go by{more}")
         known = [part for part in self.parts().values() if isinstance(part, Sequence)]
         if repeated := _repeated(example for part in known for example in part):
             lines.append(f"{repeated} rows say of an image what another row says of it already")

@@ -1,9 +1,13 @@
 """What is said of evaluations, on the screen and on the HTML page. No torch."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport, VQAReport
 from lorax_vlm.types import ImageVerdict, Interval, percent
+
+if TYPE_CHECKING:
+    from lorax_vlm.evaluation.side_effects import SideEffects
 
 _VERDICTS: Mapping[ImageVerdict, str] = {
     "depends": "depends on the image",
@@ -76,17 +80,21 @@ def missing_line(reports: Sequence[VQAReport]) -> str:
 
 
 def caption_table(reports: Sequence[CaptionReport | ReferenceReport]) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Names of columns, and a row for each report; all are judged by scenes, or all by references."""
+    """Names of columns, those of figures with a space after them, and a row for each report.
+
+    All are judged by scenes, or all by references.
+    """
     judged = [report for report in reports if isinstance(report, CaptionReport)]
     if judged:
-        names = ("in_style", "true", "in_style_and_true")
-        return ["judged as", "adapter", "scenes", "in style", "true", "both", "time"], [
-            (r.style, name_of(r), r.count, *(r.intervals[name].percent() for name in names), f"{r.time_s:.1f} s")
+        shares = ("in_style", "true", "in_style_and_true")
+        return ["judged as", "adapter", "scenes ", "in style ", "true ", "both ", "time "], [
+            (r.style, name_of(r), r.count, *(r.intervals[name].percent() for name in shares), f"{r.time_s:.1f} s")
             for r in judged
         ]
     compared = [report for report in reports if isinstance(report, ReferenceReport)]
     metrics = list(dict.fromkeys(metric for report in compared for metric in report.text_metrics))
-    return ["adapter", "captions", "exact match", "loss per token", *metrics, "time"], [
+    columns = ["captions", "exact match", "loss per token", *metrics, "time"]
+    return ["adapter", *(f"{column} " for column in columns)], [
         (
             name_of(r),
             r.count,
@@ -97,6 +105,32 @@ def caption_table(reports: Sequence[CaptionReport | ReferenceReport]) -> tuple[l
         )
         for r in compared
     ]
+
+
+def caption_notes(reports: Sequence[CaptionReport | ReferenceReport]) -> list[str]:
+    """What the table of captions does not say: why a figure is missing, how few there are, what was trained on."""
+    first = reports[0]
+    reasons = first.reasons if isinstance(first, ReferenceReport) else {}
+    lines = [f"{metric} is no figure here: {reason}." for metric, reason in reasons.items()]
+    shares = [r.intervals["in_style_and_true"] if isinstance(r, CaptionReport) else r.interval for r in reports]
+    if known := [share for share in shares if share is not None]:
+        lines += caution_lines(min(known, key=lambda share: share.groups))
+    return [*lines, *seen_lines(reports)]
+
+
+def caution_lines(interval: Interval) -> list[str]:
+    """A sentence about what speaks against a verdict, if anything does."""
+    return [f"{interval.caution[0].upper()}{interval.caution[1:]}."] if interval.few else []
+
+
+Effects = Mapping[str, "SideEffects | None"]
+"""What adapters, by name, do to other skills; None where that cannot be measured."""
+
+
+def effect_lines(effects: Effects) -> list[tuple[str, bool]]:
+    """What adapters do to other skills, and whether it is harm."""
+    known = [(name, found) for name, found in effects.items() if found is not None]
+    return [(f"{name}, {line}", found.harmful) for name, found in known for line in found.lines()]
 
 
 def caption_lines(reports: Sequence[CaptionReport | ReferenceReport], differences: Mapping[str, Interval]) -> list[str]:

@@ -33,7 +33,7 @@ class Wishes(TypedDict, total=False):
     """Images, perhaps with questions, that the target learns from the source's answers to: a folder or examples. None,
     without ``development``: scenes that no adapter was trained on, for miniatures' skills."""
     steps: int | None
-    """Of the distillation. None: a quarter of the target's usual ones."""
+    """Of the distillation. None: those of ``config``, else a quarter of the target's usual ones."""
     config: TrainConfig | Mapping[str, Any] | None
     """Other settings of the distillation, all or some. None: the target's defaults."""
     allow_partial: bool
@@ -45,7 +45,7 @@ class Wishes(TypedDict, total=False):
 
 
 class TransferWishes(Wishes, total=False):
-    """What may be said about a transfer: that, and:"""
+    """What may be said about a transfer: what may be said about an exchange, and by what it is chosen."""
 
     development: Images | None
     """Labelled data to choose with; nothing is trained on them. None: agreement with the source."""
@@ -162,5 +162,6 @@ def direction(
 def _distillation(
     target: CatalogEntry, stored: StoredAdapter, steps: int | None, config: TrainConfig | Mapping[str, Any] | None
 ) -> TrainConfig:
-    usual = chosen_config(config, skill_config(target, stored.manifest.skill or answer("general")))
-    return usual.with_steps(steps if steps is not None else max(1, round(QUICK_SHARE * usual.max_steps)))
+    usual = skill_config(target, stored.manifest.skill or answer("general"))
+    quick = chosen_config(config, usual.with_steps(max(1, round(QUICK_SHARE * usual.max_steps))))
+    return quick.with_steps(steps) if steps is not None else quick

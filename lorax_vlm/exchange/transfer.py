@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from lorax_vlm.adapters.compatibility import Level
 from lorax_vlm.adapters.durable import own_folder
@@ -41,6 +40,7 @@ from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import ENOUGH, Interval
 from lorax_vlm.workshop.fitting import fit_to_labels
 from lorax_vlm.workshop.intake import addition, made_on
+from lorax_vlm.workshop.sampling import sampler
 
 QUICK_SHARE = 0.25
 """Share of the target's usual steps that distillation takes by default."""
@@ -277,9 +277,9 @@ def _distil(
         labels = label_plan.labels if label_plan.added else ()
         coverage = label_plan.summary()
     run_dir, began = bench.run_dir / "distilled", time.monotonic()
-    how: dict[str, Any] = {"progress": options.progress, "features_dir": features_dir(), "start": begin}
     student = AdapterPlan(run_dir.name, recipe, splits, options.config, labels)
-    result = train_adapter(base, student, run_dir, **how)
+    student = dataclasses.replace(student, sample=sampler(bench.engine, student, bench.ask.settings))
+    result = train_adapter(base, student, run_dir, progress=options.progress, features_dir=features_dir(), start=begin)
     trained_s = time.monotonic() - began
     scored = bench.score("distilled", result.folder, labels)
     return Candidate(scored, result.folder, labels, result.steps, trained_s, coverage)

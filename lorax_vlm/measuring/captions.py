@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 
 from lorax_vlm.adapters.stored import StoredAdapter
@@ -32,7 +32,7 @@ from lorax_vlm.types import ModelText
 
 @dataclass(frozen=True)
 class CaptionMeasurement:
-    """What is to be measured."""
+    """What is wanted."""
 
     adapters: Mapping[str, StoredAdapter]
     """By what they are called in the reports."""
@@ -49,56 +49,52 @@ class CaptionMeasurement:
     """Caption images that an adapter was trained on, too."""
 
 
-def measure_captions(engine: BaseEngine, asked: CaptionMeasurement) -> list[CaptionReport | ReferenceReport]:
-    """Measure several adapters and, beside them, the base judged by each of their styles, on the same images.
+@dataclass(frozen=True)
+class CaptionPlan:
+    """What is measured: all that can be found out before a base is loaded."""
+
+    wanted: CaptionMeasurement
+    unseen: Asked
+    """Drawn scenes, or examples of the data."""
+    scenes: Sequence[Scene] = ()
+    styles: Mapping[str, str] = field(default_factory=dict)
+    """By name of adapter: what its captions of scenes are judged by."""
+
+
+def plan_captions(entry: CatalogEntry, wanted: CaptionMeasurement) -> CaptionPlan:
+    """What is measured on a base.
 
     Raises:
         UsageError: There is neither data nor a miniature world for this base, an adapter has a style of its own and
             none is named, or all images were trained on.
+        DataError: The data are questions.
     """
-    styles = scene_styles(engine.entry, asked)
-    return _on_references(engine, asked, asked.data) if asked.data is not None else _on_scenes(engine, asked, styles)
-
-
-def scene_styles(entry: CatalogEntry, asked: CaptionMeasurement) -> dict[str, str]:
-    """The style that each adapter's captions of scenes are judged by; none with data. Nothing is loaded.
-
-    Raises:
-        UsageError: As ``measure_captions``, as far as that can be told before.
-    """
-    if asked.data is not None:
-        return {}
+    adapters, seen = wanted.adapters, wanted.include_seen
+    if wanted.data is not None:
+        examples = list(wanted.data.require_kind("captions").select(wanted.split))
+        return CaptionPlan(wanted, unseen_examples(adapters, examples, include_seen=seen))
     if not entry.miniature:
         raise UsageError(f"{entry.name} has no built-in test scenes. Pass data=FOLDER with a metadata.jsonl.")
-    return {name: asked.style or style_on_scenes(name, own.manifest.skill_name) for name, own in asked.adapters.items()}
-
-
-def _on_references(
-    engine: BaseEngine, asked: CaptionMeasurement, data: DataSplits
-) -> list[CaptionReport | ReferenceReport]:
-    splits = data.require_kind("captions").with_prompt(engine.entry.caption_prompt)
-    examples = list(splits.select(asked.split))
-    unseen = unseen_examples(asked.adapters, examples, include_seen=asked.include_seen)
-    names = [*([None] if asked.with_base else []), *asked.adapters]
-    return [_compare(engine, name, asked.adapters.get(name or ""), unseen, splits.source) for name in names]
-
-
-def _on_scenes(
-    engine: BaseEngine, asked: CaptionMeasurement, styles: Mapping[str, str]
-) -> list[CaptionReport | ReferenceReport]:
-    scenes = list(iterate_scenes("test", asked.count))  # drawn once for all
-    drawn = unseen_examples(
-        asked.adapters, [drawn_example(scene.seed) for scene in scenes], include_seen=asked.include_seen
-    )
+    styles = {name: wanted.style or style_on_scenes(name, own.manifest.skill_name) for name, own in adapters.items()}
+    scenes = list(iterate_scenes("test", wanted.count))  # drawn once for all
+    drawn = unseen_examples(adapters, [drawn_example(scene.seed) for scene in scenes], include_seen=seen)
     left = {example.name for example in drawn.examples}
-    scenes = [scene for scene in scenes if drawn_example(scene.seed).name in left]
+    return CaptionPlan(wanted, drawn, [s for s in scenes if drawn_example(s.seed).name in left], styles)
+
+
+def measure_captions(engine: BaseEngine, plan: CaptionPlan) -> list[CaptionReport | ReferenceReport]:
+    """Measure several adapters and, beside them, the base judged by each of their styles, on the same images."""
+    wanted, data = plan.wanted, plan.wanted.data
+    if data is not None:
+        names = [*([None] if wanted.with_base else []), *wanted.adapters]
+        return [_compare(engine, name, wanted.adapters.get(name or ""), plan.unseen, data.source) for name in names]
     reports = [
-        replaced(report, seen=drawn.of(name))
-        for name, stored in asked.adapters.items()
-        for report in _judge(engine, name, stored, [styles[name]], scenes)
+        replaced(report, seen=plan.unseen.of(name))
+        for name, stored in wanted.adapters.items()
+        for report in _judge(engine, name, stored, [plan.styles[name]], plan.scenes)
     ]
-    judged = list(dict.fromkeys(["plain", *styles.values()] if styles else [asked.style or "plain"]))
-    return [*(_judge(engine, None, None, judged, scenes) if asked.with_base else []), *reports]
+    judged = list(dict.fromkeys(["plain", *plan.styles.values()] if plan.styles else [wanted.style or "plain"]))
+    return [*(_judge(engine, None, None, judged, plan.scenes) if wanted.with_base else []), *reports]
 
 
 def _judge(

@@ -2,16 +2,11 @@
 
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions
-from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.data.world.skills import require_scenes, skill_examples
-from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.captions import compare_captions
 from lorax_vlm.evaluation.questions import compare_reports
 from lorax_vlm.evaluation.results import Comparison
-from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions, scene_styles
-from lorax_vlm.measuring.questions import Answerer, measure_questions
-from lorax_vlm.measuring.unseen import unseen_examples
-from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.measuring.captions import CaptionMeasurement, measure_captions, plan_captions
+from lorax_vlm.measuring.questions import Answerer, built_in_questions, measure_questions, unseen_by
 from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.workshop.orders import Data, as_splits
 
@@ -35,28 +30,18 @@ def compare_with_base(
     """
     splits, entry = as_splits(data) if data is not None else None, bases.entry(base)
     if not answers_questions(stored.manifest):
-        asked = CaptionMeasurement({name: stored}, data=splits, count=count, include_seen=include_seen)
-        scene_styles(entry, asked)
+        wanted = CaptionMeasurement({name: stored}, data=splits, count=count, include_seen=include_seen)
+        planned = plan_captions(entry, wanted)
         with bases.use(base) as engine:
-            *others, own = measure_captions(engine, asked)
+            *others, own = measure_captions(engine, planned)
         alone = next(report for report in others if getattr(report, "style", None) == getattr(own, "style", None))
         return Comparison(alone, own, compare_captions(alone, own))
-    examples, source = _questions(entry, stored, splits, count)
-    unseen = unseen_examples({name: stored}, examples, include_seen=include_seen)
-    with bases.use(base) as engine:
-        before, after = (
-            measure_questions(engine, who, unseen, source=source) for who in (Answerer(), Answerer(name, stored, name))
-        )
-    return Comparison(before, after, compare_reports(before, after))
-
-
-def _questions(
-    entry: CatalogEntry, stored: StoredAdapter, splits: DataSplits | None, count: int
-) -> tuple[list[Example], str]:
-    """Questions to ask, and what they are."""
     if splits is not None:
-        return list(splits.require_kind("questions").select("all")), splits.source
-    if not entry.miniature or stored.manifest.skill is None:
-        raise UsageError(f"{entry.name} has no built-in test questions for {stored.name!r}. Pass data=.")
-    skill = require_scenes(stored.manifest.skill)
-    return skill_examples(skill, "test", count), f"scenes, {skill.name}, {count} held out"
+        examples, source = list(splits.require_kind("questions").select("all")), splits.source
+    else:
+        examples, source = built_in_questions(entry, stored.manifest.skill, count, instead="data=")
+    both = Answerer(), Answerer(name, stored, name)
+    unseen = unseen_by(both, examples, include_seen=include_seen)
+    with bases.use(base) as engine:
+        before, after = (measure_questions(engine, who, unseen, source=source) for who in both)
+    return Comparison(before, after, compare_reports(before, after))

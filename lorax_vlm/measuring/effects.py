@@ -15,6 +15,7 @@ from lorax_vlm.evaluation.side_effects import (
     other_scenes,
 )
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
+from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.runtime.rows import Row, say_rows
 from lorax_vlm.training.probe import STALLED, ProbeReport, probe_image_path
@@ -45,6 +46,14 @@ def side_effects(engine: BaseEngine, stored: StoredAdapter) -> SideEffects | Non
         captions = [_say(engine, [Row(s.image, name, how.prompt(), how.settings) for s in scenes]) for name in who]
         skills.append(compare_captions(scenes, *captions))
     return SideEffects(tuple(skills))
+
+
+def side_effects_on(bases: Bases, base: str, stored: StoredAdapter) -> SideEffects | None:
+    """``side_effects`` of an adapter on a base; one that is no miniature is not loaded for it."""
+    if not bases.entry(base).miniature:
+        return None
+    with bases.use(base) as engine:
+        return side_effects(engine, stored)
 
 
 def _say(engine: BaseEngine, rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.results import CaptionReport, ReferenceReport
-from lorax_vlm.evaluation.summary import caption_table, name_of, seen_lines
+from lorax_vlm.evaluation.summary import caption_notes, caption_table, name_of
 from lorax_vlm.reports.page import flat, thumbnail, write_page
 
 _SIDE_PX = 160
@@ -40,7 +40,6 @@ def write_captions_page(
     if not reports:
         raise UsageError("At least one report is needed.")
     columns, rows = caption_table(reports)
-    reasons = [f"{metric} is no figure here: {reason}." for metric, reason in _reasons(reports[0]).items()]
     return write_page(
         "captions.html",
         path,
@@ -48,7 +47,7 @@ def write_captions_page(
         judged=_judged_by(reports[0]),
         columns=[column.strip() for column in columns],
         rows=rows,
-        lines=[*reasons, *seen_lines(reports), *notes],
+        lines=[*caption_notes(reports), *notes],
         differences=differences,
         parts=[
             {"heading": _heading(report), "failures": [_shown(failure, images) for failure in report.failures]}
@@ -62,10 +61,6 @@ def _judged_by(report: CaptionReport | ReferenceReport) -> str:
     if isinstance(report, CaptionReport):
         return f"Captions of {report.count} scenes, judged by what is in them."
     return f"Captions of {report.count} images, compared word for word with their references."
-
-
-def _reasons(report: CaptionReport | ReferenceReport) -> Mapping[str, str]:
-    return report.reasons if isinstance(report, ReferenceReport) else {}
 
 
 def _heading(report: CaptionReport | ReferenceReport) -> str:

@@ -75,7 +75,8 @@ def draw_accuracy(reports: Sequence[VQAReport], rows: Sequence[tuple[str, list[I
     axes.set(ylim=(0, 1.02), ylabel="accuracy")
     axes.grid(axis="y", alpha=0.3)
     # A name given as a label would be read as mathematics, and left out when it begins with an underscore.
-    for text, report in zip(axes.legend(loc="lower right").get_texts(), reports, strict=True):
+    legend = figure.legend(loc="outside upper right", ncols=min(len(reports), 3), frameon=False)
+    for text, report in zip(legend.get_texts(), reports, strict=True):
         text.set_parse_math(False)
         text.set_text(drawable(name_of(report), 40))
     buffer = io.BytesIO()

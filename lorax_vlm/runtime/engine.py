@@ -22,9 +22,9 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import (
     Ask,
-    answers_questions,
     ask_of,
     caption_ask,
+    captions_only,
     distinct_adapters,
     require_captions,
     require_question,
@@ -101,8 +101,9 @@ class BaseEngine:
         self.base, self.store, self.batch_size = base, store, batch_size
         self._attached = AttachedAdapters(base, self._place, adapter_memory_bytes, self._read)
         self._in_use: dict[str, str] = {}
-        self._said: set[str] = set()
         """What names meant when they were last asked."""
+        self._said: set[str] = set()
+        """Adapters about which a warning was given."""
         self._trials: set[str] = set()
         self._trial_numbers = itertools.count()
 
@@ -195,7 +196,7 @@ class BaseEngine:
             UsageError: A base that writes no captions is.
         """
         if question:
-            if manifest is not None and manifest.skill is not None and not answers_questions(manifest):
+            if manifest is not None and captions_only(manifest):
                 self._say_once(manifest.name, f"was made to write {manifest.skill}, and is asked a question")
             return ask_of(self.entry, manifest, question=True)
         require_captions(self.entry)

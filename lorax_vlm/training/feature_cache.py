@@ -28,7 +28,7 @@ from torch import Tensor
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.tensor_files import StoredTensor, read_header
-from lorax_vlm.paths import written_whole
+from lorax_vlm.paths import SCRATCH_PREFIX, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class FeatureCache:
         self._off = False
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for path in self._folder.glob("*.tmp"):  # of a process that was killed while it wrote
+            for path in self._folder.glob(f"{SCRATCH_PREFIX}*"):  # of a process that was killed while it wrote
                 with suppress(FileNotFoundError):  # just renamed by its writer
                     if time.time() - path.stat().st_mtime > _ABANDONED_S:
                         path.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from lorax_vlm.training.copies import lora_config, peft_copy, save_adapter
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.joint_layers import CurrentBlocks, JointLora, route_rows
 from lorax_vlm.training.joint_trainer import JointTrainer
-from lorax_vlm.training.progress import Sampler, Show, Telling, draw_training_curve, listener
+from lorax_vlm.training.progress import Show, Telling, draw_training_curve, listener
 from lorax_vlm.training.random_state import preserved_random_state
 from lorax_vlm.training.runs import CURVE_FILE, REJECTED_FOLDER, Run, TrainingResult, held_run, prepare_run
 from lorax_vlm.training.stream_notes import keep_notes, recall_notes
@@ -102,9 +102,8 @@ def _train(
         students = trainer.students
         if told is not None:
             model: Any = trainer.model
-            steps, samplers = {s.plan.name: s.plan.config.max_steps for s in students}, dict[str, Sampler]()
-            for student in students:
-                samplers |= student.plan.sampler(base, model, student.slot)
+            steps = {s.plan.name: s.plan.config.max_steps for s in students}
+            samplers = {s.plan.name: s.plan.sampler(base, model, s.slot) for s in students}
             trainer.add_callback(Telling(told, steps, samplers))
         if run.checkpoint is not None:
             recall_notes(run.checkpoint, trainer.streams())

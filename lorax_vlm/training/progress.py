@@ -2,10 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 from transformers import TrainerCallback
 
-from lorax_vlm.errors import UsageError
+from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.foreign import printable, quoted
 from lorax_vlm.training.random_state import kept_random_state
 
@@ -36,7 +36,6 @@ class Sample:
     """Why it could not be asked."""
 
 
-@runtime_checkable
 class Progress(Protocol):
     """Is told how a run goes, on the thread that trains: so it should be quick, and what it raises ends the run."""
 
@@ -83,8 +82,10 @@ def listener(show: Show) -> Progress | None:
     """
     if isinstance(show, bool):
         return ProgressBar() if show else None
-    if not isinstance(show, Progress):
-        raise UsageError(f"progress must be True, False, or a Progress that is told of the run, got {quoted(show)}.")
+    told = ("started", "stepped", "validated", "sampled", "stopped", "finished")
+    if missing := [name for name in told if not callable(getattr(show, name, None))]:
+        wanted = f"True, False, or a Progress, which has the methods {', '.join(told)}"
+        raise UsageError(f"progress must be {wanted}; {quoted(show)} has no {', '.join(missing)}.")
     return show
 
 
@@ -145,16 +146,15 @@ class ProgressBar:
 class Telling(TrainerCallback):
     """Tells somebody what the Trainer does: the log of a run of one adapter has plain names, else the adapters'."""
 
-    def __init__(self, progress: Progress, steps: Mapping[str, int], samplers: Mapping[str, Sampler]) -> None:
+    def __init__(self, progress: Progress, steps: Mapping[str, int], samplers: Mapping[str, Sampler | None]) -> None:
         """Tell somebody.
 
         Args:
             progress: Is told.
             steps: Optimiser steps of each adapter.
-            samplers: What adapters say as far as they are trained, of those of which it is wanted.
+            samplers: By name, what asks an adapter as it is now; None where that is not wanted.
         """
         self._progress, self._steps, self._samplers = progress, dict(steps), samplers
-        self._last = dict(steps)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin."""
@@ -171,18 +171,23 @@ class Telling(TrainerCallback):
             self._progress.stepped(state.global_step, losses)
         if losses := self._of(logs, "eval_{}_loss", "eval_loss"):
             self._progress.validated(state.global_step, losses)
+            self._sample(state.global_step, losses)
         for name in self._steps:
             if f"{name}_stopped_at" in logs:
                 self._progress.stopped(name, logs[f"{name}_stopped_at"])
-                self._last[name] = logs[f"{name}_stopped_at"]
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pass on what the adapters say that were measured, but for those that have ended before."""
-        step = state.global_step
-        for name, sample in self._samplers.items():
-            if 0 < step <= self._last[name]:
+    def _sample(self, step: int, measured: Iterable[str]) -> None:
+        """Pass on what the adapters say that were just measured. It is worth less than the run, which it cannot end."""
+        for name in measured:
+            sample = self._samplers.get(name)
+            if step == 0 or sample is None:
+                continue
+            try:
                 with kept_random_state():
                     samples = sample()
+            except (LoraxError, OSError) as error:
+                logger.warning("%r cannot be asked while it is trained: %s", name, error)
+            else:
                 self._progress.sampled(step, name, samples)
 
     def _of(self, logs: Mapping[str, Any], named: str, alone: str) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 One process at a time holds a run's folder. The record is written in one step, and a checkpoint counts only when every
 file of it is, byte for byte, what was written: so a run may be killed, and its machine lose power, at any moment.
+
+No torch.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from lorax_vlm.adapters.integrity import hash_file
 from lorax_vlm.errors import NothingToResume, PathError, RunInUse, TrainingError
-from lorax_vlm.paths import naming, written_whole
+from lorax_vlm.paths import SCRATCH_PREFIX, naming, written_whole
 from lorax_vlm.settings import process_rank
 
 logger = logging.getLogger(__name__)
@@ -232,8 +234,9 @@ def discard_checkpoints(run_dir: Path) -> None:
 def discard_run(run_dir: Path) -> None:
     """Remove what only a continued run would need of a run whose adapters are stored: checkpoints and the record."""
     discard_checkpoints(run_dir)
-    for name in (RUN_FILE, NOTES_FILE):
-        (run_dir / name).unlink(missing_ok=True)
+    left = run_dir.glob(f"{SCRATCH_PREFIX}*")  # by writers that were killed; whoever holds the run is its only one
+    for path in (run_dir / RUN_FILE, run_dir / NOTES_FILE, *left):
+        path.unlink(missing_ok=True)
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,19 +33,19 @@ class AdapterPlan:
     purpose: Mapping[str, Any] = field(default_factory=dict)
     """What else must be equal for a run to be continued, such as the prompt."""
     sample: Callable[[Path], Sequence[Sample]] | None = None
-    """What an adapter in a folder says of some validation examples; asked as often as the loss is measured on them."""
+    """What an adapter in a folder says of some validation examples, asked whenever its loss on them is measured. None:
+    it is not asked, for that takes an engine; ``workshop.sampling`` makes one as ``config.samples`` wants it."""
 
-    def sampler(self, base: LoadedModel, peft_model: PeftModel, slot: str = "default") -> dict[str, Sampler]:
-        """By its name: what the adapter that is being trained says now; nothing where that is not wanted."""
-        if self.sample is None:
-            return {}
-        ask = self.sample
+    def sampler(self, base: LoadedModel, peft_model: PeftModel, slot: str = "default") -> Sampler | None:
+        """Asks the adapter that is being trained, as it is now; None where that is not wanted."""
+        return partial(_sample, self.sample, peft_model, base, slot) if self.sample is not None else None
 
-        def sample() -> Sequence[Sample]:
-            with TemporaryDirectory(prefix="lorax-sample-") as scratch:
-                return ask(save_adapter(peft_model, base, Path(scratch), slot))
 
-        return {self.name: sample}
+def _sample(
+    ask: Callable[[Path], Sequence[Sample]], peft_model: PeftModel, base: LoadedModel, slot: str
+) -> Sequence[Sample]:
+    with TemporaryDirectory(prefix="lorax-sample-") as scratch:
+        return ask(save_adapter(peft_model, base, Path(scratch), slot))
 
 
 @dataclass

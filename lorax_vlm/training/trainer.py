@@ -237,7 +237,8 @@ def _train(
             start_from(peft_model, start)
         beginning = trained_weights(peft_model)
         if told is not None:
-            trainer.add_callback(Telling(told, {name: plan.config.max_steps}, plan.sampler(base, peft_model)))
+            samplers = {name: plan.sampler(base, peft_model)}
+            trainer.add_callback(Telling(told, {name: plan.config.max_steps}, samplers))
         if run.checkpoint is not None:
             recall_notes(run.checkpoint, trainer.streams())
         with ending(cache, told):

@@ -17,7 +17,6 @@ from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.adapters.seen import SeenImages, write_seen
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import require_skill
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import write_problems
@@ -41,7 +40,7 @@ from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import require_flag
 from lorax_vlm.workshop.fitting import fit_to_labels, require_fitting
 from lorax_vlm.workshop.intake import keep, made_on
-from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, Wanted, examples_for, make_order, usual
+from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, Wanted, make_order, usual
 from lorax_vlm.workshop.sampling import sampler
 
 logger = logging.getLogger(__name__)
@@ -87,17 +86,13 @@ class AdapterWorkshop:
             UsageError: The skill (without data) or the recipe is unknown.
             LoraxError: Training failed.
         """
-        entry, data = self._bases.described(self._model), wanted.get("data")
-        require_skill(entry, skill)
-        if data is None:
-            require_scenes(skill)
+        entry, order = self._bases.described(self._model), None
         require_flag("replace", replace)
-        kind, recipe, config = usual(entry, skill, **wanted)
-        order = None
-        if data is not None or entry.miniature:
-            skip: bool = wanted.get("skip_bad_rows", False)
-            splits = examples_for(entry, skill, data, skip_bad_rows=skip)
-            order = AdapterOrder(name, kind, recipe, splits, config, skip)
+        kind, recipe, _ = usual(entry, skill, **wanted)
+        if wanted.get("data") is None:
+            require_scenes(skill)
+        if wanted.get("data") is not None or entry.miniature:
+            order = make_order(entry, name, skill, **wanted)
         if not replace and name in self._store:
             stored = self._store.get(name)
             if self._is_made_of(stored.manifest, kind, recipe, order):
@@ -172,8 +167,9 @@ class AdapterWorkshop:
             self._require_storable(order, replace)
             with self._bases.use(self._model) as engine:
                 plan, facts = self._plan(engine, order)
-                how: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}
-                result = train_adapter(engine.base, plan, run_dir, **how)
+                result = train_adapter(
+                    engine.base, plan, run_dir, resume=resume, progress=progress, features_dir=features_dir()
+                )
                 kept = self._keep_trained(engine, order, plan, facts, result)
             discard_run(run_dir)
         return kept
@@ -193,6 +189,7 @@ class AdapterWorkshop:
         if len(orders) == 1 and process_count() == 1:
             return [self.train(orders[0], replace=replace, resume=resume, progress=progress)]
         require_flag("resume", resume)
+        listener(progress)
         names = "\n".join(order.name for order in orders)
         run_dir = self._run_dir(f"joint-{hashlib.sha256(names.encode()).hexdigest()[:12]}")
         with held_run(run_dir):
@@ -203,8 +200,9 @@ class AdapterWorkshop:
             with self._bases.use(self._model) as engine:
                 planned = [self._plan(engine, order) for order in orders]
                 plans = [plan for plan, _ in planned]
-                options: dict[str, Any] = {"resume": resume, "progress": progress, "features_dir": features_dir()}
-                results = train_adapters(engine.base, plans, run_dir, **options)
+                results = train_adapters(
+                    engine.base, plans, run_dir, resume=resume, progress=progress, features_dir=features_dir()
+                )
                 if process_rank() == 0:
                     missing = [(o, p) for o, p in zip(orders, planned, strict=True) if o.name not in finished]
                     self._keep_all(engine, [o for o, _ in missing], [p for _, p in missing], results)
@@ -304,7 +302,7 @@ class AdapterWorkshop:
             facts["label_coverage"] = answers.coverage
         if splits.streamed:
             plan = dataclasses.replace(plan, data=dataclasses.replace(splits, train=NotedStream(splits.train)))
-        return dataclasses.replace(plan, sample=sampler(engine, plan, order.kind.ask)), facts
+        return dataclasses.replace(plan, sample=sampler(engine, plan, order.kind.ask.settings)), facts
 
     def _keep_trained(
         self,
@@ -319,6 +317,11 @@ class AdapterWorkshop:
             write_problems([*plan.data.left_out, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
         write_seen(result.folder, _images_of(plan.data))
         training = {**facts, **result.record()}
+        if training["still_falling"]:
+            more = 3 * training["steps"]
+            logger.warning(
+                "%r: the validation loss was still falling; more steps may help, such as %d", order.name, more
+            )
         facts = {"trained": True, "training": training, "labels": tuple(plan.labels)}
         manifest = _manifest(engine, order.name, order.kind, order.recipe, **facts)
         return keep(engine, result.folder, manifest, replace=True)

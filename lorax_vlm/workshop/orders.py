@@ -16,7 +16,7 @@ from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.defaults import chosen_config, question_recipe, skill_config
+from lorax_vlm.training.defaults import chosen_config, skill_config, skill_recipe
 from lorax_vlm.training.progress import Show
 from lorax_vlm.types import require_known
 
@@ -58,9 +58,15 @@ def orders_by_name(
         UsageError: ``data`` or ``config`` goes by name and says nothing of one, or something of another.
     """
     sources = _by_name("data", data, names)
-    for_all = isinstance(config, Mapping) and config.keys() <= TrainConfig.__dataclass_fields__.keys() - set(names)
-    configs = dict.fromkeys(names, config) if for_all else _by_name("config", config, names)
+    configs = _by_name("config", config, names) if _goes_by_name(config, names) else dict.fromkeys(names, config)
     return [order(name, word, data=sources[name], config=configs[name], **wanted) for name, word in names.items()]
+
+
+def _goes_by_name(config: Any, names: Mapping[str, str]) -> bool:
+    """Whether settings are those of each adapter, rather than changes for all."""
+    if not isinstance(config, Mapping):
+        return False
+    return any(key in names or isinstance(value, Mapping | TrainConfig) for key, value in config.items())
 
 
 def _by_name(what: str, given: Any, names: Mapping[str, str]) -> dict[str, Any]:
@@ -125,7 +131,7 @@ class Taught(TypedDict, total=False):
 
 
 class Making(Taught, total=False):
-    """What may be said of the making of an adapter: how it is taught, and:"""
+    """What may be said of the making of an adapter: how it is taught, whether it replaces one, and who is told."""
 
     replace: bool
     """Make a new version when the name exists; by default false."""
@@ -134,7 +140,7 @@ class Making(Taught, total=False):
 
 
 class Wanted(Taught, total=False):
-    """What may be said of an adapter that is to be made: how it is taught, and:"""
+    """What may be said of an adapter that is to be made: how it is taught, and what is adapted."""
 
     recipe: str | Recipe | None
     """``light``, ``medium``, ``heavy``, ``portable``, ``seeing`` or one of your own."""
@@ -185,9 +191,8 @@ def usual(entry: CatalogEntry, skill: Skill, **wanted: Unpack[Wanted]) -> tuple[
     """
     require_known(wanted, Wanted.__annotations__)
     require_skill(entry, skill)
-    own_data = wanted.get("data") is not None
-    recipe = wanted.get("recipe")
+    own_data, recipe = wanted.get("data") is not None, wanted.get("recipe")
     if recipe is None:
-        recipe = question_recipe(entry, own_data=own_data) if skill.asked else "medium"
+        recipe = skill_recipe(entry, skill, own_data=own_data)
     config = chosen_config(wanted.get("config"), skill_config(entry, skill, own_data=own_data))
     return AdapterKind(skill, ask_for(entry, skill)), get_recipe(recipe), config

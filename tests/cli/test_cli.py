@@ -1,6 +1,7 @@
 """The command line, in process: what it prints, and that every expected error is one message and exit code 1."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import answer, caption
+from tests.adapters_for_tests import write_random_adapter
 
 
 @pytest.fixture
@@ -222,6 +224,27 @@ def test_questions_are_not_put_to_a_style_unasked(run, tmp_path: Path, stored: A
     page = (tmp_path / "p.html").read_text()
     assert "one: not known whether it was trained on any of these 12 images" in page
     assert "training and" in page, "what was read"
+
+
+def test_what_an_adapter_is_for_need_not_be_known_to_measure_it(
+    run, tmp_path: Path, load_shared: Callable[[str], LoadedModel]
+) -> None:
+    """A plain PEFT folder does not say; on a model that only answers there is no doubt."""
+    run("scenes", "export", tmp_path / "questions", "--task", "color", "--count", 12)
+    for model in ("vilt-mini", "blip2-opt-mini"):
+        folder = write_random_adapter(load_shared(model), tmp_path / model, scale=0.6)
+        run("adapters", "import", folder, "--name", "plain", "--model", model, "--replace")
+        printed = run("evaluate", "plain", "--data", tmp_path / "questions", "--model", model)
+        assert "plain against base" in printed
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_captions_are_not_read_for_a_model_that_writes_none(run, tmp_path: Path, several: bool) -> None:
+    (tmp_path / "all.yaml").write_text(f"mine: {{data: {tmp_path / 'none'}}}")
+    asked = (
+        ("--adapters", tmp_path / "all.yaml") if several else ("mine", "--style", "mine", "--data", tmp_path / "none")
+    )
+    assert "cannot write captions" in run("train", *asked, "--model", "vilt-mini", code=2)
 
 
 def test_columns_must_be_pairs(run, tmp_path: Path) -> None:

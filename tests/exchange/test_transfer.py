@@ -27,6 +27,7 @@ from lorax_vlm.exchange import transfer as transfer_module
 from lorax_vlm.exchange.candidates import copies, random_like, shuffled_layers
 from lorax_vlm.exchange.direction import Direction, TransferOptions
 from lorax_vlm.exchange.merge import merge_adapters
+from lorax_vlm.exchange.moving import Wishes, direction
 from lorax_vlm.exchange.swap import exchange_adapters
 from lorax_vlm.exchange.teacher import TeacherAnswer, answer, make_lesson
 from lorax_vlm.exchange.transfer import transfer_adapter
@@ -35,6 +36,7 @@ from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import answer as answers
+from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.workshop.intake import take_in
 from lorax_vlm.workshop.making import AdapterWorkshop
@@ -151,6 +153,23 @@ def kinds(split: str, count: int, start: int = 0) -> list[Example]:
         dataclasses.replace(e, question="What kind of picture is this?", target="scene", answers=("scene",))
         for e in rows
     ]
+
+
+def test_steps_of_a_transfer_are_those_that_are_asked_for(bases: Bases, tmp_path: Path, store: AdapterStore) -> None:
+    """A quarter of FLAN-T5's 600 for a style, unless somebody says how many."""
+    add(bases, OPT, "words", tmp_path, "light", skill=caption("concise"), prompt="")
+    data = TransferData(kinds("train", 400))
+    for wishes, steps in (
+        ({}, 150),
+        ({"config": {"batch_size": 4}}, 150),
+        ({"config": {"max_steps": 300}}, 300),
+        ({"config": TrainConfig(max_steps=40, eval_every=20)}, 40),
+        ({"steps": 7, "config": {"max_steps": 300}}, 7),
+    ):
+        wanted: Wishes = wishes  # type: ignore[assignment]
+        config = direction(bases, "words", FLAN, data, wanted).options.config
+        assert config.max_steps == steps
+        assert config.eval_every <= steps
 
 
 @pytest.mark.parametrize("target", ["blip2-flan-mini", "instructblip-mini", "vilt-mini"])

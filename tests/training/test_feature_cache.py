@@ -14,6 +14,7 @@ from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.data.examples import DataSplits, answered
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.paths import written_whole
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest, image_key
 from lorax_vlm.training.students import AdapterPlan
@@ -113,8 +114,8 @@ def test_a_training_ends_well_whatever_happens_to_its_cache(mini, scenes, tmp_pa
 
 def test_a_process_killed_while_writing_leaves_nothing_to_read(tmp_path: Path) -> None:
     filled(tmp_path)
-    scratch = tmp_path / "e" / "half.tmp"
-    scratch.write_bytes(b"half")
+    with written_whole(tmp_path / "e" / "whole") as file:
+        scratch = Path(shutil.copy(file.name, f"{file.name}0"))  # what a writer leaves that is killed here
     os.utime(scratch, (0, 0))
     assert len(FeatureCache(tmp_path, "e")) == 3
     assert not scratch.exists()

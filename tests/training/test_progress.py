@@ -16,7 +16,7 @@ from lorax_vlm.skills import caption
 from lorax_vlm.training import trainer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint import train_adapters
-from lorax_vlm.training.progress import ProgressBar, Sample
+from lorax_vlm.training.progress import ProgressBar, Sample, listener
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 
@@ -78,6 +78,21 @@ def test_a_joint_run_names_its_adapters(mini: LoadedModel, tmp_path: Path) -> No
     assert notes.of("stepped") == [1, 2, 3, 4]
     assert {name for _, names in notes.of("validated") for name in names} == {"a", "b"}  # type: ignore[misc, attr-defined]
     assert notes.told[-1] == ("finished", None)
+
+
+def test_who_cannot_be_told_everything_is_refused_by_what_is_missing() -> None:
+    class Former:
+        def started(self, steps: Mapping[str, int], done: int) -> None: ...
+
+        def stepped(self, step: int, losses: Mapping[str, float]) -> None: ...
+
+        validated = stopped = finished = started
+
+        sampled = None
+
+    with pytest.raises(UsageError, match="has no sampled"):
+        listener(Former())  # type: ignore[arg-type]
+    assert listener(notes := Notes()) is notes
 
 
 def test_what_a_listener_raises_ends_the_run_and_it_is_told_so(mini: LoadedModel, tmp_path: Path) -> None:

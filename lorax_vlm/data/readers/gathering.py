@@ -271,7 +271,8 @@ def divide(
     test = [row for row in rows if row.part == TEST]
     given = [row for row in rows if row.part in (None, TRAIN)]
     train = _without(given, [*validation, *test])
-    if not validation:
+    brought = bool(validation)
+    if not brought:
         chosen = held_out_images([row.digest for row in train], held_out, [row.group for row in train])
         validation = [row for row in train if row.digest in chosen]
         left = [row for row in train if row.digest not in chosen]
@@ -288,6 +289,7 @@ def divide(
         test=_examples(test),
         notes=tuple(notes),
         shared=shared,
+        held_out=None if brought else held_out,
     )
 
 
