@@ -5,13 +5,16 @@ Composition only: what is done lies in the rooms below. A base is named by key, 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from lorax_vlm.adapters.ownership import adapters_of
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import distinct_adapters, require_rows
+from lorax_vlm.asking import require_rows
+from lorax_vlm.bulk.job import BulkJob, Pace
+from lorax_vlm.bulk.order import BulkWishes, folder_order
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.results import Comparison
@@ -69,11 +72,7 @@ class Workspace:
 
     @classmethod
     def shared(cls, workspace: "Workspace | None", models: str | Mapping[str, str], options: "Options") -> "Workspace":
-        """The workspace that is given, or one of its own.
-
-        Raises:
-            UsageError: There is one, and options, which would mean nothing.
-        """
+        """The workspace that is given, or one of its own; options beside a given one are a ``UsageError``."""
         if workspace is not None and (options or models != "hub"):
             given = ", ".join(["models"] * (models != "hub") + list(options))
             raise UsageError(f"{given}: the workspace that is given has its own. Give them to Workspace(...).")
@@ -96,16 +95,10 @@ class Workspace:
         """All adapters that can be read, or those that were made for a base or do not say for which."""
         return list(self.store.list()[0]) if base is None else adapters_of(self.store, self.bases.owner(base))
 
-    def require_adapters(self, names: Iterable[str | None], base: str, *, rows: int = 1) -> None:
-        """Raise ``AdapterNotFound`` for an unknown name before a base is loaded for it. None is the base's.
-
-        A base that is loaded and is asked for any ``rows`` finds out by itself, in the version that it then uses.
-        """
-        named = distinct_adapters(list(names))
-        if self._engine is None and not (rows and self.bases.is_loaded(base)):
-            for name in named:
-                if name is not None:
-                    self.stored(name, base)
+    def require_adapters(self, names: Sequence[str | None], base: str, *, rows: int = 1) -> None:
+        """See ``Bases.require_adapters``; whoever answers instead of bases finds out by itself."""
+        if self._engine is None:
+            self.bases.require_adapters(names, base, rows=rows)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -189,6 +182,14 @@ class Workspace:
         with self.engine(base) as engine:
             results = engine.generate([Request.about(image, question, name, **decoding) for name in adapters])
         return {name or BASE: result.text for name, result in zip(adapters, results, strict=True)}
+
+    def caption_folder(
+        self, folder: str | Path, adapters: Sequence[str] = (), *, base: str, **wishes: Unpack[BulkWishes]
+    ) -> BulkJob:
+        """Captions of all images of a folder, written as they come once the job is run; see ``bulk.order``."""
+        entry = self.bases.entry(base)
+        order = folder_order(entry, self.store, folder, adapters, **wishes)
+        return BulkJob(order, partial(self.engine, base), Pace(self.bases.batch_size(entry)))
 
     # --- making -----------------------------------------------------------------------------------------------------
 
@@ -282,10 +283,7 @@ class Workspace:
     def transfer(
         self, name: str, to: str, new_name: str | None = None, **wishes: Unpack[TransferWishes]
     ) -> TransferReport:
-        """Move an adapter to another base, measure the result, and keep it if it is worth anything there.
-
-        See ``exchange.moving.transfer`` for arguments and errors.
-        """
+        """Move an adapter to another base, and keep it if it is worth anything; see ``exchange.moving.transfer``."""
         return transfer(self.bases, self.resolve(name), to, new_name, **wishes)
 
     def merge(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorax_vlm.cli.checks import image_problem, require_stored
+from lorax_vlm.cli.bulk import RUNNING, Manner, caption_folder
+from lorax_vlm.cli.checks import image_problem, is_folder, require_stored
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
 from lorax_vlm.cli.output import SILENT, print_json, print_table, say, say_drawn_only, say_wrote
 from lorax_vlm.errors import ImageError, LoraxError, UsageError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def caption(
-    images: Annotated[list[str], typer.Argument(help="Paths or http(s) URLs.")],
+    images: Annotated[list[str], typer.Argument(help="Paths or http(s) URLs; or one folder, for a text file each.")],
     adapter: Annotated[
         list[str] | None, typer.Option("--adapter", "-a", help="Adapter to use; repeat to compare.", show_default=False)
     ] = None,
@@ -28,8 +29,60 @@ def caption(
     sheet: Annotated[
         Path | None, typer.Option(help="Write a comparison sheet (PNG) of one image.", show_default=False)
     ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder: its sub folders, too.")] = False,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Go into sub folders that are links.")] = False,
+    write: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a folder: txt, jsonl, csv, parquet; several by commas. Default: txt.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Of a folder: where it is written. Default: beside the images.", show_default=False),
+    ] = None,
+    existing: Annotated[
+        str | None,
+        typer.Option(
+            help="Text files that are there: skip, overwrite (those written here), overwrite-all, append or prepend. "
+            "Default: skip.",
+            show_default=False,
+        ),
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="Before each caption.", show_default=False)] = None,
+    suffix: Annotated[str | None, typer.Option(help="After each caption.", show_default=False)] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="Of {prefix}, {caption}, {suffix}, {folder}, {name}, {adapter}.", show_default=False),
+    ] = None,
+    pick: Annotated[
+        str | None, typer.Option(help="Write one of several captions: first or longest.", show_default=False)
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Captions by each adapter, with --temperature.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of a folder: say what would be done.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Of a folder: exit code 1 if an image failed.")] = False,
+    json_progress: Annotated[
+        bool, typer.Option("--json-progress", help="Of a folder: progress as JSON lines.")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Of a folder: images at a time. Default: 32.", show_default=False)
+    ] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam search width.", show_default=False)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Token limit.", show_default=False)] = None,
+    min_new_tokens: Annotated[int | None, typer.Option(min=0, help="No shorter.", show_default=False)] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="With beams: above 0 for longer texts.", show_default=False)
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1 against repetitions.", show_default=False)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sample instead.", show_default=False)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="With a temperature: of the likeliest so much.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="With a temperature: repeatable.", show_default=False)] = None,
     model: Model = DEFAULT_MODEL,
     store: Store = None,
     device: Device = "auto",
@@ -37,24 +90,78 @@ def caption(
     quantize: Quantize = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Caption images with the base, with adapters, or with all of them side by side.
+    """Caption images with the base, with adapters, or with all of them side by side; or all images of a folder.
 
-    An image that cannot be read is said, and the others are captioned; the exit code is 1 then.
+    An image that cannot be read is said, and the others are captioned; the exit code is 1 then. Of a folder each image
+    gets a text file, as it comes, and the same command goes on where it ended; what failed is listed in failed.csv.
     """
+    asked = {
+        "num_beams": beams,
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
+        "length_penalty": length_penalty,
+        "repetition_penalty": repetition_penalty,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
+    options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
+    of_folders = {
+        "--recursive": recursive,
+        "--follow-links": follow_links,
+        "--write": write,
+        "--out": out,
+        "--existing": existing,
+        "--prefix": prefix,
+        "--suffix": suffix,
+        "--template": template,
+        "--pick": pick,
+        "--samples": samples,
+        "--dry-run": dry_run,
+        "--strict": strict,
+        "--json-progress": json_progress,
+        "--batch-size": batch_size,
+    }
+    if len(images) == 1 and is_folder(images[0]):
+        if compare or sheet is not None:
+            raise UsageError("--compare and --sheet are for single images; of a folder name the adapters, -a.")
+        wishes: dict[str, Any] = {
+            name.strip("-").replace("-", "_"): value for name, value in of_folders.items() if value
+        }
+        manner = Manner(options, as_json=as_json, **{name: wishes.pop(name) for name in RUNNING if name in wishes})
+        if write is not None:
+            wishes["write"] = [kind.strip() for kind in write.split(",")]
+        caption_folder(Path(images[0]).expanduser(), adapter or [], changes, model, wishes, manner)
+        return
+    if others := [name for name, value in of_folders.items() if value]:
+        raise UsageError(f"{', '.join(others)}: only of a folder, and {images[0]!r} is none.")
     if sheet is not None and len(images) != 1:
         raise UsageError(f"--sheet shows one image, {len(images)} were given.")
     if compare and adapter:
         raise UsageError("--compare captions with the base and all its adapters: leave --adapter out, or --compare.")
+    _caption_each(images, adapter or [], changes, model, options, compare=compare, sheet=sheet, as_json=as_json)
+
+
+def _caption_each(
+    images: list[str],
+    adapter: list[str],
+    changes: dict[str, Any],
+    model: str,
+    options: dict[str, Any],
+    *,
+    compare: bool,
+    sheet: Path | None,
+    as_json: bool,
+) -> None:
     entry, sheet = get_model_entry(model), require_new_file(sheet, ".png")
-    require_stored(store, adapter or [], entry)
+    require_stored(options["store"], adapter, entry)
     if len(images) == 1 and (problem := image_problem(images[0])) is not None:
         raise problem
     from lorax_vlm.captioning import BLIP2CaptioningSystem
 
-    system = BLIP2CaptioningSystem(model, store=store, device=device, dtype=dtype, quantize=quantize)
-    asked = {"num_beams": beams, "max_new_tokens": max_new_tokens}
-    changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
-    if compare or sheet is not None or len(adapter or []) > 1:
+    system = BLIP2CaptioningSystem(model, **options)
+    if compare or sheet is not None or len(adapter) > 1:
         results, failed = _compare(system, images, None if compare else adapter, changes)
     else:
         results, failed = _caption(system, images, adapter[0] if adapter else None, changes)

@@ -20,6 +20,14 @@ def require_images(sources: Sequence[str]) -> None:
             raise problem
 
 
+def is_folder(source: str) -> bool:
+    """Whether what was named is a folder; an address is none, and neither is what cannot be looked at."""
+    try:
+        return not source.startswith(("http://", "https://")) and Path(source).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
 def image_problem(source: str) -> ImageError | None:
     """What is wrong with a path as the name of an image; None for an address, or a file."""
     if source.startswith(("http://", "https://")):

@@ -16,6 +16,7 @@ from lorax_vlm.settings import left_out_dir
 if TYPE_CHECKING:
     from lorax_vlm.data.examples import DataSplits
     from lorax_vlm.data.image_facts import Progress
+    from lorax_vlm.data.readers import columns as data_columns
 
 Purpose = Literal["train", "inspect", "evaluate"]
 SplitChoice = Literal["train", "validation", "test", "held-out", "all"]
@@ -135,7 +136,7 @@ def read_asked_data(
         options = SourceKeywords(
             images=images,
             annotations=annotations,
-            columns=_read_columns(columns),
+            columns=_named(columns),
             streaming=streaming,
             skip_bad_rows=skip_bad_rows,
             held_out=DEFAULT_HELD_OUT if held_out is None else held_out,
@@ -175,7 +176,19 @@ def _progress_bar() -> Iterator["Progress | None"]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _read_columns(columns: str | None) -> dict[str, str]:
+def read_columns(columns: str | None) -> "data_columns.Columns":
+    """What ``--columns`` says of the columns of a table.
+
+    Raises:
+        UsageError: It is not of the form ``field=column,...``.
+        DataError: It names an unknown field.
+    """
+    from lorax_vlm.data.readers.columns import Columns as Named
+
+    return Named(_named(columns))
+
+
+def _named(columns: str | None) -> dict[str, str]:
     pairs = [] if columns is None else [pair.partition("=") for pair in columns.split(",")]
     if not all(field.strip() and equals and column.strip() for field, equals, column in pairs):
         raise UsageError(f"--columns must look like image=img,question=q,answer=a, got {columns!r}.")

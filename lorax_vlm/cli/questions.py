@@ -1,12 +1,29 @@
 """``lorax-vlm ask`` and ``lorax-vlm benchmark``. No torch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.bulk.order import table_order
+from lorax_vlm.bulk.rows import TableRows
+from lorax_vlm.cli.bulk import Manner, run_job
 from lorax_vlm.cli.checks import require_images, require_stored
-from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, IncludeSeen, Model, Quantize, Store
+from lorax_vlm.cli.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Columns,
+    Device,
+    Dtype,
+    Images,
+    IncludeSeen,
+    Model,
+    Quantize,
+    Store,
+    read_columns,
+)
 from lorax_vlm.cli.output import SILENT, print_json, print_table, say, say_drawn_only
 from lorax_vlm.errors import UsageError
 from lorax_vlm.evaluation.results import BenchmarkRow
@@ -15,10 +32,24 @@ from lorax_vlm.types import percent
 
 
 def ask(
-    image: Annotated[str, typer.Argument(help="Path or http(s) URL.")],
-    questions: Annotated[list[str], typer.Argument(help="One or more questions about it.")],
+    image: Annotated[str, typer.Argument(help="Path or http(s) URL; or a table of questions, with --out.")],
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="One or more questions about it.", show_default=False)
+    ] = None,
     adapter: Annotated[
         list[str] | None, typer.Option("--adapter", "-a", help="Adapter to use; repeat to compare.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Of a table: where the answers go, .jsonl, .csv or .parquet.", show_default=False),
+    ] = None,
+    images: Images = None,
+    columns: Columns = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of a table: say what would be done.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Of a table: exit code 1 if a row failed.")] = False,
+    json_progress: Annotated[bool, typer.Option("--json-progress", help="Of a table: in JSON lines.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Of a table: rows at a time. Default: 32.", show_default=False)
     ] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam search width.", show_default=False)] = None,
     model: Model = DEFAULT_MODEL,
@@ -28,8 +59,26 @@ def ask(
     quantize: Quantize = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Answer questions about an image with the base, or with adapters side by side."""
-    entry = get_model_entry(model)
+    """Answer questions about an image with the base, or with adapters side by side; or all questions of a table.
+
+    Of a table (.jsonl, .csv, .parquet: an image, a question, whatever else) each row is answered by each adapter, and
+    the same command goes on where it ended; what failed is listed beside the answers.
+    """
+    entry, options = get_model_entry(model), {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
+    if out is not None or not questions:
+        if questions or out is None:
+            raise UsageError("Give an image and questions about it, or a table of questions and --out FILE.")
+        of_table: dict[str, Any] = {
+            "dry_run": dry_run,
+            "strict": strict,
+            "json_progress": json_progress,
+            "batch_size": batch_size,
+        }
+        manner = Manner(options, as_json=as_json, **{name: value for name, value in of_table.items() if value})
+        source = TableRows(Path(image).expanduser(), images, read_columns(columns))
+        decoding = {"num_beams": beams} if beams is not None else {}
+        run_job(table_order(entry, AdapterStore(store), source, adapter or [], out, decoding), entry, model, manner)
+        return
     if beams is not None and not entry.captions:
         raise UsageError(f"--beams is for models that write; {entry.name} chooses among fixed answers.")
     require_images([image])

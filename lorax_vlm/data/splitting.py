@@ -3,6 +3,8 @@
 A hash of the image's own digest decides, so the same images are held out on every machine, from a folder, a table, a
 JSON file or the hub, streamed or not, in any order of rows. What belongs together (rows of one image, and of one group
 where groups are asked for) stays together.
+
+No torch.
 """
 
 import hashlib

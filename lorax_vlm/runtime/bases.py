@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -14,6 +14,7 @@ import torch
 
 from lorax_vlm.adapters.ownership import Owner, owner_of
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.asking import distinct_adapters
 from lorax_vlm.errors import OutOfMemoryForecast
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.description import BaseDescription
@@ -153,6 +154,17 @@ class Bases:
     def is_loaded(self, model: str) -> bool:
         """Whether a base is in memory."""
         return self._loaded_base(self._original(model)) is not None
+
+    def require_adapters(self, names: Sequence[str | None], model: str, *, rows: int = 1) -> None:
+        """Raise ``AdapterNotFound`` for an unknown name before a base is loaded for it. None is the base's.
+
+        A base that is loaded and is asked for any ``rows`` finds out by itself, in the version that it then uses.
+        """
+        named = distinct_adapters(names)
+        if not (rows and self.is_loaded(model)):
+            for name in named:
+                if name is not None:
+                    self.store.find(name, self.entry(model).name)
 
     def forget(self, name: str) -> None:
         """Take a stored adapter out of memory, with all its versions; calls that use them end undisturbed."""

@@ -15,6 +15,7 @@ LEVELS = (
     ("cli",),
     ("captioning", "vqa", "multimodal"),
     ("workspace",),
+    ("bulk",),
     ("reports",),
     ("exchange",),
     ("measuring",),

@@ -1,4 +1,7 @@
-"""Which column of a table holds what: by the names that published data sets use, or by those that the user gives."""
+"""Which column of a table holds what: by the names that published data sets use, or by those that the user gives.
+
+No torch.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

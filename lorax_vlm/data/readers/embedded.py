@@ -1,6 +1,8 @@
 """Tables that hold the images themselves (parquet, data sets of the hub), read with ``datasets``.
 
 Rows stay on disk; an image is read from its row when it is needed.
+
+No torch.
 """
 
 import hashlib

@@ -1,4 +1,7 @@
-"""From the rows that a reader found to the examples of each part; what is wrong comes out together, in order."""
+"""From the rows that a reader found to the examples of each part; what is wrong comes out together, in order.
+
+No torch.
+"""
 
 import re
 from collections import Counter

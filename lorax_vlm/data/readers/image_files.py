@@ -2,6 +2,8 @@
 
 A row never leads out of the folder, whatever it says. Files in it may be links that its owner made. Where two files
 could be meant, neither is taken.
+
+No torch.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""One row of somebody's data to examples, or to what is wrong with it: the same step for every source."""
+"""One row of somebody's data to examples, or to what is wrong with it: the same step for every source. No torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,11 +1,15 @@
-"""Captions in text files beside the images: ``cat.jpg`` and ``cat.txt`` or ``cat.caption``. The whole file is one."""
+"""Captions in text files beside the images: ``cat.jpg`` and ``cat.txt`` or ``cat.caption``. The whole file is one.
 
+Where two images would share a text, as with ``cat.png`` beside it, theirs are ``cat.jpg.txt`` and ``cat.png.txt``.
+"""
+
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lorax_vlm.data.readers.listing import is_image_name, walk
+from lorax_vlm.data.readers.listing import is_image_name, text_stems, walk
 from lorax_vlm.errors import MalformedRow
 from lorax_vlm.foreign import decode_text, quoted
 
@@ -15,27 +19,40 @@ _MOST_BYTES = 2**20
 
 def captioned_images(root: Path) -> list[tuple[Path, Any | MalformedRow]]:
     """Every image below a folder with its row, or with what is wrong; none when no image has a text beside it."""
-    images: dict[Path, list[Path]] = defaultdict(list)
+    images: dict[Path, list[str]] = defaultdict(list)
     texts: dict[Path, list[Path]] = defaultdict(list)
     for path in walk(root):
         if is_image_name(path.name):
-            images[path.with_suffix("")].append(path)
+            images[path.parent].append(path.name)
         elif path.suffix.lower() in CAPTION_SUFFIXES:
             texts[path.with_suffix("")].append(path)
-    return list(_rows(root, images, texts)) if images.keys() & texts.keys() else []
+    rows = [row for folder, names in images.items() for row in _rows(folder, names, texts)]
+    some = any(beside for _, beside, _ in rows)
+    return [(image, _row(image.relative_to(root), beside, others)) for image, beside, others in rows] if some else []
 
 
-def _rows(root: Path, images: dict[Path, list[Path]], texts: dict[Path, list[Path]]) -> Iterator[tuple[Path, Any]]:
-    for stem, found in images.items():
-        for image in found:
-            try:
-                if len(found) > 1 and stem in texts:
-                    names = ", ".join(quoted(path.name) for path in found)
-                    raise MalformedRow(f"{len(found)} images have one text beside them: {names}", wanted="one image")
-                caption = _caption(texts.get(stem, []))
-                yield image, {"file_name": str(image.relative_to(root)), "caption": caption}
-            except MalformedRow as wrong:
-                yield image, wrong
+def _rows(
+    folder: Path, names: list[str], texts: dict[Path, list[Path]]
+) -> Iterator[tuple[Path, list[Path], list[str]]]:
+    """The images of a folder, each with the texts that are called after it, and the images that it shares them with."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[os.path.splitext(name)[0]].append(name)
+    for name, own in zip(names, text_stems(names), strict=True):
+        stem = os.path.splitext(name)[0]
+        beside = texts.get(folder / own, [])
+        alone = bool(beside) or len(alike[stem]) == 1
+        yield folder / name, beside or texts.get(folder / stem, []), [] if alone else alike[stem]
+
+
+def _row(name: Path, beside: list[Path], sharing: list[str]) -> Any | MalformedRow:
+    try:
+        if beside and sharing:
+            names = ", ".join(map(quoted, sharing))
+            raise MalformedRow(f"{len(sharing)} images have one text beside them: {names}", wanted="one image")
+        return {"file_name": str(name), "caption": _caption(beside)}
+    except MalformedRow as wrong:
+        return wrong
 
 
 def _caption(beside: list[Path]) -> str:

@@ -1,4 +1,4 @@
-"""The rows of one table file, whichever format it has, given to a gathering."""
+"""The rows of one table file, whichever format it has, given to a gathering. No torch."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,4 +1,7 @@
-"""Rows of a table in one file: JSON lines or CSV. A line that is none is a problem of its own, with its number."""
+"""Rows of a table in one file: JSON lines or CSV. A line that is none is a problem of its own, with its number.
+
+No torch.
+"""
 
 import codecs
 import csv

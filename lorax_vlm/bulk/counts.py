@@ -1,0 +1,115 @@
+"""What a bulk job is about to do, and what it did, in numbers. No torch."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorax_vlm.bulk.standing import WHYS, Standing
+
+
+@dataclass
+class BulkPlan:
+    """What is there and what is to be done; counted, not kept."""
+
+    images: int = 0
+    done: int = 0
+    """Images about which everything is said and written."""
+    to_ask: int = 0
+    """Images that are to be looked at."""
+    to_write: int = 0
+    """Images whose texts are known and only to be written."""
+    texts: Counter[str] = field(default_factory=Counter)
+    """Texts that are to be made, by why."""
+    kept: Counter[str] = field(default_factory=Counter)
+    """Text files that stay, by whose they are."""
+    written_over: int = 0
+    """Text files by hand that are to be written over or added to."""
+
+    names: str = ""
+    """Digest of the names of all images, in their order."""
+
+    def count(self, standing: Standing, *, writes: bool) -> None:
+        """Add an item; ``writes`` is whether any of its files would change."""
+        self.images += 1
+        self.names = hashlib.sha256(self.names.encode() + os.fsencode(standing.item.name)).hexdigest()
+        self.texts.update(standing.wanted.values())
+        self.kept.update(
+            "others" if found.holds == "others" and not found.in_part else "by hand" for _, found in standing.kept
+        )
+        self.written_over += sum(found.holds == "by hand" for _, found in standing.write)
+        if standing.wanted:
+            self.to_ask += 1
+        elif writes:
+            self.to_write += 1
+        else:
+            self.done += 1
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.images:,} images, {self.done:,} of them done"]
+        said = [f"{self.texts[why]:,} {_REASONS[why]}" for why in WHYS if self.texts[why]]
+        if said:
+            lines.append(
+                f"to be made: {sum(self.texts.values()):,} texts about {self.to_ask:,} images ({', '.join(said)})"
+            )
+        if self.to_write:
+            lines.append(f"to be written without asking again: the texts about {self.to_write:,} images")
+        if self.kept["by hand"]:
+            lines.append(f"left as they are: {self.kept['by hand']:,} texts that were not written here")
+        if self.kept["others"]:
+            kept = f"{self.kept['others']:,} texts of other adapters"
+            lines.append(f"left as they are: {kept}; --existing overwrite writes over them")
+        if self.written_over:
+            lines.append(f"changed: {self.written_over:,} texts that were not written here")
+        return lines
+
+
+_REASONS = {
+    "new": "new",
+    "another image": "whose image has changed",
+    "another adapter": "of an adapter that has changed",
+    "other settings": "with other settings",
+    "failed before": "that failed before",
+}
+
+
+@dataclass
+class BulkReport:
+    """What a job did."""
+
+    plan: BulkPlan
+    out: Path
+    texts: int = 0
+    tokens: int = 0
+    images: int = 0
+    """About which something was said."""
+    failed: int = 0
+    written: int = 0
+    """Text files."""
+    marks: Counter[str] = field(default_factory=Counter)
+    """Texts that are empty, cut off or repeat themselves."""
+    tables: Mapping[str, int] = field(default_factory=dict)
+    """Rows by path of table."""
+    failures: Path | None = None
+    """The list of what failed."""
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rate = f", {self.images / self.seconds:.1f} images a second" if self.images and self.seconds else ""
+        count = f"{self.texts:,} texts about {self.images:,} images, {self.tokens:,} tokens"
+        lines = [f"{count}, in {self.seconds:.0f} s{rate}"]
+        if self.written:
+            lines.append(f"written: {self.written:,} text files in {self.out}")
+        lines += [f"written: {path}, {rows:,} rows" for path, rows in self.tables.items()]
+        if self.marks:
+            lines.append("look at: " + ", ".join(f"{count:,} {mark}" for mark, count in self.marks.most_common()))
+        if self.failed:
+            lines.append(f"failed: {self.failed:,}, listed in {self.failures}")
+        if self.interrupted:
+            lines.append("stopped before the end; the same command goes on from here")
+        return lines

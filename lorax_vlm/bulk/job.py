@@ -1,0 +1,258 @@
+"""A bulk job: texts about many images, written as they come, gone on with where it ended. No torch.
+
+What is said is kept in the journal before any file is written, a batch at a time. So whoever is killed loses the batch
+that was being said, and the next run writes what was said and not written.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+from lorax_vlm.bulk.counts import BulkPlan, BulkReport
+from lorax_vlm.bulk.items import Item
+from lorax_vlm.bulk.journal import Journal, Said, Written
+from lorax_vlm.bulk.opening import Opened, open_ahead
+from lorax_vlm.bulk.order import BulkOrder
+from lorax_vlm.bulk.sidecars import (
+    Found,
+    Sidecar,
+    chosen_label,
+    content_of,
+    digest_of,
+    look_at,
+    sidecars_of,
+    write_text,
+)
+from lorax_vlm.bulk.standing import Standing, standing_of
+from lorax_vlm.bulk.tables import require_own_tables, write_failures, write_tables
+from lorax_vlm.bulk.wording import marks
+from lorax_vlm.errors import LoraxError
+from lorax_vlm.requests import Request, Result
+
+MOST_PIXELS = 20_000_000
+"""Of the pictures of a batch, three bytes each."""
+
+
+class Speaks(Protocol):
+    """What answers; see ``runtime.engine.Engine``."""
+
+    def generate(self, requests: list[Request]) -> list[Result]:
+        """A text, or an error, for each request, in their order."""
+        ...
+
+
+class BulkProgress(Protocol):
+    """Is told how a job goes, on the thread that runs it; what it raises ends the job."""
+
+    def started(self, plan: BulkPlan) -> None:
+        """What is to be done is known."""
+        ...
+
+    def said(self, name: str, texts: Mapping[str, str]) -> None:
+        """An image has its texts, by column; they are written. Empty where they were known."""
+        ...
+
+    def failed(self, name: str, error: LoraxError) -> None:
+        """An image has not."""
+        ...
+
+    def ended(self) -> None:
+        """The job has ended, well or not."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a job goes about its work."""
+
+    batch_size: int = 32
+    """Images that are asked about together."""
+    threads: int = 2
+    """That read and decode images ahead."""
+
+
+class BulkJob:
+    """Texts about many images."""
+
+    def __init__(
+        self, order: BulkOrder, engine: Callable[[], AbstractContextManager[Speaks]], pace: Pace | None = None
+    ) -> None:
+        """Nothing is done.
+
+        Args:
+            order: What is wanted.
+            engine: Opens what answers; called when the first image is to be asked about.
+            pace: How it goes about it.
+        """
+        self._order, self._engine, self._pace = order, engine, pace or Pace()
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End after the batch that is being said; what was said is written. Any thread may ask for it."""
+        self._stopping.set()
+
+    def plan(self) -> BulkPlan:
+        """What would be done; nothing is written.
+
+        Raises:
+            PathError: Something cannot be read, or another process works there.
+        """
+        with Journal(self._order.journal, look=True) as journal:
+            return self._plan(journal)
+
+    def run(self, progress: BulkProgress | None = None) -> BulkReport:
+        """Do what is to be done.
+
+        Raises:
+            PathError: Something cannot be read or written, such as on a full disk; what was said until then is kept.
+            AdapterError: An adapter cannot be used on the base.
+            UsageError: The base cannot do what is asked.
+        """
+        order, start = self._order, time.monotonic()
+        with Journal(order.journal) as journal:
+            require_own_tables(order, journal)
+            report = BulkReport(self._plan(journal), order.out)
+            try:
+                if progress is not None:
+                    progress.started(report.plan)
+                self._work(journal, report, progress)
+            finally:
+                if progress is not None:
+                    progress.ended()
+            report.seconds = time.monotonic() - start
+            report.tables = write_tables(order, journal, order.identity(report.plan.names))
+            report.failed, report.failures = write_failures(order, journal)
+        return report
+
+    # --- what is to be done -----------------------------------------------------------------------------------------
+
+    def _standings(self, journal: Journal) -> Iterator[Standing]:
+        order = self._order
+        texts, picked = "txt" in order.write, order.pick is not None
+        for item in order.items:
+            sidecars = sidecars_of(item, order.labels, picked=picked) if texts else []
+            found = [(sidecar, look_at(order.out, sidecar, journal)) for sidecar in sidecars]
+            yield standing_of(item, order.columns, found, journal, order.existing, tables=bool(order.tables))
+
+    def _plan(self, journal: Journal) -> BulkPlan:
+        plan = BulkPlan()
+        for standing in self._standings(journal):
+            plan.count(standing, writes=bool(self._changes(standing, standing.known)))
+        return plan
+
+    def _changes(self, standing: Standing, said: Mapping[str, Said]) -> list[tuple[Sidecar, bytes, bytes | None]]:
+        """The text files of an item that are to be written now, with what goes in and what that was added to."""
+        changes = []
+        for sidecar, found in standing.write:
+            if all(label in said for label in sidecar.labels):
+                content, before = self._content(standing.item, sidecar, found, said)
+                if not (found.holds == "ours" and found.written and found.written.digest == digest_of(content)):
+                    changes.append((sidecar, content, before))
+        return changes
+
+    def _content(
+        self, item: Item, sidecar: Sidecar, found: Found, said: Mapping[str, Said]
+    ) -> tuple[bytes, bytes | None]:
+        order = self._order
+        label = chosen_label({label: said[label].text for label in sidecar.labels}, order.pick)
+        return content_of(order.text(item, label, said[label].text), found, order.existing)
+
+    # --- doing it ---------------------------------------------------------------------------------------------------
+
+    def _work(self, journal: Journal, report: BulkReport, progress: BulkProgress | None) -> None:
+        todo = (
+            (standing, standing.item if standing.wanted else None)
+            for standing in self._standings(journal)
+            if standing.wanted or self._changes(standing, standing.known)
+        )
+        pace = self._pace
+        opened = open_ahead(todo, threads=pace.threads, ahead=2 * pace.batch_size)
+        with ExitStack() as stack:
+            engine: Speaks | None = None
+            for batch in _batches(opened, pace.batch_size):
+                if engine is None and any(one.picture is not None for one in batch):
+                    engine = stack.enter_context(self._engine())
+                said, errors = self._ask(engine, batch) if engine is not None else ({}, {})
+                self._keep(journal, batch, said, errors, report)
+                for number, one in enumerate(batch):
+                    error = one.error or errors.get(number)
+                    if progress is not None and error is not None:
+                        progress.failed(one.what.item.name, error)
+                    elif progress is not None:
+                        progress.said(one.what.item.name, {label: s.text for label, s in said.get(number, {}).items()})
+                if self._stopping.is_set():
+                    report.interrupted = True
+                    return
+
+    def _ask(
+        self, engine: Speaks, batch: list[Opened[Standing]]
+    ) -> tuple[dict[int, dict[str, Said]], dict[int, LoraxError]]:
+        """What is said of each image of a batch by column, and what went wrong, by number in the batch."""
+        asked = [  # column by column: short texts do not wait for long ones, and an image is encoded once all the same
+            (number, column, one)
+            for column in self._order.columns
+            for number, one in enumerate(batch)
+            if one.picture is not None and column.label in one.what.wanted
+        ]
+        requests = [
+            Request.about(one.picture, one.what.item.question, column.adapter, **column.decoding)
+            for _, column, one in asked
+        ]
+        said: dict[int, dict[str, Said]] = {}
+        errors: dict[int, LoraxError] = {}
+        for (number, column, one), result in zip(asked, engine.generate(requests), strict=True):
+            text = result.text_or_error()
+            if isinstance(text, LoraxError):
+                errors.setdefault(number, text)
+            elif one.seen is not None:
+                of = said.setdefault(number, {})
+                image = one.seen.digest
+                how = column.how_about(one.what.item.question)
+                of[column.label] = Said(image, column.digest, how, str(text), text.finish, text.tokens)
+        return said, errors
+
+    def _keep(
+        self,
+        journal: Journal,
+        batch: list[Opened[Standing]],
+        said: Mapping[int, Mapping[str, Said]],
+        errors: Mapping[int, LoraxError],
+        report: BulkReport,
+    ) -> None:
+        """Keep a batch in the journal, then write its text files, then note what they look like."""
+        written: list[tuple[Sidecar, bytes, Written]] = []
+        with journal.changing():
+            for number, one in enumerate(batch):
+                name, new = one.what.item.name, said.get(number, {})
+                if one.seen is not None:
+                    journal.note_image(name, one.seen)
+                journal.note_texts(name, new)
+                if (error := one.error or errors.get(number)) is not None:
+                    journal.note_failed(name, error)
+                for sidecar, content, before in self._changes(one.what, {**one.what.known, **new}):
+                    note = Written(sidecar.about, digest_of(content), before, None)
+                    journal.note_file(sidecar.path, note)
+                    written.append((sidecar, content, note))
+                report.images += bool(new)
+                report.texts += len(new)
+                report.tokens += sum(text.tokens for text in new.values())
+                report.marks.update(mark for text in new.values() for mark in marks(text.text, text.finish))
+        stamps = [write_text(self._order.out, sidecar.path, content) for sidecar, content, _ in written]
+        report.written += len(stamps)
+        with journal.changing():
+            for (sidecar, _, note), stamp in zip(written, stamps, strict=True):
+                journal.note_file(sidecar.path, Written(note.labels, note.digest, note.before, stamp))
+
+
+def _batches(opened: Iterable[Opened[Standing]], size: int) -> Iterator[list[Opened[Standing]]]:
+    batch: list[Opened[Standing]] = []
+    for one in opened:
+        if len(batch) == size or (batch and sum(other.pixels for other in batch) >= MOST_PIXELS):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch

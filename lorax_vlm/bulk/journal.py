@@ -1,0 +1,255 @@
+"""What a bulk job has said and written: one SQLite file in its output, so that nothing is said twice or lost. No torch.
+
+Texts come in before any file is written from them. Whoever was killed in between has lost nothing: the next run writes
+the files from here.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from lorax_vlm.errors import LoraxError, PathError
+from lorax_vlm.foreign import printable
+from lorax_vlm.paths import naming
+
+FOLDER = ".lorax-vlm"
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE images(item BLOB PRIMARY KEY, size INTEGER, changed INTEGER, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE texts(
+    item BLOB, label TEXT, image TEXT NOT NULL, adapter TEXT NOT NULL, how TEXT NOT NULL,
+    text TEXT NOT NULL, finish TEXT NOT NULL, tokens INTEGER NOT NULL, PRIMARY KEY(item, label)
+) WITHOUT ROWID;
+CREATE TABLE files(
+    path BLOB PRIMARY KEY, labels TEXT NOT NULL, digest TEXT NOT NULL, before BLOB, size INTEGER, changed INTEGER
+) WITHOUT ROWID;
+CREATE TABLE failed(item BLOB PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a file looks like from outside: while it stays, its content is taken to be the same."""
+
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "Stamp":
+        """That of a file that was looked at."""
+        return cls(found.st_size, found.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """An image as it was when it was last read."""
+
+    digest: str
+    """SHA-256 of its bytes."""
+    stamp: Stamp | None
+    """None for what is no file of its own."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text, and everything that it depends on."""
+
+    image: str
+    """Digest of the image."""
+    adapter: str
+    """Digest of the adapter, or the name of the base."""
+    how: str
+    """Digest of base, prompt and decoding."""
+    text: str
+    finish: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that the job wrote, or was about to write."""
+
+    labels: str
+    """Of the columns that it is about."""
+    digest: str
+    """SHA-256 of its content."""
+    before: bytes | None
+    """What was there, where the text was added to it."""
+    stamp: Stamp | None
+    """None until the file was seen in its place."""
+
+
+class Journal:
+    """Open for one process at a time."""
+
+    def __init__(self, path: Path, *, look: bool = False) -> None:
+        """Open, and make what is not there.
+
+        Args:
+            path: Its file.
+            look: Only look: where there is none an empty one is held in memory.
+
+        Raises:
+            PathError: It cannot be opened, is damaged, or another process writes to this output.
+        """
+        self.path = path
+        self._lock: BaseFileLock | None = None
+        if look and not path.exists():
+            self._open(Path(":memory:"))
+            return
+        self._take(path)
+
+    def _take(self, path: Path) -> None:
+        with naming(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{path}.lock", timeout=0)
+        with naming(path.parent):
+            try:
+                lock.acquire()
+            except Timeout:
+                raise PathError(str(path.parent.parent), "another process is writing texts there") from None
+        try:
+            with self._guarded():
+                self._open(path)
+        except BaseException:
+            lock.release()
+            raise
+        self._lock = lock
+
+    def _open(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _SCHEMA_VERSION):
+            self._db.close()
+            raise PathError(str(path), f"it is of version {version} and only {_SCHEMA_VERSION} is known", "Update.")
+        self._db.execute("PRAGMA synchronous = FULL")  # one write ahead of each batch of files
+        if version == 0:
+            with self._changing():
+                for statement in _SCHEMA.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Let others have it."""
+        self._db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def changes(self) -> int:
+        """How often something was kept in it, over all runs."""
+        return int(self.fact("changes") or 0)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def image(self, item: str) -> SeenImage | None:
+        """An image as it was last read."""
+        row = self._one("SELECT digest, size, changed FROM images WHERE item = ?", os.fsencode(item))
+        return row and SeenImage(row[0], None if row[1] is None else Stamp(row[1], row[2]))
+
+    def texts(self, item: str) -> dict[str, Said]:
+        """What was said of an item, by label."""
+        with self._guarded():
+            rows = self._db.execute(
+                "SELECT label, image, adapter, how, text, finish, tokens FROM texts WHERE item = ?",
+                (os.fsencode(item),),
+            ).fetchall()
+        return {label: Said(*rest) for label, *rest in rows}
+
+    def file(self, path: str) -> Written | None:
+        """A file as it was written last; ``path`` is below the output."""
+        row = self._one("SELECT labels, digest, before, size, changed FROM files WHERE path = ?", os.fsencode(path))
+        return row and Written(row[0], row[1], row[2], None if row[3] is None else Stamp(row[3], row[4]))
+
+    def failed(self, item: str) -> tuple[str, str] | None:
+        """Kind and reason of what went wrong with an item the last time."""
+        return self._one("SELECT kind, reason FROM failed WHERE item = ?", os.fsencode(item))
+
+    def fact(self, name: str) -> Any:
+        """What was noted under a name; None for nothing."""
+        row = self._one("SELECT value FROM facts WHERE name = ?", name)
+        return row and json.loads(row[0])
+
+    def _one(self, query: str, key: bytes | str) -> Any:
+        with self._guarded():
+            return self._db.execute(query, (key,)).fetchone()
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Everything that is noted in a block is kept together, or nothing of it.
+
+        Raises:
+            PathError: It cannot be written; the disk may be full.
+        """
+        with self._guarded(), self._changing():
+            yield
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def note_image(self, item: str, seen: SeenImage) -> None:
+        """Remember an image as it is now."""
+        size, changed = (seen.stamp.size, seen.stamp.changed_ns) if seen.stamp else (None, None)
+        self._put("images", os.fsencode(item), size, changed, seen.digest)
+
+    def note_texts(self, item: str, said: Mapping[str, Said]) -> None:
+        """Keep what was said of an item by label; it has not failed then."""
+        key = os.fsencode(item)
+        for label, one in said.items():
+            self._put("texts", key, label, one.image, one.adapter, one.how, one.text, one.finish, one.tokens)
+        self._db.execute("DELETE FROM failed WHERE item = ?", (key,))
+        if said:
+            self.note_facts({"changes": self.changes + 1})
+
+    def note_file(self, path: str, written: Written) -> None:
+        """Keep what a file holds, or is going to hold."""
+        size, changed = (written.stamp.size, written.stamp.changed_ns) if written.stamp else (None, None)
+        self._put("files", os.fsencode(path), written.labels, written.digest, written.before, size, changed)
+
+    def note_failed(self, item: str, error: LoraxError) -> None:
+        """Keep why there is no text."""
+        self._put("failed", os.fsencode(item), type(error).__name__, printable(str(error)))
+
+    def note_facts(self, facts: Mapping[str, Any]) -> None:
+        """Keep values by name."""
+        for name, value in facts.items():
+            self._put("facts", name, json.dumps(value))
+
+    def forget_failed(self, items: Iterable[str]) -> None:
+        """These are no longer part of the job, or will be tried again."""
+        self._db.executemany("DELETE FROM failed WHERE item = ?", ((os.fsencode(item),) for item in items))
+
+    def _put(self, table: str, *values: object) -> None:
+        self._db.execute(f"REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Troubles of the file are those of a path; ``naming`` does not know SQLite's."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            hint = "What was said before is kept; the same command goes on when it can be written again."
+            raise PathError(str(self.path), str(error), hint) from error

@@ -1,0 +1,138 @@
+"""Text files, one for each image or for each image and column: what is there, and what may be written. No torch.
+
+What somebody wrote by hand is never written over unless that was asked for: the journal knows what was written here.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lorax_vlm.bulk.items import Item
+from lorax_vlm.bulk.journal import Journal, Stamp, Written
+from lorax_vlm.paths import naming, written_whole
+
+Existing = Literal["skip", "overwrite", "overwrite-all", "append", "prepend"]
+EXISTING: tuple[Existing, ...] = ("skip", "overwrite", "overwrite-all", "append", "prepend")
+Holds = Literal["nothing", "ours", "begun", "others", "by hand"]
+"""What is in the place of a text file: what was written here for the same columns, what was there before that was to be
+written, what was written here for other columns, or anything else."""
+_JOINT = ", "
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """The text file of an item, for one or more columns."""
+
+    path: str
+    """Below the output."""
+    labels: tuple[str, ...]
+
+    @property
+    def about(self) -> str:
+        """The labels, as the journal keeps them."""
+        return " ".join(self.labels)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is in the place of a text file."""
+
+    holds: Holds
+    written: Written | None = None
+    content: bytes | None = None
+    """Of what may be added to."""
+
+    @property
+    def in_part(self) -> bool:
+        """Whether a part of what was written here was there before."""
+        return self.written is not None and self.written.before is not None
+
+
+def sidecars_of(item: Item, labels: Sequence[str], *, picked: bool) -> list[Sidecar]:
+    """The text files of an item: one where one text is written, else one for each column."""
+    if len(labels) == 1 or picked:
+        return [Sidecar(f"{item.stem}.txt", tuple(labels))]
+    return [Sidecar(f"{item.stem}.{label}.txt", (label,)) for label in labels]
+
+
+def look_at(root: Path, sidecar: Sidecar, journal: Journal) -> Found:
+    """What is in its place.
+
+    Raises:
+        PathError: It cannot be read.
+    """
+    path, written = root / sidecar.path, journal.file(sidecar.path)
+    with naming(path):
+        try:
+            stamp = Stamp.of(os.stat(path))
+        except FileNotFoundError:
+            return Found("begun" if written is not None and written.before is not None else "nothing", written)
+        if written is not None and written.stamp == stamp and _whose(written, sidecar) == "ours":
+            return Found("ours", written)
+        content = path.read_bytes()
+    if written is None:
+        return Found("by hand", None, content)
+    if hashlib.sha256(content).hexdigest() == written.digest:
+        return Found(_whose(written, sidecar), written, content)
+    return Found("begun" if content == written.before else "by hand", written, content)
+
+
+def _whose(written: Written, sidecar: Sidecar) -> Holds:
+    return "ours" if written.labels == sidecar.about else "others"
+
+
+def may_write(found: Found, existing: Existing) -> bool:
+    """Whether a text file may be written, as far as what is there is concerned."""
+    if existing == "overwrite-all" or found.holds in ("nothing", "begun"):
+        return True
+    adds = existing in ("append", "prepend")
+    if found.holds == "ours":
+        return adds or not found.in_part
+    if found.holds == "others":
+        return adds or (existing == "overwrite" and not found.in_part)
+    return adds and found.written is None  # what was edited after it was written has its text already
+
+
+def content_of(text: str, found: Found, existing: Existing) -> tuple[bytes, bytes | None]:
+    """What is to be written, and what was there that it is added to."""
+    own = text.encode("utf-8", "backslashreplace")
+    if existing not in ("append", "prepend"):
+        return own, None
+    former = found.written.before if found.written is not None else None
+    before = found.content if found.holds in ("by hand", "others") else former
+    kept = (before or b"").strip()
+    if not kept:
+        return own, before
+    parts = (kept, own) if existing == "append" else (own, kept)
+    return _JOINT.encode().join(parts), before
+
+
+def write_text(root: Path, path: str, content: bytes) -> Stamp:
+    """Write a text file whole, and say what it looks like then.
+
+    Raises:
+        PathError: It cannot be written.
+    """
+    place = root / path
+    with naming(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(place) as file:
+            file.write(content)
+        return Stamp.of(os.stat(place))
+
+
+def digest_of(content: bytes) -> str:
+    """SHA-256 of what is written."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def chosen_label(texts: Mapping[str, str], pick: str | None) -> str:
+    """Which of several texts is written: the ``first`` column's, or the ``longest``; one that is empty only if all are.
+
+    Of equally long ones the first.
+    """
+    labels = [label for label, text in texts.items() if text.strip()] or list(texts)
+    return max(labels, key=lambda label: len(texts[label])) if pick == "longest" else labels[0]

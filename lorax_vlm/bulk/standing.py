@@ -1,0 +1,106 @@
+"""What is to be done about each image: nothing, write what was said before, or ask again. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lorax_vlm.bulk.columns import Column
+from lorax_vlm.bulk.items import Item
+from lorax_vlm.bulk.journal import Journal, Said
+from lorax_vlm.bulk.sidecars import Existing, Found, Sidecar, may_write
+from lorax_vlm.errors import LoraxError
+
+Why = Literal["new", "another image", "another adapter", "other settings", "failed before"]
+WHYS: tuple[Why, ...] = ("new", "another image", "another adapter", "other settings", "failed before")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where an item stands."""
+
+    item: Item
+    known: dict[str, Said]
+    """What was said of it and still holds, by label."""
+    wanted: dict[str, Why] = field(default_factory=dict)
+    """Labels of the columns that are to be asked, and why."""
+    write: tuple[tuple[Sidecar, Found], ...] = ()
+    """The text files that may be written."""
+    kept: tuple[tuple[Sidecar, Found], ...] = ()
+    """Those that are there and stay."""
+
+
+def standing_of(
+    item: Item,
+    columns: Sequence[Column],
+    sidecars: Sequence[tuple[Sidecar, Found]],
+    journal: Journal,
+    existing: Existing,
+    *,
+    tables: bool,
+) -> Standing:
+    """Where an item stands.
+
+    Args:
+        item: The item.
+        columns: Of the job.
+        sidecars: Its text files, and what is in their place.
+        journal: What was said and written before.
+        existing: What becomes of texts that are there.
+        tables: Whether all columns are wanted in a table, whatever becomes of text files.
+
+    Raises:
+        PathError: The journal cannot be read.
+    """
+    write = tuple(one for one in sidecars if may_write(one[1], existing))
+    kept = tuple(one for one in sidecars if not may_write(one[1], existing))
+    needed = {label for sidecar, _ in write for label in sidecar.labels}
+    asked = [column for column in columns if tables or column.label in needed]
+    known, wanted = _divided(item, asked, journal)
+    if journal.failed(item.name) is not None:
+        wanted = {label: "failed before" if why == "new" else why for label, why in wanted.items()}
+    return Standing(item, known, wanted, write, kept)
+
+
+def holding(item: Item, columns: Sequence[Column], journal: Journal) -> dict[str, Said]:
+    """What was said of an item and still holds, by label.
+
+    Raises:
+        PathError: The journal cannot be read.
+    """
+    return _divided(item, columns, journal)[0]
+
+
+def _divided(item: Item, columns: Sequence[Column], journal: Journal) -> tuple[dict[str, Said], dict[str, Why]]:
+    """What holds, and why the rest does not."""
+    said = journal.texts(item.name)
+    image = _same_image(item, journal) if said else None
+    known, wanted = dict[str, Said](), dict[str, Why]()
+    for column in columns:
+        why = _why(column, column.how_about(item.question), said.get(column.label), image)
+        if why is None:
+            known[column.label] = said[column.label]
+        else:
+            wanted[column.label] = why
+    return known, wanted
+
+
+def _why(column: Column, how: str, said: Said | None, image: str | None) -> Why | None:
+    """Why a text does not hold; None when it does."""
+    if said is None:
+        return "new"
+    if said.image != image:
+        return "another image"
+    if said.adapter != column.digest:
+        return "another adapter"
+    return None if said.how == how else "other settings"
+
+
+def _same_image(item: Item, journal: Journal) -> str | None:
+    """The digest of its image now, of its bytes unless its file looks the same; None where it cannot be read."""
+    seen, stamp = journal.image(item.name), item.stamp()
+    if seen is not None and stamp is not None and seen.stamp == stamp:
+        return seen.digest
+    try:
+        return item.digest()
+    except LoraxError:
+        return None

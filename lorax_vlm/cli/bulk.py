@@ -1,0 +1,224 @@
+"""Texts about whole folders: what ``lorax-vlm caption FOLDER`` does. No torch."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.bulk.counts import BulkPlan, BulkReport
+from lorax_vlm.bulk.job import BulkJob, BulkProgress, Pace
+from lorax_vlm.bulk.order import BulkOrder, folder_order
+from lorax_vlm.cli.output import print_json, say, say_drawn_only
+from lorax_vlm.errors import LoraxError
+from lorax_vlm.foreign import printable
+from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+
+if TYPE_CHECKING:
+    from lorax_vlm.runtime.engine import Engine
+
+_EVERY_S = 10.0
+_LOOKED_AT = 100
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a job is run by a command."""
+
+    system: Mapping[str, Any]
+    """Options of a workspace."""
+    batch_size: int = Pace.batch_size
+    dry_run: bool = False
+    strict: bool = False
+    json_progress: bool = False
+    as_json: bool = False
+
+
+RUNNING = ("batch_size", "dry_run", "strict", "json_progress")
+"""The options that are fields of ``Manner``."""
+
+
+def caption_folder(
+    folder: Path, adapters: Sequence[str], decoding: dict[str, Any], model: str, wishes: dict[str, Any], manner: Manner
+) -> None:
+    """Caption a folder, and end the command with the exit code that its outcome has.
+
+    Args:
+        folder: With images.
+        adapters: Their names; none is the base.
+        decoding: Fields of ``GenerationSettings`` to change.
+        model: The base.
+        wishes: Those of ``bulk.order.BulkWishes`` that are given.
+        manner: How.
+    """
+    entry = get_model_entry(model)
+    order = folder_order(entry, AdapterStore(manner.system["store"]), folder, adapters, decoding=decoding, **wishes)
+    run_job(order, entry, model, manner)
+
+
+def run_job(order: BulkOrder, entry: CatalogEntry, model: str, manner: Manner) -> None:
+    """Run a job, say what it did, and end the command with the exit code that its outcome has."""
+
+    @contextmanager
+    def engine() -> "Iterator[Engine]":
+        from lorax_vlm.workspace import Workspace
+
+        with Workspace(batch_size=manner.batch_size, **manner.system).engine(model) as opened:
+            yield opened
+
+    job = BulkJob(order, engine, Pace(manner.batch_size))
+    if manner.dry_run:
+        _say(job.plan(), "plan", as_json=manner.as_json)
+        return
+    progress: BulkProgress = JsonProgress() if manner.json_progress else _shown(quiet=manner.as_json)
+    with _stopped_by_interrupt(job):
+        report = job.run(progress)
+    _say(report, "report", as_json=manner.as_json)
+    if report.images and entry.miniature and not manner.as_json:
+        say_drawn_only(entry.name, [str(item.image) for item in islice(order.items, _LOOKED_AT)])
+    if report.interrupted:
+        raise typer.Exit(130)
+    if manner.strict and report.failed:
+        raise typer.Exit(1)
+
+
+def _say(counted: BulkPlan | BulkReport, name: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({name: asdict(counted)})
+        return
+    for line in counted.lines():
+        say(line)
+
+
+@contextmanager
+def _stopped_by_interrupt(job: BulkJob) -> Iterator[None]:
+    """The first interrupt ends the job after its batch, the second one at once."""
+
+    def stop(*_: object) -> None:
+        sys.stderr.write("Stopping after this batch; once more stops at once.\n")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        job.stop()
+
+    former = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+def _shown(*, quiet: bool) -> "BulkProgress":
+    return Bar() if sys.stderr.isatty() and not quiet else Lines(quiet=quiet)
+
+
+class Lines:
+    """A line now and then, where nobody watches a bar."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet, self._total, self._done, self._failed, self._start, self._said = quiet, 0, 0, 0, 0.0, 0.0
+
+    def started(self, plan: BulkPlan) -> None:
+        """Say what is to be done."""
+        self._total, self._start = plan.to_ask + plan.to_write, time.monotonic()
+        self._said = self._start
+        for line in plan.lines():
+            self._say(line)
+
+    def said(self, name: str, texts: Mapping[str, str]) -> None:
+        """Count."""
+        self._done += 1
+        self._now_and_then()
+
+    def failed(self, name: str, error: LoraxError) -> None:
+        """Say why."""
+        self._done, self._failed = self._done + 1, self._failed + 1
+        self._say(f"failed: {error}")
+        self._now_and_then()
+
+    def ended(self) -> None:
+        """Nothing more to say."""
+
+    def _now_and_then(self) -> None:
+        now = time.monotonic()
+        if now - self._said >= _EVERY_S:
+            self._said = now
+            rate = self._done / (now - self._start)
+            left, done = (self._total - self._done) / rate, f"{self._done:,} of {self._total:,} images"
+            self._say(f"{done}, {rate:.1f} a second, {left:.0f} s left, {self._failed} failed")
+
+    def _say(self, line: str) -> None:
+        if not self._quiet:
+            sys.stderr.write(f"{printable(line)}\n")
+
+
+class Bar:
+    """A bar with the rate, the time that is left, and how many failed."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[failed]} failed"),
+            console=Console(stderr=True, markup=False, highlight=False),
+        )
+        self._failed, self._start = 0, 0.0
+
+    def started(self, plan: BulkPlan) -> None:
+        """Show it."""
+        for line in plan.lines():
+            self._bar.console.print(printable(line), soft_wrap=True)
+        self._task = self._bar.add_task("", total=plan.to_ask + plan.to_write, failed=0, rate="")
+        self._start = time.monotonic()
+        self._bar.start()
+
+    def said(self, name: str, texts: Mapping[str, str]) -> None:
+        """Advance."""
+        done = self._bar.tasks[0].completed + 1
+        rate = f"{done / max(time.monotonic() - self._start, 1e-9):.1f} images/s"
+        self._bar.update(self._task, advance=1, rate=rate, failed=self._failed)
+
+    def failed(self, name: str, error: LoraxError) -> None:
+        """Say why, above the bar."""
+        self._failed += 1
+        self._bar.console.print(printable(f"failed: {error}"), soft_wrap=True)
+        self.said(name, {})
+
+    def ended(self) -> None:
+        """Leave it on the screen."""
+        self._bar.stop()
+
+
+class JsonProgress:
+    """One JSON object a line, for programs."""
+
+    def started(self, plan: BulkPlan) -> None:
+        """What is to be done."""
+        self._tell("started", plan=asdict(plan))
+
+    def said(self, name: str, texts: Mapping[str, str]) -> None:
+        """An image and its texts."""
+        self._tell("said", name=name, texts=texts)
+
+    def failed(self, name: str, error: LoraxError) -> None:
+        """An image that has none."""
+        self._tell("failed", name=name, error=type(error).__name__, message=str(error))
+
+    def ended(self) -> None:
+        """The end."""
+        self._tell("ended")
+
+    def _tell(self, event: str, **facts: object) -> None:
+        sys.stderr.write(json.dumps({"event": event, **facts}) + "\n")
+        sys.stderr.flush()

@@ -1,0 +1,299 @@
+"""Texts about folders: each image once, nothing lost, nothing of anybody's written over."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lorax_vlm.bulk.columns import Column
+from lorax_vlm.bulk.counts import BulkPlan, BulkReport
+from lorax_vlm.bulk.folder import ImageFolder
+from lorax_vlm.bulk.job import BulkJob, Pace
+from lorax_vlm.bulk.order import BulkOrder
+from lorax_vlm.bulk.sidecars import Existing
+from lorax_vlm.bulk.wording import Wording
+from lorax_vlm.errors import DamagedAdapter, LoraxError, PathError, PromptError
+from lorax_vlm.requests import Request
+from lorax_vlm.runtime.fake import FakeEngine
+
+ONE = Column("one", "one", "one@1", "digest of one", "greedy")
+TWO = Column("two", "two", "two@1", "digest of two", "greedy")
+
+
+def say(request: Request) -> str:
+    """What a text is made of: the picture's first pixel, and the adapter."""
+    picture, _ = request.single()
+    return f"{picture.getpixel((0, 0))[0]} by {request.adapter}"
+
+
+def paint(path: Path, red: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (red, 0, 0)).save(path, "PNG")
+
+
+class Bench:
+    """A folder, an engine that is asked about it, and jobs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.engine = root, FakeEngine(say)
+        self.opened = 0
+
+    def job(self, *columns: Column, **wanted: Any) -> BulkJob:
+        order = BulkOrder(ImageFolder(self.root, recursive=True), columns or (ONE,), self.root, **wanted)
+        return BulkJob(order, self._open, Pace(batch_size=4, threads=2))
+
+    def run(self, *columns: Column, **wanted: Any) -> BulkReport:
+        self.engine.asked.clear()
+        return self.job(*columns, **wanted).run()
+
+    @contextmanager
+    def _open(self) -> Iterator[FakeEngine]:
+        self.opened += 1
+        yield self.engine
+
+    def texts(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in sorted(self.root.rglob("*.txt"))}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    for red in range(10):
+        paint(tmp_path / "photos" / f"p{red}.png", red)
+    return Bench(tmp_path / "photos")
+
+
+def test_each_image_gets_its_text_once(bench: Bench) -> None:
+    report = bench.run()
+    assert bench.texts() == {f"p{red}.txt": f"{red} by one@1" for red in range(10)}
+    assert (report.texts, report.images, report.written, report.failed) == (10, 10, 10, 0)
+    again = bench.run()
+    assert (again.texts, again.written, again.plan.done) == (0, 0, 10)
+    assert bench.opened == 1, "nobody loads a model for nothing"
+
+
+def test_one_bad_file_never_ends_it(bench: Bench) -> None:
+    (bench.root / "p3.png").write_bytes(b"no picture")
+    (bench.root / "p5.png").unlink()
+    (bench.root / "p5.png").symlink_to(bench.root / "nowhere.png")
+    report = bench.run()
+    assert report.failed == 2
+    assert sorted(bench.texts()) == [f"p{red}.txt" for red in range(10) if red not in (3, 5)]
+    with (bench.root / "failed.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["file_name"], row["error"]) for row in rows] == [("p3.png", "ImageError"), ("p5.png", "ImageError")]
+    assert "known format" in rows[0]["reason"]
+    paint(bench.root / "p3.png", 33)
+    (bench.root / "p5.png").unlink()
+    assert bench.run().plan.texts == {"failed before": 1}
+    assert bench.texts()["p3.txt"] == "33 by one@1"
+    assert not (bench.root / "failed.csv").exists()
+
+
+def test_a_row_that_cannot_be_answered_fails_alone_and_an_adapter_ends_the_job(bench: Bench) -> None:
+    def odd(request: Request) -> str:
+        if say(request).startswith("7 "):
+            raise PromptError("it", "it is odd.")
+        return say(request)
+
+    bench.engine.say = odd
+    report = bench.run()
+    assert (report.texts, report.failed) == (9, 1)
+
+    def broken(_: Request) -> str:
+        raise DamagedAdapter("one", "a folder", ["it is cut short"])
+
+    bench.engine.say = broken
+    with pytest.raises(DamagedAdapter):
+        bench.run(TWO)
+
+
+def test_what_has_changed_is_said_and_done_again(bench: Bench) -> None:
+    bench.run()
+    paint(bench.root / "p1.png", 101)
+    os.utime(bench.root / "p2.png", (0, 0))  # looks changed, and is not
+    later = bench.job().plan()
+    assert (later.texts, later.done) == ({"another image": 1}, 9)
+    bench.run()
+    assert bench.texts()["p1.txt"] == "101 by one@1"
+    assert len(bench.engine.asked) == 1
+    other = Column("one", "one", "one@2", "another digest", "greedy")
+    assert bench.job(other).plan().texts == {"another adapter": 10}
+    beams = Column("one", "one", "one@1", "digest of one", "five beams")
+    assert bench.job(beams).plan().texts == {"other settings": 10}
+    bench.run(other)
+    assert bench.texts()["p4.txt"] == "4 by one@2"
+
+
+def test_a_dry_run_leaves_nothing(bench: Bench) -> None:
+    before = sorted(bench.root.rglob("*"))
+    plan = bench.job().plan()
+    assert plan.lines() == ["10 images, 0 of them done", "to be made: 10 texts about 10 images (10 new)"]
+    assert sorted(bench.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("existing", "hand", "edited", "machine"),
+    [
+        ("skip", "by hand", "edited", "1 by one@1"),
+        ("overwrite", "by hand", "edited", "1 by two@1"),
+        ("overwrite-all", "2 by two@1", "3 by two@1", "1 by two@1"),
+        ("append", "by hand, 2 by two@1", "edited", "1 by one@1, 1 by two@1"),
+        ("prepend", "2 by two@1, by hand", "edited", "1 by two@1, 1 by one@1"),
+    ],
+)
+def test_texts_that_are_there(bench: Bench, existing: Existing, hand: str, edited: str, machine: str) -> None:
+    """What somebody wrote, what was written here and then edited, and what was written here by another adapter."""
+    (bench.root / "p2.txt").write_text("by hand\n")
+    bench.run()
+    (bench.root / "p3.txt").write_text("edited")
+    for _ in range(2):
+        bench.run(TWO, existing=existing)
+        texts = bench.texts()
+        assert (texts["p2.txt"].strip(), texts["p3.txt"], texts["p1.txt"]) == (hand, edited, machine)
+    bench.run(TWO)
+    assert bench.texts() == texts, "what is by hand in part stays when nothing is to be added any more"
+
+
+def test_what_is_put_around_a_caption_asks_nobody_again(bench: Bench) -> None:
+    bench.run()
+    report = bench.run(wording=Wording("ohwx, ", "!", "{prefix}{caption}{suffix} {folder}/{name} {adapter}"))
+    assert bench.texts()["p1.txt"] == "ohwx, 1 by one@1! photos/p1 one"
+    assert (report.texts, report.written) == (0, 10)
+    bench.run()
+    assert bench.texts()["p1.txt"] == "1 by one@1"
+
+
+def test_several_columns_have_files_of_their_own_or_one_is_picked(bench: Bench) -> None:
+    bench.engine.say = lambda request: say(request) + (" and more" if request.adapter == "two@1" else "")
+    bench.run(ONE, TWO)
+    assert bench.texts()["p1.one.txt"] == "1 by one@1"
+    assert bench.texts()["p1.two.txt"] == "1 by two@1 and more"
+    report = bench.run(ONE, TWO, pick="longest", write=("txt", "jsonl"))
+    assert report.texts == 0
+    assert bench.texts()["p1.txt"] == "1 by two@1 and more"
+    rows = [json.loads(line) for line in (bench.root / "metadata.jsonl").read_text().splitlines()]
+    assert (rows[1]["caption"], rows[1]["caption_one"]) == ("1 by two@1 and more", "1 by one@1")
+
+
+def test_somebody_elses_table_is_not_written_over(bench: Bench) -> None:
+    (bench.root / "metadata.jsonl").write_text("{}\n")
+    with pytest.raises(PathError, match="not as it was written here"):
+        bench.run(write=("jsonl",))
+    assert not bench.engine.asked
+    assert (bench.root / "metadata.jsonl").read_text() == "{}\n"
+    bench.run(write=("jsonl",), existing="overwrite-all")
+    assert len((bench.root / "metadata.jsonl").read_text().splitlines()) == 10
+    stamp = (bench.root / "metadata.jsonl").stat().st_mtime_ns
+    bench.run(write=("jsonl",))
+    assert (bench.root / "metadata.jsonl").stat().st_mtime_ns == stamp, "nothing has changed"
+
+
+def test_another_process_is_kept_out(bench: Bench) -> None:
+    def inside(request: Request) -> str:
+        with pytest.raises(PathError, match="another process is writing"):
+            bench.job().run()
+        return say(request)
+
+    bench.engine.say = inside
+    bench.run()
+    bench.engine.say = say
+    bench.run()
+
+
+def test_stopping_ends_after_the_batch(bench: Bench) -> None:
+    job = bench.job()
+
+    class Stop:
+        def started(self, plan: BulkPlan) -> None: ...
+
+        def said(self, name: str, texts: Mapping[str, str]) -> None:
+            job.stop()
+
+        def failed(self, name: str, error: LoraxError) -> None: ...
+
+        def ended(self) -> None: ...
+
+    report = job.run(Stop())
+    assert (report.interrupted, report.texts, len(bench.texts())) == (True, 4, 4)
+    assert bench.run().texts == 6
+
+
+def test_a_full_disk_ends_it_and_loses_nothing_that_was_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lorax_vlm.bulk import job as module
+
+    writes: list[str] = []
+
+    def full(root: Path, path: str, content: bytes) -> Any:
+        if len(writes) == 6:
+            raise PathError(path, "No space left on device")
+        writes.append(path)
+        return real(root, path, content)
+
+    real = module.write_text
+    monkeypatch.setattr(module, "write_text", full)
+    with pytest.raises(PathError, match="No space"):
+        bench.run()
+    monkeypatch.setattr(module, "write_text", real)
+    assert len(bench.texts()) == 6
+    report = bench.run()
+    assert (report.texts, report.written) == (2, 4), "two batches were said; two files of the second are missing"
+    assert bench.texts() == {f"p{red}.txt": f"{red} by one@1" for red in range(10)}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from tests.bulk.test_bulk_job import Bench, say
+bench = Bench(Path(sys.argv[1]))
+def slow(request):
+    text = say(request)
+    time.sleep(0.002)
+    return text
+bench.engine.say = slow
+print("go", flush=True)
+report = bench.run(write=("txt", "jsonl"))
+print("done", report.texts, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hundred_kills(tmp_path: Path) -> None:
+    """Killed at random moments: in the end no text is missing, none is another image's, no file is half."""
+    bench, random_ms = Bench(tmp_path / "photos"), random.Random(5)
+    for red in range(250):
+        paint(bench.root / f"p{red}.png", red)
+    script = tmp_path / "run.py"
+    script.write_text(KILLED.format(tests=str(Path(__file__).parents[2])))
+    kills = 0
+    while kills < 100:
+        process = subprocess.Popen([sys.executable, str(script), str(bench.root)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "go\n"
+        time.sleep(random_ms.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        for path in bench.root.glob("*.txt"):
+            assert path.read_text() == f"{path.stem[1:]} by one@1"
+        if len(bench.texts()) == 250 and kills > 20:
+            for path in random_ms.sample(sorted(bench.root.glob("*.txt")), 40):
+                path.unlink()  # something is to be done again
+    bench.run(write=("txt", "jsonl"))
+    assert bench.texts() == {f"p{red}.txt": f"{red} by one@1" for red in range(250)}
+    rows = [json.loads(line) for line in (bench.root / "metadata.jsonl").read_text().splitlines()]
+    assert [(row["file_name"], row["caption"]) for row in rows] == [
+        (f"p{red}.png", f"{red} by one@1") for red in range(250)
+    ]
