@@ -1,12 +1,16 @@
 """What an adapter was made of, what is checked before it is trained, and what is stored when something fails."""
 
 import dataclasses
+import io
 import json
+import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe
@@ -23,6 +27,7 @@ from lorax_vlm.skills import answer
 from lorax_vlm.training import joint
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.joint_trainer import JointTrainer
+from lorax_vlm.training.progress import ProgressBar
 from lorax_vlm.training.runs import held_run
 from lorax_vlm.types import GenerationSettings
 from lorax_vlm.vqa import VQASystem
@@ -175,8 +180,6 @@ def test_a_name_that_is_being_trained_is_not_trained_twice(
     data = folder(tmp_path / "photos", scenes)
     other_store = BLIP2CaptioningSystem("blip2-opt-mini", store=tmp_path / "other")
     with held_run(system.workspace.workshop(system.model).run_dir("mine")):
-        import threading
-
         caught: list[BaseException] = []
 
         def train() -> None:
@@ -305,3 +308,74 @@ def test_a_run_that_ended_before_its_curve_was_drawn_is_stored(tmp_path: Path, m
             system.train_adapters("blip2_opt", tasks, **options)
     kept = system.train_adapters("blip2_opt", tasks, resume=True, **options)
     assert [stored.manifest.trained for stored in kept] == [True, True]
+
+
+class Meanwhile(ProgressBar):
+    """Does something when a training has ended, and its result is not stored yet."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        self._do = do
+
+    def finished(self) -> None:
+        super().finished()
+        self._do()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_was_stored_meanwhile_is_not_put_aside(
+    together: bool, system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path
+) -> None:
+    data = folder(tmp_path / "photos", scenes)
+    other = write_random_adapter(system.base, tmp_path / "other")
+    add = partial(system.store.add, "mine", other, write_manifest(system.base, other, rank=8, sites={"lm": 12}))
+
+    def train(**options: Any) -> None:
+        wanted: dict[str, Any] = {"data": data, "complexity": "light", "config": QUICK, **options}
+        if together:
+            system.train_adapters({"mine": "concise", "yours": "plain"}, **wanted)
+        else:
+            system.train_adapter("mine", "concise", **wanted)
+
+    with pytest.raises(AdapterExists):
+        train(progress=Meanwhile(add))
+    assert system.store.get("mine").version == 1
+    assert not system.store.get("mine").manifest.training
+    steps: list[int] = []
+    listener = Meanwhile(lambda: None)
+    listener.stepped = lambda step, losses: steps.append(step)  # type: ignore[method-assign, assignment]
+    train(progress=listener, replace=True)
+    assert system.store.get("mine").version == 2
+    assert not steps, "what was trained had waited"
+
+
+def test_one_name_is_trained_in_one_run_at_a_time(
+    system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path
+) -> None:
+    data = folder(tmp_path / "photos", scenes)
+    caught: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            system.train_adapters({"mine": "concise", "yours": "plain"}, data=data, complexity="light", **OPTIONS)
+        except RunInUse as error:
+            caught.append(error)
+
+    with held_run(system.workspace.workshop(system.model).run_dir("mine")):
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+    assert len(caught) == 1
+
+
+def test_a_finished_run_of_several_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever always says resume gets what is there; and a run measures all as often as one of them wants it."""
+    system = VQASystem("mini", store=tmp_path / "store")
+    few = dataclasses.replace(QUICK, max_steps=3)
+    configs = {"a": few, "b": dataclasses.replace(few, eval_every=3)}
+    orders = [system.order("blip2-opt-mini", name, "color", config=config) for name, config in configs.items()]
+    made = system.train_orders("blip2-opt-mini", orders, progress=False)
+    assert [a.manifest.training["config"]["eval_every"] for a in made] == [2, 2]
+    monkeypatch.setattr(JointTrainer, "training_step", lambda *_: pytest.fail("it was finished"))
+    again = system.train_orders("blip2-opt-mini", orders, progress=False, resume=True)
+    assert [(a.name, a.version) for a in again] == [(a.name, 1) for a in made]

@@ -12,7 +12,7 @@ from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.data.world.skills import skill_splits
-from lorax_vlm.errors import AdapterExists, AdapterNotFound, DataError, ImageError, UsageError
+from lorax_vlm.errors import AdapterExists, AdapterNotFound, DataError, ImageError, PromptError, UsageError
 from lorax_vlm.exchange.moving import transfer
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.multimodal import MultiModalLoRAExchange
@@ -250,6 +250,10 @@ def test_no_base_is_loaded_for_what_cannot_be_measured(store: AdapterStore, mini
     for name, refused in (("short", "no built-in test scenes"), ("count", "no built-in test questions")):
         with pytest.raises(UsageError, match=refused):
             workspace.evaluate(name)
+    with pytest.raises(PromptError, match="it answers questions"):
+        BLIP2CaptioningSystem(hub, workspace=workspace).evaluate_adapters(
+            ["blip2-opt-2.7b.count"], data=skill_splits(caption("plain"), 8, 4)
+        )
     for name, skill, refused in (
         ("short", answer("color"), "holds questions"),
         ("count", caption("plain"), "holds captions"),

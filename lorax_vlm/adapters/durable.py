@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,6 +13,7 @@ from lorax_vlm.errors import PathError
 from lorax_vlm.paths import naming
 
 _LOCKED_S = 600.0
+_RUN, _LOCK = "run-", ".lock"
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -48,7 +49,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def own_folder(place: Path, prefix: str = "run-") -> Iterator[Path]:
+def own_folder(place: Path, prefix: str) -> Iterator[Path]:
     """A new folder below one, for the time of a block: nobody else writes there.
 
     Raises:
@@ -61,6 +62,30 @@ def own_folder(place: Path, prefix: str = "run-") -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def run_folder(place: Path) -> Iterator[Path]:
+    """The same for a long run. What a killed one left there is removed: its lock, beside its folder, is nobody's.
+
+    Raises:
+        PathError: It cannot be made.
+    """
+    for former in place.glob(f"{_RUN}*{_LOCK}"):
+        _remove_unless_held(former)
+    with own_folder(place, _RUN) as folder:
+        lock = Path(f"{folder}{_LOCK}")
+        try:
+            with FileLock(lock):
+                yield folder
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _remove_unless_held(lock: Path) -> None:
+    with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+        shutil.rmtree(lock.with_name(lock.name.removesuffix(_LOCK)), ignore_errors=True)
+        lock.unlink(missing_ok=True)
 
 
 def require_room(folder: Path, prefix: str) -> None:

@@ -214,7 +214,7 @@ def _check_amount(count: int | None, split: str | None, has_data: bool) -> None:
 
 def _require_questions(stored: Sequence[StoredAdapter]) -> None:
     """Raise ``UsageError`` unless all adapters answer questions, of types that are asked about scenes."""
-    captions = [adapter.name for adapter in stored if not answers_questions(adapter.manifest)]
+    captions = [adapter.name for adapter in stored if captions_only(adapter.manifest)]
     if captions:
         raise UsageError(
             f"Of these adapters {', '.join(captions)} caption, the others answer questions: evaluate them apart, or "
@@ -245,10 +245,12 @@ def _asks_questions(entry: CatalogEntry, order: _Order) -> bool:
     if order.splits is not None:
         has_questions = order.splits.kind == "questions"
         if asked and not has_questions:
-            way = (
-                "Leave --task out." if entry.captions else f"{entry.name} answers questions and cannot write captions."
-            )
+            only = f"{entry.name} answers questions and cannot write captions."
+            way = "Leave --task out." if entry.captions else only
             raise UsageError(f"{order.splits.source} holds captions, not questions. {way}")
+        answering = [adapter.name for adapter in order.stored if answers_questions(adapter.manifest)]
+        if answering and not has_questions:
+            raise UsageError(f"{order.splits.source} holds captions, and {', '.join(answering)} answers questions.")
         captions = [adapter.name for adapter in order.stored if captions_only(adapter.manifest)]
         if has_questions and captions and order.task is None:
             raise UsageError(

@@ -291,8 +291,6 @@ def _train(
     quiet: bool,
 ) -> list[Trained]:
     """Train what is asked for, in one run."""
-    import dataclasses
-
     own = [read_asked_data(**adapter.data) for adapter in asked]  # before torch is imported
     from lorax_vlm.workspace import Workspace
 
@@ -311,8 +309,6 @@ def _train(
         if not quiet:
             _show(adapter.name if len(asked) > 1 else "", order.splits)
         orders.append(order)
-    eval_every = min(order.config.eval_every for order in orders)  # a joint run validates all at the same steps
-    orders = [dataclasses.replace(o, config=dataclasses.replace(o.config, eval_every=eval_every)) for o in orders]
     kept = workspace.train_orders(model, orders, replace=replace, resume=resume, progress=not quiet)
     return [_look_back(workspace, model, stored, order) for stored, order in zip(kept, orders, strict=True)]
 

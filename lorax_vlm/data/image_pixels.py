@@ -238,7 +238,7 @@ def _deep_strips(deep: Deep, height: int, rows: int, name: str) -> Iterator[Imag
     table = None
     for top, bottom in bounds:
         values = deep.rows(top, bottom)
-        if table is None and values.dtype.kind in "iu" and white <= _SIXTEEN:
+        if table is None and values.dtype.kind in "iu" and black >= 0 and white <= _SIXTEEN:
             table = _shown(np.arange(_SIXTEEN + 1), black, white)
         colours = values[..., :3] if values.ndim == 3 else values
         shown = _shown(colours, black, white) if table is None else table[colours]

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from lorax_vlm.adapters.compatibility import check_compatibility
-from lorax_vlm.adapters.durable import own_folder
+from lorax_vlm.adapters.durable import run_folder
 from lorax_vlm.adapters.factors import Update, Updates, read_updates, total_distance
 from lorax_vlm.adapters.files import AdapterBytes
 from lorax_vlm.adapters.manifest import Manifest, Parent
@@ -262,7 +262,7 @@ def merge_adapters(
     report = MergeReport(method, largest, error, preview)
     seen, complete = join_seen(adapter.seen for _, adapter in found)
     partly = not complete or any(adapter.manifest.training.get(PARTLY) for adapter in stored)
-    with bases.use(model) as engine, own_folder(run_dir) as scratch:
+    with bases.use(model) as engine, run_folder(run_dir) as scratch:
         manifest = _manifest_of_merge(engine, stored, new_name, report, factors, {PARTLY: True} if partly else {})
         folder = write_updates(scratch / "merged", merged, engine.entry.identity, seen)
         return keep(engine, folder, manifest, replace=replace), report

@@ -121,8 +121,8 @@ def own_base(bases: Bases, stored: StoredAdapter) -> str:
     base = stored.manifest.base
     if base is None:
         raise LoraxError(
-            f"Adapter {stored.name!r} does not say which base it is for. Import it again for one: "
-            "lorax-vlm adapters import FOLDER --model MODEL"
+            f"Adapter {stored.name!r} does not say which base it is for, as adapters of plain PEFT do not. Name the "
+            "base where one can be named (base=, --model); it cannot be moved or merged."
         )
     return bases.model_of(base.name)
 

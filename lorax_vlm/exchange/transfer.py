@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lorax_vlm.adapters.compatibility import Level
-from lorax_vlm.adapters.durable import own_folder
+from lorax_vlm.adapters.durable import run_folder
 from lorax_vlm.adapters.factors import Updates, read_updates
 from lorax_vlm.adapters.files import AdapterBytes, read_adapter
 from lorax_vlm.adapters.incoming import Addition
@@ -140,7 +140,7 @@ def prepared_transfer(bases: Bases, way: Direction) -> Iterator[PreparedTransfer
     with bases.use(way.source) as engine:
         asked = _ask_source(engine, stored, plan, data)
     judge = data.judge if asked.measured_by == "labels" else judge_by_target
-    with own_folder(options.run_dir) as scratch:
+    with run_folder(options.run_dir) as scratch:
         with bases.use(way.target) as engine:
             ask = ask_on(engine.entry, bases.entry(way.source), stored.manifest)
             bench = Bench(engine, ask, asked.development, judge, scratch)

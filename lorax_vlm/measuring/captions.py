@@ -68,8 +68,11 @@ def plan_captions(entry: CatalogEntry, wanted: CaptionMeasurement) -> CaptionPla
         UsageError: There is neither data nor a miniature world for this base, an adapter has a style of its own and
             none is named, or all images were trained on.
         DataError: The data are questions.
+        PromptError: An adapter answers questions.
     """
     adapters, seen = wanted.adapters, wanted.include_seen
+    for stored in adapters.values():
+        caption_ask(entry, stored.manifest)  # one that answers questions cannot be asked for a caption
     if wanted.data is not None:
         examples = list(wanted.data.require_kind("captions").select(wanted.split))
         return CaptionPlan(wanted, unseen_examples(adapters, examples, include_seen=seen))

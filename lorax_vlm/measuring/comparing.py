@@ -1,7 +1,7 @@
 """An adapter beside its base, measured by what it is for."""
 
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import answers_questions
+from lorax_vlm.asking import answers_questions, captions_only
 from lorax_vlm.evaluation.captions import compare_captions
 from lorax_vlm.evaluation.questions import compare_reports
 from lorax_vlm.evaluation.results import Comparison
@@ -29,7 +29,8 @@ def compare_with_base(
         UsageError: There is neither ``data`` nor a miniature world for this base, or it has seen all images.
     """
     splits, entry = as_splits(data) if data is not None else None, bases.entry(base)
-    if not answers_questions(stored.manifest):
+    unknown = stored.manifest.skill is None and not answers_questions(stored.manifest)  # then the data decide
+    if captions_only(stored.manifest) or (unknown and (splits is None or splits.kind == "captions")):
         wanted = CaptionMeasurement({name: stored}, data=splits, count=count, include_seen=include_seen)
         planned = plan_captions(entry, wanted)
         with bases.use(base) as engine:

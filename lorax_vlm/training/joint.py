@@ -109,7 +109,10 @@ def _train(
             recall_notes(run.checkpoint, trainer.streams())
         with ending(cache, told):
             if run.checkpoint is None:
-                run = run.recorded(first_validation_losses={s.plan.name: trainer.validate(s) for s in students})
+                first = {s.plan.name: trainer.validate(s) for s in students}
+                run = run.recorded(first_validation_losses=first)
+                if told is not None:
+                    told.validated(0, first)
             outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         results = {s.plan.name: _result(base, trainer, s, run, outcome.metrics["train_runtime"]) for s in students}
     if process_rank() == 0:

@@ -22,6 +22,7 @@ from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.families.packing import pack_rows
 from lorax_vlm.training.batches import make_dataset, make_sampler
 from lorax_vlm.training.joint_layers import CurrentBlocks, RowBlocks
+from lorax_vlm.training.progress import stopped_key, training_key, validation_key
 from lorax_vlm.training.students import Student
 from lorax_vlm.training.trainer import AdapterTrainer
 from lorax_vlm.training.weights import put_weights
@@ -236,8 +237,8 @@ class JointTrainer(AdapterTrainer):
         """Validate every adapter that took part in the last step; each is judged on its own."""
         step = self.state.global_step
         losses = {s.plan.name: self._judge(s) for s in self.students if s.learns(step - 1)}
-        losses = {f"eval_{name}_loss": loss for name, loss in losses.items()}
-        losses |= {f"{s.plan.name}_stopped_at": s.stopped_at for s in self.students if s.stopped_at is not None}
+        losses = {validation_key(name): loss for name, loss in losses.items()}
+        losses |= {stopped_key(s.plan.name): s.stopped_at for s in self.students if s.stopped_at is not None}
         self.log(losses)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, losses)
         return losses
@@ -253,7 +254,9 @@ class JointTrainer(AdapterTrainer):
             ends = student.stopped_at is None and student.plan.config.max_steps == self.state.global_step
             judged = any(row["step"] == self.state.global_step and "eval_loss" in row for row in student.history)
             if ends and not judged and not self.control.should_evaluate:
-                self.log({f"eval_{student.plan.name}_loss": self._judge(student)})
+                should_log = self.control.should_log  # which logging forgets
+                self.log({validation_key(student.plan.name): self._judge(student)})
+                self.control.should_log = should_log
         super()._maybe_log_save_evaluate(*arguments, **options)
         if not any(student.learns(self.state.global_step) for student in self.students):
             self.control.should_training_stop = True
@@ -261,19 +264,16 @@ class JointTrainer(AdapterTrainer):
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """Beside the sum of all, each adapter's own training loss."""
         if "loss" in logs:
+            step = self.state.global_step
             for student in self.students:
-                steps = self.state.global_step - self._logged_at(student)
                 shared = torch.tensor(student.loss_sum, device=self.args.device)  # this process may have had no rows
-                total = float(self.accelerator.reduce(shared))
-                if steps > 0 and total:
+                total, steps = float(self.accelerator.reduce(shared)), step - student.summed_from
+                if steps > 0 and step <= (student.stopped_at or student.plan.config.max_steps):
                     loss = total / steps
-                    student.history.append({"step": self.state.global_step, "loss": loss})
-                    logs[f"{student.plan.name}_loss"] = loss
-                student.loss_sum = 0.0
+                    student.history.append({"step": step, "loss": loss})
+                    logs[training_key(student.plan.name)] = loss
+                student.loss_sum, student.summed_from = 0.0, step
         super().log(logs, *arguments, **options)
-
-    def _logged_at(self, student: Student) -> int:
-        return max((row["step"] for row in student.history if "loss" in row), default=0)
 
     def trained(self, student: Student) -> list[Tensor]:
         """What of an adapter is trained; of a head of its own, the last layer."""
@@ -305,6 +305,7 @@ class JointTrainer(AdapterTrainer):
         for student in self.students:
             for key, value in states[student.slot].items():
                 setattr(student, key, value)
+            student.summed_from = int(folder.name.rpartition("-")[2])  # what was summed before is in no checkpoint
             best = {name.removeprefix("best "): t for name, t in tensors.items() if name.startswith("best ")}
             student.best = {name: tensor for name, tensor in best.items() if student.owns(name)}
 

@@ -69,6 +69,21 @@ class Progress(Protocol):
         ...
 
 
+def training_key(name: str) -> str:
+    """How a joint run's log calls the training loss of an adapter. Names have no slash: nothing else is called so."""
+    return f"loss/{name}"
+
+
+def validation_key(name: str) -> str:
+    """And its validation loss."""
+    return f"eval_loss/{name}"
+
+
+def stopped_key(name: str) -> str:
+    """And the step at which it stopped early."""
+    return f"stopped_at/{name}"
+
+
 Sampler = Callable[[], Sequence[Sample]]
 Show = bool | Progress
 """True: a bar on the screen. False: nothing. Or whoever is told."""
@@ -167,14 +182,14 @@ class Telling(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Pass on the latest losses, and which adapter has stopped."""
         logs = dict(logs or {})
-        if losses := self._of(logs, "{}_loss", "loss"):
+        if losses := self._of(logs, training_key, "loss"):
             self._progress.stepped(state.global_step, losses)
-        if losses := self._of(logs, "eval_{}_loss", "eval_loss"):
+        if losses := self._of(logs, validation_key, "eval_loss"):
             self._progress.validated(state.global_step, losses)
             self._sample(state.global_step, losses)
         for name in self._steps:
-            if f"{name}_stopped_at" in logs:
-                self._progress.stopped(name, logs[f"{name}_stopped_at"])
+            if stopped_key(name) in logs:
+                self._progress.stopped(name, logs[stopped_key(name)])
 
     def _sample(self, step: int, measured: Iterable[str]) -> None:
         """Pass on what the adapters say that were just measured. It is worth less than the run, which it cannot end."""
@@ -190,8 +205,8 @@ class Telling(TrainerCallback):
             else:
                 self._progress.sampled(step, name, samples)
 
-    def _of(self, logs: Mapping[str, Any], named: str, alone: str) -> dict[str, float]:
-        found = {name: logs.get(named.format(name)) for name in self._steps}
+    def _of(self, logs: Mapping[str, Any], key: Callable[[str], str], alone: str) -> dict[str, float]:
+        found = {name: logs.get(key(name)) for name in self._steps}
         if len(found) == 1 and alone in logs:
             found = dict.fromkeys(found, logs[alone])
         return {name: float(value) for name, value in found.items() if value is not None}

@@ -67,7 +67,8 @@ class TrainingResult:
     @property
     def still_falling(self) -> bool:
         """Whether the last step was the best, with a validation loss a twentieth below the one measured before."""
-        losses = [row["eval_loss"] for row in self.history if "eval_loss" in row]
+        losses = [self.first_validation_loss]
+        losses += [row["eval_loss"] for row in self.history if "eval_loss" in row and row["step"] > 0]
         fell = len(losses) > 1 and losses[-1] < (1 - _STILL_FALLING) * losses[-2]
         return fell and self.best_step == self.steps
 

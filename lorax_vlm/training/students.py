@@ -59,6 +59,8 @@ class Student:
     columns: Tensor | None
     """Of a family that chooses: the columns of the union of all labels that this adapter's head answers with."""
     loss_sum: float = 0.0
+    """Of the steps after ``summed_from``."""
+    summed_from: int = 0
     best_loss: float = math.inf
     waited: int = 0
     stopped_at: int | None = None

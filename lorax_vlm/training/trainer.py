@@ -26,6 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer import TRAINER_STATE_NAME, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lorax_vlm.adapters.factors import Update
@@ -244,7 +245,7 @@ def _train(
         with ending(cache, told):
             if run.checkpoint is None:
                 run = run.recorded(first_validation_losses={name: trainer.evaluate()["eval_loss"]})
-            outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+            time_s = _train_on(trainer, run.checkpoint, plan.config)
         history, first = trainer.state.log_history, run.first_validation_losses[name]
         best_step, best_loss = choose_step(history, first)
         if best_step == 0:
@@ -257,7 +258,7 @@ def _train(
             best_step=best_step,
             best_validation_loss=best_loss,
             first_validation_loss=first,
-            time_s=outcome.metrics["train_runtime"],
+            time_s=time_s,
             trainable_parameters=sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
             history=history,
         )
@@ -265,6 +266,23 @@ def _train(
     run.recorded(results={name: result})
     draw_training_curve(history, f"{name} on {base.name}", result.curve)
     return result
+
+
+def _train_on(trainer: AdapterTrainer, checkpoint: Path | None, config: TrainConfig) -> float:
+    """Train, from a checkpoint if there is one, and end with the best weights; how many seconds it took.
+
+    A run that had ended, and was killed before its result was recorded, takes no further step.
+    """
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        stopping = state.stateful_callbacks.get(EarlyStoppingCallback.__name__) or {}
+        waited = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        if state.global_step >= config.max_steps or (config.patience is not None and waited >= config.patience):
+            trainer.state = state
+            trainer._load_best_model()
+            return 0.0
+    outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return float(outcome.metrics["train_runtime"])
 
 
 def _make_trainer(

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,7 +22,7 @@ from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import write_problems
 from lorax_vlm.data.world.skills import require_scenes
-from lorax_vlm.errors import DamagedAdapter, LoraxError, PathError
+from lorax_vlm.errors import AdapterExists, DamagedAdapter, LoraxError, PathError
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.families.base import LabelPlan
@@ -164,13 +165,13 @@ class AdapterWorkshop:
         with held_run(run_dir):
             if resume and (stored := self._finished(order, replace)) is not None:
                 return stored
-            self._require_storable(order, replace)
+            before = self._require_storable(order, replace)
             with self._bases.use(self._model) as engine:
                 plan, facts = self._plan(engine, order)
                 result = train_adapter(
                     engine.base, plan, run_dir, resume=resume, progress=progress, features_dir=features_dir()
                 )
-                kept = self._keep_trained(engine, order, plan, facts, result)
+                kept = self._keep_trained(engine, order, plan, facts, result, before)
             discard_run(run_dir)
         return kept
 
@@ -182,7 +183,7 @@ class AdapterWorkshop:
         Raises:
             AdapterExists: A name is taken by a trained adapter and ``replace`` is false.
             RunInUse: Another process or thread trains these adapters for this store.
-            UsageError: A name occurs twice, or ``eval_every`` differs.
+            UsageError: A name occurs twice.
             LoraxError: Training failed, see ``training.joint.train_adapters``; or an adapter could not be stored, when
                 all others have been.
         """
@@ -190,13 +191,17 @@ class AdapterWorkshop:
             return [self.train(orders[0], replace=replace, resume=resume, progress=progress)]
         require_flag("resume", resume)
         listener(progress)
+        orders = _measured_at_once(orders)
         names = "\n".join(order.name for order in orders)
         run_dir = self._run_dir(f"joint-{hashlib.sha256(names.encode()).hexdigest()[:12]}")
-        with held_run(run_dir):
+        with ExitStack() as held:
+            for folder in (run_dir, *sorted(self.run_dir(order.name) for order in orders)):
+                held.enter_context(held_run(folder))
             finished = {order.name for order in orders if resume and self._finished(order, replace) is not None}
-            for order in orders:
-                if order.name not in finished:
-                    self._require_storable(order, replace)
+            if len(finished) == len(orders):
+                return [self._store.get(order.name) for order in orders]
+            missing = [order for order in orders if order.name not in finished]
+            before = {order.name: self._require_storable(order, replace) for order in missing}
             with self._bases.use(self._model) as engine:
                 planned = [self._plan(engine, order) for order in orders]
                 plans = [plan for plan, _ in planned]
@@ -204,8 +209,8 @@ class AdapterWorkshop:
                     engine.base, plans, run_dir, resume=resume, progress=progress, features_dir=features_dir()
                 )
                 if process_rank() == 0:
-                    missing = [(o, p) for o, p in zip(orders, planned, strict=True) if o.name not in finished]
-                    self._keep_all(engine, [o for o, _ in missing], [p for _, p in missing], results)
+                    kept = [(o, p) for o, p in zip(orders, planned, strict=True) if o.name not in finished]
+                    self._keep_all(engine, [o for o, _ in kept], [p for _, p in kept], results, before)
             if process_rank() == 0:
                 discard_run(run_dir)
         if process_count() > 1:
@@ -233,13 +238,14 @@ class AdapterWorkshop:
         orders: Sequence[AdapterOrder],
         planned: Sequence[tuple[AdapterPlan, Mapping[str, Any]]],
         results: Mapping[str, TrainingResult],
+        before: Mapping[str, str | None],
     ) -> None:
         """Store every adapter that can be; those that cannot are said afterwards."""
         failures: list[LoraxError] = []
         for order, (plan, facts) in zip(orders, planned, strict=True):
             result = results[order.name]
             try:
-                self._keep_trained(engine, order, plan, facts, result)
+                self._keep_trained(engine, order, plan, facts, result, before[order.name])
                 self._hand_on(result, self.run_dir(order.name))
             except LoraxError as error:
                 failures.append(error)
@@ -260,11 +266,28 @@ class AdapterWorkshop:
         if (rejected := result.folder.parent / REJECTED_FOLDER).is_dir():
             shutil.copytree(rejected, run_dir / REJECTED_FOLDER)
 
-    def _require_storable(self, order: AdapterOrder, replace: bool) -> None:
+    def _require_storable(self, order: AdapterOrder, replace: bool) -> str | None:
+        """Find out whether the result can be stored, and what may be in its place then; see ``_require_unchanged``."""
         require_flag("replace", replace)
         require_storable(
             self._store, self._bases.owner(self._model), order.name, replace=replace, replace_untrained=True
         )
+        return None if replace else self._digest(order.name)
+
+    def _digest(self, name: str) -> str:
+        """Of the version in use; empty where there is none that can be read."""
+        try:
+            return self._store.get(name).digest if name in self._store else ""
+        except DamagedAdapter:
+            return ""
+
+    def _require_unchanged(self, name: str, before: str | None, folder: Path) -> None:
+        """Raise ``AdapterExists`` unless what is stored is what was there before; None: whatever is there may go."""
+        if before is not None and self._digest(name) != before:
+            logger.error(
+                "%r was stored meanwhile. What was trained waits in %s: run again with --replace.", name, folder
+            )
+            raise AdapterExists(name, str(self._store.root))
 
     def plan(self, order: AdapterOrder) -> AdapterPlan:
         """What training an order would train: the examples that fit the base, and the answers that a head needs.
@@ -311,7 +334,9 @@ class AdapterWorkshop:
         plan: AdapterPlan,
         facts: Mapping[str, Any],
         result: TrainingResult,
+        before: str | None,
     ) -> StoredAdapter:
+        self._require_unchanged(order.name, before, result.folder)
         streamed = tuple(getattr(plan.data.train, "problems", ()))
         if streamed and process_rank() == 0:  # found while it was read
             write_problems([*plan.data.left_out, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
@@ -325,6 +350,12 @@ class AdapterWorkshop:
         facts = {"trained": True, "training": training, "labels": tuple(plan.labels)}
         manifest = _manifest(engine, order.name, order.kind, order.recipe, **facts)
         return keep(engine, result.folder, manifest, replace=True)
+
+
+def _measured_at_once(orders: Sequence[AdapterOrder]) -> list[AdapterOrder]:
+    """The same, measured at the same steps: a run measures all of its adapters as often as one of them wants it."""
+    every = min(order.config.eval_every for order in orders)
+    return [dataclasses.replace(o, config=dataclasses.replace(o.config, eval_every=every)) for o in orders]
 
 
 def _manifest(engine: BaseEngine, name: str, kind: AdapterKind, recipe: Recipe, **facts: Any) -> Manifest:

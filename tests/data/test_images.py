@@ -158,6 +158,24 @@ def test_arrays_that_are_no_images(array: np.ndarray, reason: str) -> None:
         load_image(array)
 
 
+def test_a_tiff_whose_lowest_value_is_below_zero() -> None:
+    """A scan in Hounsfield units, from -1024 to 3071: black is the lowest, and nothing is counted from the end."""
+    values = np.linspace(-1024, 3071, 64).astype("<i2").reshape(8, 8)
+    written = values.tobytes()
+    entries = [
+        *((256, 4, 8), (257, 4, 8), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 8)),
+        *((279, 4, len(written)), (339, 3, 2), (340, 8, -1024), (341, 8, 3071)),
+    ]
+    packed = {3: "<H2x", 4: "<I", 8: "<h2x"}
+    table = b"".join(
+        struct.pack("<HHI", tag, kind, 1) + struct.pack(packed[kind], value) for tag, kind, value in entries
+    )
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(written))
+    picture = load_image(head + written + struct.pack("<H", len(entries)) + table + bytes(4))
+    expected = np.round((values.astype(int) + 1024) * 255 / 4095)
+    assert np.abs(np.asarray(picture)[..., 0] - expected).max() <= 1
+
+
 def test_float_color_array() -> None:
     assert pixel(load_image(np.full((2, 2, 3), 1.0, np.float32))) == (255, 255, 255)
     assert pixel(load_image(np.full((2, 2), True))) == (255, 255, 255)

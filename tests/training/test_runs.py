@@ -126,14 +126,15 @@ def test_a_damaged_record_is_said(tmp_path: Path) -> None:
         ([2.0, 1.0, 0.9], 3, True),
         ([2.0, 1.0, 0.96], 3, False),
         ([2.0, 0.9, 1.0], 2, False),
-        ([2.0], 1, False),
+        ([2.0], 1, True),
+        ([2.9], 1, False),
         ([], 0, False),
     ],
 )
 def test_a_loss_that_still_falls_is_told_from_one_that_does_not(
     losses: list[float], best: int, falling: bool, tmp_path: Path
 ) -> None:
-    """The last measurement is the best, and at least a twentieth below the one before."""
+    """The last measurement is the best, and at least a twentieth below the one before, or 3.0 before the first step."""
     history = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses, start=1)]
     result = TrainingResult(tmp_path, tmp_path, len(losses), best, 0.0, 3.0, 1.0, 1, history)
     assert result.still_falling is falling

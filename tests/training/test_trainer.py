@@ -1,5 +1,7 @@
 """Training: what learns, what stays frozen, and what survives a kill."""
 
+import dataclasses
+import io
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import Trainer
 
@@ -25,6 +28,7 @@ from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import peft_copy, write_untrained_adapter
+from lorax_vlm.training.progress import ProgressBar
 from lorax_vlm.training.runs import REJECTED_FOLDER, is_complete
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import AdapterTrainer, find_nonfinite_module, keep_base_in_evaluation, train_adapter
@@ -326,3 +330,30 @@ def test_sigkill_loses_at_most_the_steps_since_the_last_checkpoint(isolated_home
 def last_checkpoint(runs: Path) -> int:
     found = runs.glob("victim-*/checkpoint-*")
     return max((int(path.name.removeprefix("checkpoint-")) for path in found if is_complete(path)), default=0)
+
+
+class Killed(ProgressBar):
+    """Ends the process, as far as can be done in a test, after the last checkpoint and before there is a result."""
+
+    def finished(self) -> None:
+        super().finished()
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stops_early", [False, True])
+def test_a_run_that_had_ended_takes_no_further_step(
+    stops_early: bool, mini: LoadedModel, splits: DataSplits, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(QUICK, eval_every=2, max_steps=8)
+    if stops_early:  # at a rate at which nothing gets better
+        config = dataclasses.replace(config, learning_rate=1e-30, patience=1)
+    whole = run(mini, splits, tmp_path / "whole", config)
+    assert whole.steps == (4 if stops_early else 8)
+    plan = AdapterPlan("adapter", get_recipe("light"), splits, config)
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(mini, plan, tmp_path / "killed", progress=Killed(Console(file=io.StringIO())))
+    resumed = run(mini, splits, tmp_path / "killed", config, resume=True)
+    assert (resumed.steps, resumed.best_step) == (whole.steps, whole.best_step)
+    assert resumed.best_validation_loss == whole.best_validation_loss
+    for key, tensor in weights(whole.folder).items():
+        assert torch.equal(weights(resumed.folder)[key], tensor)
