@@ -276,13 +276,8 @@ def _evaluate_questions(order: _Order) -> None:
     adapters: list[str | None] = [*([None] if order.with_base or not order.names else []), *order.names]
     unseen = system.unseen_examples([(model, name) for name in adapters], given, include_seen=order.include_seen)
     options: dict[str, Any] = {"source": source, "ablations": order.ablations, "include_seen": True}
-    reports = [
-        replace(
-            system.evaluate(model, name, examples=unseen.examples, **options),
-            seen=unseen.of(order.names.get(name or "")),
-        )
-        for name in adapters
-    ]
+    measured = [(name, system.evaluate(model, name, examples=unseen.examples, **options)) for name in adapters]
+    reports = [replace(report, seen=unseen.of(order.names.get(name or ""))) for name, report in measured]
     compared = reports[1:] if order.with_base else []
     differences = {r.adapter: {m: compare_reports(reports[0], r, m) for m in r.by_metric} for r in compared}
     lines = [line for report in compared for line in difference_lines(report, differences[report.adapter])]
