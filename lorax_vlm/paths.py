@@ -34,10 +34,14 @@ def naming(path: object, hint: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
+def written_whole(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file that is put in its place when it is whole and on the disk; until then what was there is as it was.
 
     What a writer that was killed leaves has a name that begins with ``SCRATCH_PREFIX``.
+
+    Args:
+        path: Its place.
+        durable: Wait for the disk. Else a power failure may leave an empty file, though a killed process never does.
 
     Raises:
         OSError: It cannot be written.
@@ -47,11 +51,13 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         with scratch.open("xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -379,3 +379,14 @@ def test_a_finished_run_of_several_is_finished(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(JointTrainer, "training_step", lambda *_: pytest.fail("it was finished"))
     again = system.train_orders("blip2-opt-mini", orders, progress=False, resume=True)
     assert [(a.name, a.version) for a in again] == [(a.name, 1) for a in made]
+
+
+def test_a_loss_that_still_falls_is_said_of_ones_own_data(
+    system: BLIP2CaptioningSystem, scenes: list[Scene], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of drawn scenes the usual steps were tried: what a demonstration prints is no advice."""
+    few = {"max_steps": 6, "eval_every": 6}
+    for name, data in (("drawn", None), ("own", folder(tmp_path / "photos", scenes))):
+        made = system.train_adapter(name, "concise", data=data, config=few, progress=False)
+        assert made.manifest.training["still_falling"]
+        assert (f"{name!r}: the validation loss was still falling" in caplog.text) is (name == "own")

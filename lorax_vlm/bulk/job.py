@@ -118,7 +118,8 @@ class BulkJob:
             try:
                 if progress is not None:
                     progress.started(report.plan)
-                self._work(journal, report, progress)
+                if report.plan.to_ask or report.plan.to_write:
+                    self._work(journal, report, progress)
             finally:
                 if progress is not None:
                     progress.ended()
@@ -130,12 +131,13 @@ class BulkJob:
     # --- what is to be done -----------------------------------------------------------------------------------------
 
     def _standings(self, journal: Journal) -> Iterator[Standing]:
-        order = self._order
+        order, failed = self._order, frozenset(journal.failures())
         texts, picked = "txt" in order.write, order.pick is not None
         for item in order.items:
             sidecars = sidecars_of(item, order.labels, picked=picked) if texts else []
             found = [(sidecar, look_at(order.out, sidecar, journal)) for sidecar in sidecars]
-            yield standing_of(item, order.columns, found, journal, order.existing, tables=bool(order.tables))
+            tables = bool(order.tables)
+            yield standing_of(item, order.columns, found, journal, order.existing, tables=tables, failed=failed)
 
     def _plan(self, journal: Journal) -> BulkPlan:
         plan = BulkPlan()

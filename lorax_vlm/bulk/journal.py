@@ -163,21 +163,17 @@ class Journal:
 
     def texts(self, item: str) -> dict[str, Said]:
         """What was said of an item, by label."""
-        with self._guarded():
-            rows = self._db.execute(
-                "SELECT label, image, adapter, how, text, finish, tokens FROM texts WHERE item = ?",
-                (os.fsencode(item),),
-            ).fetchall()
-        return {label: Said(*rest) for label, *rest in rows}
+        query = "SELECT label, image, adapter, how, text, finish, tokens FROM texts WHERE item = ?"
+        return {label: Said(*rest) for label, *rest in self._all(query, os.fsencode(item))}
 
     def file(self, path: str) -> Written | None:
         """A file as it was written last; ``path`` is below the output."""
         row = self._one("SELECT labels, digest, before, size, changed FROM files WHERE path = ?", os.fsencode(path))
         return row and Written(row[0], row[1], row[2], None if row[3] is None else Stamp(row[3], row[4]))
 
-    def failed(self, item: str) -> tuple[str, str] | None:
-        """Kind and reason of what went wrong with an item the last time."""
-        return self._one("SELECT kind, reason FROM failed WHERE item = ?", os.fsencode(item))
+    def failures(self) -> dict[str, tuple[str, str]]:
+        """Kind and reason of what went wrong the last time, by item."""
+        return {os.fsdecode(item): (kind, why) for item, kind, why in self._all("SELECT * FROM failed")}
 
     def fact(self, name: str) -> Any:
         """What was noted under a name; None for nothing."""
@@ -185,8 +181,13 @@ class Journal:
         return row and json.loads(row[0])
 
     def _one(self, query: str, key: bytes | str) -> Any:
-        with self._guarded():
-            return self._db.execute(query, (key,)).fetchone()
+        return next(iter(self._all(query, key)), None)
+
+    def _all(self, query: str, *values: bytes | str) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -251,5 +252,8 @@ class Journal:
         try:
             yield
         except sqlite3.Error as error:
-            hint = "What was said before is kept; the same command goes on when it can be written again."
-            raise PathError(str(self.path), str(error), hint) from error
+            raise self._trouble(error) from error
+
+    def _trouble(self, error: sqlite3.Error) -> PathError:
+        hint = "What was said before is kept; the same command goes on when it can be written again."
+        return PathError(str(self.path), str(error), hint)

@@ -73,10 +73,12 @@ def look_at(root: Path, sidecar: Sidecar, journal: Journal) -> Found:
         if written is not None and written.stamp == stamp and _whose(written, sidecar) == "ours":
             return Found("ours", written)
         content = path.read_bytes()
+    if written is not None and hashlib.sha256(content).hexdigest() == written.digest:
+        return Found(_whose(written, sidecar), written, content)
+    if not content.strip(b"\0 \r\n\t"):
+        return Found("nothing", written)
     if written is None:
         return Found("by hand", None, content)
-    if hashlib.sha256(content).hexdigest() == written.digest:
-        return Found(_whose(written, sidecar), written, content)
     return Found("begun" if content == written.before else "by hand", written, content)
 
 
@@ -119,7 +121,7 @@ def write_text(root: Path, path: str, content: bytes) -> Stamp:
     place = root / path
     with naming(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(place) as file:
+        with written_whole(place, durable=False) as file:  # the journal is, and an empty file is nothing
             file.write(content)
         return Stamp.of(os.stat(place))
 

@@ -1,6 +1,6 @@
 """What is to be done about each image: nothing, write what was said before, or ask again. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,6 +37,7 @@ def standing_of(
     existing: Existing,
     *,
     tables: bool,
+    failed: Collection[str] = (),
 ) -> Standing:
     """Where an item stands.
 
@@ -47,6 +48,7 @@ def standing_of(
         journal: What was said and written before.
         existing: What becomes of texts that are there.
         tables: Whether all columns are wanted in a table, whatever becomes of text files.
+        failed: Names of the items of which something went wrong the last time.
 
     Raises:
         PathError: The journal cannot be read.
@@ -56,7 +58,7 @@ def standing_of(
     needed = {label for sidecar, _ in write for label in sidecar.labels}
     asked = [column for column in columns if tables or column.label in needed]
     known, wanted = _divided(item, asked, journal)
-    if journal.failed(item.name) is not None:
+    if item.name in failed:
         wanted = {label: "failed before" if why == "new" else why for label, why in wanted.items()}
     return Standing(item, known, wanted, write, kept)
 

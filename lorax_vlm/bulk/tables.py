@@ -111,10 +111,9 @@ def write_failures(order: BulkOrder, journal: Journal) -> tuple[int, Path | None
     Raises:
         PathError: It cannot be written.
     """
-    path = order.failed
-    failed = [
-        (item.place or item.name, *found) for item in order.items if (found := journal.failed(item.name)) is not None
-    ]
+    path, known = order.failed, journal.failures()
+    items = order.items if known else ()
+    failed = [(item.place or item.name, *known[item.name]) for item in items if item.name in known]
     with naming(path):
         if not failed:
             path.unlink(missing_ok=True)

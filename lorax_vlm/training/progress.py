@@ -114,7 +114,7 @@ class ProgressBar:
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  validation {task.fields[validation]}"),
             TimeRemainingColumn(),
-            console=console,
+            console=console or Console(stderr=True),
         )
 
     def started(self, steps: Mapping[str, int], done: int) -> None:

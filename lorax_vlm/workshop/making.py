@@ -342,7 +342,7 @@ class AdapterWorkshop:
             write_problems([*plan.data.left_out, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
         write_seen(result.folder, _images_of(plan.data))
         training = {**facts, **result.record()}
-        if training["still_falling"]:
+        if training["still_falling"] and training[KNOWN_BY] != [Identity.DRAWING]:  # whose usual settings are tried
             more = 3 * training["steps"]
             logger.warning(
                 "%r: the validation loss was still falling; more steps may help, such as %d", order.name, more

@@ -165,6 +165,15 @@ def test_texts_that_are_there(bench: Bench, existing: Existing, hand: str, edite
     assert bench.texts() == texts, "what is by hand in part stays when nothing is to be added any more"
 
 
+def test_an_empty_text_is_none(bench: Bench) -> None:
+    """As somebody left it, or a power failure."""
+    (bench.root / "p2.txt").write_bytes(b"\n")
+    bench.run()
+    (bench.root / "p3.txt").write_bytes(b"")
+    assert bench.run().written == 1
+    assert bench.texts() == {f"p{red}.txt": f"{red} by one@1" for red in range(10)}
+
+
 def test_what_is_put_around_a_caption_asks_nobody_again(bench: Bench) -> None:
     bench.run()
     report = bench.run(wording=Wording("ohwx, ", "!", "{prefix}{caption}{suffix} {folder}/{name} {adapter}"))
