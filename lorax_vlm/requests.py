@@ -4,9 +4,9 @@ A request says everything that its text depends on: the turns, the adapter, how 
 error, so that one row of many fails alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from lorax_vlm.errors import AdapterError, LoraxError, PromptError, RowFailed, UsageError
 from lorax_vlm.foreign import quoted
@@ -94,3 +94,11 @@ class Result:
         if self.error is None or isinstance(self.error, AdapterError | UsageError):
             return self.text
         return self.error
+
+
+class Engine(Protocol):
+    """One method, so that whatever is built on it can run without a model; see ``runtime.fake.FakeEngine``."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """A text, or an error, for each request, in their order."""
+        ...

@@ -23,9 +23,9 @@ from lorax_vlm.exchange.moving import TransferWishes, own_base, transfer
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.measuring.comparing import compare_with_base
 from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key, list_models
-from lorax_vlm.requests import Request, Result
+from lorax_vlm.requests import Engine, Request, Result
 from lorax_vlm.runtime.bases import BaseOptions, Bases
-from lorax_vlm.runtime.engine import Engine, Found, stream
+from lorax_vlm.runtime.engine import Found, stream
 from lorax_vlm.settings import runs_dir
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.progress import Show

@@ -30,18 +30,8 @@ from lorax_vlm.bulk.standing import Standing, standing_of
 from lorax_vlm.bulk.tables import require_own_tables, write_failures, write_tables
 from lorax_vlm.bulk.wording import marks
 from lorax_vlm.errors import LoraxError
-from lorax_vlm.requests import Request, Result
-
-MOST_PIXELS = 20_000_000
-"""Of the pictures of a batch, three bytes each."""
-
-
-class Speaks(Protocol):
-    """What answers; see ``runtime.engine.Engine``."""
-
-    def generate(self, requests: list[Request]) -> list[Result]:
-        """A text, or an error, for each request, in their order."""
-        ...
+from lorax_vlm.requests import Engine, Request
+from lorax_vlm.runtime.rows import BATCH_PIXELS
 
 
 class BulkProgress(Protocol):
@@ -78,7 +68,7 @@ class BulkJob:
     """Texts about many images."""
 
     def __init__(
-        self, order: BulkOrder, engine: Callable[[], AbstractContextManager[Speaks]], pace: Pace | None = None
+        self, order: BulkOrder, engine: Callable[[], AbstractContextManager[Engine]], pace: Pace | None = None
     ) -> None:
         """Nothing is done.
 
@@ -173,7 +163,7 @@ class BulkJob:
         pace = self._pace
         opened = open_ahead(todo, threads=pace.threads, ahead=2 * pace.batch_size)
         with ExitStack() as stack:
-            engine: Speaks | None = None
+            engine: Engine | None = None
             for batch in _batches(opened, pace.batch_size):
                 if engine is None and any(one.picture is not None for one in batch):
                     engine = stack.enter_context(self._engine())
@@ -190,7 +180,7 @@ class BulkJob:
                     return
 
     def _ask(
-        self, engine: Speaks, batch: list[Opened[Standing]]
+        self, engine: Engine, batch: list[Opened[Standing]]
     ) -> tuple[dict[int, dict[str, Said]], dict[int, LoraxError]]:
         """What is said of each image of a batch by column, and what went wrong, by number in the batch."""
         asked = [  # column by column: short texts do not wait for long ones, and an image is encoded once all the same
@@ -252,7 +242,7 @@ class BulkJob:
 def _batches(opened: Iterable[Opened[Standing]], size: int) -> Iterator[list[Opened[Standing]]]:
     batch: list[Opened[Standing]] = []
     for one in opened:
-        if len(batch) == size or (batch and sum(other.pixels for other in batch) >= MOST_PIXELS):
+        if len(batch) == size or (batch and sum(other.pixels for other in batch) >= BATCH_PIXELS):
             yield batch
             batch = []
         batch.append(one)

@@ -7,7 +7,7 @@ the files from here.
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,10 +238,6 @@ class Journal:
         """Keep values by name."""
         for name, value in facts.items():
             self._put("facts", name, json.dumps(value))
-
-    def forget_failed(self, items: Iterable[str]) -> None:
-        """These are no longer part of the job, or will be tried again."""
-        self._db.executemany("DELETE FROM failed WHERE item = ?", ((os.fsencode(item),) for item in items))
 
     def _put(self, table: str, *values: object) -> None:
         self._db.execute(f"REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)

@@ -73,7 +73,7 @@ def look_at(root: Path, sidecar: Sidecar, journal: Journal) -> Found:
         if written is not None and written.stamp == stamp and _whose(written, sidecar) == "ours":
             return Found("ours", written)
         content = path.read_bytes()
-    if written is not None and hashlib.sha256(content).hexdigest() == written.digest:
+    if written is not None and digest_of(content) == written.digest:
         return Found(_whose(written, sidecar), written, content)
     if not content.strip(b"\0 \r\n\t"):
         return Found("nothing", written)

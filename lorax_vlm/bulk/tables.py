@@ -40,10 +40,12 @@ def require_own_tables(order: BulkOrder, journal: Journal) -> None:
 def _is_ours(path: Path, written: Written | None) -> bool:
     if written is None:
         return False
-    if written.stamp == Stamp.of(os.stat(path)):
-        return True
+    return written.stamp == Stamp.of(os.stat(path)) or written.digest == _digest(path)
+
+
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == written.digest
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def rows(order: BulkOrder, journal: Journal) -> Iterator[dict[str, Any]]:
@@ -97,9 +99,7 @@ def write_tables(order: BulkOrder, journal: Journal, identity: str) -> dict[str,
 
 def _note(journal: Journal, path: Path, facts: Mapping[str, Any]) -> None:
     with naming(path):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        stamp = Stamp.of(os.stat(path))
+        digest, stamp = _digest(path), Stamp.of(os.stat(path))
     with journal.changing():
         journal.note_file(path.name, Written(_ABOUT_TABLE, digest, None, stamp))
         journal.note_facts(facts)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -21,9 +21,7 @@ from lorax_vlm.cli.output import print_json, say, say_drawn_only
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.foreign import printable
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
-
-if TYPE_CHECKING:
-    from lorax_vlm.runtime.engine import Engine
+from lorax_vlm.requests import Engine
 
 _EVERY_S = 10.0
 _LOOKED_AT = 100
@@ -68,7 +66,7 @@ def run_job(order: BulkOrder, entry: CatalogEntry, model: str, manner: Manner) -
     """Run a job, say what it did, and end the command with the exit code that its outcome has."""
 
     @contextmanager
-    def engine() -> "Iterator[Engine]":
+    def engine() -> Iterator[Engine]:
         from lorax_vlm.workspace import Workspace
 
         with Workspace(batch_size=manner.batch_size, **manner.system).engine(model) as opened:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from PIL import Image
 
@@ -32,21 +32,13 @@ from lorax_vlm.asking import (
 from lorax_vlm.errors import LoraxError, RowFailed
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.requests import Request, Result
+from lorax_vlm.requests import Engine, Request, Result
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
 from lorax_vlm.runtime.rows import Row, answer_rows
 from lorax_vlm.types import Generated, GenerationSettings, ModelText, require_whole
 
 logger = logging.getLogger(__name__)
-
-
-class Engine(Protocol):
-    """One method, so that whatever is built on it can run without a model; see ``runtime.fake.FakeEngine``."""
-
-    def generate(self, requests: Sequence[Request]) -> list[Result]:
-        """A text, or an error, for each request, in their order."""
-        ...
 
 
 @dataclass(frozen=True)

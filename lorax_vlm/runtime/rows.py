@@ -1,4 +1,7 @@
-"""Rows of images and prompts, answered in batches: images are opened when their batch comes, and a row fails alone."""
+"""Rows of images and prompts, answered in batches: images are opened when their batch comes, and a row fails alone.
+
+No torch.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
