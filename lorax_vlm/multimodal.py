@@ -135,7 +135,14 @@ class MultiModalLoRAExchange:
     # --- asking and measuring ---------------------------------------------------------------------------------------
 
     def generate_with_adapter(
-        self, key: str, image: ImageSource, text: str = "", *, compare: bool = False, **decoding: Any
+        self,
+        key: str,
+        image: ImageSource,
+        text: str = "",
+        *,
+        compare: bool = False,
+        model: str | None = None,
+        **decoding: Any,
     ) -> ModelText | dict[str, ModelText]:
         """Caption an image, or answer a question or an instruction about it, with an adapter on its own base.
 
@@ -144,6 +151,7 @@ class MultiModalLoRAExchange:
             image: A path, an http(s) URL, bytes, a PIL image or a numpy array.
             text: The question or instruction; empty for a caption.
             compare: Give the plain base's text beside it, as ``{"base": ..., key: ...}``.
+            model: None: the adapter's own base, which adapters of plain PEFT may not name.
             decoding: Fields of ``GenerationSettings`` to change, such as ``num_beams=5``.
 
         Raises:
@@ -154,7 +162,7 @@ class MultiModalLoRAExchange:
         require_text("text", text)
         GenerationSettings.require_fields(decoding)
         stored, bases = self.store.get(key), self.workspace.bases
-        base = own_base(bases, stored)
+        base = model or own_base(bases, stored)
         if not text.strip() and (answers_questions(stored.manifest) or not bases.described(base).captions):
             raise PromptError("an empty question", f"adapter {key!r} answers questions; pass one.")
         names, question = [None, key] if compare else [key], text.strip() or None
@@ -169,6 +177,7 @@ class MultiModalLoRAExchange:
         examples: Sequence[Example] | None = None,
         count: int = 300,
         include_seen: bool = False,
+        model: str | None = None,
     ) -> TaskReport:
         """Measure an adapter and its base on the same examples: exact answers, with paired intervals.
 
@@ -179,12 +188,14 @@ class MultiModalLoRAExchange:
             count: Number of scenes.
             include_seen: Ask about images that it was trained on, too.
 
+            model: As for ``generate_with_adapter``.
+
         Raises:
             UsageError: There are neither ``examples`` nor a miniature world for this base, or it has seen all of them.
         """
         stored = self.store.get(key)
         skill = require_exchange_task(task) if task is not None else None
-        base = own_base(self.workspace.bases, stored)
+        base = model or own_base(self.workspace.bases, stored)
         asked = choose_examples(self.entry(base), stored, skill or stored.manifest.skill, examples, count)
         with self.workspace.bases.use(base) as engine:
             return measure_task(engine, stored, asked, name=key, skill=skill, include_seen=include_seen)

@@ -1,7 +1,10 @@
 """Paths that people name: tried before any work, and their troubles said as what they are. No torch."""
 
 import os
+import re
+import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +18,8 @@ WRITTEN_BY = "written by lorax-vlm"
 """Stands in every picture and page that is written, so that it may be written over."""
 SCRATCH_PREFIX = ".writing-"
 """How what is not whole yet is called."""
+_SCRATCH = re.compile(rf"{re.escape(SCRATCH_PREFIX)}[0-9a-f]{{32}}")
+_ABANDONED_S = 3600
 _LOOKED_AT = 2**16
 
 
@@ -37,16 +42,19 @@ def naming(path: object, hint: str = "") -> Iterator[None]:
 def written_whole(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file that is put in its place when it is whole and on the disk; until then what was there is as it was.
 
-    What a writer that was killed leaves has a name that begins with ``SCRATCH_PREFIX``.
+    What a writer that was killed leaves beside it is removed by the next one of this folder, see ``abandoned``.
 
     Args:
         path: Its place.
-        durable: Wait for the disk. Else a power failure may leave an empty file, though a killed process never does.
+        durable: Wait for the disk. Else, for very many files, a power failure may leave an empty one, though a killed
+            process never does, and nothing is looked for in their folder.
 
     Raises:
         OSError: It cannot be written.
     """
-    scratch = path.with_name(f"{SCRATCH_PREFIX}{uuid.uuid4().hex}")
+    if durable:
+        remove_abandoned(path.parent)
+    scratch = path.with_name(scratch_name())
     try:
         with scratch.open("xb") as file:
             yield file
@@ -58,6 +66,29 @@ def written_whole(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         scratch.unlink(missing_ok=True)
     if durable:
         sync_folder(path.parent)
+
+
+def scratch_name() -> str:
+    """A new name for what is not whole yet."""
+    return f"{SCRATCH_PREFIX}{uuid.uuid4().hex}"
+
+
+def abandoned(folder: Path) -> Iterator[Path]:
+    """What writers that were killed left in a folder: what is called as theirs and was not touched for an hour."""
+    for path in folder.glob(f"{SCRATCH_PREFIX}*"):
+        with suppress(FileNotFoundError):  # its writer has just finished
+            if _SCRATCH.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED_S:
+                yield path
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove it, where the system lets us: nobody's work depends on it."""
+    with suppress(OSError):
+        for path in abandoned(folder):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

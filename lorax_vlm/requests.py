@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self
 
-from lorax_vlm.errors import AdapterError, LoraxError, PromptError, RowFailed, UsageError
+from lorax_vlm.errors import ExampleError, ImageError, LoraxError, MalformedRow, PromptError, RowFailed, UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.types import ModelText
 
 Role = Literal["system", "user", "assistant"]
+ABOUT_A_ROW = (ImageError, ExampleError, MalformedRow, RowFailed)
+"""Errors that a row of its own may have; any other would befall all rows like it, and is no answer to be scored."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,9 @@ class Result:
         """The text, or the error of this row.
 
         Raises:
-            AdapterError, UsageError: One of an adapter or of settings, which says nothing about the row.
+            LoraxError: One of an adapter, of settings or of memory, which says nothing about the row.
         """
-        if self.error is None or isinstance(self.error, AdapterError | UsageError):
-            return self.text
-        return self.error
+        return self.error if isinstance(self.error, ABOUT_A_ROW) else self.text
 
 
 class Engine(Protocol):

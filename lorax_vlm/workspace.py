@@ -22,7 +22,7 @@ from lorax_vlm.exchange.merge import MergeReport, MergeWishes, merge_adapters
 from lorax_vlm.exchange.moving import TransferWishes, own_base, transfer
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.measuring.comparing import compare_with_base
-from lorax_vlm.models.catalog import CatalogEntry, checkpoints_by_key, list_models
+from lorax_vlm.models.catalog import checkpoints_by_key
 from lorax_vlm.requests import Engine, Request, Result
 from lorax_vlm.runtime.bases import BaseOptions, Bases
 from lorax_vlm.runtime.engine import Found, stream
@@ -77,11 +77,6 @@ class Workspace:
             given = ", ".join(["models"] * (models != "hub") + list(options))
             raise UsageError(f"{given}: the workspace that is given has its own. Give them to Workspace(...).")
         return workspace or cls(models, **options)
-
-    @staticmethod
-    def catalogue() -> tuple[CatalogEntry, ...]:
-        """Every checkpoint known by name; others go by hub id or folder."""
-        return list_models()
 
     def stored(self, name: str, base: str | None = None) -> StoredAdapter:
         """An adapter by its full name or, where only one is meant, by its own; see ``AdapterStore.resolve``."""
@@ -209,9 +204,8 @@ class Workspace:
     ) -> StoredAdapter:
         """Create an adapter for a skill, and train it at once when examples are at hand.
 
-        The miniatures always have their scenes. Any other base needs ``data``; without it the adapter is stored
-        untrained, which is the identity, and every listing says so. An adapter of this name that was made with the same
-        skill, recipe, data and settings is used as it is.
+        The miniatures always have their scenes. Without ``data`` an adapter of any other base is stored untrained,
+        which every listing says. One of this name that was made with the same skill, recipe, data and settings is used.
 
         Args:
             name: In the store.
@@ -263,21 +257,28 @@ class Workspace:
     # --- measuring, moving ------------------------------------------------------------------------------------------
 
     def evaluate(
-        self, name: str, *, data: Data | None = None, count: int = 300, include_seen: bool = False
+        self,
+        name: str,
+        *,
+        data: Data | None = None,
+        base: str | None = None,
+        count: int = 300,
+        include_seen: bool = False,
     ) -> Comparison:
         """Measure an adapter and its base on the same images, by what the adapter is for.
 
         Args:
             name: Of the adapter.
             data: With answers or references. None: held-out scenes, on a miniature.
+            base: None: the adapter's own, which adapters of plain PEFT may not name.
             count: Of scenes.
             include_seen: Ask about images that it was trained on, too.
 
         Raises:
             UsageError: There is neither ``data`` nor a miniature world for its base, or it has seen all images.
         """
-        stored = self.stored(name)
-        base = own_base(self.bases, stored)
+        stored = self.stored(name, base)
+        base = base or own_base(self.bases, stored)
         return compare_with_base(self.bases, base, name, stored, data, count=count, include_seen=include_seen)
 
     def transfer(

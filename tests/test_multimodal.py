@@ -12,7 +12,7 @@ from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.cli.main import main
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.data.world.skills import skill_examples
+from lorax_vlm.data.world.skills import skill_examples, skill_splits
 from lorax_vlm.errors import (
     AdapterExists,
     AdapterNotFound,
@@ -24,11 +24,12 @@ from lorax_vlm.errors import (
     TransferRefused,
     UsageError,
 )
-from lorax_vlm.evaluation.results import SeenShare
+from lorax_vlm.evaluation.results import SeenShare, VQAReport
 from lorax_vlm.models.catalog import MINIATURE_KEYS
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.skills import EXCHANGE_TASKS
+from lorax_vlm.skills import EXCHANGE_TASKS, answer
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.types import GenerationSettings
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 from tests.workspaces_for_tests import shared_workspace
 
@@ -146,6 +147,37 @@ def test_a_plain_peft_directory_is_taken_in_as_unverified(
         system.load_adapter(folder, "flan", model="blip2_flan")
     with pytest.raises(LoraxError, match="does not say which base"):
         system.generate_with_adapter(key, make_scene(1).image)
+    image = make_scene(1).image
+    said = system.generate_with_adapter(key, image, model="blip2_opt", compare=True)
+    assert said[key] == system.workspace.ask(image, adapter=key, base="blip2_opt")
+    assert (said[key].adapter, said["base"].adapter) == (key, None)
+    with pytest.raises(LoraxError, match="does not say which base"):
+        system.workspace.evaluate(key, count=20)
+    splits = skill_splits(answer("counting"), 1, 20)
+    examples = list(splits.select("all"))
+    report = system.evaluate_adapter(key, examples=examples, model="blip2_opt")
+    found = system.workspace.evaluate(key, data=splits, base="blip2_opt")
+    assert isinstance(found.adapter, VQAReport)
+    assert (report.count, report.after.value) == (24, found.adapter.accuracy.value)
+    with pytest.raises(IncompatibleAdapter):
+        system.workspace.evaluate(key, data=splits, base="blip2_flan")
+
+
+def test_a_captioner_measured_with_questions_answers_them_as_questions(
+    system: MultiModalLoRAExchange, mini: LoadedModel, tmp_path: Path
+) -> None:
+    folder = write_random_adapter(mini, tmp_path / "wordy", "light")
+    long = GenerationSettings(min_new_tokens=8, max_new_tokens=30)
+    system.store.add("blip2-opt-mini.wordy", folder, write_manifest(mini, folder, generation=long))
+    examples = skill_examples(answer("counting"), "test", 20)
+    report = system.evaluate_adapter("blip2-opt-mini.wordy", examples=examples)
+    said = [
+        system.generate_with_adapter("blip2-opt-mini.wordy", example.open_image(), example.question)
+        for example in examples
+    ]
+    right = sum(text == example.target for text, example in zip(said, examples, strict=True))
+    assert right > 0
+    assert report.after.value == right / 20
 
 
 # --- what cannot be moved -------------------------------------------------------------------------------------------

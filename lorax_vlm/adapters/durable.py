@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lorax_vlm.errors import PathError
-from lorax_vlm.paths import naming
+from lorax_vlm.paths import SCRATCH_PREFIX, naming, remove_abandoned, scratch_name
 
 _LOCKED_S = 600.0
 _RUN, _LOCK = "run-", ".lock"
@@ -49,15 +50,21 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def own_folder(place: Path, prefix: str) -> Iterator[Path]:
-    """A new folder below one, for the time of a block: nobody else writes there.
+def own_folder(place: Path, name: str | None = None) -> Iterator[Path]:
+    """A new folder below one, for the time of a block: nobody else writes there. What killed ones left goes.
+
+    Args:
+        place: Where; made if it is not there.
+        name: None: one of what is not whole yet, see ``paths.scratch_name``.
 
     Raises:
         PathError: It cannot be made.
     """
     with naming(place):
         place.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+        remove_abandoned(place)
+        folder = place / (name or scratch_name())
+        folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
@@ -73,7 +80,7 @@ def run_folder(place: Path) -> Iterator[Path]:
     """
     for former in place.glob(f"{_RUN}*{_LOCK}"):
         _remove_unless_held(former)
-    with own_folder(place, _RUN) as folder:
+    with own_folder(place, f"{_RUN}{uuid.uuid4().hex}") as folder:
         lock = Path(f"{folder}{_LOCK}")
         try:
             with FileLock(lock):
@@ -88,7 +95,7 @@ def _remove_unless_held(lock: Path) -> None:
         lock.unlink(missing_ok=True)
 
 
-def require_room(folder: Path, prefix: str) -> None:
+def require_room(folder: Path) -> None:
     """Make a folder, if it is not there, and find out by trying whether something can be made in it.
 
     Raises:
@@ -96,4 +103,4 @@ def require_room(folder: Path, prefix: str) -> None:
     """
     with naming(folder):
         folder.mkdir(exist_ok=True)
-        Path(tempfile.mkdtemp(prefix=prefix, dir=folder)).rmdir()
+        Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=folder)).rmdir()

@@ -31,7 +31,7 @@ from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.adapters.stored import BrokenAdapter, StoredAdapter
 from lorax_vlm.adapters.upkeep import Upkeep, VerifyReport, check_versions
 from lorax_vlm.errors import AdapterExists, AdapterNameError, AdapterNotFound, DamagedAdapter, LoraxError
-from lorax_vlm.paths import SCRATCH_PREFIX, naming, sync_folder
+from lorax_vlm.paths import naming, sync_folder
 from lorax_vlm.settings import store_dir
 from lorax_vlm.types import require_flag, require_texts
 
@@ -51,7 +51,7 @@ class AdapterStore:
         """Use ``root``, by default the store of ``LORAX_VLM_HOME``."""
         self.root = store_dir(root)
         self._records, self._objects = NameRecords(self.root), ObjectFolders(self.root)
-        self._upkeep = Upkeep(self.root, SCRATCH_PREFIX, self._records, self._objects)
+        self._upkeep = Upkeep(self.root, self._records, self._objects)
         self._claimed: set[str] = set()
 
     def names(self) -> list[str]:
@@ -258,7 +258,7 @@ class AdapterStore:
         with self._scratch() as scratch, self._locked():
             write_durably(scratch / MANIFEST_FILE, b"{}")
             for folder in ("names", "objects"):
-                require_room(self.root / folder, SCRATCH_PREFIX)
+                require_room(self.root / folder)
 
     def _next_version(self, name: str, digest: str) -> NameRecord:
         stored = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -363,7 +363,7 @@ class AdapterStore:
         with naming(target):
             if target.exists() and (not target.is_dir() or any(target.iterdir())):
                 raise AdapterExists(name, str(target), taken=True)
-        with naming(target), own_folder(target.parent, SCRATCH_PREFIX) as scratch:
+        with naming(target), own_folder(target.parent) as scratch:
             self._read(name, lambda stored: copy_version(stored.folder, scratch, name))
             scratch.chmod(0o755)
             scratch.replace(target)
@@ -396,4 +396,4 @@ class AdapterStore:
 
     def _scratch(self) -> AbstractContextManager[Path]:
         """A folder in the store's own file system, always removed."""
-        return own_folder(self.root, SCRATCH_PREFIX)
+        return own_folder(self.root)

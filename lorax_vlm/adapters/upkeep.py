@@ -1,9 +1,7 @@
 """Is all of a store what it should be, and what in it is of no use? No torch."""
 
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +10,8 @@ from lorax_vlm.adapters.names import Version
 from lorax_vlm.adapters.objects import ObjectFolders
 from lorax_vlm.adapters.records import NameRecords
 from lorax_vlm.errors import AdapterNotFound, LoraxError
+from lorax_vlm.paths import abandoned
 
-_ABANDONED_S = 3600
 _TRIES = 3
 
 
@@ -68,14 +66,6 @@ def _check(records: NameRecords, objects: ObjectFolders, name: str, version: Ver
     return found, size
 
 
-def abandoned(root: Path, prefix: str) -> Iterator[Path]:
-    """Folders of writers that have not been touched for an hour."""
-    for path in root.glob(f"{prefix}*"):
-        with suppress(FileNotFoundError):  # its writer has just finished
-            if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                yield path
-
-
 def unused(records: NameRecords, objects: ObjectFolders) -> Iterator[Path]:
     """What nobody refers to; only for whoever holds the store's lock, because a version that is being added is such."""
     broken, used = False, set()
@@ -93,13 +83,13 @@ def unused(records: NameRecords, objects: ObjectFolders) -> Iterator[Path]:
 class Upkeep:
     """What a store has to clean up; only for whoever holds its lock, because what is being added looks left over."""
 
-    def __init__(self, root: Path, prefix: str, records: NameRecords, objects: ObjectFolders) -> None:
-        """Look at a store whose scratch folders begin with ``prefix``."""
-        self._root, self._prefix, self._records, self._objects = root, prefix, records, objects
+    def __init__(self, root: Path, records: NameRecords, objects: ObjectFolders) -> None:
+        """Look at the store in a folder."""
+        self._root, self._records, self._objects = root, records, objects
 
     def leftovers(self) -> Iterator[Path]:
         """What writers that died left, and what nobody refers to."""
-        yield from abandoned(self._root, self._prefix)
+        yield from abandoned(self._root)
         yield from unused(self._records, self._objects)
 
     def remove_leftovers(self) -> int:

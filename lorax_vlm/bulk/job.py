@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
@@ -30,6 +31,7 @@ from lorax_vlm.bulk.standing import Standing, standing_of
 from lorax_vlm.bulk.tables import require_own_tables, write_failures, write_tables
 from lorax_vlm.bulk.wording import marks
 from lorax_vlm.errors import LoraxError
+from lorax_vlm.paths import remove_abandoned
 from lorax_vlm.requests import Engine, Request
 from lorax_vlm.runtime.rows import BATCH_PIXELS
 
@@ -79,6 +81,7 @@ class BulkJob:
         """
         self._order, self._engine, self._pace = order, engine, pace or Pace()
         self._stopping = threading.Event()
+        self._tidied: set[Path] = set()
 
     def stop(self) -> None:
         """End after the batch that is being said; what was said is written. Any thread may ask for it."""
@@ -232,6 +235,9 @@ class BulkJob:
                 report.texts += len(new)
                 report.tokens += sum(text.tokens for text in new.values())
                 report.marks.update(mark for text in new.values() for mark in marks(text.text, text.finish))
+        for folder in {(self._order.out / sidecar.path).parent for sidecar, _, _ in written} - self._tidied:
+            remove_abandoned(folder)
+            self._tidied.add(folder)
         stamps = [write_text(self._order.out, sidecar.path, content) for sidecar, content, _ in written]
         report.written += len(stamps)
         with journal.changing():

@@ -122,7 +122,7 @@ def own_base(bases: Bases, stored: StoredAdapter) -> str:
     if base is None:
         raise LoraxError(
             f"Adapter {stored.name!r} does not say which base it is for, as adapters of plain PEFT do not. Name the "
-            "base where one can be named (base=, --model); it cannot be moved or merged."
+            "base to ask or measure it (base=, model= or --model); it cannot be moved or merged."
         )
     return bases.model_of(base.name)
 

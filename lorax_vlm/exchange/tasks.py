@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.asking import answers_questions, ask_of
+from lorax_vlm.asking import ask_of
 from lorax_vlm.data.examples import Example
 from lorax_vlm.data.world.skills import skill_examples
 from lorax_vlm.errors import UsageError
@@ -58,9 +59,8 @@ def measure_task(
     """
     skill = skill or stored.manifest.skill
     asked = unseen_examples({name: stored}, examples, include_seen=include_seen)
-    settings = ask_of(engine.entry, stored.manifest, question=answers_questions(stored.manifest)).settings
     before, after = (
-        judge_all(judge_by_target, asked.examples, answer(engine, who, asked.examples, settings))
+        judge_all(judge_by_target, asked.examples, _answers(engine, who, asked.examples, stored.manifest))
         for who in (None, stored.reference)
     )
     units = numbers_of(example.unit for example in asked.examples)
@@ -74,3 +74,15 @@ def measure_task(
         gain=paired_difference(before, after, units),
         seen=asked.of(name),
     )
+
+
+def _answers(engine: BaseEngine, who: str | None, examples: Sequence[Example], manifest: Manifest) -> list[str]:
+    """What the base or the adapter says, decoded in both cases as the adapter is: to questions and for captions."""
+    texts = [""] * len(examples)
+    for question in (False, True):
+        rows = [row for row, example in enumerate(examples) if bool(example.question) == question]
+        settings = ask_of(engine.entry, manifest, question=question).settings
+        said = answer(engine, who, [examples[row] for row in rows], settings)
+        for row, text in zip(rows, said, strict=True):
+            texts[row] = text
+    return texts

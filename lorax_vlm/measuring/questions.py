@@ -148,6 +148,6 @@ def _asker(engine: BaseEngine, who: Answerer, decoding: Mapping[str, Any]) -> As
             Request.about(image, question, who.reference, **decoding)
             for image, question in zip(images, questions, strict=True)
         ]
-        return [result.said if result.error is None else result.error for result in engine.generate(requests)]  # type: ignore[misc]
+        return [result.text_or_error() for result in engine.generate(requests)]
 
     return ask

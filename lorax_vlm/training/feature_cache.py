@@ -14,9 +14,7 @@ import hashlib
 import json
 import logging
 import os
-import time
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +26,13 @@ from torch import Tensor
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.tensor_files import StoredTensor, read_header
-from lorax_vlm.paths import SCRATCH_PREFIX, written_whole
+from lorax_vlm.paths import remove_abandoned, written_whole
 
 logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 * 1024**2
 DEFAULT_BUDGET_BYTES = 20 * 1024**3
 _FEATURES = "features"
-_ABANDONED_S = 3600
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
@@ -68,10 +65,7 @@ class FeatureCache:
         self._off = False
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for path in self._folder.glob(f"{SCRATCH_PREFIX}*"):  # of a process that was killed while it wrote
-                with suppress(FileNotFoundError):  # just renamed by its writer
-                    if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                        path.unlink(missing_ok=True)
+            remove_abandoned(self._folder)
             for path in sorted(self._folder.glob("*.safetensors")):
                 self._read_index(path)
         except OSError as error:

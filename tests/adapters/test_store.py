@@ -302,13 +302,15 @@ def test_verify_finds_every_changed_byte(three: AdapterStore) -> None:
 
 def test_clean_removes_what_nobody_refers_to(three: AdapterStore) -> None:
     (three.root / "objects" / ("f" * 64)).mkdir()
-    old = three.root / ".writing-killed"
-    old.mkdir()
-    os.utime(old, (0, 0))
-    (three.root / ".writing-busy").mkdir()
+    old, busy, somebodys = (three.root / f".writing-{rest}" for rest in ("0" * 32, "1" * 32, "a-novel"))
+    for folder in (old, busy, somebodys):
+        folder.mkdir()
+    for folder in (old, somebodys):
+        os.utime(folder, (0, 0))
     assert len(three.verify().leftovers) == 2
     assert three.clean() == 2
-    assert (three.root / ".writing-busy").is_dir(), "somebody may still be writing there"
+    assert busy.is_dir(), "somebody may still be writing there"
+    assert somebodys.is_dir(), "it is not called as a writer of ours calls it"
     assert three.verify().leftovers == ()
     assert three.get("one@1").manifest.skill.name == "v1"
 

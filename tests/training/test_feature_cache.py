@@ -115,7 +115,7 @@ def test_a_training_ends_well_whatever_happens_to_its_cache(mini, scenes, tmp_pa
 def test_a_process_killed_while_writing_leaves_nothing_to_read(tmp_path: Path) -> None:
     filled(tmp_path)
     with written_whole(tmp_path / "e" / "whole") as file:
-        scratch = Path(shutil.copy(file.name, f"{file.name}0"))  # what a writer leaves that is killed here
+        scratch = Path(shutil.copy(file.name, file.name[:-32] + "0" * 32))  # what a writer leaves that is killed here
     os.utime(scratch, (0, 0))
     assert len(FeatureCache(tmp_path, "e")) == 3
     assert not scratch.exists()
