@@ -31,7 +31,7 @@ from benchmarks.options import parse
 from lorax_vlm import Workspace
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.bulk.job import BulkJob, Pace
-from lorax_vlm.bulk.order import folder_order
+from lorax_vlm.bulk.order import bulk_order
 from lorax_vlm.data.images import load_image
 from lorax_vlm.data.scenes import iterate_scenes
 from lorax_vlm.models.catalog import get_model_entry
@@ -71,7 +71,7 @@ def measure_rate(workspace: Workspace, photos: Path, scratch: Path, rounds: int)
                 engine.generate([Request.about(p, None, "a") for p in pictures[first : first + size]])
             engine_s = time.monotonic() - start
         start = time.monotonic()
-        workspace.caption_folder(photos, ["a"], base=MODEL, out=scratch / f"rate {number}").run()
+        workspace.bulk(photos, ["a"], base=MODEL, out=scratch / f"rate {number}").run()
         if number:  # the first one warms up
             seconds["engine"].append(engine_s)
             seconds["job"].append(time.monotonic() - start)
@@ -87,7 +87,7 @@ def measure_adapters(workspace: Workspace, photos: Path, scratch: Path, rounds: 
         for count, all_s in seconds.items():
             start = time.monotonic()
             out = scratch / f"{count} adapters {number}"
-            workspace.caption_folder(photos, NAMES[:count], base=MODEL, out=out).run()
+            workspace.bulk(photos, NAMES[:count], base=MODEL, out=out).run()
             all_s.append(time.monotonic() - start)
     first, *more = (statistics.median(all_s) for all_s in seconds.values())
     for count, took in enumerate(more, start=2):
@@ -113,7 +113,7 @@ def measure_loop(workspace: Workspace, photos: Path, scratch: Path) -> None:
         tokens = model.generate(**inputs, max_new_tokens=settings.max_new_tokens, num_beams=1, do_sample=False)
         said[path.stem] = base.family.processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
     loop_s, start = time.monotonic() - start, time.monotonic()
-    workspace.caption_folder(some, ["a"], base=MODEL, out=scratch / "some texts").run()
+    workspace.bulk(some, ["a"], base=MODEL, out=scratch / "some texts").run()
     job_s = time.monotonic() - start
     equal = sum((scratch / "some texts" / f"{name}.txt").read_text() == text for name, text in said.items())
     rates = f"{len(paths) / loop_s:.1f} images/s, job {len(paths) / job_s:.1f} images/s"
@@ -127,7 +127,7 @@ def _no_model() -> Iterator[FakeEngine]:
 
 def write_many(folder: Path) -> None:
     """Run a job without a model over a folder, and print the peak memory of this process in MiB."""
-    order = folder_order(get_model_entry(MODEL), AdapterStore(folder.parent / "store"), folder, ())
+    order = bulk_order(get_model_entry(MODEL), AdapterStore(folder.parent / "store"), folder, ())
     BulkJob(order, _no_model, Pace(128)).run()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

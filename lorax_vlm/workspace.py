@@ -14,7 +14,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import require_rows
 from lorax_vlm.bulk.job import BulkJob, Pace
-from lorax_vlm.bulk.order import BulkWishes, folder_order
+from lorax_vlm.bulk.order import BulkWishes, Source, bulk_order
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.results import Comparison
@@ -178,12 +178,10 @@ class Workspace:
             results = engine.generate([Request.about(image, question, name, **decoding) for name in adapters])
         return {name or BASE: result.text for name, result in zip(adapters, results, strict=True)}
 
-    def caption_folder(
-        self, folder: str | Path, adapters: Sequence[str] = (), *, base: str, **wishes: Unpack[BulkWishes]
-    ) -> BulkJob:
-        """Captions of all images of a folder, written as they come once the job is run; see ``bulk.order``."""
+    def bulk(self, source: Source, adapters: Sequence[str] = (), *, base: str, **wishes: Unpack[BulkWishes]) -> BulkJob:
+        """Texts about a folder, rows or a list, written as they come once the job is run; see ``bulk.order``."""
         entry = self.bases.entry(base)
-        order = folder_order(entry, self.store, folder, adapters, **wishes)
+        order = bulk_order(entry, self.store, source, adapters, **wishes)
         return BulkJob(order, partial(self.engine, base), Pace(self.bases.batch_size(entry)))
 
     # --- making -----------------------------------------------------------------------------------------------------

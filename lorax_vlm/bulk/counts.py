@@ -28,13 +28,18 @@ class BulkPlan:
     written_over: int = 0
     """Text files by hand that are to be written over or added to."""
 
-    names: str = ""
-    """Digest of the names of all images, in their order."""
+    def __post_init__(self) -> None:
+        self._names = hashlib.sha256()
+
+    @property
+    def names(self) -> str:
+        """Digest of the names of all images, in their order."""
+        return self._names.hexdigest()
 
     def count(self, standing: Standing, *, writes: bool) -> None:
         """Add an item; ``writes`` is whether any of its files would change."""
         self.images += 1
-        self.names = hashlib.sha256(self.names.encode() + os.fsencode(standing.item.name)).hexdigest()
+        self._names.update(os.fsencode(standing.item.name) + b"\0")
         self.texts.update(standing.wanted.values())
         self.kept.update(
             "others" if found.holds == "others" and not found.in_part else "by hand" for _, found in standing.kept
@@ -49,21 +54,20 @@ class BulkPlan:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"{self.images:,} images, {self.done:,} of them done"]
+        lines = [f"{_count(self.images, 'image')}, {self.done:,} of them done"]
         said = [f"{self.texts[why]:,} {_REASONS[why]}" for why in WHYS if self.texts[why]]
         if said:
-            lines.append(
-                f"to be made: {sum(self.texts.values()):,} texts about {self.to_ask:,} images ({', '.join(said)})"
-            )
+            texts, images = _count(sum(self.texts.values()), "text"), _count(self.to_ask, "image")
+            lines.append(f"to be made: {texts} about {images} ({', '.join(said)})")
         if self.to_write:
-            lines.append(f"to be written without asking again: the texts about {self.to_write:,} images")
+            lines.append(f"to be written without asking again: the texts about {_count(self.to_write, 'image')}")
         if self.kept["by hand"]:
-            lines.append(f"left as they are: {self.kept['by hand']:,} texts that were not written here")
+            lines.append(f"left as they are: {_count(self.kept['by hand'], 'text')} not written here")
         if self.kept["others"]:
-            kept = f"{self.kept['others']:,} texts of other adapters"
+            kept = f"{_count(self.kept['others'], 'text')} of other adapters"
             lines.append(f"left as they are: {kept}; --existing overwrite writes over them")
         if self.written_over:
-            lines.append(f"changed: {self.written_over:,} texts that were not written here")
+            lines.append(f"changed: {_count(self.written_over, 'text')} not written here")
         return lines
 
 
@@ -101,11 +105,11 @@ class BulkReport:
     def lines(self) -> list[str]:
         """For people."""
         rate = f", {self.images / self.seconds:.1f} images a second" if self.images and self.seconds else ""
-        count = f"{self.texts:,} texts about {self.images:,} images, {self.tokens:,} tokens"
+        count = f"{_count(self.texts, 'text')} about {_count(self.images, 'image')}, {_count(self.tokens, 'token')}"
         lines = [f"{count}, in {self.seconds:.0f} s{rate}"]
         if self.written:
-            lines.append(f"written: {self.written:,} text files in {self.out}")
-        lines += [f"written: {path}, {rows:,} rows" for path, rows in self.tables.items()]
+            lines.append(f"written: {_count(self.written, 'text file')} in {self.out}")
+        lines += [f"written: {path}, {_count(rows, 'row')}" for path, rows in self.tables.items()]
         if self.marks:
             lines.append("look at: " + ", ".join(f"{count:,} {mark}" for mark, count in self.marks.most_common()))
         if self.failed:
@@ -113,3 +117,7 @@ class BulkReport:
         if self.interrupted:
             lines.append("stopped before the end; the same command goes on from here")
         return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

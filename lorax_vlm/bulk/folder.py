@@ -1,4 +1,4 @@
-"""The images of a folder in the order in which people count, and what the text of each is called. No torch."""
+"""The images of a folder in the order in which people count, or of a list, and what the texts are called. No torch."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.data.readers.listing import is_image_name, is_left_behind, text_stems
-from lorax_vlm.errors import PathError
+from lorax_vlm.errors import PathError, UsageError
 from lorax_vlm.paths import naming
 
 _DIGITS = re.compile(r"(\d+)")
@@ -58,6 +58,11 @@ class ImageFolder:
         images = sorted((name for name, kind in kept if kind == "file" and is_image_name(name)), key=_order)
         return images, sorted((name for name, kind in kept if kind == "folder"), key=_order)
 
+    def _has_images(self, folder: Path) -> bool:
+        """Whether there are some in a folder itself; nothing is sorted for it."""
+        with naming(folder), os.scandir(folder) as entries:
+            return any(is_image_name(e.name) and not is_left_behind(e.name) and e.is_file() for e in entries)
+
     def require_images(self) -> None:
         """Find out whether there is anything to do.
 
@@ -66,10 +71,51 @@ class ImageFolder:
         """
         if not self.root.is_dir():
             raise PathError(str(self.root), "it is no folder" if self.root.exists() else "no such folder")
-        if next(iter(self), None) is None:
+        if not self._has_images(self.root) and next(iter(self), None) is None:
             below = not self.recursive and next(iter(ImageFolder(self.root, recursive=True)), None) is not None
             hint = "Its sub folders have some: --recursive." if below else ""
             raise PathError(str(self.root), "it holds no images", hint)
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Files that are listed one by one; the folder that holds them all is where their names begin."""
+
+    paths: tuple[str, ...]
+
+    @property
+    def root(self) -> Path:
+        """The folder below which they are."""
+        return Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self.paths]))
+
+    def __iter__(self) -> Iterator[Item]:
+        """Its images in the order of the list, each once; texts are called as they would be of the whole folder."""
+        root = self.root
+        paths = list(dict.fromkeys(os.path.abspath(path) for path in self.paths))
+        by_folder: dict[str, list[str]] = {}
+        for path in paths:
+            by_folder.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
+        stems: dict[str, str] = {}
+        for folder, names in by_folder.items():
+            beside = _images_in(folder)
+            every = list(dict.fromkeys([*beside, *names]))
+            stems |= {os.path.join(folder, name): stem for name, stem in zip(every, text_stems(every), strict=True)}
+        for path in paths:
+            below = os.path.relpath(os.path.dirname(path), root)
+            within = "" if below == os.curdir else f"{below}/".replace(os.sep, "/")
+            yield Item(Path(path), within + os.path.basename(path), within + stems[path])
+
+    def require_images(self) -> None:
+        """Raise ``UsageError`` for an empty list."""
+        if not self.paths:
+            raise UsageError("The list of images is empty; it has a path a line.")
+
+
+def _images_in(folder: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if is_image_name(name) and not is_left_behind(name))
+    except OSError:  # its images fail, one by one
+        return []
 
 
 def _order(name: str) -> tuple[object, str]:

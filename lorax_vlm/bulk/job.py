@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.items import Item
-from lorax_vlm.bulk.journal import Journal, Said, Written
+from lorax_vlm.bulk.journal import AT_ONCE, Journal, Said, Written
 from lorax_vlm.bulk.opening import Opened, open_ahead
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import (
@@ -27,7 +28,7 @@ from lorax_vlm.bulk.sidecars import (
     sidecars_of,
     write_text,
 )
-from lorax_vlm.bulk.standing import Standing, standing_of
+from lorax_vlm.bulk.standing import Standing, looked_up, standing_of
 from lorax_vlm.bulk.tables import require_own_tables, write_failures, write_tables
 from lorax_vlm.bulk.wording import marks
 from lorax_vlm.errors import LoraxError
@@ -126,11 +127,13 @@ class BulkJob:
     def _standings(self, journal: Journal) -> Iterator[Standing]:
         order, failed = self._order, frozenset(journal.failures())
         texts, picked = "txt" in order.write, order.pick is not None
-        for item in order.items:
-            sidecars = sidecars_of(item, order.labels, picked=picked) if texts else []
-            found = [(sidecar, look_at(order.out, sidecar, journal)) for sidecar in sidecars]
-            tables = bool(order.tables)
-            yield standing_of(item, order.columns, found, journal, order.existing, tables=tables, failed=failed)
+        source, tables = looked_up(order.items, journal), bool(order.tables)
+        while some := list(islice(source, AT_ONCE)):
+            sidecars = [sidecars_of(item, order.labels, picked=picked) if texts else [] for item, _ in some]
+            files = journal.files([sidecar.path for own in sidecars for sidecar in own])
+            for (item, before), own in zip(some, sidecars, strict=True):
+                found = [(sidecar, look_at(order.out, sidecar, files.get(sidecar.path))) for sidecar in own]
+                yield standing_of(item, order.columns, found, before, order.existing, tables=tables, failed=failed)
 
     def _plan(self, journal: Journal) -> BulkPlan:
         plan = BulkPlan()

@@ -7,7 +7,7 @@ the files from here.
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from lorax_vlm.foreign import printable
 from lorax_vlm.paths import naming
 
 FOLDER = ".lorax-vlm"
+AT_ONCE = 500
+"""Items to look up at a time."""
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE images(item BLOB PRIMARY KEY, size INTEGER, changed INTEGER, digest TEXT NOT NULL) WITHOUT ROWID;
@@ -85,6 +87,19 @@ class Written:
     """What was there, where the text was added to it."""
     stamp: Stamp | None
     """None until the file was seen in its place."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was read and said of an item before."""
+
+    seen: SeenImage | None
+    """Its image as it was last read."""
+    said: dict[str, Said]
+    """By label."""
+
+
+NOTHING = Known(None, {})
 
 
 class Journal:
@@ -156,20 +171,27 @@ class Journal:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def image(self, item: str) -> SeenImage | None:
-        """An image as it was last read."""
-        row = self._one("SELECT digest, size, changed FROM images WHERE item = ?", os.fsencode(item))
-        return row and SeenImage(row[0], None if row[1] is None else Stamp(row[1], row[2]))
+    def known(self, items: Sequence[str]) -> dict[str, Known]:
+        """What was read and said of some items; those of which nothing was are left out."""
+        found: dict[bytes, Known] = {}
+        for key, digest, size, changed in self._some("SELECT item, digest, size, changed FROM images", "item", items):
+            found[key] = Known(SeenImage(digest, None if size is None else Stamp(size, changed)), {})
+        query = "SELECT item, label, image, adapter, how, text, finish, tokens FROM texts"
+        for key, label, *rest in self._some(query, "item", items):
+            found.setdefault(key, Known(None, {})).said[label] = Said(*rest)
+        return {os.fsdecode(key): known for key, known in found.items()}
 
-    def texts(self, item: str) -> dict[str, Said]:
-        """What was said of an item, by label."""
-        query = "SELECT label, image, adapter, how, text, finish, tokens FROM texts WHERE item = ?"
-        return {label: Said(*rest) for label, *rest in self._all(query, os.fsencode(item))}
+    def files(self, paths: Sequence[str]) -> dict[str, Written]:
+        """Some files as they were written last; paths are below the output."""
+        rows = self._some("SELECT path, labels, digest, before, size, changed FROM files", "path", paths)
+        return {
+            os.fsdecode(path): Written(labels, digest, before, None if size is None else Stamp(size, changed))
+            for path, labels, digest, before, size, changed in rows
+        }
 
     def file(self, path: str) -> Written | None:
         """A file as it was written last; ``path`` is below the output."""
-        row = self._one("SELECT labels, digest, before, size, changed FROM files WHERE path = ?", os.fsencode(path))
-        return row and Written(row[0], row[1], row[2], None if row[3] is None else Stamp(row[3], row[4]))
+        return self.files([path]).get(path)
 
     def failures(self) -> dict[str, tuple[str, str]]:
         """Kind and reason of what went wrong the last time, by item."""
@@ -179,6 +201,13 @@ class Journal:
         """What was noted under a name; None for nothing."""
         row = self._one("SELECT value FROM facts WHERE name = ?", name)
         return row and json.loads(row[0])
+
+    def _some(self, query: str, column: str, keys: Sequence[str]) -> list[Any]:
+        rows, encoded = [], list(map(os.fsencode, keys))
+        for start in range(0, len(encoded), AT_ONCE):
+            some = encoded[start : start + AT_ONCE]
+            rows += self._all(f"{query} WHERE {column} IN ({', '.join('?' * len(some))})", *some)
+        return rows
 
     def _one(self, query: str, key: bytes | str) -> Any:
         return next(iter(self._all(query, key)), None)

@@ -9,12 +9,14 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.bulk.columns import Column, columns_for
-from lorax_vlm.bulk.folder import ImageFolder
+from lorax_vlm.bulk.folder import ImageFolder, ImageList
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import FOLDER
-from lorax_vlm.bulk.rows import TableRows
+from lorax_vlm.bulk.rows import FILES_OF_ROWS, FileRows, HubRows, Rows
 from lorax_vlm.bulk.sidecars import EXISTING, Existing
 from lorax_vlm.bulk.wording import PLAIN, Wording
+from lorax_vlm.data.readers.columns import Columns
+from lorax_vlm.data.readers.hub import HUB_PREFIX
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
@@ -25,21 +27,29 @@ Output = Literal["txt", "jsonl", "csv", "parquet"]
 OUTPUTS: tuple[Output, ...] = ("txt", "jsonl", "csv", "parquet")
 Pick = Literal["first", "longest"]
 PICKS: tuple[Pick, ...] = ("first", "longest")
-TABLES = {"jsonl": "metadata.jsonl", "csv": "captions.csv", "parquet": "captions.parquet"}
+TABLES: dict[Output, str] = {"jsonl": "metadata.jsonl", "csv": "captions.csv", "parquet": "captions.parquet"}
 """What tables are called in the output; the first is what Hugging Face's image folders call theirs."""
 
 
 class BulkWishes(TypedDict, total=False):
-    """What may be said of texts about a folder."""
+    """What may be said of texts about many images."""
 
+    answers: bool
+    """Of rows: their questions are answered, rather than captions written."""
+    images: Path | None
+    """Of rows of a file: the folder of their images. None: that of the file."""
+    columns: Columns
+    """Of rows: which of their columns say what."""
+    split: str | None
+    """Of a data set of the hub: one of its splits. None: all."""
     recursive: bool
-    """Its sub folders, too."""
+    """Of a folder: its sub folders, too."""
     follow_links: bool
     """Go into sub folders that are links."""
     out: str | Path | None
-    """Folder of the outputs. None: beside the images."""
+    """Folder of the outputs; of rows perhaps a file. None: beside the images; of rows, where we are."""
     write: Sequence[Output]
-    """``txt`` by default, a text file for each image; ``jsonl``, ``csv`` and ``parquet`` are tables."""
+    """``txt`` by default, a text file for each image; of rows ``jsonl``. ``csv`` and ``parquet`` are tables, too."""
     existing: Existing
     """What becomes of text files that are there: ``skip`` by default; see ``sidecars``."""
     prefix: str
@@ -71,7 +81,7 @@ class BulkOrder:
     questions: bool = False
     """Whether questions are answered, rather than captions written."""
     file: str = ""
-    """Of a table alone: what it is called. Empty: as in ``TABLES``."""
+    """Of rows: what tables are called, one alone with its ending. Empty: as in ``TABLES``."""
 
     def __post_init__(self) -> None:
         """Check them.
@@ -104,7 +114,9 @@ class BulkOrder:
 
     def table(self, kind: Output) -> Path:
         """Where a table goes."""
-        return self.out / (self.file or TABLES[kind])
+        if not self.file:
+            return self.out / TABLES[kind]
+        return self.out / (self.file if self.file.endswith(f".{kind}") else f"{self.file}.{kind}")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -121,81 +133,110 @@ class BulkOrder:
         return self.wording.text(caption, {"folder": item.folder, "name": item.stem, "adapter": label})
 
 
-def folder_order(
-    entry: CatalogEntry,
-    store: AdapterStore,
-    folder: str | Path,
-    adapters: Sequence[str],
-    **wishes: Unpack[BulkWishes],
+Source = str | Path | Sequence[str]
+"""A folder; a file of rows; ``hub:owner/name``; or a list of image files."""
+
+
+def is_source(text: str) -> bool:
+    """Whether a text names many images rather than one."""
+    return text.startswith(HUB_PREFIX) or Path(text).suffix.lower() in FILES_OF_ROWS
+
+
+def bulk_order(
+    entry: CatalogEntry, store: AdapterStore, source: Source, adapters: Sequence[str], **wishes: Unpack[BulkWishes]
 ) -> BulkOrder:
-    """Captions of the images of a folder; adapters are found now and stay those versions.
+    """Texts about many images; adapters are found now and stay those versions.
 
     Args:
         entry: The base.
         store: Of the adapters.
-        folder: With images.
+        source: The images.
         adapters: Their names, ``base`` for the base alone. None: the base alone.
         wishes: See ``BulkWishes``.
 
     Raises:
-        PathError: There is no such folder, or no image in it.
+        PathError: There is no such folder or file, or no image in it.
+        DataError: Rows cannot be read, or there are none.
         UsageError: Something is wished that is not known, or cannot be.
-        AdapterError: An adapter cannot be found, or answers questions.
+        AdapterError: An adapter cannot be found, or answers questions where captions are wanted.
     """
     require_known(wishes, BulkWishes.__annotations__)
     require_texts("adapters", adapters)
+    items = _items(source, wishes)
+    questions = isinstance(items, Rows) and items.questions
+    out, write, file = _outputs(items, wishes)
     samples, decoding = wishes.get("samples", 1), wishes.get("decoding", {})
     require_whole("samples", samples, 1)
     if samples > 1:
         if decoding.get("temperature") is None:
             raise UsageError("Several samples take a temperature, such as 0.7.")
         decoding = {"seed": 0, **decoding}
-    images = ImageFolder(
-        named_path("folder", folder), wishes.get("recursive", False), wishes.get("follow_links", False)
-    )
-    out = wishes.get("out")
-    order = BulkOrder(
-        images,
-        columns_for(entry, store, adapters, decoding, question=False, samples=samples),
-        images.root if out is None else named_path("out", out),
-        tuple(wishes.get("write", ("txt",))),
+    return BulkOrder(
+        items,
+        columns_for(entry, store, adapters, decoding, question=questions, samples=samples),
+        out,
+        write,
         wishes.get("existing", "skip"),
         Wording(wishes.get("prefix", ""), wishes.get("suffix", ""), wishes.get("template", PLAIN)),
         wishes.get("pick"),
+        questions,
+        file,
     )
-    images.require_images()
-    return order
 
 
-def table_order(
-    entry: CatalogEntry,
-    store: AdapterStore,
-    rows: TableRows,
-    adapters: Sequence[str],
-    out: str | Path,
-    decoding: Mapping[str, Any],
-) -> BulkOrder:
-    """Answers to the questions of a table, or captions of its images, as another table.
+def _items(source: Source, wishes: BulkWishes) -> ImageFolder | ImageList | Rows:
+    """What a source is, and that there is something in it."""
+    rows: dict[str, Any] = {"columns": wishes.get("columns") or Columns(), "questions": wishes.get("answers", False)}
+    text = str(source)
+    if not isinstance(source, str | Path):
+        require_texts("source", source)
+        items: ImageFolder | ImageList | Rows = ImageList(tuple(source))
+    elif text.startswith(HUB_PREFIX):
+        items = HubRows(text.removeprefix(HUB_PREFIX), wishes.get("split"), **rows)
+    elif (path := named_path("source", source)).is_dir() or path.suffix.lower() not in FILES_OF_ROWS:
+        items = ImageFolder(path, wishes.get("recursive", False), wishes.get("follow_links", False))
+    else:
+        items = FileRows(path, wishes.get("images"), **rows)
+    _require_fitting(items, wishes)
+    if isinstance(items, Rows):
+        items.require_rows()
+    else:
+        items.require_images()
+    return items
 
-    Args:
-        entry: The base.
-        store: Of the adapters.
-        rows: The table.
-        adapters: As for ``folder_order``.
-        out: The file to be written: ``.jsonl``, ``.csv`` or ``.parquet``.
-        decoding: Fields of ``GenerationSettings`` to change.
 
-    Raises:
-        DataError: The table cannot be read, or has no rows.
-        UsageError: ``out`` is no table, or the one that is read; or as of ``columns_for``.
-        AdapterError: An adapter cannot be found, or answers questions where captions are wanted.
-    """
-    path = named_path("out", out)
-    kind = next((kind for kind in OUTPUTS if kind != "txt" and path.suffix.lower() == f".{kind}"), None)
-    if kind is None:
-        raise UsageError(f"out must be a .jsonl, .csv or .parquet file, got {quoted(str(out))}.")
-    if path.resolve() == rows.path.resolve():
-        raise UsageError(f"{path} is the table that is read; name another file.")
-    rows.require_rows()
-    columns = columns_for(entry, store, adapters, decoding, question=rows.questions)
-    return BulkOrder(rows, columns, path.parent, (kind,), questions=rows.questions, file=path.name)
+_ONLY_OF = {
+    "answers": (Rows, "rows, which have questions"),
+    "columns": (Rows, "rows"),
+    "images": (FileRows, "rows of a file"),
+    "split": (HubRows, "data sets of the hub"),
+    "recursive": (ImageFolder, "folders"),
+    "follow_links": (ImageFolder, "folders"),
+}
+
+
+def _require_fitting(items: ImageFolder | ImageList | Rows, wishes: BulkWishes) -> None:
+    """Raise ``UsageError`` for a wish that means nothing of such images."""
+    for name, (kind, what) in _ONLY_OF.items():
+        if wishes.get(name) and not isinstance(items, kind):
+            raise UsageError(f"{name} is for {what}.")
+
+
+def _outputs(items: ImageFolder | ImageList | Rows, wishes: BulkWishes) -> tuple[Path, tuple[Output, ...], str]:
+    """The folder of the outputs, what is written, and what tables are called; see ``BulkOrder``."""
+    given, write = wishes.get("out"), wishes.get("write")
+    out = None if given is None else named_path("out", given)
+    if not isinstance(items, Rows):
+        return out or items.root, tuple(write or ("txt",)), ""
+    if write and "txt" in write:
+        raise UsageError("Text files are for images of a folder or a list; of rows write jsonl, csv or parquet.")
+    if out is not None and not out.is_dir() and out.suffix:
+        kind = next((kind for kind in TABLES if out.suffix.lower() == f".{kind}"), None)
+        if kind is None or (write and tuple(write) != (kind,)):
+            wanted = ", ".join(f".{kind}" for kind in write or TABLES)
+            raise UsageError(f"out must be a folder or a file, {wanted}; got {quoted(str(out))}.")
+        if isinstance(items, FileRows) and out.resolve() == items.path.resolve():
+            raise UsageError(f"{out} is the table that is read; name another file.")
+        return out.parent, (kind,), out.name
+    word = "answers" if items.questions else "captions"
+    return out or Path(), tuple(write or ("jsonl",)), f"{items.name}.{word}"

@@ -1,50 +1,61 @@
-"""The rows of a table as items: an image each, and where it has one a question. No torch."""
+"""The rows of a table, a document or a data set as items: an image each, and where it has one a question. No torch."""
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.data.image_facts import RowImage
 from lorax_vlm.data.readers.columns import Columns
+from lorax_vlm.data.readers.documents import unlabelled_rows
+from lorax_vlm.data.readers.hub import HUB_PREFIX, unlabelled_splits
 from lorax_vlm.data.readers.image_files import ImageFiles
+from lorax_vlm.data.readers.rows import ImageOf, find_image
 from lorax_vlm.data.readers.table_files import numbered_rows
 from lorax_vlm.data.readers.tables import TABLE_SUFFIXES
 from lorax_vlm.data.readers.values import is_blank
-from lorax_vlm.errors import DataError, MalformedRow, PromptError, UsageError
+from lorax_vlm.errors import DataError, MalformedRow, PathError, PromptError, UsageError
 from lorax_vlm.foreign import quoted
 
-
-def is_table(path: Path) -> bool:
-    """Whether a file is called like a table of rows."""
-    return path.suffix.lower() in TABLE_SUFFIXES
+FILES_OF_ROWS = (*TABLE_SUFFIXES, ".json")
 
 
 @dataclass(frozen=True)
-class TableRows:
-    """A file of rows: JSON lines, CSV or parquet. It may be gone through more than once."""
+class Rows(ABC):
+    """Rows that may be gone through more than once."""
 
-    path: Path
-    images: Path | None = None
-    """Folder of the images. None: that of the file."""
-    columns: Columns = field(default_factory=Columns)
-    questions: bool = True
-    """Whether its questions are asked, rather than captions wanted."""
+    columns: Columns = field(default_factory=Columns, kw_only=True)
+    questions: bool = field(default=True, kw_only=True)
+    """Whether their questions are asked, rather than captions wanted."""
 
-    def __iter__(self) -> Iterator[Item]:
-        """Its rows; what is malformed is an item with a problem.
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What outputs are called after."""
+
+    @abstractmethod
+    def numbered(self) -> Iterator[tuple[str, Any, ImageOf]]:
+        """The rows, or what is wrong with one, each with its place and what finds its image.
 
         Raises:
-            DataError: It cannot be read at all.
+            DataError: They cannot be read at all.
         """
-        files = ImageFiles(self.images or self.path.parent, sub_folders=self.images is not None)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Their items; what is malformed is an item with a problem.
+
+        Raises:
+            DataError: They cannot be read at all.
+        """
         seen = Counter[str]()
-        for place, row, image_of in numbered_rows(self.path, self.columns, files):
-            item = self._item(f"{self.path.name}{place}", row, image_of)
+        for place, row, image_of in self.numbered():
+            item = self._item(place, row, image_of)
             seen[item.name] += 1  # a row that occurs again is asked again
             yield item if seen[item.name] == 1 else replace(item, name=f"{item.name} {seen[item.name]}")
 
@@ -73,13 +84,67 @@ class TableRows:
         """Find out whether there is anything to do.
 
         Raises:
-            DataError: It cannot be read, or has no rows.
-            UsageError: It is no table.
+            DataError: They cannot be read, or there are none.
         """
-        if not is_table(self.path):
-            raise UsageError(f"{self.path} is no table; what is read: {', '.join(TABLE_SUFFIXES)}.")
         if next(iter(self), None) is None:
-            raise DataError(str(self.path), ["it has no rows"])
+            raise DataError(self.name, ["it has no rows"])
+
+
+@dataclass(frozen=True)
+class FileRows(Rows):
+    """Those of a file: JSON lines, CSV, parquet, or a JSON document as published data sets come."""
+
+    path: Path
+    images: Path | None = None
+    """Folder of the images. None: that of the file."""
+
+    def __post_init__(self) -> None:
+        """Check them.
+
+        Raises:
+            PathError: There is no such file, or folder of images.
+            UsageError: It is of another kind.
+        """
+        if self.path.suffix.lower() not in FILES_OF_ROWS:
+            raise UsageError(f"{self.path} is no table; what is read: {', '.join(FILES_OF_ROWS)}.")
+        if not self.path.is_file():
+            raise PathError(str(self.path), "it is no file" if self.path.exists() else "no such file")
+        if self.images is not None and not self.images.is_dir():
+            raise PathError(str(self.images), "there is no such image folder")
+
+    @property
+    def name(self) -> str:
+        """That of the file, without its ending."""
+        return self.path.stem
+
+    def numbered(self) -> Iterator[tuple[str, Any, ImageOf]]:
+        """See ``Rows.numbered``."""
+        files = ImageFiles(self.images or self.path.parent, sub_folders=self.images is not None)
+        if self.path.suffix.lower() == ".json":
+            find = partial(find_image, columns=self.columns, files=files)
+            yield from ((f"{self.path.name}: {place}", row, find) for place, row in unlabelled_rows(self.path))
+        else:
+            for place, row, image_of in numbered_rows(self.path, self.columns, files):
+                yield f"{self.path.name}{place}", row, image_of
+
+
+@dataclass(frozen=True)
+class HubRows(Rows):
+    """Those of a data set of the hub, or of a folder that ``datasets`` reads; all splits, or one."""
+
+    source: str
+    """As for ``readers.hub.read_hub_dataset``."""
+    split: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of its name."""
+        return self.source.rstrip("/").rpartition("/")[2].replace(":", "-") + (f"-{self.split}" if self.split else "")
+
+    def numbered(self) -> Iterator[tuple[str, Any, ImageOf]]:
+        """See ``Rows.numbered``."""
+        for split, index, row, image_of in unlabelled_splits(self.source, self.columns, self.split):
+            yield f"{HUB_PREFIX}{self.source}:{split}[{index}]", row, image_of
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

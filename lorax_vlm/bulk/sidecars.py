@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from lorax_vlm.bulk.items import Item
-from lorax_vlm.bulk.journal import Journal, Stamp, Written
+from lorax_vlm.bulk.journal import Stamp, Written
+from lorax_vlm.errors import PathError
 from lorax_vlm.paths import naming, written_whole
 
 Existing = Literal["skip", "overwrite", "overwrite-all", "append", "prepend"]
@@ -58,21 +59,22 @@ def sidecars_of(item: Item, labels: Sequence[str], *, picked: bool) -> list[Side
     return [Sidecar(f"{item.stem}.{label}.txt", (label,)) for label in labels]
 
 
-def look_at(root: Path, sidecar: Sidecar, journal: Journal) -> Found:
-    """What is in its place.
+def look_at(root: Path, sidecar: Sidecar, written: Written | None) -> Found:
+    """What is in its place; ``written`` is what was written there last.
 
     Raises:
         PathError: It cannot be read.
     """
-    path, written = root / sidecar.path, journal.file(sidecar.path)
-    with naming(path):
-        try:
-            stamp = Stamp.of(os.stat(path))
-        except FileNotFoundError:
-            return Found("begun" if written is not None and written.before is not None else "nothing", written)
+    path = os.path.join(root, sidecar.path)
+    try:
+        stamp = Stamp.of(os.stat(path))
         if written is not None and written.stamp == stamp and _whose(written, sidecar) == "ours":
             return Found("ours", written)
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        return Found("begun" if written is not None and written.before is not None else "nothing", written)
+    except OSError as error:
+        raise PathError.of(path, error) from error
     if written is not None and digest_of(content) == written.digest:
         return Found(_whose(written, sidecar), written, content)
     if not content.strip(b"\0 \r\n\t"):

@@ -1,12 +1,13 @@
 """What is to be done about each image: nothing, write what was said before, or ask again. No torch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from lorax_vlm.bulk.columns import Column
 from lorax_vlm.bulk.items import Item
-from lorax_vlm.bulk.journal import Journal, Said
+from lorax_vlm.bulk.journal import AT_ONCE, NOTHING, Journal, Known, Said, SeenImage
 from lorax_vlm.bulk.sidecars import Existing, Found, Sidecar, may_write
 from lorax_vlm.errors import LoraxError
 
@@ -29,11 +30,23 @@ class Standing:
     """Those that are there and stay."""
 
 
+def looked_up(items: Iterable[Item], journal: Journal) -> Iterator[tuple[Item, Known]]:
+    """Items with what was read and said of them before, some of them ahead.
+
+    Raises:
+        PathError: The journal cannot be read.
+    """
+    source = iter(items)
+    while some := list(islice(source, AT_ONCE)):
+        known = journal.known([item.name for item in some])
+        yield from ((item, known.get(item.name, NOTHING)) for item in some)
+
+
 def standing_of(
     item: Item,
     columns: Sequence[Column],
     sidecars: Sequence[tuple[Sidecar, Found]],
-    journal: Journal,
+    before: Known,
     existing: Existing,
     *,
     tables: bool,
@@ -45,37 +58,30 @@ def standing_of(
         item: The item.
         columns: Of the job.
         sidecars: Its text files, and what is in their place.
-        journal: What was said and written before.
+        before: What was read and said of it before.
         existing: What becomes of texts that are there.
         tables: Whether all columns are wanted in a table, whatever becomes of text files.
         failed: Names of the items of which something went wrong the last time.
-
-    Raises:
-        PathError: The journal cannot be read.
     """
     write = tuple(one for one in sidecars if may_write(one[1], existing))
     kept = tuple(one for one in sidecars if not may_write(one[1], existing))
     needed = {label for sidecar, _ in write for label in sidecar.labels}
     asked = [column for column in columns if tables or column.label in needed]
-    known, wanted = _divided(item, asked, journal)
+    known, wanted = _divided(item, asked, before)
     if item.name in failed:
         wanted = {label: "failed before" if why == "new" else why for label, why in wanted.items()}
     return Standing(item, known, wanted, write, kept)
 
 
-def holding(item: Item, columns: Sequence[Column], journal: Journal) -> dict[str, Said]:
-    """What was said of an item and still holds, by label.
-
-    Raises:
-        PathError: The journal cannot be read.
-    """
-    return _divided(item, columns, journal)[0]
+def holding(item: Item, columns: Sequence[Column], before: Known) -> dict[str, Said]:
+    """What was said of an item and still holds, by label."""
+    return _divided(item, columns, before)[0]
 
 
-def _divided(item: Item, columns: Sequence[Column], journal: Journal) -> tuple[dict[str, Said], dict[str, Why]]:
+def _divided(item: Item, columns: Sequence[Column], before: Known) -> tuple[dict[str, Said], dict[str, Why]]:
     """What holds, and why the rest does not."""
-    said = journal.texts(item.name)
-    image = _same_image(item, journal) if said else None
+    said = before.said
+    image = _same_image(item, before.seen) if said else None
     known, wanted = dict[str, Said](), dict[str, Why]()
     for column in columns:
         why = _why(column, column.how_about(item.question), said.get(column.label), image)
@@ -97,9 +103,9 @@ def _why(column: Column, how: str, said: Said | None, image: str | None) -> Why 
     return None if said.how == how else "other settings"
 
 
-def _same_image(item: Item, journal: Journal) -> str | None:
+def _same_image(item: Item, seen: SeenImage | None) -> str | None:
     """The digest of its image now, of its bytes unless its file looks the same; None where it cannot be read."""
-    seen, stamp = journal.image(item.name), item.stamp()
+    stamp = item.stamp()
     if seen is not None and stamp is not None and seen.stamp == stamp:
         return seen.digest
     try:

@@ -14,7 +14,7 @@ from lorax_vlm import __version__
 from lorax_vlm.bulk.journal import Journal, Stamp, Written
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import chosen_label
-from lorax_vlm.bulk.standing import holding
+from lorax_vlm.bulk.standing import holding, looked_up
 from lorax_vlm.errors import PathError
 from lorax_vlm.foreign import printable
 from lorax_vlm.paths import naming, written_whole
@@ -53,8 +53,8 @@ def rows(order: BulkOrder, journal: Journal) -> Iterator[dict[str, Any]]:
     one, word = order.labels[0] if len(order.labels) == 1 else None, "answer" if order.questions else "caption"
     first = next(iter(order.items), None)
     taken = first is not None and word in first.row  # such as the right answer
-    for item in order.items:
-        said = holding(item, order.columns, journal)
+    for item, before in looked_up(order.items, journal):
+        said = holding(item, order.columns, before)
         if len(said) < len(order.columns):
             continue
         row: dict[str, Any] = dict(item.row) or {"file_name": printable(item.name)}
@@ -131,7 +131,7 @@ def write_failures(order: BulkOrder, journal: Journal) -> tuple[int, Path | None
 def _write_jsonl(found: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
     count = 0
     for row in found:
-        file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n")
         count += 1
     return count
 

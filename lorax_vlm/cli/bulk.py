@@ -1,6 +1,7 @@
-"""Texts about whole folders: what ``lorax-vlm caption FOLDER`` does. No torch."""
+"""Texts about many images: what ``lorax-vlm caption`` and ``ask`` do with folders, tables and lists. No torch."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -8,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,11 +16,11 @@ import typer
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.job import BulkJob, BulkProgress, Pace
-from lorax_vlm.bulk.order import BulkOrder, folder_order
+from lorax_vlm.bulk.order import Source, bulk_order
 from lorax_vlm.cli.output import print_json, say, say_drawn_only
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.foreign import printable
-from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
+from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.requests import Engine
 
 _EVERY_S = 10.0
@@ -44,26 +44,22 @@ RUNNING = ("batch_size", "dry_run", "strict", "json_progress")
 """The options that are fields of ``Manner``."""
 
 
-def caption_folder(
-    folder: Path, adapters: Sequence[str], decoding: dict[str, Any], model: str, wishes: dict[str, Any], manner: Manner
-) -> None:
-    """Caption a folder, and end the command with the exit code that its outcome has.
+def run_bulk(source: Source, adapters: Sequence[str], model: str, wishes: dict[str, Any], manner: Manner) -> None:
+    """Say something about many images, and end the command with the exit code that its outcome has.
 
     Args:
-        folder: With images.
+        source: The images; ``-`` for a list of files on standard input, one a line.
         adapters: Their names; none is the base.
-        decoding: Fields of ``GenerationSettings`` to change.
         model: The base.
         wishes: Those of ``bulk.order.BulkWishes`` that are given.
         manner: How.
     """
     entry = get_model_entry(model)
-    order = folder_order(entry, AdapterStore(manner.system["store"]), folder, adapters, decoding=decoding, **wishes)
-    run_job(order, entry, model, manner)
-
-
-def run_job(order: BulkOrder, entry: CatalogEntry, model: str, manner: Manner) -> None:
-    """Run a job, say what it did, and end the command with the exit code that its outcome has."""
+    if source == "-":
+        data = sys.stdin.buffer.read()
+        lines = data.split(b"\0") if b"\0" in data else data.splitlines()
+        source = [os.fsdecode(line) for line in lines if line.strip()]
+    order = bulk_order(entry, AdapterStore(manner.system["store"]), source, adapters, **wishes)
 
     @contextmanager
     def engine() -> Iterator[Engine]:

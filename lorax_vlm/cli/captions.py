@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorax_vlm.cli.bulk import RUNNING, Manner, caption_folder
+from lorax_vlm.bulk.order import is_source
+from lorax_vlm.cli.bulk import RUNNING, Manner, run_bulk
 from lorax_vlm.cli.checks import image_problem, is_folder, require_stored
-from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson, Device, Dtype, Model, Quantize, Store
+from lorax_vlm.cli.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Columns,
+    Device,
+    Dtype,
+    Images,
+    Model,
+    Quantize,
+    Store,
+    read_columns,
+)
 from lorax_vlm.cli.output import SILENT, print_json, print_table, say, say_drawn_only, say_wrote
 from lorax_vlm.errors import ImageError, LoraxError, UsageError
 from lorax_vlm.foreign import printable
@@ -21,7 +33,12 @@ if TYPE_CHECKING:
 
 
 def caption(
-    images: Annotated[list[str], typer.Argument(help="Paths or http(s) URLs; or one folder, for a text file each.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Paths or http(s) URLs; or of many images: a folder, a file of rows, hub:owner/name, or - for a list."
+        ),
+    ],
     adapter: Annotated[
         list[str] | None, typer.Option("--adapter", "-a", help="Adapter to use; repeat to compare.", show_default=False)
     ] = None,
@@ -30,16 +47,24 @@ def caption(
         Path | None, typer.Option(help="Write a comparison sheet (PNG) of one image.", show_default=False)
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder: its sub folders, too.")] = False,
+    images_folder: Images = None,
+    columns: Columns = None,
+    split: Annotated[str | None, typer.Option(help="Of hub:owner/name: one split.", show_default=False)] = None,
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Go into sub folders that are links.")] = False,
     write: Annotated[
         str | None,
         typer.Option(
-            help="Of a folder: txt, jsonl, csv, parquet; several by commas. Default: txt.", show_default=False
+            help="Of many: txt, jsonl, csv, parquet; several by commas. Default: txt, of rows jsonl.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Of a folder: where it is written. Default: beside the images.", show_default=False),
+        typer.Option(
+            help="Of many: the folder where it is written, of rows perhaps a file. Default: beside the images; of "
+            "rows here.",
+            show_default=False,
+        ),
     ] = None,
     existing: Annotated[
         str | None,
@@ -61,13 +86,11 @@ def caption(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Captions by each adapter, with --temperature.", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of a folder: say what would be done.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Of a folder: exit code 1 if an image failed.")] = False,
-    json_progress: Annotated[
-        bool, typer.Option("--json-progress", help="Of a folder: progress as JSON lines.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of many: say what would be done.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Of many: exit code 1 if an image failed.")] = False,
+    json_progress: Annotated[bool, typer.Option("--json-progress", help="Of many: progress as JSON lines.")] = False,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Of a folder: images at a time. Default: 32.", show_default=False)
+        int | None, typer.Option(min=1, help="Of many: images at a time. Default: 32.", show_default=False)
     ] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam search width.", show_default=False)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Token limit.", show_default=False)] = None,
@@ -90,10 +113,11 @@ def caption(
     quantize: Quantize = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Caption images with the base, with adapters, or with all of them side by side; or all images of a folder.
+    """Caption images with the base, with adapters, or with all of them side by side; or very many of them.
 
     An image that cannot be read is said, and the others are captioned; the exit code is 1 then. Of a folder each image
-    gets a text file, as it comes, and the same command goes on where it ended; what failed is listed in failed.csv.
+    gets a text file, as it comes, of rows there is a table; the same command goes on where it ended, and what failed is
+    listed in a file.
     """
     asked = {
         "num_beams": beams,
@@ -108,6 +132,9 @@ def caption(
     changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     of_folders = {
+        "--images": images_folder,
+        "--columns": columns,
+        "--split": split,
         "--recursive": recursive,
         "--follow-links": follow_links,
         "--write": write,
@@ -123,19 +150,21 @@ def caption(
         "--json-progress": json_progress,
         "--batch-size": batch_size,
     }
-    if len(images) == 1 and is_folder(images[0]):
+    if len(images) == 1 and (images[0] == "-" or is_source(images[0]) or is_folder(images[0])):
         if compare or sheet is not None:
-            raise UsageError("--compare and --sheet are for single images; of a folder name the adapters, -a.")
+            raise UsageError("--compare and --sheet are for single images; of many name the adapters, -a.")
         wishes: dict[str, Any] = {
             name.strip("-").replace("-", "_"): value for name, value in of_folders.items() if value
         }
         manner = Manner(options, as_json=as_json, **{name: wishes.pop(name) for name in RUNNING if name in wishes})
         if write is not None:
             wishes["write"] = [kind.strip() for kind in write.split(",")]
-        caption_folder(Path(images[0]).expanduser(), adapter or [], changes, model, wishes, manner)
+        if columns is not None:
+            wishes["columns"] = read_columns(columns)
+        run_bulk(images[0], adapter or [], model, {**wishes, "decoding": changes}, manner)
         return
     if others := [name for name, value in of_folders.items() if value]:
-        raise UsageError(f"{', '.join(others)}: only of a folder, and {images[0]!r} is none.")
+        raise UsageError(f"{', '.join(others)}: only of a folder, rows or a list, and {images[0]!r} is none.")
     if sheet is not None and len(images) != 1:
         raise UsageError(f"--sheet shows one image, {len(images)} were given.")
     if compare and adapter:

@@ -6,10 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.bulk.order import table_order
-from lorax_vlm.bulk.rows import TableRows
-from lorax_vlm.cli.bulk import Manner, run_job
+from lorax_vlm.bulk.order import is_source
+from lorax_vlm.cli.bulk import Manner, run_bulk
 from lorax_vlm.cli.checks import require_images, require_stored
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
@@ -32,7 +30,9 @@ from lorax_vlm.types import percent
 
 
 def ask(
-    image: Annotated[str, typer.Argument(help="Path or http(s) URL; or a table of questions, with --out.")],
+    image: Annotated[
+        str, typer.Argument(help="Path or http(s) URL; or rows with questions: a file or hub:owner/name.")
+    ],
     questions: Annotated[
         list[str] | None, typer.Argument(help="One or more questions about it.", show_default=False)
     ] = None,
@@ -41,15 +41,23 @@ def ask(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Of a table: where the answers go, .jsonl, .csv or .parquet.", show_default=False),
+        typer.Option(
+            help="Of rows: where the answers go, a .jsonl, .csv or .parquet file or a folder. Default: here.",
+            show_default=False,
+        ),
     ] = None,
+    write: Annotated[
+        str | None,
+        typer.Option(help="Of rows: jsonl, csv, parquet; several by commas. Default: jsonl.", show_default=False),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of hub:owner/name: one split.", show_default=False)] = None,
     images: Images = None,
     columns: Columns = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of a table: say what would be done.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Of a table: exit code 1 if a row failed.")] = False,
-    json_progress: Annotated[bool, typer.Option("--json-progress", help="Of a table: in JSON lines.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of rows: say what would be done.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Of rows: exit code 1 if one failed.")] = False,
+    json_progress: Annotated[bool, typer.Option("--json-progress", help="Of rows: in JSON lines.")] = False,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Of a table: rows at a time. Default: 32.", show_default=False)
+        int | None, typer.Option(min=1, help="Of rows: so many at a time. Default: 32.", show_default=False)
     ] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam search width.", show_default=False)] = None,
     model: Model = DEFAULT_MODEL,
@@ -61,13 +69,13 @@ def ask(
 ) -> None:
     """Answer questions about an image with the base, or with adapters side by side; or all questions of a table.
 
-    Of a table (.jsonl, .csv, .parquet: an image, a question, whatever else) each row is answered by each adapter, and
-    the same command goes on where it ended; what failed is listed beside the answers.
+    Of rows (.jsonl, .csv, .parquet, .json or hub:owner/name: an image, a question, whatever else) each is answered by
+    each adapter, and the same command goes on where it ended; what failed is listed beside the answers.
     """
     entry, options = get_model_entry(model), {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     if out is not None or not questions:
-        if questions or out is None:
-            raise UsageError("Give an image and questions about it, or a table of questions and --out FILE.")
+        if questions or not is_source(image):
+            raise UsageError("Give an image and questions about it, or rows with questions: a table or hub:owner/name.")
         of_table: dict[str, Any] = {
             "dry_run": dry_run,
             "strict": strict,
@@ -75,9 +83,13 @@ def ask(
             "batch_size": batch_size,
         }
         manner = Manner(options, as_json=as_json, **{name: value for name, value in of_table.items() if value})
-        source = TableRows(Path(image).expanduser(), images, read_columns(columns))
-        decoding = {"num_beams": beams} if beams is not None else {}
-        run_job(table_order(entry, AdapterStore(store), source, adapter or [], out, decoding), entry, model, manner)
+        of_rows = {"images": images, "split": split, "columns": read_columns(columns) if columns else None, "out": out}
+        wishes: dict[str, Any] = {name: value for name, value in of_rows.items() if value is not None}
+        if beams is not None:
+            wishes["decoding"] = {"num_beams": beams}
+        if write is not None:
+            wishes["write"] = [kind.strip() for kind in write.split(",")]
+        run_bulk(image, adapter or [], model, {**wishes, "answers": True}, manner)
         return
     if beams is not None and not entry.captions:
         raise UsageError(f"--beams is for models that write; {entry.name} chooses among fixed answers.")

@@ -14,8 +14,7 @@ from PIL import Image as Pictures
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.bulk.counts import BulkReport
 from lorax_vlm.bulk.job import BulkJob, Pace
-from lorax_vlm.bulk.order import table_order
-from lorax_vlm.bulk.rows import TableRows
+from lorax_vlm.bulk.order import bulk_order
 from lorax_vlm.errors import DataError, UsageError
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.runtime.fake import FakeEngine
@@ -32,8 +31,8 @@ def run(table: Path, out: Path, **options: Any) -> tuple[BulkReport, FakeEngine]
         return f"{picture.getpixel((0, 0))[0]} {question}"
 
     engine = FakeEngine(say)
-    rows = TableRows(table, **options)
-    order = table_order(get_model_entry("blip2-opt-mini"), AdapterStore(out.parent / "store"), rows, (), out, {})
+    entry, store = get_model_entry("blip2-opt-mini"), AdapterStore(out.parent / "store")
+    order = bulk_order(entry, store, table, (), out=out, **{"answers": True, **options})
     return BulkJob(order, lambda: answering(engine), Pace(3)).run(), engine
 
 
@@ -89,11 +88,92 @@ def test_images_inside_a_table(folder: Path) -> None:
 
 def test_what_is_no_table(folder: Path) -> None:
     table = write(folder / "rows.jsonl", [{"file_name": "1.png", "question": "what?"}])
-    with pytest.raises(UsageError, match=r"out must be a \.jsonl, \.csv or \.parquet file"):
+    with pytest.raises(UsageError, match=r"out must be a folder or a file, \.jsonl, \.csv, \.parquet"):
         run(table, folder / "out.txt")
     with pytest.raises(UsageError, match="is the table that is read"):
         run(table, table)
-    with pytest.raises(UsageError, match="is no table"):
+    with pytest.raises(UsageError, match="answers is for rows"):
         run(folder / "1.png", folder / "out.csv")
     with pytest.raises(DataError, match="it has no rows"):
         run(write(folder / "none.jsonl", []), folder / "out.csv")
+
+
+def captions(source: Any, out: Path | None = None, **wishes: Any) -> list[dict[str, Any]]:
+    """The rows of the table that a job over a source writes, whose captions are the red of each image."""
+    engine = FakeEngine(lambda request: f"red {request.single()[0].getpixel((0, 0))[0]}")
+    store = AdapterStore("store")
+    order = bulk_order(get_model_entry("blip2-opt-mini"), store, source, (), out=out, write=["jsonl"], **wishes)
+    BulkJob(order, lambda: answering(engine), Pace(3)).run()
+    return [json.loads(line) for line in order.table("jsonl").read_text().splitlines()]
+
+
+def test_images_of_a_coco_file_are_captioned_whether_or_not_they_have_captions(folder: Path) -> None:
+    images = [{"id": 10 + red, "file_name": f"{red}.png", "license": 3} for red in range(4)]
+    images.append({"id": 99, "coco_url": "http://images.cocodataset.org/train2017/2.png"})
+    coco = folder / "captions_val.json"
+    coco.write_text(json.dumps({"images": images, "annotations": [{"image_id": 10, "caption": "a cat"}]}))
+    found = captions(coco, folder / "out", images=folder)
+    assert [(row["id"], row["caption"]) for row in found] == [
+        (10, "red 0"),
+        (11, "red 1"),
+        (12, "red 2"),
+        (13, "red 3"),
+        (99, "red 2"),
+    ]
+    assert found[0]["license"] == 3
+    assert (folder / "out" / "captions_val.captions.jsonl").is_file()
+
+
+def test_vqav2_questions_are_answered_without_their_answers(folder: Path) -> None:
+    asked = [{"question_id": n, "image_id": n % 4, "question": f"what {n}?"} for n in range(6)]
+    questions = folder / "questions.json"
+    questions.write_text(json.dumps({"task_type": "Open-Ended", "questions": asked}))
+    report, _ = run(questions, folder / "answers.jsonl")
+    found = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert report.texts == 6
+    assert [(row["question_id"], row["answer"]) for row in found] == [(n, f"{n % 4} what {n}?") for n in range(6)]
+
+
+def test_a_data_set_of_several_splits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, reds in (("train", (0, 1)), ("test", (2, 3))):
+        inside = [{"bytes": (folder / f"{red}.png").read_bytes(), "path": None} for red in reds]
+        rows = Dataset.from_dict({"image": inside, "day": [1, 2]})
+        (folder / "set" / "data").mkdir(parents=True, exist_ok=True)
+        rows.cast_column("image", Image()).to_parquet(folder / "set" / "data" / f"{split}-00000-of-00001.parquet")
+    monkeypatch.chdir(folder)
+    assert [row["caption"] for row in captions("hub:set")] == ["red 0", "red 1", "red 2", "red 3"]
+    assert Path("set.captions.jsonl").is_file()
+    found = captions("hub:set", split="test")
+    assert [(row["caption"], row["day"]) for row in found] == [("red 2", 1), ("red 3", 2)]
+    assert Path("set-test.captions.jsonl").is_file()
+    with pytest.raises(DataError, match="no split 'val'; its splits are"):
+        captions("hub:set", split="val")
+
+
+def test_a_list_of_files_is_captioned_in_its_order_and_named_from_their_common_folder(folder: Path) -> None:
+    (folder / "deep" / "er").mkdir(parents=True)
+    for name in ("2.jpg", "deep/5.png", "deep/er/6.png"):
+        Pictures.new("RGB", (4, 4), (9, 9, 9)).save(folder / name)
+    listed = [str(folder / name) for name in ("deep/er/6.png", "2.png", "0.png", "gone.png", "2.png")]
+    found = captions(listed)
+    assert [row["file_name"] for row in found] == ["deep/er/6.png", "2.png", "0.png"]
+    with (folder / "failed.csv").open() as file:
+        assert [row["file_name"] for row in csv.DictReader(file)] == ["gone.png"]
+    order = bulk_order(get_model_entry("blip2-opt-mini"), AdapterStore("store"), listed, ())
+    assert [item.stem for item in order.items] == ["deep/er/6", "2.png", "0", "gone"], "as of the whole folder"
+    with pytest.raises(UsageError, match="The list of images is empty"):
+        captions([])
+
+
+def test_what_means_nothing_of_a_source_is_refused(folder: Path) -> None:
+    table = write(folder / "rows.jsonl", [{"file_name": "1.png"}])
+    for source, wishes, what in (
+        (folder, {"answers": True}, "answers is for rows"),
+        (folder, {"split": "train"}, "split is for data sets of the hub"),
+        (table, {"recursive": True}, "recursive is for folders"),
+        ("hub:set", {"images": folder}, "images is for rows of a file"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            captions(source, **wishes)
+    with pytest.raises(UsageError, match="Text files are for images of a folder or a list"):
+        bulk_order(get_model_entry("blip2-opt-mini"), AdapterStore("store"), table, (), write=["txt"])

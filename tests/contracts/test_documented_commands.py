@@ -3,6 +3,7 @@
 Trainings get few steps and evaluations few scenes; a full-size base is replaced by its miniature.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -65,7 +66,7 @@ def world(tmp_path: Path, load_shared: Callable[[str], LoadedModel], monkeypatch
     monkeypatch.setattr(side_effects, "QUESTIONS", 2)
     monkeypatch.setattr(side_effects, "CAPTIONS", 2)
     scenes = list(iterate_scenes("test", 60))
-    for folder in ("labelled", "shapes/train", "shapes/test", "photos", "questions"):
+    for folder in ("labelled", "shapes/train", "shapes/test", "photos", "questions", "owner/set", "val2017"):
         Path(folder).mkdir(parents=True)
     for folder, some, asked in (
         ("photos", scenes[:8], False),
@@ -83,6 +84,17 @@ def world(tmp_path: Path, load_shared: Callable[[str], LoadedModel], monkeypatch
             for s in some
         ]
         write_rows(Path(folder), rows)
+    for folder in ("owner/set", "val2017"):
+        scenes[0].image.save(Path(folder, "0.png"))
+    write_rows(Path("owner/set"), [{"file_name": "0.png", "day": "Monday"}])
+    Path("annotations").mkdir()
+    Path("annotations/captions_val2017.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "0.png"}], "annotations": []}), encoding="utf-8"
+    )
+    Path("rows.csv").write_text(f"image,day\nphotos/{scenes[0].seed}.png,Monday\n", encoding="utf-8")
+    Path("questions.jsonl").write_text(
+        json.dumps({"image": f"photos/{scenes[0].seed}.png", "question": "How many stars?"}), encoding="utf-8"
+    )
     for name in ("beach.jpg", "photo.jpg", "photo.png"):
         make_scene(5).image.save(name)
     Path("styles.yaml").write_text("brief: {style: concise}\nlong: {style: detailed}\n", encoding="utf-8")

@@ -61,7 +61,7 @@ def _file_of(row: Mapping[str, Any], images: Mapping[str, list[dict[str, Any]]],
     if not found:
         value = quoted(row.get("image_id"))
         raise MalformedRow(f"no image of id {value}", field="image_id", value=value, wanted="the id of an image")
-    names = {quoted(name): name for name in map(_name, found)}
+    names = {quoted(name): name for name in map(name_of, found)}
     if len(names) > 1:
         reason = f"image id {number} stands for {' and '.join(names)}"
         raise MalformedRow(reason, field="image_id", value=str(number), wanted="an id of one image")
@@ -71,7 +71,7 @@ def _file_of(row: Mapping[str, Any], images: Mapping[str, list[dict[str, Any]]],
     return files.named(name)
 
 
-def _name(image: Mapping[str, Any]) -> Any:
+def name_of(image: Mapping[str, Any]) -> Any:
     """What an image row says of its file; of an address the last part."""
     name, address = image.get("file_name"), image.get("coco_url")
     if name is not None or not isinstance(address, str):

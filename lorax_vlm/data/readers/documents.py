@@ -8,6 +8,8 @@
 | TextVQA | ``{"data": [{"image_id", "question", "answers"}]}`` |
 | GQA | ``{"question id": {"imageId", "question", "answer"}}`` |
 | VQA-RAD, VizWiz, CLEVR, one's own | a list of rows, or ``{"questions": [...]}`` whose rows have answers |
+
+No torch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.readers.coco import COCO_HINT, take_captions
+from lorax_vlm.data.readers.coco import COCO_HINT, name_of, take_captions
 from lorax_vlm.data.readers.gathering import Gathering, ReadKeywords, ReadOptions, read_options
 from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.rows import Spot, find_image
@@ -87,6 +89,26 @@ def read_document(
     else:
         _take_rows(gathering, _rows(document, kind), files, path)
     return gathering.splits(files.notes)
+
+
+def unlabelled_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """The images or questions of a JSON file with their places, whether or not anything is said of them.
+
+    Rows are as those of a list: COCO's and Karpathy's images are called by ``file_name``.
+
+    Raises:
+        DataError: It is none of the files that are read, or VQAv2's answers without their questions.
+    """
+    document = _parse(path)
+    lists = [key for key in _LISTS if isinstance(document, dict) and isinstance(document.get(key), list)]
+    if "questions" in lists or lists == ["data"]:
+        yield from _rows(document, lists[0])
+    elif "images" in lists:
+        for index, row in enumerate(document["images"]):
+            named = isinstance(row, dict) and "sentences" not in row
+            yield f"images[{index}]", {**row, "file_name": name_of(row)} if named else _karpathy(row)
+    else:
+        yield from _rows(document, _recognise(path, document, annotated=False))
 
 
 def _parse(path: Path) -> Any:

@@ -1,16 +1,17 @@
-"""Data sets of the Hugging Face hub, or folders that ``datasets`` reads; streamed when they are large."""
+"""Data sets of the Hugging Face hub, or folders that ``datasets`` reads; streamed when they are large. No torch."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.readers.columns import COLUMNS_HINT
+from lorax_vlm.data.readers.columns import COLUMNS_HINT, Columns
 from lorax_vlm.data.readers.embedded import embedded_image, iterate, load_splits
 from lorax_vlm.data.readers.gathering import Gathering, ReadKeywords, read_options
 from lorax_vlm.data.readers.image_files import ImageFiles
-from lorax_vlm.data.readers.rows import Spot
+from lorax_vlm.data.readers.rows import ImageOf, Spot
 from lorax_vlm.data.readers.streams import StreamSource, stream_splits
 from lorax_vlm.data.splitting import part_called
 from lorax_vlm.errors import DataError, UsageError
@@ -64,6 +65,29 @@ def read_hub_dataset(
             image_of = partial(embedded_image, columns=asked.columns, files=files, rows=rows, index=index)
             gathering.take(spot, row, image_of, part=part_called(split))
     return gathering.splits(left_unread=unread)
+
+
+def unlabelled_splits(
+    name: str, columns: Columns, split: str | None = None
+) -> Iterator[tuple[str, int, Mapping[str, Any], ImageOf]]:
+    """Rows as they are, whatever is said in them: split, number, row, and what finds its image.
+
+    Args:
+        name: As for ``read_hub_dataset``.
+        columns: Which of them say what.
+        split: One of its splits. None: all of them, one after the other.
+
+    Raises:
+        DataError: It cannot be loaded, or has no such split.
+    """
+    place, config = _place_and_configuration(name)
+    _require_name(place)
+    splits, files = load_splits(name, place, config), _files(place)
+    if split is not None and split not in splits:
+        raise DataError(name, [f"it has no split {quoted(split)}; its splits are {', '.join(map(quoted, splits))}"])
+    for known, rows in splits.items():
+        for index, row in iterate(name, rows) if split in (None, known) else ():
+            yield known, index, row, partial(embedded_image, columns=columns, files=files, rows=rows, index=index)
 
 
 def _place_and_configuration(name: str) -> tuple[str, str | None]:

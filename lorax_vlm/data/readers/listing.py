@@ -66,4 +66,6 @@ def text_stems(names: Sequence[str]) -> list[str]:
 
 def _same(name: str) -> str:
     """What file systems that ignore capitals, or how accents are written, take for one name."""
+    if name.isascii():
+        return name.casefold()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

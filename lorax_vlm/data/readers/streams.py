@@ -3,6 +3,8 @@
 The first rows are looked at before the run: the held-out images among them are the validation part, and a short set is
 known whole. Of splits (or rows, by a column) that belong to other parts every image is looked at, so that none of them
 is trained on. While training, each row's image is looked at, and held-out ones are passed over.
+
+No torch.
 """
 
 from collections import Counter
