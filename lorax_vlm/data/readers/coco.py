@@ -1,4 +1,4 @@
-"""COCO's captions: a list of images, and a list of captions that name them by id."""
+"""COCO's captions: a list of images, and a list of captions that name them by id. No torch."""
 
 from collections import defaultdict
 from collections.abc import Mapping

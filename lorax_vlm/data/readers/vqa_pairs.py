@@ -1,4 +1,4 @@
-"""VQAv2's pairs of files: questions, and annotations that answer them by ``question_id``."""
+"""VQAv2's pairs of files: questions, and annotations that answer them by ``question_id``. No torch."""
 
 from collections import defaultdict
 from collections.abc import Mapping
