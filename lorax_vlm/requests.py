@@ -6,7 +6,7 @@ error, so that one row of many fails alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from lorax_vlm.errors import ExampleError, ImageError, LoraxError, MalformedRow, PromptError, RowFailed, UsageError
 from lorax_vlm.foreign import quoted
@@ -101,4 +101,20 @@ class Engine(Protocol):
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """A text, or an error, for each request, in their order."""
+        ...
+
+
+@runtime_checkable
+class ScoringEngine(Engine, Protocol):
+    """An engine that also says how likely it finds texts."""
+
+    def likelihoods(self, requests: Sequence[Request], texts: Sequence[str]) -> list[float]:
+        """How likely each text is as the answer to its request, for the model and adapter that are asked: from 0 to 1.
+
+        The geometric mean of the probabilities of its tokens and of its end, so that long texts are not less likely for
+        their length; of a model that chooses, the probability of its choice. Of an empty text 0.
+
+        Raises:
+            LoraxError: A request cannot be asked.
+        """
         ...

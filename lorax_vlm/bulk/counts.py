@@ -77,6 +77,7 @@ _REASONS = {
     "another adapter": "of an adapter that has changed",
     "other settings": "with other settings",
     "failed before": "that failed before",
+    "no likelihood": "whose likelihood was not asked for",
 }
 
 
@@ -90,6 +91,8 @@ class BulkReport:
     tokens: int = 0
     images: int = 0
     """About which something was said."""
+    scored: int = 0
+    """Texts of former runs whose likelihood was asked for."""
     failed: int = 0
     written: int = 0
     """Text files."""
@@ -99,6 +102,8 @@ class BulkReport:
     """Rows by path of table."""
     failures: Path | None = None
     """The list of what failed."""
+    review: Path | None = None
+    """The page of the least likely texts."""
     seconds: float = 0.0
     interrupted: bool = False
 
@@ -107,9 +112,13 @@ class BulkReport:
         rate = f", {self.images / self.seconds:.1f} images a second" if self.images and self.seconds else ""
         count = f"{_count(self.texts, 'text')} about {_count(self.images, 'image')}, {_count(self.tokens, 'token')}"
         lines = [f"{count}, in {self.seconds:.0f} s{rate}"]
+        if self.scored:
+            lines.append(f"likelihoods of {_count(self.scored, 'text')} of former runs")
         if self.written:
             lines.append(f"written: {_count(self.written, 'text file')} in {self.out}")
         lines += [f"written: {path}, {_count(rows, 'row')}" for path, rows in self.tables.items()]
+        if self.review:
+            lines.append(f"written: {self.review}, the least likely texts")
         if self.marks:
             lines.append("look at: " + ", ".join(f"{count:,} {mark}" for mark, count in self.marks.most_common()))
         if self.failed:

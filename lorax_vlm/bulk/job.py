@@ -8,16 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import AT_ONCE, Journal, Said, Written
 from lorax_vlm.bulk.opening import Opened, open_ahead
 from lorax_vlm.bulk.order import BulkOrder
+from lorax_vlm.bulk.review import write_review
 from lorax_vlm.bulk.sidecars import (
     Found,
     Sidecar,
@@ -31,9 +32,9 @@ from lorax_vlm.bulk.sidecars import (
 from lorax_vlm.bulk.standing import Standing, looked_up, standing_of
 from lorax_vlm.bulk.tables import require_own_tables, write_failures, write_tables
 from lorax_vlm.bulk.wording import marks
-from lorax_vlm.errors import LoraxError
-from lorax_vlm.paths import remove_abandoned
-from lorax_vlm.requests import Engine, Request
+from lorax_vlm.errors import LoraxError, UsageError
+from lorax_vlm.paths import remove_abandoned, require_replaceable
+from lorax_vlm.requests import Engine, Request, ScoringEngine
 from lorax_vlm.runtime.rows import BATCH_PIXELS
 
 
@@ -108,6 +109,8 @@ class BulkJob:
         order, start = self._order, time.monotonic()
         with Journal(order.journal) as journal:
             require_own_tables(order, journal)
+            if order.review:
+                require_replaceable(order.review_page)
             report = BulkReport(self._plan(journal), order.out)
             try:
                 if progress is not None:
@@ -120,6 +123,7 @@ class BulkJob:
             report.seconds = time.monotonic() - start
             report.tables = write_tables(order, journal, order.identity(report.plan.names))
             report.failed, report.failures = write_failures(order, journal)
+            report.review = write_review(order, journal)
         return report
 
     # --- what is to be done -----------------------------------------------------------------------------------------
@@ -133,7 +137,8 @@ class BulkJob:
             files = journal.files([sidecar.path for own in sidecars for sidecar in own])
             for (item, before), own in zip(some, sidecars, strict=True):
                 found = [(sidecar, look_at(order.out, sidecar, files.get(sidecar.path))) for sidecar in own]
-                yield standing_of(item, order.columns, found, before, order.existing, tables=tables, failed=failed)
+                wishes: dict[str, Any] = {"tables": tables, "likelihood": order.likelihood, "failed": failed}
+                yield standing_of(item, order.columns, found, before, order.existing, **wishes)
 
     def _plan(self, journal: Journal) -> BulkPlan:
         plan = BulkPlan()
@@ -155,7 +160,7 @@ class BulkJob:
         self, item: Item, sidecar: Sidecar, found: Found, said: Mapping[str, Said]
     ) -> tuple[bytes, bytes | None]:
         order = self._order
-        label = chosen_label({label: said[label].text for label in sidecar.labels}, order.pick)
+        label = chosen_label({label: said[label] for label in sidecar.labels}, order.pick)
         return content_of(order.text(item, label, said[label].text), found, order.existing)
 
     # --- doing it ---------------------------------------------------------------------------------------------------
@@ -195,13 +200,17 @@ class BulkJob:
             for number, one in enumerate(batch)
             if one.picture is not None and column.label in one.what.wanted
         ]
-        requests = [
-            Request.about(one.picture, one.what.item.question, column.adapter, **column.decoding)
-            for _, column, one in asked
-        ]
+        requests = {
+            (number, column.label): Request.about(
+                one.picture, one.what.item.question, column.adapter, **column.decoding
+            )
+            for number, column, one in asked
+        }
         said: dict[int, dict[str, Said]] = {}
         errors: dict[int, LoraxError] = {}
-        for (number, column, one), result in zip(asked, engine.generate(requests), strict=True):
+        new = [ask for ask in asked if ask[1].label not in ask[2].what.unscored]
+        results = engine.generate([requests[number, column.label] for number, column, _ in new])
+        for (number, column, one), result in zip(new, results, strict=True):
             text = result.text_or_error()
             if isinstance(text, LoraxError):
                 errors.setdefault(number, text)
@@ -210,6 +219,11 @@ class BulkJob:
                 image = one.seen.digest
                 how = column.how_about(one.what.item.question)
                 of[column.label] = Said(image, column.digest, how, str(text), text.finish, text.tokens)
+        for number, one in enumerate(batch):
+            if one.picture is not None and one.what.unscored:
+                said[number] = {**one.what.unscored, **said.get(number, {})}
+        if self._order.likelihood:
+            said = _with_likelihoods(engine, requests, said)
         return said, errors
 
     def _keep(
@@ -234,10 +248,12 @@ class BulkJob:
                     note = Written(sidecar.about, digest_of(content), before, None)
                     journal.note_file(sidecar.path, note)
                     written.append((sidecar, content, note))
-                report.images += bool(new)
-                report.texts += len(new)
-                report.tokens += sum(text.tokens for text in new.values())
-                report.marks.update(mark for text in new.values() for mark in marks(text.text, text.finish))
+                made = {label: text for label, text in new.items() if label not in one.what.unscored}
+                report.scored += len(new) - len(made)
+                report.images += bool(made)
+                report.texts += len(made)
+                report.tokens += sum(text.tokens for text in made.values())
+                report.marks.update(mark for text in made.values() for mark in marks(text.text, text.finish))
         for folder in {(self._order.out / sidecar.path).parent for sidecar, _, _ in written} - self._tidied:
             remove_abandoned(folder)
             self._tidied.add(folder)
@@ -257,3 +273,19 @@ def _batches(opened: Iterable[Opened[Standing]], size: int) -> Iterator[list[Ope
         batch.append(one)
     if batch:
         yield batch
+
+
+def _with_likelihoods(
+    engine: Engine, requests: Mapping[tuple[int, str], Request], said: Mapping[int, Mapping[str, Said]]
+) -> dict[int, dict[str, Said]]:
+    """The same texts, each with how likely the model finds it."""
+    if not isinstance(engine, ScoringEngine):
+        raise UsageError("What answers here does not say how likely texts are.")
+    places = [(number, label) for number, of in said.items() for label in of]
+    likelihoods = engine.likelihoods(
+        [requests[place] for place in places], [said[n][label].text for n, label in places]
+    )
+    scored: dict[int, dict[str, Said]] = {}
+    for (number, label), likelihood in zip(places, likelihoods, strict=True):
+        scored.setdefault(number, {})[label] = replace(said[number][label], likelihood=likelihood)
+    return scored

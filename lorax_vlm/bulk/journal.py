@@ -9,7 +9,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from lorax_vlm.paths import naming
 FOLDER = ".lorax-vlm"
 AT_ONCE = 500
 """Items to look up at a time."""
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+_SINCE = {1: "ALTER TABLE texts ADD COLUMN likelihood REAL"}
+"""What makes a journal of an older version one of the next."""
 _SCHEMA = """
 CREATE TABLE images(item BLOB PRIMARY KEY, size INTEGER, changed INTEGER, digest TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE texts(
     item BLOB, label TEXT, image TEXT NOT NULL, adapter TEXT NOT NULL, how TEXT NOT NULL,
-    text TEXT NOT NULL, finish TEXT NOT NULL, tokens INTEGER NOT NULL, PRIMARY KEY(item, label)
+    text TEXT NOT NULL, finish TEXT NOT NULL, tokens INTEGER NOT NULL, likelihood REAL, PRIMARY KEY(item, label)
 ) WITHOUT ROWID;
 CREATE TABLE files(
     path BLOB PRIMARY KEY, labels TEXT NOT NULL, digest TEXT NOT NULL, before BLOB, size INTEGER, changed INTEGER
@@ -73,6 +75,8 @@ class Said:
     text: str
     finish: str
     tokens: int
+    likelihood: float | None = None
+    """See ``ScoringEngine.likelihoods``; None where it was not asked for."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class Journal:
     def _open(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _SCHEMA_VERSION):
+        if version not in (0, *_SINCE, _SCHEMA_VERSION):
             self._db.close()
             raise PathError(str(path), f"it is of version {version} and only {_SCHEMA_VERSION} is known", "Update.")
         self._db.execute("PRAGMA synchronous = FULL")  # one write ahead of each batch of files
@@ -151,6 +155,10 @@ class Journal:
                 for statement in _SCHEMA.split(";\n"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        for older in range(version or _SCHEMA_VERSION, _SCHEMA_VERSION):
+            with self._changing():
+                self._db.execute(_SINCE[older])
+                self._db.execute(f"PRAGMA user_version = {older + 1}")
 
     def close(self) -> None:
         """Let others have it."""
@@ -176,7 +184,7 @@ class Journal:
         found: dict[bytes, Known] = {}
         for key, digest, size, changed in self._some("SELECT item, digest, size, changed FROM images", "item", items):
             found[key] = Known(SeenImage(digest, None if size is None else Stamp(size, changed)), {})
-        query = "SELECT item, label, image, adapter, how, text, finish, tokens FROM texts"
+        query = "SELECT item, label, image, adapter, how, text, finish, tokens, likelihood FROM texts"
         for key, label, *rest in self._some(query, "item", items):
             found.setdefault(key, Known(None, {})).said[label] = Said(*rest)
         return {os.fsdecode(key): known for key, known in found.items()}
@@ -249,7 +257,7 @@ class Journal:
         """Keep what was said of an item by label; it has not failed then."""
         key = os.fsencode(item)
         for label, one in said.items():
-            self._put("texts", key, label, one.image, one.adapter, one.how, one.text, one.finish, one.tokens)
+            self._put("texts", key, label, *astuple(one))
         self._db.execute("DELETE FROM failed WHERE item = ?", (key,))
         if said:
             self.note_facts({"changes": self.changes + 1})

@@ -25,8 +25,8 @@ from lorax_vlm.types import require_known, require_texts, require_whole
 
 Output = Literal["txt", "jsonl", "csv", "parquet"]
 OUTPUTS: tuple[Output, ...] = ("txt", "jsonl", "csv", "parquet")
-Pick = Literal["first", "longest"]
-PICKS: tuple[Pick, ...] = ("first", "longest")
+Pick = Literal["first", "longest", "likeliest"]
+PICKS: tuple[Pick, ...] = ("first", "longest", "likeliest")
 TABLES: dict[Output, str] = {"jsonl": "metadata.jsonl", "csv": "captions.csv", "parquet": "captions.parquet"}
 """What tables are called in the output; the first is what Hugging Face's image folders call theirs."""
 
@@ -58,6 +58,10 @@ class BulkWishes(TypedDict, total=False):
     """See ``wording.Wording``."""
     pick: Pick | None
     """Write one of several captions."""
+    likelihood: bool
+    """Say of each text how likely the model finds it, in tables; see ``ScoringEngine.likelihoods``."""
+    review: int
+    """Show so many of the least likely texts with their images, on a page in the output."""
     samples: int
     """Captions by each adapter, with a temperature; their seeds count up."""
     decoding: Mapping[str, Any]
@@ -80,6 +84,10 @@ class BulkOrder:
     """Write one of several texts. None: all of them."""
     questions: bool = False
     """Whether questions are answered, rather than captions written."""
+    likelihood: bool = False
+    """Ask how likely texts are."""
+    review: int = 0
+    """Texts on the page of the least likely ones."""
     file: str = ""
     """Of rows: what tables are called, one alone with its ending. Empty: as in ``TABLES``."""
 
@@ -112,6 +120,11 @@ class BulkOrder:
         """The list of what failed."""
         return self.out / (f"{self.file}.failed.csv" if self.file else "failed.csv")
 
+    @property
+    def review_page(self) -> Path:
+        """The page of the least likely texts."""
+        return self.out / (f"{self.file}.review.html" if self.file else "review.html")
+
     def table(self, kind: Output) -> Path:
         """Where a table goes."""
         if not self.file:
@@ -125,7 +138,7 @@ class BulkOrder:
 
     def identity(self, names: str) -> str:
         """Of what is written of texts, beside the texts: of items by a digest of their ``names``."""
-        facts = [names, self.labels, self.pick, asdict(self.wording)]
+        facts = [names, self.labels, self.pick, self.likelihood, asdict(self.wording)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def text(self, item: Item, label: str, caption: str) -> str:
@@ -167,6 +180,10 @@ def bulk_order(
     out, write, file = _outputs(items, wishes)
     samples, decoding = wishes.get("samples", 1), wishes.get("decoding", {})
     require_whole("samples", samples, 1)
+    review = wishes.get("review", 0)
+    require_whole("review", review, 0)
+    if wishes.get("likelihood") and set(write) == {"txt"}:
+        raise UsageError("Likelihoods are written to tables: jsonl, csv or parquet.")
     if samples > 1:
         if decoding.get("temperature") is None:
             raise UsageError("Several samples take a temperature, such as 0.7.")
@@ -180,6 +197,8 @@ def bulk_order(
         Wording(wishes.get("prefix", ""), wishes.get("suffix", ""), wishes.get("template", PLAIN)),
         wishes.get("pick"),
         questions,
+        wishes.get("likelihood", False) or review > 0 or wishes.get("pick") == "likeliest",
+        review,
         file,
     )
 

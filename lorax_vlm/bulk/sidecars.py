@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from lorax_vlm.bulk.items import Item
-from lorax_vlm.bulk.journal import Stamp, Written
+from lorax_vlm.bulk.journal import Said, Stamp, Written
 from lorax_vlm.errors import PathError
 from lorax_vlm.paths import naming, written_whole
 
@@ -133,10 +133,12 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def chosen_label(texts: Mapping[str, str], pick: str | None) -> str:
-    """Which of several texts is written: the ``first`` column's, or the ``longest``; one that is empty only if all are.
+def chosen_label(texts: Mapping[str, Said], pick: str | None) -> str:
+    """Which of several texts is written: the ``first`` column's, the ``longest`` or the ``likeliest``.
 
-    Of equally long ones the first.
+    One that is empty only if all are; of equally long or likely ones the first.
     """
-    labels = [label for label, text in texts.items() if text.strip()] or list(texts)
-    return max(labels, key=lambda label: len(texts[label])) if pick == "longest" else labels[0]
+    labels = [label for label, said in texts.items() if said.text.strip()] or list(texts)
+    if pick == "likeliest":
+        return max(labels, key=lambda label: texts[label].likelihood or 0.0)
+    return max(labels, key=lambda label: len(texts[label].text)) if pick == "longest" else labels[0]

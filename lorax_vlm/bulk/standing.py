@@ -11,8 +11,8 @@ from lorax_vlm.bulk.journal import AT_ONCE, NOTHING, Journal, Known, Said, SeenI
 from lorax_vlm.bulk.sidecars import Existing, Found, Sidecar, may_write
 from lorax_vlm.errors import LoraxError
 
-Why = Literal["new", "another image", "another adapter", "other settings", "failed before"]
-WHYS: tuple[Why, ...] = ("new", "another image", "another adapter", "other settings", "failed before")
+Why = Literal["new", "another image", "another adapter", "other settings", "failed before", "no likelihood"]
+WHYS: tuple[Why, ...] = ("new", "another image", "another adapter", "other settings", "failed before", "no likelihood")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Standing:
     """What was said of it and still holds, by label."""
     wanted: dict[str, Why] = field(default_factory=dict)
     """Labels of the columns that are to be asked, and why."""
+    unscored: dict[str, Said] = field(default_factory=dict)
+    """What was said and still holds of columns that are asked for its likelihood only."""
     write: tuple[tuple[Sidecar, Found], ...] = ()
     """The text files that may be written."""
     kept: tuple[tuple[Sidecar, Found], ...] = ()
@@ -50,6 +52,7 @@ def standing_of(
     existing: Existing,
     *,
     tables: bool,
+    likelihood: bool = False,
     failed: Collection[str] = (),
 ) -> Standing:
     """Where an item stands.
@@ -61,6 +64,7 @@ def standing_of(
         before: What was read and said of it before.
         existing: What becomes of texts that are there.
         tables: Whether all columns are wanted in a table, whatever becomes of text files.
+        likelihood: Whether texts without a likelihood are to get one.
         failed: Names of the items of which something went wrong the last time.
     """
     write = tuple(one for one in sidecars if may_write(one[1], existing))
@@ -68,9 +72,13 @@ def standing_of(
     needed = {label for sidecar, _ in write for label in sidecar.labels}
     asked = [column for column in columns if tables or column.label in needed]
     known, wanted = _divided(item, asked, before)
+    unscored = {label: said for label, said in known.items() if likelihood and said.likelihood is None}
+    for label in unscored:
+        del known[label]
+        wanted[label] = "no likelihood"
     if item.name in failed:
         wanted = {label: "failed before" if why == "new" else why for label, why in wanted.items()}
-    return Standing(item, known, wanted, write, kept)
+    return Standing(item, known, wanted, unscored, write, kept)
 
 
 def holding(item: Item, columns: Sequence[Column], before: Known) -> dict[str, Said]:

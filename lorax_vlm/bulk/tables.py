@@ -59,10 +59,12 @@ def rows(order: BulkOrder, journal: Journal) -> Iterator[dict[str, Any]]:
             continue
         row: dict[str, Any] = dict(item.row) or {"file_name": printable(item.name)}
         if (one is not None and not taken) or order.pick is not None:
-            label = one or chosen_label({label: text.text for label, text in said.items()}, order.pick)
+            label = one or chosen_label(said, order.pick)
             row[f"{word}_picked" if taken else word] = order.text(item, label, said[label].text)
         if one is None or taken:
             row |= {f"{word}_{label}": order.text(item, label, text.text) for label, text in said.items()}
+        if order.likelihood:
+            row |= {"likelihood" if one else f"likelihood_{label}": text.likelihood for label, text in said.items()}
         row["image_sha256"] = next(iter(said.values())).image
         row |= {"adapter" if one else f"adapter_{label}": text.adapter for label, text in said.items()}
         row["lorax_vlm"] = __version__

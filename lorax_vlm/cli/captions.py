@@ -81,7 +81,14 @@ def caption(
         typer.Option(help="Of {prefix}, {caption}, {suffix}, {folder}, {name}, {adapter}.", show_default=False),
     ] = None,
     pick: Annotated[
-        str | None, typer.Option(help="Write one of several captions: first or longest.", show_default=False)
+        str | None, typer.Option(help="Write one of several captions: first, longest or likeliest.", show_default=False)
+    ] = None,
+    likelihood: Annotated[
+        bool, typer.Option("--likelihood", help="Of many: in tables, how likely the model finds each caption.")
+    ] = False,
+    review: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of many: a page with so many of the least likely captions.", show_default=False),
     ] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Captions by each adapter, with --temperature.", show_default=False)
@@ -144,6 +151,8 @@ def caption(
         "--suffix": suffix,
         "--template": template,
         "--pick": pick,
+        "--likelihood": likelihood,
+        "--review": review,
         "--samples": samples,
         "--dry-run": dry_run,
         "--strict": strict,

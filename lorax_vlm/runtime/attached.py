@@ -227,6 +227,22 @@ class AttachedAdapters:
             with routed([row.weights if row is not None else None]):
                 return self.base.family.answer_logits(self.base.model, features, [prompt])[0].cpu()
 
+    @torch.no_grad()
+    def confidences(
+        self,
+        rows: Sequence[str | None],
+        pictures: Sequence[Image.Image],
+        prompts: Sequence[str],
+        texts: Sequence[str],
+    ) -> list[float]:
+        """How sure each row's adapter, or the plain base, is of a text; see ``Family.confidences``; errors as there."""
+        require_equal_rows(adapters=len(rows), pictures=len(pictures), prompts=len(prompts), texts=len(texts))
+        family, model = self.base.family, self.base.model
+        with self._lease_now([name for name in rows if name is not None]) as found:
+            features = self._look([found[name] if name is not None else None for name in rows], pictures, prompts)
+            with routed([found[name].weights if name is not None else None for name in rows]):
+                return family.confidences(model, features, prompts, texts)
+
     def _look(
         self, rows: Sequence[Attachment | None], pictures: Sequence[Image.Image], prompts: Sequence[str]
     ) -> Tensor:

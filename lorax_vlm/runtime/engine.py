@@ -29,10 +29,12 @@ from lorax_vlm.asking import (
     require_captions,
     require_question,
 )
+from lorax_vlm.data.images import load_image
 from lorax_vlm.errors import LoraxError, RowFailed
 from lorax_vlm.models.catalog import CatalogEntry
+from lorax_vlm.models.families.text import require_equal_rows
 from lorax_vlm.models.loading import LoadedModel
-from lorax_vlm.requests import Engine, Request, Result
+from lorax_vlm.requests import Request, Result, ScoringEngine
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
 from lorax_vlm.runtime.rows import Row, answer_rows
@@ -118,7 +120,7 @@ class BaseEngine:
         """
         return self._generate(requests, Found())
 
-    def steady(self, found: "Found | None" = None) -> Engine:
+    def steady(self, found: "Found | None" = None) -> ScoringEngine:
         """This engine for several calls in which every adapter stays the version that it is when it is first asked.
 
         Args:
@@ -144,6 +146,25 @@ class BaseEngine:
             else Result(ModelText.of(text, self.base.name, request.adapter))
             for text, request in zip(said, requests, strict=True)
         ]
+
+    def likelihoods(self, requests: Sequence[Request], texts: Sequence[str]) -> list[float]:
+        """How likely each text is as the answer to its request; see ``ScoringEngine.likelihoods``."""
+        return self._likelihoods(requests, texts, Found())
+
+    def _likelihoods(self, requests: Sequence[Request], texts: Sequence[str], found: "Found") -> list[float]:
+        require_equal_rows(requests=len(requests), texts=len(texts))
+        rows: list[Row] = []
+        for row in self._rows(requests, found):
+            if isinstance(row, LoraxError):
+                raise row
+            rows.append(row)
+        likelihoods: list[float] = []
+        for start in range(0, len(rows), self.batch_size):
+            some = rows[start : start + self.batch_size]
+            names, prompts = self._references([row.adapter for row in some]), [row.prompt for row in some]
+            pictures = [load_image(row.image) for row in some]
+            likelihoods += self._attached.confidences(names, pictures, prompts, texts[start : start + self.batch_size])
+        return likelihoods
 
     def _rows(self, requests: Sequence[Request], found: "Found") -> list[Row | LoraxError]:
         for name in distinct_adapters([request.adapter for request in requests]):
@@ -316,6 +337,10 @@ class _Steady:
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """See ``Engine.generate``."""
         return self._engine._generate(requests, self._found)
+
+    def likelihoods(self, requests: Sequence[Request], texts: Sequence[str]) -> list[float]:
+        """See ``ScoringEngine.likelihoods``."""
+        return self._engine._likelihoods(requests, texts, self._found)
 
 
 def stream(

@@ -5,10 +5,11 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lorax_vlm.bulk.job import BulkJob, Pace
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import Existing
 from lorax_vlm.bulk.wording import Wording
-from lorax_vlm.errors import DamagedAdapter, LoraxError, PathError, PromptError
+from lorax_vlm.errors import DamagedAdapter, LoraxError, PathError, PromptError, UsageError
 from lorax_vlm.requests import Request
 from lorax_vlm.runtime.fake import FakeEngine
 
@@ -306,3 +307,82 @@ def test_a_hundred_kills(tmp_path: Path) -> None:
     assert [(row["file_name"], row["caption"]) for row in rows] == [
         (f"p{red}.png", f"{red} by one@1") for red in range(250)
     ]
+
+
+# --- how likely texts are -------------------------------------------------------------------------------------------
+
+
+class Scoring(FakeEngine):
+    """Finds a text as likely as the picture is red, by ``two`` half so much."""
+
+    def __init__(self) -> None:
+        super().__init__(say)
+        self.scored: list[Request] = []
+
+    def likelihoods(self, requests: Sequence[Request], texts: Sequence[str]) -> list[float]:
+        self.scored += requests
+        assert [say(request) for request in requests] == list(texts)
+        return [
+            request.single()[0].getpixel((0, 0))[0] / (20 if request.adapter == "two@1" else 10) for request in requests
+        ]
+
+
+@pytest.fixture
+def scoring(bench: Bench) -> Bench:
+    bench.engine = Scoring()
+    return bench
+
+
+def table(bench: Bench) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (bench.root / "metadata.jsonl").read_text().splitlines()]
+
+
+def test_the_likeliest_text_is_written(scoring: Bench) -> None:
+    report = scoring.run(ONE, TWO, pick="likeliest", likelihood=True, write=("txt", "jsonl"))
+    assert (report.texts, report.scored) == (20, 0)
+    assert scoring.texts()["p7.txt"] == "7 by one@1"
+    row = table(scoring)[7]
+    assert (row["caption"], row["likelihood_one"], row["likelihood_two"]) == ("7 by one@1", 0.7, 0.35)
+    scoring.run(TWO, ONE, pick="first", write=("txt", "jsonl"), existing="overwrite")
+    assert scoring.texts()["p7.txt"] == "7 by two@1"
+    assert "likelihood_one" not in table(scoring)[7]
+
+
+def test_texts_of_former_runs_get_their_likelihood_without_being_said_again(scoring: Bench) -> None:
+    scoring.run(write=("txt", "jsonl"))
+    assert scoring.job(likelihood=True, write=("txt", "jsonl")).plan().texts == {"no likelihood": 10}
+    report = scoring.run(likelihood=True, write=("txt", "jsonl"))
+    assert (report.texts, report.scored, report.images, report.tokens) == (0, 10, 0, 0)
+    assert scoring.engine.asked == []
+    assert [row["likelihood"] for row in table(scoring)] == [red / 10 for red in range(10)]
+    assert scoring.run(likelihood=True, write=("txt", "jsonl")).scored == 0
+
+
+def test_the_least_likely_texts_are_shown(scoring: Bench) -> None:
+    paint(scoring.root / "p3.png", 99)
+    report = scoring.run(likelihood=True, review=3)
+    page = (scoring.root / "review.html").read_text()
+    assert report.review == scoring.root / "review.html"
+    assert [text in page for text in ("0 by one@1", "1 by one@1", "2 by one@1", "4 by one@1")] == [True] * 3 + [False]
+    assert page.count("data:image/jpeg") == 3
+    assert page.index("0 by one@1") < page.index("1 by one@1")
+    (scoring.root / "review.html").write_text("mine")
+    with pytest.raises(PathError, match="lorax-vlm did not write"):
+        scoring.run(likelihood=True, review=3)
+
+
+def test_an_engine_that_cannot_say_is_named_before_anything_is_kept(bench: Bench) -> None:
+    with pytest.raises(UsageError, match="does not say how likely"):
+        bench.run(likelihood=True, write=("jsonl",))
+    assert bench.run(write=("jsonl",)).texts == 10
+
+
+def test_a_journal_of_the_former_version_goes_on(bench: Bench) -> None:
+    bench.run()
+    with sqlite3.connect(bench.root / ".lorax-vlm" / "captions.sqlite") as journal:
+        journal.execute("ALTER TABLE texts DROP COLUMN likelihood")
+        journal.execute("PRAGMA user_version = 1")
+    journal.close()
+    assert bench.run().texts == 0
+    bench.engine = Scoring()
+    assert bench.run(likelihood=True, write=("jsonl",)).scored == 10
