@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.items import Item
@@ -131,14 +131,13 @@ class BulkJob:
     def _standings(self, journal: Journal) -> Iterator[Standing]:
         order, failed = self._order, frozenset(journal.failures())
         texts, picked = "txt" in order.write, order.pick is not None
-        source, tables = looked_up(order.items, journal), bool(order.tables)
+        source = looked_up(order.items, journal)
         while some := list(islice(source, AT_ONCE)):
             sidecars = [sidecars_of(item, order.labels, picked=picked) if texts else [] for item, _ in some]
             files = journal.files([sidecar.path for own in sidecars for sidecar in own])
             for (item, before), own in zip(some, sidecars, strict=True):
                 found = [(sidecar, look_at(order.out, sidecar, files.get(sidecar.path))) for sidecar in own]
-                wishes: dict[str, Any] = {"tables": tables, "likelihood": order.likelihood, "failed": failed}
-                yield standing_of(item, order.columns, found, before, order.existing, **wishes)
+                yield standing_of(order, item, before, found, failed)
 
     def _plan(self, journal: Journal) -> BulkPlan:
         plan = BulkPlan()

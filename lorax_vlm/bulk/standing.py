@@ -8,7 +8,8 @@ from typing import Literal
 from lorax_vlm.bulk.columns import Column
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import AT_ONCE, NOTHING, Journal, Known, Said, SeenImage
-from lorax_vlm.bulk.sidecars import Existing, Found, Sidecar, may_write
+from lorax_vlm.bulk.order import BulkOrder
+from lorax_vlm.bulk.sidecars import Found, Sidecar, may_write
 from lorax_vlm.errors import LoraxError
 
 Why = Literal["new", "another image", "another adapter", "other settings", "failed before", "no likelihood"]
@@ -45,34 +46,28 @@ def looked_up(items: Iterable[Item], journal: Journal) -> Iterator[tuple[Item, K
 
 
 def standing_of(
+    order: BulkOrder,
     item: Item,
-    columns: Sequence[Column],
-    sidecars: Sequence[tuple[Sidecar, Found]],
     before: Known,
-    existing: Existing,
-    *,
-    tables: bool,
-    likelihood: bool = False,
+    sidecars: Sequence[tuple[Sidecar, Found]],
     failed: Collection[str] = (),
 ) -> Standing:
     """Where an item stands.
 
     Args:
+        order: The job's.
         item: The item.
-        columns: Of the job.
-        sidecars: Its text files, and what is in their place.
         before: What was read and said of it before.
-        existing: What becomes of texts that are there.
-        tables: Whether all columns are wanted in a table, whatever becomes of text files.
-        likelihood: Whether texts without a likelihood are to get one.
+        sidecars: Its text files, and what is in their place.
         failed: Names of the items of which something went wrong the last time.
     """
+    existing = order.existing
     write = tuple(one for one in sidecars if may_write(one[1], existing))
     kept = tuple(one for one in sidecars if not may_write(one[1], existing))
     needed = {label for sidecar, _ in write for label in sidecar.labels}
-    asked = [column for column in columns if tables or column.label in needed]
+    asked = [column for column in order.columns if order.tables or column.label in needed]
     known, wanted = _divided(item, asked, before)
-    unscored = {label: said for label, said in known.items() if likelihood and said.likelihood is None}
+    unscored = {label: said for label, said in known.items() if order.likelihood and said.likelihood is None}
     for label in unscored:
         del known[label]
         wanted[label] = "no likelihood"
