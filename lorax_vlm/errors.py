@@ -11,6 +11,7 @@ LoraxError
 ├── UnknownModel               not in the catalogue, not a path, not a hub id (also LookupError)
 ├── CheckpointError            a checkpoint's parts disagree (also ValueError)
 ├── OutOfMemoryForecast        it would not fit, said before it is tried (also MemoryError)
+├── OutOfMemory                there was not enough, though as little was tried as can be (also MemoryError)
 ├── AdapterError               anything about one adapter
 │   ├── AdapterNameError       a name that cannot be a folder (also ValueError)
 │   ├── AdapterNotFound        (also LookupError)
@@ -167,6 +168,16 @@ class OutOfMemoryForecast(LoraxError, MemoryError):
             f"{model} needs about {needed_bytes / 1e9:.1f} GB on {device}, {free_bytes / 1e9:.1f} GB are free. "
             f"Nothing was loaded. {hint}"
         )
+
+
+class OutOfMemory(LoraxError, MemoryError):
+    """What was tried does not fit the memory, and less cannot be tried. ``error`` is the library's own."""
+
+    def __init__(self, what: str, error: Exception) -> None:
+        self.error = error
+        self.next = "Fewer beams or a shorter text need less; so does --quantize int8 or int4, or another device."
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        super().__init__(f"There is not enough memory for {what}: {reason}. {self.next}")
 
 
 class AdapterError(LoraxError):

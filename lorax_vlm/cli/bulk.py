@@ -18,13 +18,15 @@ from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.job import BulkJob, BulkProgress, Pace
 from lorax_vlm.bulk.order import Source, bulk_order
 from lorax_vlm.cli.output import print_json, say, say_drawn_only
-from lorax_vlm.errors import LoraxError
+from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.foreign import printable
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.requests import Engine
 
 _EVERY_S = 10.0
 _LOOKED_AT = 100
+_MOST_ROWS, _MOST_IMAGES = 256, 128
+"""That ``auto`` tries first on a GPU, and that are read at a time; a run that is killed loses no more than these."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Manner:
 
     system: Mapping[str, Any]
     """Options of a workspace."""
-    batch_size: int = Pace.batch_size
+    batch_size: str = str(Pace.batch_size)
+    """A number, or ``auto``."""
     dry_run: bool = False
     strict: bool = False
     json_progress: bool = False
@@ -54,7 +57,7 @@ def run_bulk(source: Source, adapters: Sequence[str], model: str, wishes: dict[s
         wishes: Those of ``bulk.order.BulkWishes`` that are given.
         manner: How.
     """
-    entry = get_model_entry(model)
+    entry, size = get_model_entry(model), _batch_size(manner)
     if source == "-":
         data = sys.stdin.buffer.read()
         lines = data.split(b"\0") if b"\0" in data else data.splitlines()
@@ -65,10 +68,11 @@ def run_bulk(source: Source, adapters: Sequence[str], model: str, wishes: dict[s
     def engine() -> Iterator[Engine]:
         from lorax_vlm.workspace import Workspace
 
-        with Workspace(batch_size=manner.batch_size, **manner.system).engine(model) as opened:
+        rows = (_MOST_ROWS if _has_gpu(manner) else None) if size is None else size
+        with Workspace(batch_size=rows, **manner.system).engine(model) as opened:
             yield opened
 
-    job = BulkJob(order, engine, Pace(manner.batch_size))
+    job = BulkJob(order, engine, Pace(_MOST_IMAGES if size is None else size))
     if manner.dry_run:
         _say(job.plan(), "plan", as_json=manner.as_json)
         return
@@ -82,6 +86,23 @@ def run_bulk(source: Source, adapters: Sequence[str], model: str, wishes: dict[s
         raise typer.Exit(130)
     if manner.strict and report.failed:
         raise typer.Exit(1)
+
+
+def _batch_size(manner: Manner) -> int | None:
+    """Images at a time; None for what memory allows."""
+    text = manner.batch_size
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size is a number of at least 1, or auto, got {text!r}.")
+    return int(text)
+
+
+def _has_gpu(manner: Manner) -> bool:
+    """Whether it computes where too much memory is an error, and not the end of the process."""
+    import torch
+
+    return torch.cuda.is_available() and manner.system["device"] != "cpu"
 
 
 def _say(counted: BulkPlan | BulkReport, name: str, *, as_json: bool) -> None:

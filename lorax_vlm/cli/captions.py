@@ -13,6 +13,7 @@ from lorax_vlm.cli.checks import image_problem, is_folder, require_stored
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     AsJson,
+    AtATime,
     Columns,
     Device,
     Dtype,
@@ -96,9 +97,7 @@ def caption(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Of many: say what would be done.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Of many: exit code 1 if an image failed.")] = False,
     json_progress: Annotated[bool, typer.Option("--json-progress", help="Of many: progress as JSON lines.")] = False,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Of many: images at a time. Default: 32.", show_default=False)
-    ] = None,
+    batch_size: AtATime = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam search width.", show_default=False)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Token limit.", show_default=False)] = None,
     min_new_tokens: Annotated[int | None, typer.Option(min=0, help="No shorter.", show_default=False)] = None,

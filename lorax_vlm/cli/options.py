@@ -54,6 +54,15 @@ Columns = Annotated[
         "--columns", help="Our fields by column where names differ: image=img,question=q,answer=a.", show_default=False
     ),
 ]
+AtATime = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-size",
+        help="Of many: images at a time, or auto, as many as fit a GPU. Half as many where memory does not suffice. "
+        "Default: 32.",
+        show_default=False,
+    ),
+]
 Streaming = Annotated[bool, typer.Option("--streaming", help="With hub data: read rows while training.")]
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out, and list them in a file.")

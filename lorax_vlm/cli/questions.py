@@ -12,6 +12,7 @@ from lorax_vlm.cli.checks import require_images, require_stored
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     AsJson,
+    AtATime,
     Columns,
     Device,
     Dtype,
@@ -56,9 +57,7 @@ def ask(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Of rows: say what would be done.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Of rows: exit code 1 if one failed.")] = False,
     json_progress: Annotated[bool, typer.Option("--json-progress", help="Of rows: in JSON lines.")] = False,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Of rows: so many at a time. Default: 32.", show_default=False)
-    ] = None,
+    batch_size: AtATime = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam search width.", show_default=False)] = None,
     model: Model = DEFAULT_MODEL,
     store: Store = None,

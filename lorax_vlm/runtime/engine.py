@@ -37,7 +37,7 @@ from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.requests import Request, Result, ScoringEngine
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
-from lorax_vlm.runtime.rows import Row, answer_rows
+from lorax_vlm.runtime.rows import BatchSize, Row, answer_rows, as_fits
 from lorax_vlm.types import Generated, GenerationSettings, ModelText, require_whole
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class BaseEngine:
             base: The base.
             store: Where adapters are kept.
             adapter_memory_bytes: Most memory for adapters; the least recently used leave first. None: no limit.
-            batch_size: Most rows per forward pass.
+            batch_size: Most rows per forward pass; half as many from the time on that memory does not suffice.
 
         Raises:
             UsageError: A number is none.
@@ -92,7 +92,7 @@ class BaseEngine:
         if adapter_memory_bytes is not None:
             require_whole("adapter_memory_bytes", adapter_memory_bytes, 1)
         require_whole("batch_size", batch_size, 1)
-        self.base, self.store, self.batch_size = base, store, batch_size
+        self.base, self.store, self._size = base, store, BatchSize(batch_size)
         self._attached = AttachedAdapters(base, self._place, adapter_memory_bytes, self._read)
         self._in_use: dict[str, str] = {}
         """What names meant when they were last asked."""
@@ -105,6 +105,11 @@ class BaseEngine:
     def entry(self) -> CatalogEntry:
         """The base's row of the catalogue."""
         return self.base.entry
+
+    @property
+    def batch_size(self) -> int:
+        """Most rows per forward pass, as memory has allowed so far."""
+        return self._size.rows
 
     @property
     def in_memory(self) -> list[str]:
@@ -139,7 +144,7 @@ class BaseEngine:
                 raise row
 
     def _generate(self, requests: Sequence[Request], found: "Found") -> list[Result]:
-        said = answer_rows(self.generate_batch, self._rows(requests, found), batch_size=self.batch_size)
+        said = answer_rows(self.generate_batch, self._rows(requests, found), batch_size=self._size)
         return [
             Result(None, text)
             if isinstance(text, LoraxError)
@@ -158,13 +163,13 @@ class BaseEngine:
             if isinstance(row, LoraxError):
                 raise row
             rows.append(row)
-        likelihoods: list[float] = []
-        for start in range(0, len(rows), self.batch_size):
-            some = rows[start : start + self.batch_size]
-            names, prompts = self._references([row.adapter for row in some]), [row.prompt for row in some]
-            pictures = [load_image(row.image) for row in some]
-            likelihoods += self._attached.confidences(names, pictures, prompts, texts[start : start + self.batch_size])
-        return likelihoods
+
+        def score(some: Sequence[tuple[Row, str]]) -> list[float]:
+            names, prompts = self._references([row.adapter for row, _ in some]), [row.prompt for row, _ in some]
+            pictures = [load_image(row.image) for row, _ in some]
+            return self._attached.confidences(names, pictures, prompts, [text for _, text in some])
+
+        return as_fits(score, list(zip(rows, texts, strict=True)), self._size)
 
     def _rows(self, requests: Sequence[Request], found: "Found") -> list[Row | LoraxError]:
         for name in distinct_adapters([request.adapter for request in requests]):

@@ -6,13 +6,17 @@ No torch.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from PIL import Image
 
 from lorax_vlm.data.images import ImageSource, load_image
-from lorax_vlm.errors import LoraxError, RowFailed
+from lorax_vlm.errors import LoraxError, OutOfMemory, RowFailed
 from lorax_vlm.types import Generated, GenerationSettings
 
+T = TypeVar("T")
+U = TypeVar("U")
 logger = logging.getLogger(__name__)
 BATCH_PIXELS = 20_000_000
 """A batch whose images have as many pixels together, three bytes each and as much again to prepare them, takes no
@@ -41,20 +45,33 @@ class _Opened:
     picture: Image.Image
 
 
+@dataclass
+class BatchSize:
+    """Most rows of a forward pass: half as many from the time on that memory does not suffice."""
+
+    rows: int
+
+    def halve(self, tried: int) -> None:
+        """After so many rows were too many."""
+        self.rows = max(1, min(self.rows, tried) // 2)
+        logger.warning("There is not enough memory for %d rows at a time; from now on %d are tried.", tried, self.rows)
+
+
 def answer_rows(
-    generate: Generate, rows: Sequence[Row | LoraxError], *, batch_size: int, alone: bool = True
+    generate: Generate, rows: Sequence[Row | LoraxError], *, batch_size: int | BatchSize, alone: bool = True
 ) -> list[Generated | LoraxError]:
     """What is said to each row, in their order; rows of equal settings share batches.
 
     Args:
         generate: Answers a batch.
         rows: What to say; an error stands for a row that could not even be made, and stays in its place.
-        batch_size: Most rows per forward pass.
+        batch_size: Most rows per forward pass. Where memory does not suffice for them it is halved.
         alone: Answer the rows of a batch that failed one by one. False: what the batch raised is raised.
 
     Returns:
         A text, or the row's error. One that failed for a reason nobody foresaw is a ``RowFailed``.
     """
+    size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
     results: dict[int, Generated | LoraxError] = {}
     by_settings: dict[GenerationSettings, list[tuple[int, Row]]] = {}
     for number, row in enumerate(rows):
@@ -63,13 +80,14 @@ def answer_rows(
         else:
             by_settings.setdefault(row.settings, []).append((number, row))
     for settings, members in by_settings.items():
-        for batch in _opened_batches(members, batch_size, results):
+        for batch in _opened_batches(members, size, results):
             try:
-                results |= _answer(generate, batch, settings)
+                texts = as_fits(partial(_answer, generate, settings), batch, size)
+                results |= {opened.number: text for opened, text in zip(batch, texts, strict=True)}
             except Exception as error:
                 if not alone:
                     raise
-                if len(batch) > 1:
+                if len(batch) > 1 and not _is_out_of_memory(error):
                     logger.warning("A batch of %d rows failed, they are answered one by one: %s", len(batch), error)
                 results |= _answer_one_by_one(generate, batch, settings, error)
     return [results[number] for number in range(len(rows))]
@@ -90,7 +108,7 @@ def say_rows(generate: Generate, rows: Sequence[Row], *, batch_size: int) -> lis
 
 def _opened_batches(
     members: Sequence[tuple[int, Row]],
-    batch_size: int,
+    size: BatchSize,
     results: dict[int, Generated | LoraxError],
 ) -> Iterator[list[_Opened]]:
     """Rows with their images, as many at a time as one batch takes. Neighbours that name one image share it."""
@@ -99,7 +117,7 @@ def _opened_batches(
     for number, row in members:
         # ``row.image`` is held by the row, so that its address cannot become another one's.
         same = next((o.picture for o in reversed(batch) if _is_same(o.row.image, row.image)), None)
-        if len(batch) == batch_size or (batch and same is None and pixels >= BATCH_PIXELS):
+        if len(batch) >= size.rows or (batch and same is None and pixels >= BATCH_PIXELS):
             yield batch
             batch.clear()  # whoever was given it has it in a variable, and its images would stay until the next
             pixels = 0
@@ -119,14 +137,42 @@ def _is_same(one: ImageSource, other: ImageSource) -> bool:
     return one is other or (isinstance(one, str) and isinstance(other, str) and one == other)
 
 
-def _answer(generate: Generate, batch: Sequence[_Opened], settings: GenerationSettings) -> dict[int, Generated]:
-    said = generate(
+def _answer(generate: Generate, settings: GenerationSettings, batch: Sequence[_Opened]) -> list[Generated]:
+    return generate(
         [opened.row.adapter for opened in batch],
         [opened.picture for opened in batch],
         [opened.row.prompt for opened in batch],
         settings,
     )
-    return {opened.number: text for opened, text in zip(batch, said, strict=True)}
+
+
+def as_fits(do: Callable[[Sequence[T]], Sequence[U]], things: Sequence[T], size: BatchSize) -> list[U]:
+    """What is computed of things in batches of a size, which is halved where memory does not suffice.
+
+    Raises:
+        Exception: Of ``do``; that memory ran out only where it was given one thing.
+    """
+    results: list[U] = []
+    while some := things[len(results) : len(results) + size.rows]:
+        try:
+            results += do(some)
+            continue
+        except Exception as error:
+            if len(some) == 1 or not _is_out_of_memory(error):
+                raise
+        size.halve(len(some))  # outside of the handler, which holds what had been computed
+    return results
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out while a batch was computed, in torch's words for CUDA or the CPU."""
+    if isinstance(error, LoraxError):
+        return False
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def _answer_one_by_one(
@@ -138,9 +184,10 @@ def _answer_one_by_one(
         try:
             if len(batch) == 1:
                 raise error
-            results |= _answer(generate, [opened], settings)
+            results[opened.number] = _answer(generate, settings, [opened])[0]
         except LoraxError as own:
             results[opened.number] = own
         except Exception as foreign:
-            results[opened.number] = RowFailed(opened.number, foreign)
+            memory = _is_out_of_memory(foreign)
+            results[opened.number] = OutOfMemory("one row", foreign) if memory else RowFailed(opened.number, foreign)
     return results

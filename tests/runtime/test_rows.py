@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 import pytest
+import torch
 from PIL import Image
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene
-from lorax_vlm.errors import ImageError, LoraxError, PromptError, RowFailed
+from lorax_vlm.errors import AdapterMemoryExceeded, ImageError, LoraxError, OutOfMemory, PromptError, RowFailed
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.requests import Result
 from lorax_vlm.runtime.engine import BaseEngine
-from lorax_vlm.runtime.rows import Row, answer_rows, say_rows
+from lorax_vlm.runtime.rows import BatchSize, Row, answer_rows, say_rows
 from lorax_vlm.types import Generated, GenerationSettings
 
 
@@ -43,3 +45,58 @@ def test_a_batch_that_fails_is_answered_row_by_row(scenes: list[Scene]) -> None:
     assert isinstance(said[1], RowFailed)
     assert isinstance(said[1].__cause__, KeyError)
     assert asked == [["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+
+
+class Small:
+    """A machine with memory for so many rows at a time."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        self.most, self.error = most, error
+        self.tried: list[int] = []
+
+    def generate(
+        self, adapters: Sequence[str | None], pictures: Sequence[Image.Image], prompts: Sequence[str], _: object
+    ) -> list[Generated]:
+        self.tried.append(len(prompts))
+        if len(prompts) > self.most:
+            raise self.error
+        return [Generated(prompt, "eos", 1) for prompt in prompts]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_batch_that_memory_does_not_suffice_for_is_halved_until_it_fits(
+    error: Exception, scenes: list[Scene]
+) -> None:
+    machine, size = Small(5, error), BatchSize(16)
+    rows = [Row(scenes[0].image, None, str(number), GenerationSettings()) for number in range(40)]
+    said = answer_rows(machine.generate, rows, batch_size=size)
+    assert [text.text for text in said if isinstance(text, Generated)] == [str(number) for number in range(40)]
+    assert machine.tried == [16, 8, *[4] * 10]
+    assert size.rows == 4
+    machine.tried.clear()
+    answer_rows(machine.generate, rows[:8], batch_size=size)
+    assert machine.tried == [4, 4], "it is remembered"
+
+
+def test_one_row_too_many_is_no_answer(scenes: list[Scene]) -> None:
+    machine = Small(0, MemoryError())
+    rows = [Row(scenes[0].image, None, "a", GenerationSettings())] * 2
+    said = answer_rows(machine.generate, rows, batch_size=2)
+    assert [type(text) for text in said] == [OutOfMemory] * 2
+    assert "Fewer beams" in str(said[0])
+    with pytest.raises(OutOfMemory):
+        Result(None, said[0]).text_or_error()  # type: ignore[arg-type]
+
+
+def test_other_errors_halve_nothing(scenes: list[Scene]) -> None:
+    machine, size = Small(1, AdapterMemoryExceeded(["a", "b"], 2, 1)), BatchSize(4)
+    rows = [Row(scenes[0].image, None, "a", GenerationSettings())] * 4
+    assert [text.text for text in answer_rows(machine.generate, rows, batch_size=size)] == ["a"] * 4  # type: ignore[union-attr]
+    assert (machine.tried, size.rows) == ([4, 1, 1, 1, 1], 4)
