@@ -39,6 +39,8 @@ class GenerationSettings:
     """Only with a temperature: sample from the smallest set of tokens with this probability."""
     seed: int | None = None
     """Only with a temperature: makes the sample repeatable, in any batch."""
+    forbid: tuple[str, ...] = ()
+    """Words that are not written, nor any that begins with one of them, whatever the capitals."""
 
     def __post_init__(self) -> None:
         require_whole("max_new_tokens", self.max_new_tokens, 1)
@@ -66,6 +68,10 @@ class GenerationSettings:
         require_number("top_p", self.top_p, lambda value: 0 < value <= 1, "above 0 and at most 1")
         if self.seed is not None:
             require_whole("seed", self.seed, 0)
+        words: object = self.forbid
+        if not isinstance(words, Sequence) or isinstance(words, str) or not all(map(_is_word, words)):
+            raise UsageError(f"forbid must be a list of words, got {quoted(self.forbid)}.")
+        object.__setattr__(self, "forbid", tuple(self.forbid))
 
     @classmethod
     def require_fields(cls, names: Iterable[str]) -> None:
@@ -88,6 +94,10 @@ class GenerationSettings:
         return replace(self, **changes)
 
 
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 # How other libraries call what is decoded here.
 _OTHER_WORDS = {
     "max_length": "max_new_tokens, which does not count the prompt",
@@ -96,6 +106,7 @@ _OTHER_WORDS = {
     "num_return_sequences": "one row for each text that is wanted, each with a seed",
     "no_repeat_ngram_size": "repetition_penalty",
     "beams": "num_beams",
+    "bad_words_ids": "forbid=[...], of words",
 }
 
 

@@ -70,7 +70,10 @@ def columns_for(
         ask = ask_of(entry, manifest, question=True) if question else caption_ask(entry, manifest)
         for number in range(samples):
             own = {**decoding, "seed": decoding["seed"] + number} if samples > 1 else dict(decoding)
-            how = {"base": entry.identity, "template": ask.template, "settings": asdict(ask.settings.replace(**own))}
+            settings = asdict(ask.settings.replace(**own))
+            if not settings["forbid"]:
+                del settings["forbid"]  # journals that were made before there were any stay as they are
+            how = {"base": entry.identity, "template": ask.template, "settings": settings}
             label = name.removeprefix(f"{entry.name}.").replace(".", "-")
             columns.append(
                 Column(

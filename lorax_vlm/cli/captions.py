@@ -107,6 +107,9 @@ def caption(
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Above 1 against repetitions.", show_default=False)
     ] = None,
+    forbid: Annotated[
+        list[str] | None, typer.Option(help="A word that is not written; repeat for more.", show_default=False)
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Sample instead.", show_default=False)] = None,
     top_p: Annotated[
         float | None, typer.Option(help="With a temperature: of the likeliest so much.", show_default=False)
@@ -134,6 +137,7 @@ def caption(
         "temperature": temperature,
         "top_p": top_p,
         "seed": seed,
+        "forbid": tuple(forbid) if forbid else None,
     }
     changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}

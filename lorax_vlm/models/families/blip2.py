@@ -19,6 +19,7 @@ from torch import Tensor
 from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, target_loss
+from lorax_vlm.models.families.decoding import logits_processors, make_generation_config
 from lorax_vlm.models.families.image_path import Blip2ImagePath
 from lorax_vlm.models.families.image_tokens import (
     embed_with_image,
@@ -29,8 +30,6 @@ from lorax_vlm.models.families.image_tokens import (
 from lorax_vlm.models.families.text import (
     clean_text,
     decode_new_tokens,
-    logits_processors,
-    make_generation_config,
     pad_rows,
     require_equal_rows,
     show_token,
@@ -173,7 +172,7 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
             inputs_embeds=embeddings,
             attention_mask=batch["attention_mask"],
             generation_config=make_generation_config(settings, room, **special_ids),
-            logits_processor=logits_processors(settings, len(prompts)),
+            logits_processor=logits_processors(settings, len(prompts), self.tokenizer),
         )
         return [decode_new_tokens(self.tokenizer, row, self.eos_id, self.pad_id) for row in ids.tolist()]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, token_loss
+from lorax_vlm.models.families.decoding import logits_processors, make_generation_config
 from lorax_vlm.models.families.image_path import IMAGE_PATH_MODULES, Blip2ImagePath
 from lorax_vlm.models.families.image_tokens import (
     embed_with_image,
@@ -29,8 +30,6 @@ from lorax_vlm.models.families.text import (
     break_special_tokens,
     clean_text,
     decode_new_tokens,
-    logits_processors,
-    make_generation_config,
     pad_rows,
     require_equal_rows,
     show_token,
@@ -160,7 +159,7 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
             inputs_embeds=embeddings,
             attention_mask=batch["attention_mask"],
             generation_config=make_generation_config(settings, MAX_TEXT_TOKENS, **special_ids),
-            logits_processor=logits_processors(settings, len(prompts)),
+            logits_processor=logits_processors(settings, len(prompts), self.tokenizer),
         )
         # The decoder's start token is part of what T5 returns.
         return [decode_new_tokens(self.tokenizer, row[1:], self.eos_id, self.pad_id) for row in ids.tolist()]

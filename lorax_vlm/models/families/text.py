@@ -1,22 +1,14 @@
 """Text on its way into and out of a language model: what the generative families share."""
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TopPLogitsWarper,
-)
 
 from lorax_vlm.errors import PromptError
 from lorax_vlm.foreign import quoted, text_problem
-from lorax_vlm.types import FinishReason, Generated, GenerationSettings
+from lorax_vlm.types import FinishReason, Generated
 
 
 def clean_text(text: str) -> str:
@@ -63,65 +55,6 @@ def pad_rows(rows: Sequence[list[int]], value: int, *, left: bool = False) -> Te
     width = max(map(len, rows))
     padded = [[value] * (width - len(row)) + row if left else row + [value] * (width - len(row)) for row in rows]
     return torch.tensor(padded)
-
-
-class RowSampler(LogitsProcessor):
-    """Sampling as a greedy choice among logits with noise, each row's from a generator of its own.
-
-    The largest of logits with independent Gumbel noise is a sample of their softmax (Gumbel, 1954). So a row's text is
-    what it would be alone, in any batch and whatever other threads draw, and torch's global generator is left alone.
-    """
-
-    def __init__(self, settings: GenerationSettings, rows: int) -> None:
-        """Begin anew: with a seed every row draws what it would draw alone, without one something of its own."""
-        assert settings.temperature is not None
-        self._temperature, self._top_p = settings.temperature, settings.top_p
-        seeds = [secrets.randbits(63) if settings.seed is None else settings.seed for _ in range(rows)]
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: Any, scores: Any) -> Tensor:
-        """Logits ``(B, V)`` over the temperature, without the unlikely tail, with each row's next noise."""
-        scores = scores.double()
-        # Less than the largest, so that a tiny temperature leaves that one and not several infinities.
-        scores = ((scores - scores.amax(dim=1, keepdim=True)) / self._temperature).float()
-        if self._top_p < 1:
-            scores = TopPLogitsWarper(self._top_p)(input_ids, scores)
-        drawn = [torch.rand(scores.shape[1], generator=generator) for generator in self._generators]
-        exponential = -torch.log(torch.stack(drawn).clamp_min(torch.finfo(torch.float32).tiny))
-        return scores - torch.log(exponential).to(scores.device)
-
-
-def make_generation_config(settings: GenerationSettings, room: int, **token_ids: int) -> GenerationConfig:
-    """Every setting of a call, none left to a library default.
-
-    Args:
-        settings: What was asked for.
-        room: Positions left for new tokens.
-        token_ids: ``bos_token_id``, ``eos_token_id``, ``pad_token_id``, ``decoder_start_token_id``.
-    """
-    return GenerationConfig(
-        max_new_tokens=min(settings.max_new_tokens, room),
-        min_new_tokens=settings.min_new_tokens,
-        num_beams=settings.num_beams,
-        length_penalty=settings.length_penalty if settings.num_beams > 1 else 1.0,
-        repetition_penalty=1.0,
-        do_sample=False,
-        **token_ids,
-    )
-
-
-def logits_processors(settings: GenerationSettings, rows: int) -> LogitsProcessorList:
-    """What changes logits before a token is chosen: the repetition penalty, then sampling.
-
-    The penalty is a processor of its own: so it falls on new tokens only, as in BLIP-2's code; as a setting the library
-    would warn of just that on every call.
-    """
-    processors = LogitsProcessorList()
-    if settings.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
-    if settings.temperature is not None:
-        processors.append(RowSampler(settings, rows))
-    return processors
 
 
 def decode_new_tokens(tokenizer: Any, ids: list[int], eos_id: int, pad_id: int) -> Generated:

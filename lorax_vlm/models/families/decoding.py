@@ -1,0 +1,140 @@
+"""How the tokens of a text are chosen: every setting of a call, and what changes logits before one is chosen."""
+
+import re
+import secrets
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TopPLogitsWarper,
+)
+
+from lorax_vlm.models.families.text import show_token
+from lorax_vlm.types import GenerationSettings
+
+_PIECES: "weakref.WeakKeyDictionary[Any, list[str]]" = weakref.WeakKeyDictionary()
+
+
+def make_generation_config(settings: GenerationSettings, room: int, **token_ids: int) -> GenerationConfig:
+    """Every setting of a call, none left to a library default.
+
+    Args:
+        settings: What was asked for.
+        room: Positions left for new tokens.
+        token_ids: ``bos_token_id``, ``eos_token_id``, ``pad_token_id``, ``decoder_start_token_id``.
+    """
+    return GenerationConfig(
+        max_new_tokens=min(settings.max_new_tokens, room),
+        min_new_tokens=settings.min_new_tokens,
+        num_beams=settings.num_beams,
+        length_penalty=settings.length_penalty if settings.num_beams > 1 else 1.0,
+        repetition_penalty=1.0,
+        do_sample=False,
+        **token_ids,
+    )
+
+
+def logits_processors(settings: GenerationSettings, rows: int, tokenizer: Any) -> LogitsProcessorList:
+    """What changes logits before a token is chosen: the repetition penalty, forbidden words, then sampling.
+
+    The penalty is a processor of its own: so it falls on new tokens only, as in BLIP-2's code; as a setting the library
+    would warn of just that on every call.
+    """
+    processors = LogitsProcessorList()
+    if settings.repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.forbid:
+        processors.append(Forbidden(tokenizer, settings.forbid))
+    if settings.temperature is not None:
+        processors.append(RowSampler(settings, rows))
+    return processors
+
+
+class RowSampler(LogitsProcessor):
+    """Sampling as a greedy choice among logits with noise, each row's from a generator of its own.
+
+    The largest of logits with independent Gumbel noise is a sample of their softmax (Gumbel, 1954). So a row's text is
+    what it would be alone, in any batch and whatever other threads draw, and torch's global generator is left alone.
+    """
+
+    def __init__(self, settings: GenerationSettings, rows: int) -> None:
+        """Begin anew: with a seed every row draws what it would draw alone, without one something of its own."""
+        assert settings.temperature is not None
+        self._temperature, self._top_p = settings.temperature, settings.top_p
+        seeds = [secrets.randbits(63) if settings.seed is None else settings.seed for _ in range(rows)]
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Tensor:
+        """Logits ``(B, V)`` over the temperature, without the unlikely tail, with each row's next noise."""
+        scores = scores.double()
+        # Less than the largest, so that a tiny temperature leaves that one and not several infinities.
+        scores = ((scores - scores.amax(dim=1, keepdim=True)) / self._temperature).float()
+        if self._top_p < 1:
+            scores = TopPLogitsWarper(self._top_p)(input_ids, scores)
+        drawn = [torch.rand(scores.shape[1], generator=generator) for generator in self._generators]
+        exponential = -torch.log(torch.stack(drawn).clamp_min(torch.finfo(torch.float32).tiny))
+        return scores - torch.log(exponential).to(scores.device)
+
+
+class Forbidden(LogitsProcessor):
+    """Takes tokens out that would complete a word, or one that begins with it.
+
+    A list of token ids, as transformers' ``bad_words_ids``, is gone round by other tokens for the same letters
+    (``r`` and ``ed``) and by capitals. Here every token is refused whose letters would complete the word behind the
+    text so far: where the word begins at the beginning of a word, without regard to capitals.
+    """
+
+    def __init__(self, tokenizer: Any, words: Sequence[str]) -> None:
+        """Of the words of one call."""
+        self._tokenizer, self._words = tokenizer, [" ".join(word.casefold().split()) for word in words]
+
+    @cached_property
+    def _pieces(self) -> list[str]:
+        """What each token adds to a text, without capitals; special ones add nothing."""
+        if self._tokenizer not in _PIECES:
+            special = set(self._tokenizer.all_special_ids)
+            pieces = (show_token(self._tokenizer, token).casefold() for token in range(len(self._tokenizer)))
+            _PIECES[self._tokenizer] = ["" if token in special else piece for token, piece in enumerate(pieces)]
+        return _PIECES[self._tokenizer]
+
+    @cached_property
+    def _always(self) -> list[Tensor]:
+        """Tokens by word that hold its beginning and its end, after something that is no letter."""
+        found = [re.compile(rf".*(?<!\w)(?<!^){re.escape(word)}", re.DOTALL) for word in self._words]
+        return [torch.tensor([t for t, piece in enumerate(self._pieces) if each.match(piece)]).long() for each in found]
+
+    @cached_property
+    def _completing(self) -> list[list[Tensor]]:
+        """Tokens by word that begin with what is left of it after so many letters."""
+        return [
+            [
+                torch.tensor([t for t, piece in enumerate(self._pieces) if piece.startswith(word[known:])]).long()
+                for known in range(len(word))
+            ]
+            for word in self._words
+        ]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Tensor:
+        """Logits ``(B, V)`` in which what must not come next is minus infinity."""
+        scores = scores.clone()
+        longest = max(map(len, self._words)) + 1
+        for row, tokens in enumerate(input_ids.tolist()):
+            said, number = "", len(tokens)
+            while number and len(said) < longest:
+                number -= 1
+                said = self._pieces[tokens[number]] + said
+            for word, always, completing in zip(self._words, self._always, self._completing, strict=True):
+                scores[row, always.to(scores.device)] = -torch.inf
+                for known, following in enumerate(completing):
+                    before = said[: len(said) - known]
+                    if said.endswith(word[:known]) and not re.search(r"\w$", before):
+                        scores[row, following.to(scores.device)] = -torch.inf
+        return scores
