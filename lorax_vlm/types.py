@@ -201,6 +201,15 @@ class Answer(ModelText):
     """What a base or an adapter answers to a question about an image."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things for people.
+
+    >>> counted(1, "image"), counted(1200, "row")
+    ('1 image', '1,200 rows')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share as people read it.
 

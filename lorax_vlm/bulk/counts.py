@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorax_vlm.bulk.standing import WHYS, Standing
+from lorax_vlm.types import counted
 
 
 @dataclass
@@ -54,20 +55,20 @@ class BulkPlan:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"{_count(self.images, 'image')}, {self.done:,} of them done"]
+        lines = [f"{counted(self.images, 'image')}, {self.done:,} of them done"]
         said = [f"{self.texts[why]:,} {_REASONS[why]}" for why in WHYS if self.texts[why]]
         if said:
-            texts, images = _count(sum(self.texts.values()), "text"), _count(self.to_ask, "image")
+            texts, images = counted(sum(self.texts.values()), "text"), counted(self.to_ask, "image")
             lines.append(f"to be made: {texts} about {images} ({', '.join(said)})")
         if self.to_write:
-            lines.append(f"to be written without asking again: the texts about {_count(self.to_write, 'image')}")
+            lines.append(f"to be written without asking again: the texts about {counted(self.to_write, 'image')}")
         if self.kept["by hand"]:
-            lines.append(f"left as they are: {_count(self.kept['by hand'], 'text')} not written here")
+            lines.append(f"left as they are: {counted(self.kept['by hand'], 'text')} not written here")
         if self.kept["others"]:
-            kept = f"{_count(self.kept['others'], 'text')} of other adapters"
+            kept = f"{counted(self.kept['others'], 'text')} of other adapters"
             lines.append(f"left as they are: {kept}; --existing overwrite writes over them")
         if self.written_over:
-            lines.append(f"changed: {_count(self.written_over, 'text')} not written here")
+            lines.append(f"changed: {counted(self.written_over, 'text')} not written here")
         return lines
 
 
@@ -110,13 +111,13 @@ class BulkReport:
     def lines(self) -> list[str]:
         """For people."""
         rate = f", {self.images / self.seconds:.1f} images a second" if self.images and self.seconds else ""
-        count = f"{_count(self.texts, 'text')} about {_count(self.images, 'image')}, {_count(self.tokens, 'token')}"
+        count = f"{counted(self.texts, 'text')} about {counted(self.images, 'image')}, {counted(self.tokens, 'token')}"
         lines = [f"{count}, in {self.seconds:.0f} s{rate}"]
         if self.scored:
-            lines.append(f"likelihoods of {_count(self.scored, 'text')} of former runs")
+            lines.append(f"likelihoods of {counted(self.scored, 'text')} of former runs")
         if self.written:
-            lines.append(f"written: {_count(self.written, 'text file')} in {self.out}")
-        lines += [f"written: {path}, {_count(rows, 'row')}" for path, rows in self.tables.items()]
+            lines.append(f"written: {counted(self.written, 'text file')} in {self.out}")
+        lines += [f"written: {path}, {counted(rows, 'row')}" for path, rows in self.tables.items()]
         if self.review:
             lines.append(f"written: {self.review}, the least likely texts")
         if self.marks:
@@ -126,7 +127,3 @@ class BulkReport:
         if self.interrupted:
             lines.append("stopped before the end; the same command goes on from here")
         return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -155,6 +155,18 @@ def load_model(
     return LoadedModel(entry, model, family, placement, folder, revision, weights_key=key)
 
 
+def load_family(entry: CatalogEntry) -> Family:
+    """What knows a base's texts and images, without its weights.
+
+    Raises:
+        CheckpointError: It cannot be fetched, or is of no supported family.
+    """
+    folder, _ = _fetch(entry, _DESCRIBED_BY)
+    config = _read_config(folder, entry)
+    family_type = family_class(find_architecture(config, entry.name))
+    return family_type(_load_processor(folder, family_type, entry), config, entry.name)
+
+
 def describe_model(entry: CatalogEntry, *, anew: bool = False) -> BaseDescription:
     """A base with its fingerprint, without loading it; what is not on this machine is fetched first.
 

@@ -15,7 +15,7 @@ LEVELS = (
     ("cli",),
     ("captioning", "vqa", "multimodal"),
     ("workspace",),
-    ("bulk",),
+    ("bulk", "curation"),
     ("reports",),
     ("exchange",),
     ("measuring",),
