@@ -36,8 +36,8 @@ MORE = {
     "transfer": ["--steps", "2"],
     "swap": ["--steps", "2"],
 }
-MAY_REFUSE = ("adapters check", "exchange transfer", "exchange swap")
-"""They say with exit code 1 that an adapter does not belong there, or is not worth anything."""
+MAY_REFUSE = ("adapters check", "exchange transfer", "exchange swap", "data check")
+"""They say with exit code 1 that an adapter does not belong there, is worth nothing, or that data are unsound."""
 LONG = "lorax-vlm exchange swap"
 
 
