@@ -113,8 +113,9 @@ def _train(
                 run = run.recorded(first_validation_losses=first)
                 if told is not None:
                     told.validated(0, first)
-            outcome = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        results = {s.plan.name: _result(base, trainer, s, run, outcome.metrics["train_runtime"]) for s in students}
+            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+        time_s = trainer.clock.seconds
+        results = {s.plan.name: _result(base, trainer, s, run, time_s) for s in students}
     if process_rank() == 0:
         keep_notes(run.folder, trainer.streams())
     run.recorded(results=results)

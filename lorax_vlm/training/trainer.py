@@ -26,7 +26,6 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer import TRAINER_STATE_NAME, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lorax_vlm.adapters.factors import Update
@@ -44,6 +43,7 @@ from lorax_vlm.training.distinct_images import encode_distinct
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.progress import Progress, Show, Telling, draw_training_curve, listener
 from lorax_vlm.training.random_state import preserved_random_state
+from lorax_vlm.training.resuming import RunClock, had_ended, logging_interval, read_elapsed
 from lorax_vlm.training.runs import (
     CURVE_FILE,
     REJECTED_FOLDER,
@@ -98,6 +98,11 @@ class AdapterTrainer(Trainer):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         return make_sampler(dataset, self._rows_per_image, self.args.seed)
 
+    def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
+        """As ``Trainer.train``, by a clock of the whole run."""
+        self.clock = RunClock(Path(resume_from_checkpoint) if resume_from_checkpoint else None)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
     def streams(self) -> Mapping[str, Any]:
         """What is trained on, by adapter, as far as it may be a stream."""
         return {"": getattr(self.train_dataset, "examples", ())}
@@ -119,6 +124,7 @@ class AdapterTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 keep_notes(folder, self.streams())
+                self.clock.keep(folder)
                 seal_checkpoint(folder)
         # What torch and safetensors raise when they cannot write.
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -269,20 +275,15 @@ def _train(
 
 
 def _train_on(trainer: AdapterTrainer, checkpoint: Path | None, config: TrainConfig) -> float:
-    """Train, from a checkpoint if there is one, and end with the best weights; how many seconds it took.
+    """Train, from a checkpoint if there is one, and end with the best weights; how many seconds all pieces took.
 
     A run that had ended, and was killed before its result was recorded, takes no further step.
     """
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        stopping = state.stateful_callbacks.get(EarlyStoppingCallback.__name__) or {}
-        waited = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
-        if state.global_step >= config.max_steps or (config.patience is not None and waited >= config.patience):
-            trainer.state = state
-            trainer._load_best_model()
-            return 0.0
-    outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return float(outcome.metrics["train_runtime"])
+    if checkpoint is not None and had_ended(trainer, checkpoint, config):
+        trainer._load_best_model()
+        return read_elapsed(checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer.clock.seconds
 
 
 def _make_trainer(
@@ -367,7 +368,7 @@ def make_arguments(base: LoadedModel, config: TrainConfig, run_dir: Path) -> Tra
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
-        logging_steps=max(1, config.eval_every // 5),
+        logging_steps=logging_interval(config.eval_every),
         logging_nan_inf_filter=False,
         label_names=["labels"],
         prediction_loss_only=True,

@@ -29,7 +29,8 @@ from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import peft_copy, write_untrained_adapter
 from lorax_vlm.training.progress import ProgressBar
-from lorax_vlm.training.runs import REJECTED_FOLDER, is_complete
+from lorax_vlm.training.resuming import read_elapsed
+from lorax_vlm.training.runs import REJECTED_FOLDER, is_complete, seal_checkpoint
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import AdapterTrainer, find_nonfinite_module, keep_base_in_evaluation, train_adapter
 from tests.adapters_for_tests import EVERYWHERE
@@ -238,7 +239,8 @@ LONGER = TrainConfig(max_steps=10, batch_size=4, learning_rate=5e-3, eval_every=
 
 
 def test_a_resumed_run_ends_with_the_same_adapter(mini, splits, tmp_path: Path, monkeypatch) -> None:
-    straight = weights(run(mini, splits, tmp_path / "straight", LONGER).folder)
+    whole = run(mini, splits, tmp_path / "straight", LONGER)
+    straight = weights(whole.folder)
     with monkeypatch.context() as patch:
         interrupt(patch, after_step=7)
         with pytest.raises(Stop):
@@ -249,10 +251,30 @@ def test_a_resumed_run_ends_with_the_same_adapter(mini, splits, tmp_path: Path, 
     resumed = run(mini, splits, tmp_path / "run", LONGER, resume=True)
     assert resumed.steps == 10
     assert resumed.first_validation_loss > resumed.best_validation_loss
+    for mine, expected in zip(resumed.history, whole.history, strict=True):
+        assert mine["step"] == expected["step"]
+        for loss in ("loss", "eval_loss"):
+            assert (
+                mine.get(loss) == pytest.approx(expected.get(loss), rel=1e-4) if loss in expected else loss not in mine
+            )
     again = run(mini, splits, tmp_path / "run", LONGER, resume=True)
     assert again == resumed, "a run killed between its end and the store is not trained again"
     for key, tensor in weights(resumed.folder).items():
         assert torch.allclose(tensor, straight[key], atol=1e-6), key
+
+
+def test_losses_in_the_log_are_those_of_a_run_in_one_piece(mini, splits, tmp_path: Path, monkeypatch) -> None:
+    """Also where the interval of validations is one that a fifth of it does not divide."""
+    config = dataclasses.replace(LONGER, eval_every=13, max_steps=30)
+    whole = run(mini, splits, tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        interrupt(patch, after_step=20)
+        with pytest.raises(Stop):
+            run(mini, splits, tmp_path / "run", config)
+    resumed = run(mini, splits, tmp_path / "run", config, resume=True)
+    losses = [[(row["step"], row["loss"]) for row in one.history if "loss" in row] for one in (whole, resumed)]
+    assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
+    assert [loss for _, loss in losses[1]] == pytest.approx([loss for _, loss in losses[0]], rel=1e-3)
 
 
 def test_starting_over_says_what_is_given_up(mini, splits, tmp_path: Path, caplog) -> None:
@@ -357,3 +379,34 @@ def test_a_run_that_had_ended_takes_no_further_step(
     assert resumed.best_validation_loss == whole.best_validation_loss
     for key, tensor in weights(whole.folder).items():
         assert torch.equal(weights(resumed.folder)[key], tensor)
+
+
+def test_patience_goes_on_where_a_run_was_killed(
+    mini: LoadedModel, splits: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops after as many validations without a better one as the run in one piece, and so at the same adapter."""
+    config = dataclasses.replace(QUICK, eval_every=2, max_steps=20, learning_rate=1e-30, patience=3)
+    whole = run(mini, splits, tmp_path / "whole", config)
+    assert whole.steps == 8, "nothing gets better than the first of four"
+    with monkeypatch.context() as patch:
+        interrupt(patch, after_step=7)
+        with pytest.raises(Stop):
+            run(mini, splits, tmp_path / "killed", config)
+    resumed = run(mini, splits, tmp_path / "killed", config, resume=True)
+    assert (resumed.steps, resumed.best_step) == (whole.steps, whole.best_step)
+    assert [row for row in resumed.history if "eval_loss" in row][-1]["step"] == 8
+
+
+def test_the_time_of_a_run_is_that_of_all_its_pieces(
+    mini: LoadedModel, splits: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, after_step=7)
+        with pytest.raises(Stop):
+            run(mini, splits, tmp_path / "run", LONGER)
+    checkpoint = tmp_path / "run" / "checkpoint-6"
+    before = read_elapsed(checkpoint)
+    assert before > 0
+    (checkpoint / "elapsed.json").write_text('{"seconds": 1000}')
+    seal_checkpoint(checkpoint)
+    assert 1000 < run(mini, splits, tmp_path / "run", LONGER, resume=True).time_s < 1000 + 60
