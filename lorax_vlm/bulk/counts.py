@@ -15,6 +15,8 @@ from lorax_vlm.types import counted
 class BulkPlan:
     """What is there and what is to be done; counted, not kept."""
 
+    noun: str = "image"
+    """What is counted: images, or rows."""
     images: int = 0
     done: int = 0
     """Images about which everything is said and written."""
@@ -55,13 +57,13 @@ class BulkPlan:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"{counted(self.images, 'image')}, {self.done:,} of them done"]
+        lines = [f"{counted(self.images, self.noun)}, {self.done:,} of them done"]
         said = [f"{self.texts[why]:,} {_REASONS[why]}" for why in WHYS if self.texts[why]]
         if said:
-            texts, images = counted(sum(self.texts.values()), "text"), counted(self.to_ask, "image")
+            texts, images = counted(sum(self.texts.values()), "text"), counted(self.to_ask, self.noun)
             lines.append(f"to be made: {texts} about {images} ({', '.join(said)})")
         if self.to_write:
-            lines.append(f"to be written without asking again: the texts about {counted(self.to_write, 'image')}")
+            lines.append(f"to be written without asking again: the texts about {counted(self.to_write, self.noun)}")
         if self.kept["by hand"]:
             lines.append(f"left as they are: {counted(self.kept['by hand'], 'text')} not written here")
         if self.kept["others"]:
@@ -110,9 +112,9 @@ class BulkReport:
 
     def lines(self) -> list[str]:
         """For people."""
-        rate = f", {self.images / self.seconds:.1f} images a second" if self.images and self.seconds else ""
-        count = f"{counted(self.texts, 'text')} about {counted(self.images, 'image')}, {counted(self.tokens, 'token')}"
-        lines = [f"{count}, in {self.seconds:.0f} s{rate}"]
+        rate = f", {self.images / self.seconds:.1f} {self.plan.noun}s a second" if self.images and self.seconds else ""
+        about = f"{counted(self.texts, 'text')} about {counted(self.images, self.plan.noun)}"
+        lines = [f"{about}, {counted(self.tokens, 'token')}, in {self.seconds:.0f} s{rate}"]
         if self.scored:
             lines.append(f"likelihoods of {counted(self.scored, 'text')} of former runs")
         if self.written:

@@ -122,7 +122,7 @@ class BulkJob:
                     progress.ended()
             report.seconds = time.monotonic() - start
             report.tables = write_tables(order, journal, order.identity(report.plan.names))
-            report.failed, report.failures = write_failures(order, journal)
+            report.failed, report.failures = write_failures(order, journal, lambda: self._missing(journal))
             report.review = write_review(order, journal)
         return report
 
@@ -139,8 +139,12 @@ class BulkJob:
                 found = [(sidecar, look_at(order.out, sidecar, files.get(sidecar.path))) for sidecar in own]
                 yield standing_of(order, item, before, found, failed)
 
+    def _missing(self, journal: Journal) -> Iterator[Item]:
+        """The items about which something is still to be said."""
+        return (standing.item for standing in self._standings(journal) if standing.wanted)
+
     def _plan(self, journal: Journal) -> BulkPlan:
-        plan = BulkPlan()
+        plan = BulkPlan("row" if self._order.file else "image")
         for standing in self._standings(journal):
             plan.count(standing, writes=bool(self._changes(standing, standing.known)))
         return plan

@@ -7,22 +7,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.data.image_facts import RowImage
-from lorax_vlm.data.readers.columns import Columns
+from lorax_vlm.data.problems import column_names
+from lorax_vlm.data.readers.columns import COLUMNS_HINT, Columns
 from lorax_vlm.data.readers.documents import unlabelled_rows
 from lorax_vlm.data.readers.hub import HUB_PREFIX, unlabelled_splits
 from lorax_vlm.data.readers.image_files import ImageFiles
 from lorax_vlm.data.readers.rows import ImageOf, find_image
 from lorax_vlm.data.readers.table_files import numbered_rows
 from lorax_vlm.data.readers.tables import TABLE_SUFFIXES
-from lorax_vlm.data.readers.values import is_blank
-from lorax_vlm.errors import DataError, MalformedRow, PathError, PromptError, UsageError
+from lorax_vlm.data.readers.values import is_absent, is_blank
+from lorax_vlm.errors import DataError, LoraxError, MalformedRow, PathError, PromptError, UsageError
 from lorax_vlm.foreign import quoted
 
+_LOOKED_AT, _SHOWN = 1000, 3
 FILES_OF_ROWS = (*TABLE_SUFFIXES, ".json")
 
 
@@ -75,19 +78,31 @@ class Rows(ABC):
         if not self.questions:
             return Item(image, name, "", row=kept, place=place)
         question = self.columns.get(row, "question")
-        if not isinstance(question, str) or is_blank(question):
+        problem: LoraxError | None = None
+        if not isinstance(question, str) and is_absent(question):
+            problem = DataError(place, [f"no question (columns: {column_names(row)})"])
+        elif not isinstance(question, str) or is_blank(question):
             problem = PromptError(f"the question {quoted(question)}", "it is empty or not text.")
-            return Item(image, name, "", row=kept, place=place, problem=problem)
-        return Item(image, name, "", question, kept, place)
+        return Item(image, name, "", question if problem is None else None, kept, place, problem)
 
     def require_rows(self) -> None:
-        """Find out whether there is anything to do.
+        """Find out whether there is anything to do; where none of many rows can be used, its columns are others.
 
         Raises:
-            DataError: They cannot be read, or there are none.
+            DataError: They cannot be read, there are none, or the first ones are all malformed.
         """
-        if next(iter(self), None) is None:
+        problems: list[str] = []
+        for item in islice(self, _LOOKED_AT):
+            if item.problem is None:
+                return
+            problems.append(str(item.problem).strip().splitlines()[-1].strip())
+        if not problems:
             raise DataError(self.name, ["it has no rows"])
+        count = f"none of the first {len(problems)} rows" if len(problems) == _LOOKED_AT else "none of its rows"
+        reasons = list(dict.fromkeys(problems))[:_SHOWN]
+        raise DataError(
+            self.name, [f"{count} can be used", *reasons], f"{COLUMNS_HINT} And where images are: --images."
+        )
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lorax_vlm import __version__
+from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import Journal, Stamp, Written
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import chosen_label
@@ -33,7 +34,8 @@ def require_own_tables(order: BulkOrder, journal: Journal) -> None:
         with naming(path):
             ours = not path.exists() or _is_ours(path, journal.file(path.name))
         if not ours and order.existing != "overwrite-all":
-            hint = "Name another folder, --out; or let it be written over, --existing overwrite-all."
+            other = f"Name another {'file' if order.file else 'folder'}, --out"
+            hint = f"{other}." if order.questions else f"{other}; or let it be written over, --existing overwrite-all."
             raise PathError(str(path), "it is there already, and not as it was written here", hint)
 
 
@@ -107,14 +109,21 @@ def _note(journal: Journal, path: Path, facts: Mapping[str, Any]) -> None:
         journal.note_facts(facts)
 
 
-def write_failures(order: BulkOrder, journal: Journal) -> tuple[int, Path | None]:
+def write_failures(
+    order: BulkOrder, journal: Journal, missing: Callable[[], Iterable[Item]]
+) -> tuple[int, Path | None]:
     """Write the list of what failed, or remove the former one where nothing did; how many there are, and where.
+
+    Args:
+        order: What is wanted.
+        journal: What failed, at any time.
+        missing: Gives the items about which something is still to be said.
 
     Raises:
         PathError: It cannot be written.
     """
     path, known = order.failed, journal.failures()
-    items = order.items if known else ()
+    items = missing() if known else ()
     failed = [(item.place or item.name, *known[item.name]) for item in items if item.name in known]
     with naming(path):
         if not failed:

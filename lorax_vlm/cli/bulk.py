@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.job import BulkJob, BulkProgress, Pace
 from lorax_vlm.bulk.order import Source, bulk_order
-from lorax_vlm.cli.output import print_json, say, say_drawn_only
+from lorax_vlm.cli.output import as_json_values, print_json, say, say_drawn_only
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.foreign import printable
 from lorax_vlm.models.catalog import get_model_entry
@@ -107,7 +107,7 @@ def _has_gpu(manner: Manner) -> bool:
 
 def _say(counted: BulkPlan | BulkReport, name: str, *, as_json: bool) -> None:
     if as_json:
-        print_json({name: asdict(counted)})
+        print_json({name: counted})
         return
     for line in counted.lines():
         say(line)
@@ -142,7 +142,7 @@ class Lines:
     def started(self, plan: BulkPlan) -> None:
         """Say what is to be done."""
         self._total, self._start = plan.to_ask + plan.to_write, time.monotonic()
-        self._said = self._start
+        self._said, self._noun = self._start, plan.noun
         for line in plan.lines():
             self._say(line)
 
@@ -165,7 +165,7 @@ class Lines:
         if now - self._said >= _EVERY_S:
             self._said = now
             rate = self._done / (now - self._start)
-            left, done = (self._total - self._done) / rate, f"{self._done:,} of {self._total:,} images"
+            left, done = (self._total - self._done) / rate, f"{self._done:,} of {self._total:,} {self._noun}s"
             self._say(f"{done}, {rate:.1f} a second, {left:.0f} s left, {self._failed} failed")
 
     def _say(self, line: str) -> None:
@@ -195,13 +195,13 @@ class Bar:
         for line in plan.lines():
             self._bar.console.print(printable(line), soft_wrap=True)
         self._task = self._bar.add_task("", total=plan.to_ask + plan.to_write, failed=0, rate="")
-        self._start = time.monotonic()
+        self._start, self._noun = time.monotonic(), plan.noun
         self._bar.start()
 
     def said(self, name: str, texts: Mapping[str, str]) -> None:
         """Advance."""
         done = self._bar.tasks[0].completed + 1
-        rate = f"{done / max(time.monotonic() - self._start, 1e-9):.1f} images/s"
+        rate = f"{done / max(time.monotonic() - self._start, 1e-9):.1f} {self._noun}s/s"
         self._bar.update(self._task, advance=1, rate=rate, failed=self._failed)
 
     def failed(self, name: str, error: LoraxError) -> None:
@@ -220,7 +220,7 @@ class JsonProgress:
 
     def started(self, plan: BulkPlan) -> None:
         """What is to be done."""
-        self._tell("started", plan=asdict(plan))
+        self._tell("started", plan=plan)
 
     def said(self, name: str, texts: Mapping[str, str]) -> None:
         """An image and its texts."""
@@ -235,5 +235,5 @@ class JsonProgress:
         self._tell("ended")
 
     def _tell(self, event: str, **facts: object) -> None:
-        sys.stderr.write(json.dumps({"event": event, **facts}) + "\n")
+        sys.stderr.write(json.dumps(as_json_values({"event": event, **facts}), allow_nan=False) + "\n")
         sys.stderr.flush()

@@ -1,7 +1,6 @@
 """``lorax-vlm data``: looking after data sets. No torch until something is looked at."""
 
 import importlib.util
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +68,7 @@ def check(
     folder = Path(source).expanduser()
     found = check_data(splits, load_family(entry), template, root=folder if folder.is_dir() else None, near=looked_for)
     if as_json:
-        print_json(asdict(found))
+        print_json(found)
     else:
         rows = ", ".join(f"{count:,} {part}" for part, count in found.rows.items())
         fewest, median, most = found.words

@@ -99,21 +99,21 @@ def say_parts(parts: Sequence[tuple[str, str]]) -> None:
 def print_json(value: Any) -> None:
     """Write one JSON document to standard output: strictly JSON, in letters that every encoding has if it must be."""
     encoding = _output.encoding.lower().replace("-", "").replace("_", "")
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=not encoding.startswith("utf"), allow_nan=False)
+    text = json.dumps(as_json_values(value), indent=2, ensure_ascii=not encoding.startswith("utf"), allow_nan=False)
     _output.write(text + "\n")
     _output.flush()
 
 
-def _plain(value: Any) -> Any:
+def as_json_values(value: Any) -> Any:
     """Values of JSON; a number that is none is null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif isinstance(value, Exception):
         value = {"error": type(value).__name__, "message": str(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): as_json_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [as_json_values(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str | Path):  # half of a character has no encoding
@@ -133,7 +133,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     # A frame, two spaces around each column, and room for the words of the narrowest ones.
     too_narrow = console.width < max(_NARROWEST, 9 * len(columns))
     if len(rows) > MANY_ROWS or not console.is_terminal or too_narrow:
-        _print_plain(columns, texts, title)
+        _printas_json_values(columns, texts, title)
         return
     table = Table(title=Text(printable(title)) if title else None, title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
@@ -153,7 +153,7 @@ def _cell(value: object) -> str:
     return printable(str(value))
 
 
-def _print_plain(columns: Sequence[str], texts: Sequence[Sequence[str]], title: str) -> None:
+def _printas_json_values(columns: Sequence[str], texts: Sequence[Sequence[str]], title: str) -> None:
     """Columns as wide as their widest cell; white space in a cell is one space, so that a row stays a line."""
     lines = [[printable(column.strip()) for column in columns], *([" ".join(c.split()) for c in row] for row in texts)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]

@@ -309,6 +309,24 @@ def test_a_hundred_kills(tmp_path: Path) -> None:
     ]
 
 
+def test_what_failed_once_and_is_done_again_is_no_failure(bench: Bench) -> None:
+    bench.run()
+    image = bench.root / "p3.png"
+    data, times = image.read_bytes(), image.stat()
+    image.write_bytes(b"half")
+    assert bench.run().failed == 1
+    assert (bench.root / "failed.csv").exists()
+    image.write_bytes(data)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    report = bench.run()
+    assert (report.failed, report.failures, report.texts) == (0, None, 0)
+    assert not (bench.root / "failed.csv").exists()
+    image.write_bytes(b"half")
+    assert bench.run().failed == 1
+    (bench.root / "p3.txt").write_text("mine")
+    assert bench.run().failed == 0, "a text by hand is there, and nothing is to be said"
+
+
 # --- how likely texts are -------------------------------------------------------------------------------------------
 
 

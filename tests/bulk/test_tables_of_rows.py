@@ -15,7 +15,8 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.bulk.counts import BulkReport
 from lorax_vlm.bulk.job import BulkJob, Pace
 from lorax_vlm.bulk.order import bulk_order
-from lorax_vlm.errors import DataError, UsageError
+from lorax_vlm.data.readers.columns import Columns
+from lorax_vlm.errors import DataError, PathError, UsageError
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.runtime.fake import FakeEngine
 
@@ -177,3 +178,33 @@ def test_what_means_nothing_of_a_source_is_refused(folder: Path) -> None:
             captions(source, **wishes)
     with pytest.raises(UsageError, match="Text files are for images of a folder or a list"):
         bulk_order(get_model_entry("blip2-opt-mini"), AdapterStore("store"), table, (), write=["txt"])
+
+
+def test_a_table_of_which_no_row_can_be_used_is_refused_before_anything_is_done(folder: Path) -> None:
+    rows = [{"img": f"{red}.png", "frage": "what?", "answer": "that"} for red in range(4)]
+    table, out = write(folder / "rows.jsonl", rows), folder / "answers.jsonl"
+    with pytest.raises(DataError, match="none of its rows can be used") as wrong:
+        run(table, out)
+    assert "no question (columns: img, frage, answer)" in str(wrong.value)
+    assert "--columns" in str(wrong.value)
+    report, _ = run(table, out, columns=Columns({"question": "frage"}))
+    assert report.texts == 4
+    (folder / "elsewhere").mkdir()
+    with pytest.raises(DataError, match="file '0.png' does not exist"):
+        run(
+            write(folder / "rows.jsonl", [{"image": f"{n}.png", "question": "what?"} for n in range(4)]),
+            out,
+            images=folder / "elsewhere",
+        )
+    rows[2] = {"image": "2.png", "question": "what?"}
+    report, _ = run(write(folder / "rows.jsonl", rows), folder / "some.jsonl")
+    assert (report.texts, report.failed) == (1, 3)
+    assert report.lines()[0].startswith("1 text about 1 row, ")
+
+
+def test_somebodys_file_is_protected_and_the_way_out_is_one_that_there_is(folder: Path) -> None:
+    table, out = write(folder / "rows.jsonl", [{"image": "1.png", "question": "what?"}]), folder / "mine.jsonl"
+    out.write_text("mine")
+    with pytest.raises(PathError, match=r"Name another file, --out\.$"):
+        run(table, out)
+    assert out.read_text() == "mine"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lorax_vlm.cli import main as main_module
-from lorax_vlm.cli.output import _plain, flag, print_json, print_table, say
+from lorax_vlm.cli.output import as_json_values, flag, print_json, print_table, say
 from lorax_vlm.types import GenerationSettings
 
 # Markup, emoji codes, control characters, and what turns or hides text.
@@ -114,7 +114,7 @@ def test_json_of_records_paths_errors_and_numbers(capsys: pytest.CaptureFixture[
     assert found["error"] == {"error": "ValueError", "message": "x"}
     assert found["3"]["num_beams"] == 1
     with pytest.raises(TypeError, match="object cannot be written"):
-        _plain(object())
+        as_json_values(object())
 
 
 def test_an_output_that_cannot_be_written_is_one_line() -> None:
