@@ -41,7 +41,7 @@ class MultiModalLoRAExchange:
     'blip2-opt-mini.image_caption'
     >>> system.cross_model_adapter_transfer(key, "blip2_flan").lines()                              # doctest: +SKIP
 
-    A key is the adapter's name in the store: ``MODEL.NAME``. ``Workspace`` says what is not said here.
+    A key is the adapter's name in the store, ``MODEL.NAME``, or ``NAME`` where one is meant. ``Workspace`` says what is not said here.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class MultiModalLoRAExchange:
 
     def save_adapter(self, key: str, target: str | Path) -> Path:
         """Copy an adapter out of the store: a plain PEFT folder, or one file called ``....lorax``."""
-        return save_adapter(self.store, key, target)
+        return save_adapter(self.store, self.workspace.resolve(key), target)
 
     def load_adapter(
         self,
@@ -161,7 +161,7 @@ class MultiModalLoRAExchange:
         """
         require_text("text", text)
         GenerationSettings.require_fields(decoding)
-        stored, bases = self.store.get(key), self.workspace.bases
+        stored, bases = self.workspace.stored(key), self.workspace.bases
         base = model or own_base(bases, stored)
         if not text.strip() and (answers_questions(stored.manifest) or not bases.described(base).captions):
             raise PromptError("an empty question", f"adapter {key!r} answers questions; pass one.")
@@ -193,7 +193,7 @@ class MultiModalLoRAExchange:
         Raises:
             UsageError: There are neither ``examples`` nor a miniature world for this base, or it has seen all of them.
         """
-        stored = self.store.get(key)
+        stored = self.workspace.stored(key)
         skill = require_exchange_task(task) if task is not None else None
         base = model or own_base(self.workspace.bases, stored)
         asked = choose_examples(self.entry(base), stored, skill or stored.manifest.skill, examples, count)
@@ -204,7 +204,7 @@ class MultiModalLoRAExchange:
 
     def check_adapter(self, key: str, model: str) -> CompatibilityReport:
         """Whether an adapter belongs to a base, and how far away it is if not; nothing is loaded."""
-        stored, files = self.store.read(key)
+        stored, files = self.store.read(self.workspace.resolve(key))
         return check_compatibility(files, stored.manifest, self.workspace.bases.describe(model))
 
     def compatibility_matrix(
@@ -219,7 +219,9 @@ class MultiModalLoRAExchange:
         self, key: str, model: str, *, images: int | None = None, allow_partial: bool = False
     ) -> TransferPlan:
         """What moving an adapter to a model would take; nothing is loaded or changed. See ``exchange.moving.plan``."""
-        return plan(self.workspace.bases, key, model, images=images, allow_partial=allow_partial)
+        return plan(
+            self.workspace.bases, self.workspace.resolve(key), model, images=images, allow_partial=allow_partial
+        )
 
     def cross_model_adapter_transfer(
         self, key: str, model: str, name: str | None = None, **wishes: Unpack[TransferWishes]
@@ -236,7 +238,8 @@ class MultiModalLoRAExchange:
 
         See ``exchange.moving.exchange`` for arguments and errors.
         """
-        return exchange(self.workspace.bases, key, other_key, **wishes)
+        own, other = (self.workspace.resolve(name) for name in (key, other_key))
+        return exchange(self.workspace.bases, own, other, **wishes)
 
     def merge_adapters(
         self, keys: Sequence[str], name: str, *, replace: bool = False, **wishes: Unpack[MergeWishes]
@@ -246,7 +249,7 @@ class MultiModalLoRAExchange:
         See ``exchange.merge.merge_adapters``.
         """
         require_texts("keys", keys)
-        base = own_base(self.workspace.bases, self.store.get(keys[0])) if keys else BASE
+        base = own_base(self.workspace.bases, self.workspace.stored(keys[0])) if keys else BASE
         full = f"{self.entry(base).name}.{name}" if keys else name
         stored, report = self.workspace.merge(keys, full, replace=replace, **wishes)
         return stored.name, report

@@ -16,6 +16,7 @@ from lorax_vlm.data.world.skills import skill_examples, skill_splits
 from lorax_vlm.errors import (
     AdapterExists,
     AdapterNotFound,
+    AmbiguousAdapter,
     DamagedAdapter,
     DataError,
     ExampleError,
@@ -161,6 +162,23 @@ def test_a_plain_peft_directory_is_taken_in_as_unverified(
     assert (report.count, report.after.value) == (24, found.adapter.accuracy.value)
     with pytest.raises(IncompatibleAdapter):
         system.workspace.evaluate(key, data=splits, base="blip2_flan")
+
+
+def test_a_short_name_will_do_where_one_adapter_is_meant(
+    system: MultiModalLoRAExchange, load_shared: Callable[[str], LoadedModel], tmp_path: Path
+) -> None:
+    for base, names in (("blip2-opt-mini", ("eyes", "both")), ("blip2-flan-mini", ("both",))):
+        for name in names:
+            folder = write_random_adapter(load_shared(base), tmp_path / base / name, "portable")
+            system.store.add(f"{base}.{name}", folder, write_manifest(load_shared(base), folder))
+    full = "blip2-opt-mini.eyes"
+    assert system.plan_transfer("eyes", "blip2_flan") == system.plan_transfer(full, "blip2_flan")
+    assert system.check_adapter("eyes", "blip2_opt") == system.check_adapter(full, "blip2_opt")
+    image = make_scene(1).image
+    assert system.generate_with_adapter("eyes", image) == system.generate_with_adapter(full, image)
+    assert system.save_adapter("eyes", tmp_path / "eyes").is_dir()
+    with pytest.raises(AmbiguousAdapter):
+        system.plan_transfer("both", "instructblip")
 
 
 def test_a_captioner_measured_with_questions_answers_them_as_questions(

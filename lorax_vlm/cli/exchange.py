@@ -1,5 +1,6 @@
 """``lorax-vlm exchange``: move adapters between bases, merge and fold them. No torch."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,7 +54,10 @@ def plan(
     store: Store = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what moving an adapter would take. Nothing is loaded or changed. Exit code 1 when it is refused."""
+    """Say what moving an adapter would take. Nothing is changed. Exit code 1 when it is refused.
+
+    The target's weights are read if they never were, as a transfer would; what was read is kept.
+    """
     from lorax_vlm.exchange.plan import plan_transfer
     from lorax_vlm.exchange.scene_data import drawn_images
     from lorax_vlm.exchange.transfer_data import ENOUGH_UNLABELLED
@@ -62,7 +66,12 @@ def plan(
 
     adapters, name = find_adapter(store, name)
     stored, adapter = adapters.read_bytes(name)
-    asked = partial(plan_transfer, adapter, stored.manifest, describe_local(to), allow_partial=allow_partial)
+    target = describe_local(to)
+    if target.fingerprint is None:
+        from lorax_vlm.models.loading import describe_model
+
+        target = replace(target, fingerprint=describe_model(get_model_entry(to)).fingerprint)
+    asked = partial(plan_transfer, adapter, stored.manifest, target, allow_partial=allow_partial)
     images = drawn_images(stored.manifest, get_model_entry(to)) if images is None else images
     found = asked(images=images)
     if as_json:

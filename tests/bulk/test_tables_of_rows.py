@@ -190,7 +190,7 @@ def test_a_table_of_which_no_row_can_be_used_is_refused_before_anything_is_done(
     report, _ = run(table, out, columns=Columns({"question": "frage"}))
     assert report.texts == 4
     (folder / "elsewhere").mkdir()
-    with pytest.raises(DataError, match="file '0.png' does not exist"):
+    with pytest.raises(DataError, match=r"file '0\.png' does not exist"):
         run(
             write(folder / "rows.jsonl", [{"image": f"{n}.png", "question": "what?"} for n in range(4)]),
             out,

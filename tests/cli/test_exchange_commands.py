@@ -12,6 +12,7 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.main import main
 from lorax_vlm.models.fingerprint import read_fingerprint
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.multimodal import MultiModalLoRAExchange
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.skills import caption
 from lorax_vlm.workshop.intake import take_in
@@ -171,3 +172,15 @@ def test_a_fingerprint_that_is_asked_for_is_computed(run, isolated_home: Path) -
     kept.write_text(json.dumps(record))
     assert run("models", "fingerprint", "blip2-opt-mini", "--json") == first
     assert json.loads(kept.read_text())["tensors"][name][1] != "0" * 32
+
+
+def test_a_plan_knows_the_weights_that_a_transfer_would_read(run, stored: AdapterStore, mini: LoadedModel) -> None:
+    """In a new home, where no weights were ever read."""
+    folder = stored.get("one").folder
+    stored.add(
+        "one", folder, dataclasses.replace(stored.get("one").manifest, base=identify(mini, folder)), replace=True
+    )
+    planned = json.loads(run("exchange", "plan", "one", "--to", "blip2-flan-mini", "--images", 220, "--json"))
+    exchange = MultiModalLoRAExchange("mini", store=stored.root)
+    assert planned["label"] == exchange.plan_transfer("one", "blip2_flan", images=220).label
+    assert "never read" not in json.dumps(planned)
