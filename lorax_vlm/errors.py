@@ -265,13 +265,13 @@ class UnsupportedAdapter(AdapterError, ValueError):
 
     shown = 20
 
-    def __init__(self, adapter: str, features: Sequence[str]) -> None:
-        self.features = list(features)
+    def __init__(self, adapter: str, features: Sequence[str], hint: str = "") -> None:
+        self.features, self.next = list(features), hint
         lines = [f"Adapter {adapter!r} uses what LoRAX cannot run exactly, so nothing was loaded:"]
         lines += [f"  {feature[:400]}" for feature in features[: self.shown]]
         if len(features) > self.shown:
             lines.append(f"  ... and {len(features) - self.shown} more")
-        super().__init__(adapter, "\n".join(lines))
+        super().__init__(adapter, "\n".join([*lines, *([hint] if hint else [])]))
 
 
 class IncompatibleAdapter(AdapterError, ValueError):
@@ -361,10 +361,10 @@ class NonFiniteLoss(TrainingError, ArithmeticError):
     def __init__(self, step: int, module: str | None, dtype: str) -> None:
         self.step, self.module = step, module
         where = f"The first non-finite output is that of {module}" if module else "Every module's output is finite"
-        super().__init__(
-            f"The loss is not finite at step {step} (base in {dtype}). {where}. "
-            "Lower the learning rate, or use --dtype bfloat16 or float32."
-        )
+        self.next = "Lower the learning rate."
+        if dtype != "float32":
+            self.next = f"Lower the learning rate, or use --dtype {'bfloat16 or ' * (dtype != 'bfloat16')}float32."
+        super().__init__(f"The loss is not finite at step {step} (base in {dtype}). {where}. {self.next}")
 
 
 class NothingToResume(TrainingError, LookupError):

@@ -41,7 +41,8 @@ class MultiModalLoRAExchange:
     'blip2-opt-mini.image_caption'
     >>> system.cross_model_adapter_transfer(key, "blip2_flan").lines()                              # doctest: +SKIP
 
-    A key is the adapter's name in the store, ``MODEL.NAME``, or ``NAME`` where one is meant. ``Workspace`` says what is not said here.
+    A key is the adapter's name in the store, ``MODEL.NAME``, or ``NAME`` where one is meant. ``Workspace`` says what is
+    not said here.
     """
 
     def __init__(

@@ -151,6 +151,15 @@ def test_a_sample_with_a_seed_is_the_same_alone_and_in_any_batch(system, scenes)
     assert system.caption_image(pictures[0], temperature=3.0) != system.caption_image(pictures[0], temperature=3.0)
 
 
+def test_images_that_are_sampled_with_one_seed_draw_different_noise(system, scenes) -> None:
+    """At a temperature at which noise alone decides, where one noise for all would give all one text."""
+    pictures, hot = [scene.image for scene in scenes], {"temperature": 1e6, "seed": 5, "max_new_tokens": 8}
+    said = system.caption_images([*pictures, pictures[0].copy()], **hot)
+    assert len(set(said)) == len(pictures)
+    assert said[-1] == said[0], "the same image, though another object"
+    assert said[0] != system.caption_image(pictures[0], **{**hot, "seed": 6})
+
+
 @pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-300])
 def test_a_tiny_temperature_is_greedy(system, scenes, temperature: float) -> None:
     pictures = [scene.image for scene in scenes[:3]]

@@ -235,7 +235,8 @@ def _read_config(data: bytes, name: str, folder: Path) -> LoraSettings:
     if problems:
         raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE}: {problem}" for problem in problems])
     if unsupported := unsupported_features(config):
-        raise UnsupportedAdapter(name, unsupported)
+        fold = f"lorax-vlm exchange fold {folder} NEW_FOLDER --model BASE"
+        raise UnsupportedAdapter(name, unsupported, f"What changes weights only can be made plain LoRA: {fold}")
     try:
         return read_settings(config)
     except PatternRefused:

@@ -114,7 +114,9 @@ def caption(
     top_p: Annotated[
         float | None, typer.Option(help="With a temperature: of the likeliest so much.", show_default=False)
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="With a temperature: repeatable.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="With a temperature: repeatable, for each image anew.", show_default=False)
+    ] = None,
     model: Model = DEFAULT_MODEL,
     store: Store = None,
     device: Device = "auto",

@@ -83,8 +83,12 @@ def doctor(
     """
     from lorax_vlm.adapters.store import AdapterStore
     from lorax_vlm.models.catalog import get_model_entry
+    from lorax_vlm.models.description import describe_checkpoint
+    from lorax_vlm.models.local import find_checkpoint
 
     entry = get_model_entry(model)
+    if not entry.family and (folder := find_checkpoint(entry)) is not None:
+        describe_checkpoint(folder, entry.name)  # a folder of something else is said before it is called unknown
     looks = data is not None or style is not None or task is not None
     _check_options(entry, style, task, rows if not looks else None)
     given = (data, images, annotations, columns, streaming, skip_bad_rows, held_out, group_by)

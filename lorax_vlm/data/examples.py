@@ -201,7 +201,10 @@ class DataSplits:
         if self.duplicates:
             facts += f". {self.duplicates} training examples show images of the validation or test examples"
         problems = [*self.skipped[:_SHOWN], facts]
-        raise DataError(self.source, problems, "Training needs two different images at least, evaluating needs one.")
+        hint = "Training needs two different images at least, evaluating needs one."
+        if groups := {example.group for example in self.validation if example.group}:
+            hint = f"--group-by keeps groups on one side, and there are {len(groups)}; {hint}"
+        raise DataError(self.source, problems, hint)
 
     def identity(self) -> dict[str, Any]:
         """What adapters remember of their data: what it is called, how many, and a digest of all that is in it.
@@ -310,6 +313,8 @@ class DataSplits:
         known = [part for part in self.parts().values() if isinstance(part, Sequence)]
         if repeated := _repeated(example for part in known for example in part):
             lines.append(f"{repeated} rows say of an image what another row says of it already")
+        if contradicted := _contradicted(example for part in known for example in part):
+            lines.append(f"{contradicted} questions about an image have different answers in different rows")
         first = next((example for part in self.parts().values() for example in part), None)
         if first is not None:
             lines.append(f"first: {first.name}: {first.prompt!r} -> {first.target!r}")
@@ -320,6 +325,15 @@ def _repeated(examples: Iterable[Example]) -> int:
     """Rows with image, question and target of another one, of those whose image was looked at when they were read."""
     rows = [(example.digest, example.question, example.target) for example in examples if example.digest]
     return len(rows) - len(set(rows))
+
+
+def _contradicted(examples: Iterable[Example]) -> int:
+    """Questions about one image to which rows give different answers, of images that were looked at."""
+    answers: dict[tuple[str, str], set[str]] = {}
+    for example in examples:
+        if example.digest and example.question:
+            answers.setdefault((example.digest, example.question), set()).add(example.target)
+    return sum(len(different) > 1 for different in answers.values())
 
 
 def kind_of(example: Example) -> Kind:

@@ -27,6 +27,7 @@ from lorax_vlm.models.spec import HEAD
 from lorax_vlm.runtime.feature_memory import FeatureMemory, feature_key
 from lorax_vlm.runtime.residency import Residency
 from lorax_vlm.runtime.routed import RoutedHead, RoutedLinear, routed
+from lorax_vlm.runtime.rows import sampling_seeds
 from lorax_vlm.runtime.weights import AdapterWeights, load_weights, weights_nbytes
 from lorax_vlm.types import Generated, GenerationSettings
 
@@ -217,7 +218,8 @@ class AttachedAdapters:
         with self._lease_now([name for name in rows if name is not None]) as found:
             features = self._look([found[name] if name is not None else None for name in rows], pictures, prompts)
             with routed([found[name].weights if name is not None else None for name in rows]):
-                return family.generate(model, features, prompts, settings)
+                seeds = sampling_seeds(settings, pictures, prompts)
+                return family.generate(model, features, prompts, settings, seeds)
 
     def answer_logits(self, name: str | None, picture: Image.Image, prompt: str) -> Tensor:
         """What the first token of an answer is chosen by, ``(V,)`` float32 on the CPU; see ``Family.answer_logits``."""

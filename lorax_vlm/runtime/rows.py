@@ -3,6 +3,7 @@
 No torch.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,22 @@ def say_rows(generate: Generate, rows: Sequence[Row], *, batch_size: int) -> lis
         if isinstance(text, LoraxError):
             raise text
     return [text for text in said if isinstance(text, Generated)]
+
+
+def sampling_seeds(
+    settings: GenerationSettings, pictures: Sequence[Image.Image], prompts: Sequence[str]
+) -> list[int] | None:
+    """What each row's noise is drawn from: the seed that was asked for, the picture, the prompt; None without a seed.
+
+    So a row's sample is the same alone and in any batch, and rows about different pictures draw different noise.
+    """
+    if settings.temperature is None or settings.seed is None:
+        return None
+    digests = {id(picture): hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures}
+    return [
+        int.from_bytes(hashlib.sha256(repr((settings.seed, digests[id(p)], prompt)).encode()).digest()[:7])
+        for p, prompt in zip(pictures, prompts, strict=True)
+    ]
 
 
 def _opened_batches(

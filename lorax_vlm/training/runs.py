@@ -7,6 +7,7 @@ No torch.
 """
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ CURVE_FILE = "curve.png"
 REJECTED_FOLDER = "rejected"
 """Weights that were trained and then not chosen, because the base alone has the lower validation loss."""
 _STILL_FALLING = 0.05
+_FULL_BYTES = 2**20
 _UNKNOWN_DATA = '"sha256": null'
 _CHECKPOINT = "checkpoint-"
 _SEAL = "complete.json"
@@ -66,11 +68,17 @@ class TrainingResult:
 
     @property
     def still_falling(self) -> bool:
-        """Whether the last step was the best, with a validation loss a twentieth below the one measured before."""
-        losses = [self.first_validation_loss]
-        losses += [row["eval_loss"] for row in self.history if "eval_loss" in row and row["step"] > 0]
-        fell = len(losses) > 1 and losses[-1] < (1 - _STILL_FALLING) * losses[-2]
-        return fell and self.best_step == self.steps
+        """Whether the last step was the best, and its validation loss a twentieth below the one measured before.
+
+        Where the last interval is shorter than the one before, less is enough in proportion.
+        """
+        points = [(0, self.first_validation_loss)]
+        points += [(row["step"], row["eval_loss"]) for row in self.history if "eval_loss" in row and row["step"] > 0]
+        if len(points) < 2 or self.best_step != self.steps:
+            return False
+        (before, former), (last, loss) = points[-2:]
+        usual = before - points[-3][0] if len(points) > 2 else last
+        return loss < (1 - _STILL_FALLING * min(1.0, (last - before) / usual)) * former
 
     def record(self) -> dict[str, Any]:
         """The figures that belong into the adapter's manifest."""
@@ -258,6 +266,13 @@ def seal_checkpoint(checkpoint: Path) -> None:
                 os.fsync(file.fileno())
             records[path.name] = dataclasses.asdict(hash_file(path))
     write_at_once(checkpoint / _SEAL, json.dumps(records, indent=1))
+
+
+def why_unwritable(folder: Path, error: Exception) -> str:
+    """Why something could not be written into a folder; that the disk is full torch says in words of its own."""
+    if shutil.disk_usage(folder).free < _FULL_BYTES:
+        return os.strerror(errno.ENOSPC)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -52,6 +52,7 @@ from lorax_vlm.training.runs import (
     held_run,
     prepare_run,
     seal_checkpoint,
+    why_unwritable,
 )
 from lorax_vlm.training.stream_notes import keep_notes, recall_notes
 from lorax_vlm.training.students import AdapterPlan
@@ -128,7 +129,7 @@ class AdapterTrainer(Trainer):
                 seal_checkpoint(folder)
         # What torch and safetensors raise when they cannot write.
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = why_unwritable(folder.parent, error)
             former = [path for path in folder.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path != folder]
             hint = "with --resume: what was trained until the checkpoint before is kept" if former else "from the start"
             raise PathError(

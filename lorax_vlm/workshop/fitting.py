@@ -40,8 +40,10 @@ def require_fitting(family: Family, splits: DataSplits, *, skip_bad_rows: bool) 
     }
     if not problems:
         return splits
-    if not skip_bad_rows or any(part and not parts.get(name, part) for name, part in splits.parts().items()):
+    if not skip_bad_rows:
         raise DataError(splits.source, problems, "Shorten these texts, or leave the rows out with --skip-bad-rows.")
+    if emptied := [name for name, part in splits.parts().items() if part and not parts.get(name, part)]:
+        raise DataError(splits.source, problems, f"Without them no {emptied[0]} example is left: shorten these texts.")
     return dataclasses.replace(splits, **parts, skipped=(*splits.skipped, *problems))  # type: ignore[arg-type]
 
 

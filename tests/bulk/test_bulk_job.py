@@ -21,6 +21,7 @@ from lorax_vlm.bulk.columns import Column
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.folder import ImageFolder
 from lorax_vlm.bulk.job import BulkJob, Pace
+from lorax_vlm.bulk.journal import Journal
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import Existing
 from lorax_vlm.bulk.wording import Wording
@@ -325,6 +326,17 @@ def test_what_failed_once_and_is_done_again_is_no_failure(bench: Bench) -> None:
     assert bench.run().failed == 1
     (bench.root / "p3.txt").write_text("mine")
     assert bench.run().failed == 0, "a text by hand is there, and nothing is to be said"
+
+
+def test_a_full_disk_is_said_as_such(bench: Bench) -> None:
+    """SQLite rolls back itself then, and its second error is not the one to tell."""
+    bench.run()
+    with Journal(bench.root / ".lorax-vlm" / "captions.sqlite") as journal:
+        pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+        journal._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(PathError, match="database or disk is full"), journal.changing():
+            journal.note_failed("one", LoraxError("x" * 2**20))
+    assert bench.run().texts == 0, "what was kept before is there"
 
 
 # --- how likely texts are -------------------------------------------------------------------------------------------

@@ -152,3 +152,36 @@ def test_a_classifier_lists_the_malformed_rows_of_a_stream(run, tmp_path: Path) 
     options = ("--streaming", "--skip-bad-rows", "--task", "mine", "--model", "vilt-mini")
     run("doctor", "--data", f"hub:{tmp_path / 'set'}", *options)
     assert len((left_out_dir() / "hub-set.jsonl").read_text().splitlines()) == 26
+
+
+def test_what_would_leave_nothing_is_not_advised_twice(run, tmp_path: Path) -> None:
+    """The one row that is held out is too long: leaving it out was asked for, and is no way."""
+    write_pictures(tmp_path / "photos", numbered(3))
+    rows = [{**row, "split": "train"} for row in captioned(numbered(3))]
+    rows[2] |= {"split": "validation", "caption": "word " * 3000}
+    write_rows(tmp_path / "photos", rows)
+    options = ("--data", tmp_path / "photos", "--style", "mine")
+    assert "leave the rows out with --skip-bad-rows" in run("train", "mine", *options, code=1)
+    said = run("train", "mine", *options, "--skip-bad-rows", code=1)
+    assert "Without them no validation example is left: shorten these texts." in said
+    assert "--skip-bad-rows" not in said
+
+
+def test_answers_that_contradict_each_other_are_said(run, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", numbered(12))
+    rows = [{"file_name": n, "question": "which?", "answer": a} for n in numbered(12) for a in ("red", "blue")]
+    write_rows(tmp_path / "photos", rows)
+    said = run("doctor", "--data", tmp_path / "photos", "--task", "mine")
+    assert "12 questions about an image have different answers in different rows" in said
+
+
+def test_groups_that_leave_one_side_empty_are_named(run, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", numbered(12))
+    write_rows(tmp_path / "photos", [{**row, "type": "one"} for row in captioned(numbered(12))])
+    said = run("train", "mine", "--data", tmp_path / "photos", "--style", "mine", "--group-by", "type", code=1)
+    assert "--group-by keeps groups on one side, and there are 1" in said
+
+
+def test_a_folder_that_is_no_checkpoint_is_no_unknown_model(run, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", numbered(2))
+    assert "config.json" in run("doctor", "--model", tmp_path / "photos", code=1)

@@ -9,7 +9,6 @@ import json
 import typing
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def words_of(option: str) -> list[str]:
 
 
 STARTS = [True, False, *words_of("init_lora_weights")]
-NOT_LOADED = {"corda": "eigens"} | ({} if find_spec("scipy") else {"loftq": "scipy"})
+NOT_LOADED = {"corda": "eigens"} | ({} if torch.cuda.is_available() else {"loftq": "scipy|CUDA"})
 """What PEFT itself does not load: it would begin anew, with what is not in the file, or not installed."""
 RANDOM = ("pissa_niter_4",)
 """What begins at random, so that the file does not say what was trained."""
@@ -117,7 +116,7 @@ def lora(**options: Any) -> LoraConfig:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if options.get("init_lora_weights") == "loftq":
-            options["loftq_config"] = {"loftq_bits": 4}
+            options["loftq_config"] = {"loftq_bits": 4, "loftq_iter": 1}
         return LoraConfig(**options)
 
 
@@ -299,6 +298,8 @@ def test_methods_that_change_biases_are_folded_where_there_are_none(
 @pytest.mark.usefixtures("untouched")
 def test_a_rank_that_loses_too_much_is_refused_and_nothing_is_written(mini: LoadedModel, tmp_path: Path) -> None:
     source = write(LoraConfig(r=4, lora_alpha=8, target_modules=SITES, use_dora=True), tmp_path / "source", mini)
+    with pytest.raises(UnsupportedAdapter, match="lorax-vlm exchange fold"):
+        read_adapter_files(source, "a")
     with pytest.raises(UnsupportedAdapter, match="as plain LoRA of rank 2 its logits differ"):
         fold_adapter(mini, source, tmp_path / "folded", rank=2)
     assert not (tmp_path / "folded").exists()

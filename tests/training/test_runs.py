@@ -139,3 +139,19 @@ def test_a_loss_that_still_falls_is_told_from_one_that_does_not(
     result = TrainingResult(tmp_path, tmp_path, len(losses), best, 0.0, 3.0, 1.0, 1, history)
     assert result.still_falling is falling
     assert result.record()["still_falling"] is falling
+
+
+@pytest.mark.parametrize(
+    ("points", "falling"),
+    [
+        ([(50, 2.55), (60, 2.50)], True),  # a fiftieth in a fifth of the interval
+        ([(50, 2.55), (60, 2.54)], False),
+        ([(50, 2.55), (100, 2.50)], False),
+    ],
+)
+def test_a_short_last_interval_counts_in_proportion(
+    points: list[tuple[int, float]], falling: bool, tmp_path: Path
+) -> None:
+    history = [{"step": step, "eval_loss": loss} for step, loss in points]
+    last = points[-1][0]
+    assert TrainingResult(tmp_path, tmp_path, last, last, 0.0, 3.0, 1.0, 1, history).still_falling is falling

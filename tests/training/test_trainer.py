@@ -172,7 +172,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_module(mini, split
     finally:
         norm.weight.data = kept
     assert caught.value.module == "language_model.model.decoder.layers.1.final_layer_norm"
-    assert "float32" in str(caught.value)
+    assert "(base in float32)" in str(caught.value)
+    assert caught.value.next == "Lower the learning rate.", "another precision is no way out of the highest"
+    assert "--dtype bfloat16 or float32" in NonFiniteLoss(1, None, "float16").next
 
 
 def test_finding_leaves_no_hooks(mini: LoadedModel, splits) -> None:

@@ -162,9 +162,21 @@ class Family(Protocol):
         ...
 
     def generate(
-        self, model: Any, features: Tensor, prompts: Sequence[str], settings: GenerationSettings
+        self,
+        model: Any,
+        features: Tensor,
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+        seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
         """Answer each prompt given its image's features; row ``b`` of ``features`` belongs to ``prompts[b]``.
+
+        Args:
+            model: With the adapters in effect.
+            features: Of ``encode_images``.
+            prompts: One per row.
+            settings: Decoding.
+            seeds: Of each row's noise where one is sampled. None: the settings' for all.
 
         Raises:
             ValueError: The numbers of rows differ.

@@ -156,7 +156,12 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
 
     @torch.no_grad()
     def generate(
-        self, model: Any, features: Tensor, prompts: Sequence[str], settings: GenerationSettings
+        self,
+        model: Any,
+        features: Tensor,
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+        seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
         """Continue each prompt given its image's features; see ``Family.generate``.
 
@@ -172,7 +177,7 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
             inputs_embeds=embeddings,
             attention_mask=batch["attention_mask"],
             generation_config=make_generation_config(settings, room, **special_ids),
-            logits_processor=logits_processors(settings, len(prompts), self.tokenizer),
+            logits_processor=logits_processors(settings, len(prompts), self.tokenizer, seeds),
         )
         return [decode_new_tokens(self.tokenizer, row, self.eos_id, self.pad_id) for row in ids.tolist()]
 

@@ -148,7 +148,12 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
 
     @torch.no_grad()
     def generate(
-        self, model: Any, features: Tensor, prompts: Sequence[str], settings: GenerationSettings
+        self,
+        model: Any,
+        features: Tensor,
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+        seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
         """Answer each prompt given its image's features; see ``Family.generate``."""
         require_equal_rows(features=len(features), prompts=len(prompts))
@@ -159,7 +164,7 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
             inputs_embeds=embeddings,
             attention_mask=batch["attention_mask"],
             generation_config=make_generation_config(settings, MAX_TEXT_TOKENS, **special_ids),
-            logits_processor=logits_processors(settings, len(prompts), self.tokenizer),
+            logits_processor=logits_processors(settings, len(prompts), self.tokenizer, seeds),
         )
         # The decoder's start token is part of what T5 returns.
         return [decode_new_tokens(self.tokenizer, row[1:], self.eos_id, self.pad_id) for row in ids.tolist()]

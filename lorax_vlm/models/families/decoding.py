@@ -42,7 +42,9 @@ def make_generation_config(settings: GenerationSettings, room: int, **token_ids:
     )
 
 
-def logits_processors(settings: GenerationSettings, rows: int, tokenizer: Any) -> LogitsProcessorList:
+def logits_processors(
+    settings: GenerationSettings, rows: int, tokenizer: Any, seeds: Sequence[int] | None = None
+) -> LogitsProcessorList:
     """What changes logits before a token is chosen: the repetition penalty, forbidden words, then sampling.
 
     The penalty is a processor of its own: so it falls on new tokens only, as in BLIP-2's code; as a setting the library
@@ -54,7 +56,7 @@ def logits_processors(settings: GenerationSettings, rows: int, tokenizer: Any) -
     if settings.forbid:
         processors.append(Forbidden(tokenizer, settings.forbid))
     if settings.temperature is not None:
-        processors.append(RowSampler(settings, rows))
+        processors.append(RowSampler(settings, rows, seeds))
     return processors
 
 
@@ -65,11 +67,12 @@ class RowSampler(LogitsProcessor):
     what it would be alone, in any batch and whatever other threads draw, and torch's global generator is left alone.
     """
 
-    def __init__(self, settings: GenerationSettings, rows: int) -> None:
-        """Begin anew: with a seed every row draws what it would draw alone, without one something of its own."""
+    def __init__(self, settings: GenerationSettings, rows: int, seeds: Sequence[int] | None = None) -> None:
+        """Begin anew: with seeds every row draws what it would draw alone, without any something of its own."""
         assert settings.temperature is not None
         self._temperature, self._top_p = settings.temperature, settings.top_p
-        seeds = [secrets.randbits(63) if settings.seed is None else settings.seed for _ in range(rows)]
+        if seeds is None:
+            seeds = [secrets.randbits(63) if settings.seed is None else settings.seed for _ in range(rows)]
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Any, scores: Any) -> Tensor:

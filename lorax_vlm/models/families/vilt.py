@@ -220,7 +220,12 @@ class ViltFamily:
 
     @torch.no_grad()
     def generate(
-        self, model: Any, features: Tensor, prompts: Sequence[str], settings: GenerationSettings
+        self,
+        model: Any,
+        features: Tensor,
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+        seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
         """The most probable label of each row; decoding settings do not apply. See ``Family.generate``."""
         best = model(**self.prompt_batch(features, prompts)).logits.argmax(dim=-1).tolist()
