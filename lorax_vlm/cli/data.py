@@ -3,7 +3,7 @@
 import importlib.util
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,12 +16,32 @@ from lorax_vlm.cli.options import (
     HeldOut,
     Images,
     Model,
+    SkipBadRows,
     read_asked_data,
 )
 from lorax_vlm.cli.output import print_json, say
+from lorax_vlm.errors import UsageError
 from lorax_vlm.models.catalog import get_model_entry
+from lorax_vlm.types import counted
+
+if TYPE_CHECKING:
+    from lorax_vlm.curation.export import Layout
+    from lorax_vlm.data.examples import DataSplits
 
 _SHOWN = 5
+Source = Annotated[str, typer.Argument(help="As --data of train: a folder, a file of rows, or hub:owner/name.")]
+Near = Annotated[
+    bool | None,
+    typer.Option(
+        "--near/--no-near",
+        help="Look for near duplicates: every image is opened. By default where imagehash is installed.",
+        show_default=False,
+    ),
+]
+To = Annotated[str, typer.Option("--to", help="Layout: folder, sidecars, csv, parquet, coco or vqav2.")]
+Out = Annotated[Path | None, typer.Option("--out", help="New or empty folder.", show_default=False)]
+
+_NOT_LOOKED_FOR = "near duplicates are not looked for: pip install 'lorax-vlm[data]'"
 
 app = typer.Typer(help="Look after data sets: what is wrong with them, what repeats.", no_args_is_help=True)
 
@@ -33,20 +53,13 @@ def data() -> None:
 
 @app.command()
 def check(
-    source: Annotated[str, typer.Argument(help="As --data of train: a folder, a file of rows, or hub:owner/name.")],
+    source: Source,
     images: Images = None,
     annotations: Annotations = None,
     columns: Columns = None,
     held_out: HeldOut = None,
     group_by: GroupBy = None,
-    near: Annotated[
-        bool | None,
-        typer.Option(
-            "--near/--no-near",
-            help="Look for near duplicates: every image is opened. By default where imagehash is installed.",
-            show_default=False,
-        ),
-    ] = None,
+    near: Near = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if anything was found.")] = False,
     model: Model = DEFAULT_MODEL,
     as_json: AsJson = False,
@@ -64,7 +77,7 @@ def check(
     splits = read_asked_data(source, images, annotations, columns, False, True, held_out, group_by, purpose="evaluate")
     assert splits is not None
     template = entry.question_template if splits.kind == "questions" else entry.caption_prompt
-    looked_for = importlib.util.find_spec("imagehash") is not None if near is None else near
+    looked_for = _can_look() if near is None else near
     folder = Path(source).expanduser()
     found = check_data(splits, load_family(entry), template, root=folder if folder.is_dir() else None, near=looked_for)
     if as_json:
@@ -77,7 +90,7 @@ def check(
         for note in splits.notes:
             say(note)
         if near is None and not looked_for:
-            say("near duplicates are not looked for: pip install 'lorax-vlm[data]'")
+            say(_NOT_LOOKED_FOR)
         for finding in found.findings:
             say(finding.text)
             for place in islice(finding.places, _SHOWN):
@@ -88,3 +101,91 @@ def check(
             say("nothing was found that speaks against training on it")
     if strict and found.findings:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    source: Source,
+    to: To,
+    out: Out = None,
+    images: Images = None,
+    annotations: Annotations = None,
+    columns: Columns = None,
+    skip_bad_rows: SkipBadRows = False,
+    held_out: HeldOut = None,
+    group_by: GroupBy = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a data set anew in another layout, with copies of its images; read again it is the same data set."""
+    splits = _read(source, images, annotations, columns, skip_bad_rows, held_out, group_by)
+    _export(splits, out, to, as_json=as_json)
+
+
+@app.command()
+def dedupe(
+    source: Source,
+    to: To = "folder",
+    out: Out = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is there twice, and write nothing.")] = False,
+    images: Images = None,
+    annotations: Annotations = None,
+    columns: Columns = None,
+    skip_bad_rows: SkipBadRows = False,
+    held_out: HeldOut = None,
+    group_by: GroupBy = None,
+    near: Near = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a data set anew without images that are there twice, or nearly; the source stays as it is.
+
+    Of each group the largest image stays, with all that is said of any of them.
+    """
+    from lorax_vlm.curation.dedupe import dedupe as deduped
+
+    found = deduped(
+        _read(source, images, annotations, columns, skip_bad_rows, held_out, group_by),
+        near=_can_look() if near is None else near,
+    )
+    if as_json and dry_run:
+        print_json({"groups": found.groups, "repeated": found.repeated})
+    elif not as_json:
+        for line in found.lines():
+            say(line)
+        if near is None and not _can_look():
+            say(_NOT_LOOKED_FOR)
+    if not dry_run:
+        _export(found.splits, out, to, as_json=as_json)
+
+
+def _can_look() -> bool:
+    return importlib.util.find_spec("imagehash") is not None
+
+
+def _read(
+    source: str,
+    images: Path | None,
+    annotations: Path | None,
+    columns: str | None,
+    skip_bad_rows: bool,
+    held_out: float | None,
+    group_by: str | None,
+) -> "DataSplits":
+    splits = read_asked_data(
+        source, images, annotations, columns, False, skip_bad_rows, held_out, group_by, purpose="evaluate"
+    )
+    assert splits is not None
+    return splits
+
+
+def _export(splits: "DataSplits", out: Path | None, to: "Layout | str", *, as_json: bool) -> None:
+    from lorax_vlm.curation.export import export_data
+
+    if out is None:
+        raise UsageError("Name a new or empty folder: --out FOLDER.")
+    done = export_data(splits, out, to)  # type: ignore[arg-type]
+    if as_json:
+        print_json(done)
+        return
+    say(f"Wrote {counted(done.rows, 'row')} about {counted(done.images, 'image')} to {done.folder}")
+    for options in done.read_by:
+        say(f"lorax-vlm train NAME {options}")

@@ -20,3 +20,23 @@ def test_a_folder_is_checked_and_stays_as_it_is(run, scenes: list[Scene], tmp_pa
     assert {finding["kind"]: finding["count"] for finding in found["findings"]} == {"without text": 1, "phrase": 11}
     run("data", "check", tmp_path, "--strict", code=1)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_data_are_written_anew_and_without_what_is_there_twice(run, scenes: list[Scene], tmp_path: Path) -> None:
+    source = tmp_path / "own"
+    source.mkdir()
+    for number, scene in enumerate(scenes):
+        scene.image.save(source / f"{number}.png")
+    scenes[0].image.convert("RGB").save(source / "again.jpg", quality=60)
+    names = [*(f"{n}.png" for n in range(len(scenes))), "again.jpg"]
+    write_rows(source, [{"file_name": name, "caption": f"called {name}"} for name in names])
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    printed = run("data", "export", source, "--to", "coco", "--out", tmp_path / "coco")
+    assert printed.splitlines()[0] == f"Wrote 13 rows about 13 images to {tmp_path / 'coco'}"
+    options = printed.splitlines()[1].partition("NAME ")[2].split()
+    assert "13 different images" in run("data", "check", *options[1:], "--no-near")
+    planned = json.loads(run("data", "dedupe", source, "--dry-run", "--json"))
+    assert planned == {"groups": [["own/metadata.jsonl:1", "own/metadata.jsonl:13"]], "repeated": 0}
+    run("data", "dedupe", source, code=2)
+    assert "13 rows about 12 images" in run("data", "dedupe", source, "--out", tmp_path / "once")
+    assert {path: path.read_bytes() for path in source.iterdir()} == before
