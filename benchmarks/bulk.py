@@ -30,7 +30,8 @@ from PIL import Image
 from benchmarks.options import parse
 from lorax_vlm import Workspace
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.bulk.job import BulkJob, Pace
+from lorax_vlm.bulk.answering import LocalAnswers, Pace
+from lorax_vlm.bulk.job import BulkJob
 from lorax_vlm.bulk.order import bulk_order
 from lorax_vlm.data.images import load_image
 from lorax_vlm.data.scenes import iterate_scenes
@@ -128,7 +129,7 @@ def _no_model() -> Iterator[FakeEngine]:
 def write_many(folder: Path) -> None:
     """Run a job without a model over a folder, and print the peak memory of this process in MiB."""
     order = bulk_order(get_model_entry(MODEL), AdapterStore(folder.parent / "store"), folder, ())
-    BulkJob(order, _no_model, Pace(128)).run()
+    BulkJob(order, LocalAnswers(_no_model, Pace(128))).run()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

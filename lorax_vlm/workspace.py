@@ -13,7 +13,8 @@ from lorax_vlm.adapters.ownership import adapters_of
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import require_rows
-from lorax_vlm.bulk.job import BulkJob, Pace
+from lorax_vlm.bulk.answering import LocalAnswers, Pace
+from lorax_vlm.bulk.job import BulkJob
 from lorax_vlm.bulk.order import BulkWishes, Source, bulk_order
 from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import LoraxError, UsageError
@@ -182,7 +183,7 @@ class Workspace:
         """Texts about a folder, rows or a list, written as they come once the job is run; see ``bulk.order``."""
         entry = self.bases.entry(base)
         order = bulk_order(entry, self.store, source, adapters, **wishes)
-        return BulkJob(order, partial(self.engine, base), Pace(self.bases.batch_size(entry)))
+        return BulkJob(order, LocalAnswers(partial(self.engine, base), Pace(self.bases.batch_size(entry))))
 
     # --- making -----------------------------------------------------------------------------------------------------
 

@@ -6,17 +6,16 @@ that was being said, and the next run writes what was said and not written.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from lorax_vlm.bulk.answering import Answered, Answering
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import AT_ONCE, Journal, Said, Written
-from lorax_vlm.bulk.opening import Opened, open_ahead
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.review import write_review
 from lorax_vlm.bulk.sidecars import (
@@ -32,10 +31,8 @@ from lorax_vlm.bulk.sidecars import (
 from lorax_vlm.bulk.standing import Standing, looked_up, standing_of
 from lorax_vlm.bulk.tables import require_own_tables, write_failures, write_tables
 from lorax_vlm.bulk.wording import marks
-from lorax_vlm.errors import LoraxError, UsageError
+from lorax_vlm.errors import LoraxError
 from lorax_vlm.paths import remove_abandoned, require_replaceable
-from lorax_vlm.requests import Engine, Request, ScoringEngine
-from lorax_vlm.runtime.rows import BATCH_PIXELS
 
 
 class BulkProgress(Protocol):
@@ -58,30 +55,17 @@ class BulkProgress(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How a job goes about its work."""
-
-    batch_size: int = 32
-    """Images that are asked about together."""
-    threads: int = 2
-    """That read and decode images ahead."""
-
-
 class BulkJob:
     """Texts about many images."""
 
-    def __init__(
-        self, order: BulkOrder, engine: Callable[[], AbstractContextManager[Engine]], pace: Pace | None = None
-    ) -> None:
+    def __init__(self, order: BulkOrder, answering: Answering) -> None:
         """Nothing is done.
 
         Args:
             order: What is wanted.
-            engine: Opens what answers; called when the first image is to be asked about.
-            pace: How it goes about it.
+            answering: What answers; asked when there is something to be said.
         """
-        self._order, self._engine, self._pace = order, engine, pace or Pace()
+        self._order, self._answering = order, answering
         self._stopping = threading.Event()
         self._tidied: set[Path] = set()
 
@@ -170,88 +154,38 @@ class BulkJob:
 
     def _work(self, journal: Journal, report: BulkReport, progress: BulkProgress | None) -> None:
         todo = (
-            (standing, standing.item if standing.wanted else None)
+            standing
             for standing in self._standings(journal)
             if standing.wanted or self._changes(standing, standing.known)
         )
-        pace = self._pace
-        opened = open_ahead(todo, threads=pace.threads, ahead=2 * pace.batch_size)
-        with ExitStack() as stack:
-            engine: Engine | None = None
-            for batch in _batches(opened, pace.batch_size):
-                if engine is None and any(one.picture is not None for one in batch):
-                    engine = stack.enter_context(self._engine())
-                said, errors = self._ask(engine, batch) if engine is not None else ({}, {})
-                self._keep(journal, batch, said, errors, report)
-                for number, one in enumerate(batch):
-                    error = one.error or errors.get(number)
-                    if progress is not None and error is not None:
-                        progress.failed(one.what.item.name, error)
+        with closing(self._answering.answers(todo, self._order)) as batches:
+            for batch in batches:
+                self._keep(journal, batch, report)
+                for one in batch:
+                    if progress is not None and one.error is not None:
+                        progress.failed(one.standing.item.name, one.error)
                     elif progress is not None:
-                        progress.said(one.what.item.name, {label: s.text for label, s in said.get(number, {}).items()})
+                        progress.said(one.standing.item.name, {label: said.text for label, said in one.said.items()})
                 if self._stopping.is_set():
                     report.interrupted = True
                     return
 
-    def _ask(
-        self, engine: Engine, batch: list[Opened[Standing]]
-    ) -> tuple[dict[int, dict[str, Said]], dict[int, LoraxError]]:
-        """What is said of each image of a batch by column, and what went wrong, by number in the batch."""
-        asked = [  # column by column: short texts do not wait for long ones, and an image is encoded once all the same
-            (number, column, one)
-            for column in self._order.columns
-            for number, one in enumerate(batch)
-            if one.picture is not None and column.label in one.what.wanted
-        ]
-        requests = {
-            (number, column.label): Request.about(
-                one.picture, one.what.item.question, column.adapter, **column.decoding
-            )
-            for number, column, one in asked
-        }
-        said: dict[int, dict[str, Said]] = {}
-        errors: dict[int, LoraxError] = {}
-        new = [ask for ask in asked if ask[1].label not in ask[2].what.unscored]
-        results = engine.generate([requests[number, column.label] for number, column, _ in new])
-        for (number, column, one), result in zip(new, results, strict=True):
-            text = result.text_or_error()
-            if isinstance(text, LoraxError):
-                errors.setdefault(number, text)
-            elif one.seen is not None:
-                of = said.setdefault(number, {})
-                image = one.seen.digest
-                how = column.how_about(one.what.item.question)
-                of[column.label] = Said(image, column.digest, how, str(text), text.finish, text.tokens)
-        for number, one in enumerate(batch):
-            if one.picture is not None and one.what.unscored:
-                said[number] = {**one.what.unscored, **said.get(number, {})}
-        if self._order.likelihood:
-            said = _with_likelihoods(engine, requests, said)
-        return said, errors
-
-    def _keep(
-        self,
-        journal: Journal,
-        batch: list[Opened[Standing]],
-        said: Mapping[int, Mapping[str, Said]],
-        errors: Mapping[int, LoraxError],
-        report: BulkReport,
-    ) -> None:
+    def _keep(self, journal: Journal, batch: Sequence[Answered], report: BulkReport) -> None:
         """Keep a batch in the journal, then write its text files, then note what they look like."""
         written: list[tuple[Sidecar, bytes, Written]] = []
         with journal.changing():
-            for number, one in enumerate(batch):
-                name, new = one.what.item.name, said.get(number, {})
+            for one in batch:
+                name, new = one.standing.item.name, one.said
                 if one.seen is not None:
                     journal.note_image(name, one.seen)
                 journal.note_texts(name, new)
-                if (error := one.error or errors.get(number)) is not None:
-                    journal.note_failed(name, error)
-                for sidecar, content, before in self._changes(one.what, {**one.what.known, **new}):
+                if one.error is not None:
+                    journal.note_failed(name, one.error)
+                for sidecar, content, before in self._changes(one.standing, {**one.standing.known, **new}):
                     note = Written(sidecar.about, digest_of(content), before, None)
                     journal.note_file(sidecar.path, note)
                     written.append((sidecar, content, note))
-                made = {label: text for label, text in new.items() if label not in one.what.unscored}
+                made = {label: text for label, text in new.items() if label not in one.standing.unscored}
                 report.scored += len(new) - len(made)
                 report.images += bool(made)
                 report.texts += len(made)
@@ -265,30 +199,3 @@ class BulkJob:
         with journal.changing():
             for (sidecar, _, note), stamp in zip(written, stamps, strict=True):
                 journal.note_file(sidecar.path, Written(note.labels, note.digest, note.before, stamp))
-
-
-def _batches(opened: Iterable[Opened[Standing]], size: int) -> Iterator[list[Opened[Standing]]]:
-    batch: list[Opened[Standing]] = []
-    for one in opened:
-        if len(batch) == size or (batch and sum(other.pixels for other in batch) >= BATCH_PIXELS):
-            yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
-
-
-def _with_likelihoods(
-    engine: Engine, requests: Mapping[tuple[int, str], Request], said: Mapping[int, Mapping[str, Said]]
-) -> dict[int, dict[str, Said]]:
-    """The same texts, each with how likely the model finds it."""
-    if not isinstance(engine, ScoringEngine):
-        raise UsageError("What answers here does not say how likely texts are.")
-    places = [(number, label) for number, of in said.items() for label in of]
-    likelihoods = engine.likelihoods(
-        [requests[place] for place in places], [said[n][label].text for n, label in places]
-    )
-    scored: dict[int, dict[str, Said]] = {}
-    for (number, label), likelihood in zip(places, likelihoods, strict=True):
-        scored.setdefault(number, {})[label] = replace(said[number][label], likelihood=likelihood)
-    return scored

@@ -14,8 +14,10 @@ from typing import Any
 import typer
 
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.bulk.answering import Answering, LocalAnswers, Pace
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
-from lorax_vlm.bulk.job import BulkJob, BulkProgress, Pace
+from lorax_vlm.bulk.job import BulkJob, BulkProgress
+from lorax_vlm.bulk.on_ray import RayAnswers, RayPace
 from lorax_vlm.bulk.order import Source, bulk_order
 from lorax_vlm.cli.output import as_json_values, print_json, say, say_drawn_only
 from lorax_vlm.errors import LoraxError, UsageError
@@ -37,13 +39,17 @@ class Manner:
     """Options of a workspace."""
     batch_size: str = str(Pace.batch_size)
     """A number, or ``auto``."""
+    ray: str | None = None
+    """Address of a cluster. None: in this process."""
+    workers: int = 2
+    """Of the cluster."""
     dry_run: bool = False
     strict: bool = False
     json_progress: bool = False
     as_json: bool = False
 
 
-RUNNING = ("batch_size", "dry_run", "strict", "json_progress")
+RUNNING = ("batch_size", "ray", "workers", "dry_run", "strict", "json_progress")
 """The options that are fields of ``Manner``."""
 
 
@@ -72,7 +78,13 @@ def run_bulk(source: Source, adapters: Sequence[str], model: str, wishes: dict[s
         with Workspace(batch_size=rows, **manner.system).engine(model) as opened:
             yield opened
 
-    job = BulkJob(order, engine, Pace(_MOST_IMAGES if size is None else size))
+    together = _MOST_IMAGES if size is None else size
+    answering: Answering = LocalAnswers(engine, Pace(together))
+    if manner.ray is not None:
+        system = {**manner.system, "batch_size": together}
+        pace = RayPace(manner.ray, manner.workers, together, gpus=float(_has_gpu(manner)))
+        answering = RayAnswers(model, system, pace)
+    job = BulkJob(order, answering)
     if manner.dry_run:
         _say(job.plan(), "plan", as_json=manner.as_json)
         return

@@ -20,7 +20,9 @@ from lorax_vlm.cli.options import (
     Images,
     Model,
     Quantize,
+    Ray,
     Store,
+    Workers,
     read_columns,
 )
 from lorax_vlm.cli.output import SILENT, print_json, print_table, say, say_drawn_only, say_wrote
@@ -98,6 +100,8 @@ def caption(
     strict: Annotated[bool, typer.Option("--strict", help="Of many: exit code 1 if an image failed.")] = False,
     json_progress: Annotated[bool, typer.Option("--json-progress", help="Of many: progress as JSON lines.")] = False,
     batch_size: AtATime = None,
+    ray: Ray = None,
+    workers: Workers = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam search width.", show_default=False)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Token limit.", show_default=False)] = None,
     min_new_tokens: Annotated[int | None, typer.Option(min=0, help="No shorter.", show_default=False)] = None,
@@ -163,6 +167,8 @@ def caption(
         "--strict": strict,
         "--json-progress": json_progress,
         "--batch-size": batch_size,
+        "--ray": ray,
+        "--workers": workers,
     }
     if len(images) == 1 and (images[0] == "-" or is_source(images[0]) or is_folder(images[0])):
         if compare or sheet is not None:

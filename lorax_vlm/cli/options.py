@@ -63,6 +63,15 @@ AtATime = Annotated[
         show_default=False,
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Of many: on a Ray cluster, local, auto or its address; needs the extra [ray].",
+        show_default=False,
+    ),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="With --ray: engines. Default: 2.", show_default=False)]
 Streaming = Annotated[bool, typer.Option("--streaming", help="With hub data: read rows while training.")]
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out, and list them in a file.")

@@ -20,7 +20,9 @@ from lorax_vlm.cli.options import (
     IncludeSeen,
     Model,
     Quantize,
+    Ray,
     Store,
+    Workers,
     read_columns,
 )
 from lorax_vlm.cli.output import SILENT, print_json, print_table, say, say_drawn_only
@@ -58,6 +60,8 @@ def ask(
     strict: Annotated[bool, typer.Option("--strict", help="Of rows: exit code 1 if one failed.")] = False,
     json_progress: Annotated[bool, typer.Option("--json-progress", help="Of rows: in JSON lines.")] = False,
     batch_size: AtATime = None,
+    ray: Ray = None,
+    workers: Workers = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beam search width.", show_default=False)] = None,
     model: Model = DEFAULT_MODEL,
     store: Store = None,
@@ -80,6 +84,8 @@ def ask(
             "strict": strict,
             "json_progress": json_progress,
             "batch_size": batch_size,
+            "ray": ray,
+            "workers": workers,
         }
         manner = Manner(options, as_json=as_json, **{name: value for name, value in of_table.items() if value})
         of_rows = {"images": images, "split": split, "columns": read_columns(columns) if columns else None, "out": out}

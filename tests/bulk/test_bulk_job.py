@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lorax_vlm.bulk.answering import LocalAnswers, Pace
 from lorax_vlm.bulk.columns import Column
 from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.folder import ImageFolder
-from lorax_vlm.bulk.job import BulkJob, Pace
+from lorax_vlm.bulk.job import BulkJob
 from lorax_vlm.bulk.journal import Journal
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import Existing
@@ -53,7 +54,7 @@ class Bench:
 
     def job(self, *columns: Column, **wanted: Any) -> BulkJob:
         order = BulkOrder(ImageFolder(self.root, recursive=True), columns or (ONE,), self.root, **wanted)
-        return BulkJob(order, self._open, Pace(batch_size=4, threads=2))
+        return BulkJob(order, LocalAnswers(self._open, Pace(batch_size=4, threads=2)))
 
     def run(self, *columns: Column, **wanted: Any) -> BulkReport:
         self.engine.asked.clear()

@@ -12,8 +12,9 @@ from datasets import Dataset, Image
 from PIL import Image as Pictures
 
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.bulk.answering import LocalAnswers, Pace
 from lorax_vlm.bulk.counts import BulkReport
-from lorax_vlm.bulk.job import BulkJob, Pace
+from lorax_vlm.bulk.job import BulkJob
 from lorax_vlm.bulk.order import bulk_order
 from lorax_vlm.data.readers.columns import Columns
 from lorax_vlm.errors import DataError, PathError, UsageError
@@ -34,7 +35,7 @@ def run(table: Path, out: Path, **options: Any) -> tuple[BulkReport, FakeEngine]
     engine = FakeEngine(say)
     entry, store = get_model_entry("blip2-opt-mini"), AdapterStore(out.parent / "store")
     order = bulk_order(entry, store, table, (), out=out, **{"answers": True, **options})
-    return BulkJob(order, lambda: answering(engine), Pace(3)).run(), engine
+    return BulkJob(order, LocalAnswers(lambda: answering(engine), Pace(3))).run(), engine
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def captions(source: Any, out: Path | None = None, **wishes: Any) -> list[dict[s
     engine = FakeEngine(lambda request: f"red {request.single()[0].getpixel((0, 0))[0]}")
     store = AdapterStore("store")
     order = bulk_order(get_model_entry("blip2-opt-mini"), store, source, (), out=out, write=["jsonl"], **wishes)
-    BulkJob(order, lambda: answering(engine), Pace(3)).run()
+    BulkJob(order, LocalAnswers(lambda: answering(engine), Pace(3))).run()
     return [json.loads(line) for line in order.table("jsonl").read_text().splitlines()]
 
 

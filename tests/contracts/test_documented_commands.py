@@ -26,8 +26,8 @@ from tests.sharing.test_signing import make_keys
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "cli.md")]
-ELSEWHERE = ("hf://", "s3://", "https://")
-"""Addresses of others: their commands are tried against servers of ours in ``tests/exchange``."""
+ELSEWHERE = ("hf://", "s3://", "https://", "--ray")
+"""Addresses of others: their commands are tried against servers and clusters of ours, elsewhere in the tests."""
 MINIATURE = {"blip2_flan": "blip2-flan-mini", "blip2_opt": "blip2-opt-mini"}
 MORE = {
     "train": ["--steps", "2", "--eval-every", "2", "--batch-size", "16", "--replace"],
