@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lorax_vlm import errors
+from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.bulk.answering import Answered, ask
 from lorax_vlm.bulk.columns import Column
 from lorax_vlm.bulk.opening import open_ahead
@@ -21,6 +22,7 @@ from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.standing import Standing
 from lorax_vlm.data.image_facts import RowImage
 from lorax_vlm.errors import LoraxError, MissingExtra
+from lorax_vlm.models.catalog import checkpoints_by_key
 
 _THREADS = 2
 
@@ -47,7 +49,7 @@ class RayAnswers:
 
         Args:
             model: The base.
-            system: Options of each worker's ``Workspace``.
+            system: ``store``, and options of each worker's bases; see ``runtime.bases.BaseOptions``.
             pace: How it goes about it.
         """
         self._model, self._system, self._pace = model, dict(system or {}), pace or RayPace()
@@ -123,11 +125,13 @@ class _Worker:
     """One engine, on one worker."""
 
     def __init__(self, model: str, system: Mapping[str, Any], columns: list[Column], likelihood: bool) -> None:
-        from lorax_vlm.workspace import Workspace
+        from lorax_vlm.runtime.bases import Bases
 
+        options = dict(system)
+        bases = Bases(checkpoints_by_key("hub"), AdapterStore(options.pop("store", None)), **options)
         self._columns, self._likelihood = columns, likelihood
         self._stack = ExitStack()
-        self._engine = self._stack.enter_context(Workspace(**system).engine(model))
+        self._engine = self._stack.enter_context(bases.use(model))
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         standings = [pickle.loads(sent).standing for sent in batch["sent"]]
