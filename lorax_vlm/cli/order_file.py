@@ -73,6 +73,7 @@ class Options(BaseModel):
     style: _Word | None = None
     task: _Word | None = None
     recipe: _Word | None = None
+    init_from: _Word | None = None
     rank: _Count | None = None
     alpha: _Rate | None = None
     dropout: _Share | None = None
@@ -99,7 +100,7 @@ class Options(BaseModel):
 
 
 # Of the whole run, so no entry of a file may say them.
-_OF_THE_RUN = ("eval_every", "mixed_precision", "gradient_checkpointing", "report_to")
+_OF_THE_RUN = ("init_from", "eval_every", "mixed_precision", "gradient_checkpointing", "report_to")
 _KNOWN = [name for name in Options.model_fields if name not in _OF_THE_RUN]
 _RECIPE = ("rank", "alpha", "dropout", "sites")
 _DATA = ("data", "images", "annotations", "columns", "streaming", "skip_bad_rows", "held_out", "group_by")
@@ -127,6 +128,7 @@ class AskedAdapter:
     style: str | None = None
     task: str | None = None
     recipe: str | None = None
+    init_from: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Rank, alpha, dropout and sites that are not the recipe's; see ``change_recipe``."""
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -140,7 +142,7 @@ def ask(name: str, options: Mapping[str, Any]) -> AskedAdapter:
     given = {key: value for key, value in options.items() if value is not None}
     return AskedAdapter(
         name,
-        **{key: given[key] for key in ("style", "task", "recipe") if key in given},
+        **{key: given[key] for key in ("style", "task", "recipe", "init_from") if key in given},
         changes={key: given[key] for key in _RECIPE if key in given},
         data={key: given[key] for key in _DATA if key in given},
         config={_CONFIG[key]: given[key] for key in _CONFIG if key in given},

@@ -97,6 +97,10 @@ def train(
             show_default=False,
         ),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(help="An adapter to train on from; its recipe is the usual one then.", show_default=False),
+    ] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.", show_default=False)] = None,
     alpha: Annotated[
         float | None, typer.Option(help="Updates count alpha / rank. Default: twice the rank.", show_default=False)
@@ -187,6 +191,7 @@ def train(
         "style": style,
         "task": task,
         "recipe": recipe,
+        "init_from": init_from,
         "rank": rank,
         "alpha": alpha,
         "dropout": dropout,
@@ -213,6 +218,8 @@ def train(
     }
     if (name is None) == (adapters is None):
         raise UsageError("Name one adapter to train, or several in a file: --adapters FILE.")
+    if adapters is not None and init_from is not None:
+        raise UsageError("--init-from is for one adapter; those of a file are trained together.")
     if adapters is not None and (style or task):
         raise UsageError("With --adapters, style and task are those of each entry of the file.")
     asked = read_order_file(adapters, options) if adapters is not None else [ask(str(name), options)]
@@ -302,7 +309,8 @@ def _train(
             name,
             skill,
             data=splits,
-            recipe=_recipe(adapter, entry),
+            recipe=_recipe(adapter, entry) if adapter.recipe or adapter.changes or not adapter.init_from else None,
+            init_from=adapter.init_from,
             config=adapter.config,
             skip_bad_rows=bool(adapter.data.get("skip_bad_rows")),
         )

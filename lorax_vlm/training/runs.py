@@ -183,9 +183,9 @@ def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run
         raise NothingToResume(str(run_dir))
     started = record["settings"]
     now = json.loads(json.dumps(settings, default=str))
-    differing = [key for key in now if started.get(key) != now[key]]
+    differing = [key for key in {**started, **now} if started.get(key) != now.get(key)]
     if differing:
-        changes = [f"  {line}" for key in differing for line in _differences(key, started.get(key), now[key])]
+        changes = [f"  {line}" for key in differing for line in _differences(key, started.get(key), now.get(key))]
         raise TrainingError(
             f"The run in {run_dir} has other settings, so it cannot be continued:\n"
             + "\n".join(changes)

@@ -16,13 +16,12 @@ from lorax_vlm.adapters.manifest import Manifest
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.adapters.seen import SeenImages, write_seen
+from lorax_vlm.adapters.seen import write_seen
 from lorax_vlm.adapters.stored import StoredAdapter
-from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import write_problems
 from lorax_vlm.data.world.skills import require_scenes
-from lorax_vlm.errors import AdapterExists, DamagedAdapter, LoraxError, PathError
+from lorax_vlm.errors import AdapterExists, DamagedAdapter, LoraxError, PathError, UsageError
 from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.families.base import LabelPlan
@@ -43,6 +42,7 @@ from lorax_vlm.workshop.fitting import fit_to_labels, require_fitting
 from lorax_vlm.workshop.intake import keep, made_on
 from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, Wanted, make_order, usual
 from lorax_vlm.workshop.sampling import sampler
+from lorax_vlm.workshop.starting import INIT_FROM, NOTHING, Start, read_start, recipe_of
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,13 @@ class AdapterWorkshop:
 
     def order(self, name: str, skill: Skill, **wanted: Unpack[Wanted]) -> AdapterOrder:
         """What would be trained; nothing is loaded but the data. See ``orders.make_order``."""
-        return make_order(self._bases.described(self._model), name, skill, **wanted)
+        entry, start = self._bases.described(self._model), None
+        if (asked := wanted.get("init_from")) is not None:
+            start = self._store.find(asked, entry.name)
+            if wanted.get("recipe") is None:
+                wanted["recipe"] = recipe_of(start, entry.family)
+        order = make_order(entry, name, skill, **wanted)
+        return dataclasses.replace(order, start=start.reference) if start is not None else order
 
     def make(
         self, name: str, skill: Skill, *, replace: bool = False, progress: Show = True, **wanted: Unpack[Wanted]
@@ -93,7 +99,8 @@ class AdapterWorkshop:
         if wanted.get("data") is None:
             require_scenes(skill)
         if wanted.get("data") is not None or entry.miniature:
-            order = make_order(entry, name, skill, **wanted)
+            order = self.order(name, skill, **wanted)
+            recipe = order.recipe
         if not replace and name in self._store:
             stored = self._store.get(name)
             if self._is_made_of(stored.manifest, kind, recipe, order):
@@ -136,6 +143,9 @@ class AdapterWorkshop:
         theirs = (manifest.skill, manifest.prompt, manifest.generation, manifest.trained)
         if own != theirs or manifest.training.get("recipe") != recipe.to_dict():
             return False
+        begun = manifest.training.get(INIT_FROM, {}).get("digest")
+        if begun != (self._store.get(order.start).digest if order is not None and order.start else None):
+            return False
         if order is not None:
             asked, recorded = order.splits.content(), manifest.training.get("asked_data")
             if order.splits.streamed or asked != recorded:  # a stream is not known before it is read
@@ -168,10 +178,17 @@ class AdapterWorkshop:
             before = self._require_storable(order, replace)
             with self._bases.use(self._model) as engine:
                 plan, facts = self._plan(engine, order)
+                start = read_start(engine, order.start, order.recipe) if order.start else NOTHING
                 result = train_adapter(
-                    engine.base, plan, run_dir, resume=resume, progress=progress, features_dir=features_dir()
+                    engine.base,
+                    plan,
+                    run_dir,
+                    resume=resume,
+                    progress=progress,
+                    features_dir=features_dir(),
+                    start=start.updates,
                 )
-                kept = self._keep_trained(engine, order, plan, facts, result, before)
+                kept = self._keep_trained(engine, order, plan, facts, result, before, start)
             discard_run(run_dir)
         return kept
 
@@ -190,6 +207,8 @@ class AdapterWorkshop:
         if len(orders) == 1 and process_count() == 1:
             return [self.train(orders[0], replace=replace, resume=resume, progress=progress)]
         require_flag("resume", resume)
+        if begun := [order.name for order in orders if order.start is not None]:
+            raise UsageError(f"{', '.join(begun)}: adapters that begin with others are trained alone, in one process.")
         listener(progress)
         orders = _measured_at_once(orders)
         names = "\n".join(order.name for order in orders)
@@ -335,19 +354,21 @@ class AdapterWorkshop:
         facts: Mapping[str, Any],
         result: TrainingResult,
         before: str | None,
+        start: Start = NOTHING,
     ) -> StoredAdapter:
         self._require_unchanged(order.name, before, result.folder)
         streamed = tuple(getattr(plan.data.train, "problems", ()))
         if streamed and process_rank() == 0:  # found while it was read
             write_problems([*plan.data.left_out, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
-        write_seen(result.folder, _images_of(plan.data))
-        training = {**facts, **result.record()}
+        seen, more_seen = start.joined(plan.data, facts[KNOWN_BY])
+        write_seen(result.folder, seen)
+        training = {**facts, **result.record(), **start.facts, **more_seen}
         if training["still_falling"] and training[KNOWN_BY] != [Identity.DRAWING]:  # whose usual settings are tried
             more = 3 * training["steps"]
             logger.warning(
                 "%r: the validation loss was still falling; more steps may help, such as %d", order.name, more
             )
-        facts = {"trained": True, "training": training, "labels": tuple(plan.labels)}
+        facts = {"trained": True, "training": training, "labels": tuple(plan.labels), "lineage": start.lineage}
         manifest = _manifest(engine, order.name, order.kind, order.recipe, **facts)
         return keep(engine, result.folder, manifest, replace=True)
 
@@ -370,14 +391,5 @@ def _fitted(engine: BaseEngine, order: AdapterOrder) -> tuple[AdapterPlan, Label
     if answers is not None:
         logger.info("%s", answers.summary())
     labels = answers.labels if answers is not None and answers.added else ()
-    purpose = {"kind": dataclasses.asdict(order.kind)}
+    purpose = {"kind": dataclasses.asdict(order.kind), **({INIT_FROM: order.start} if order.start else {})}
     return AdapterPlan(order.name, order.recipe, splits, order.config, labels, purpose), answers
-
-
-def _images_of(splits: DataSplits) -> SeenImages | None:
-    """The images that were trained on, None where a stream did not note them; of data in memory all, though a short run
-    does not come to each.
-    """
-    if isinstance(splits.train, NotedStream):
-        return SeenImages.of(splits.train.images) if splits.train.images is not None else None
-    return SeenImages.of(example.image_digest() for example in splits.train)

@@ -40,6 +40,8 @@ class AdapterOrder:
     config: TrainConfig
     skip_bad_rows: bool = False
     """Leave out examples whose texts do not fit the model, instead of refusing all."""
+    start: str | None = None
+    """The adapter that it begins with, in one version."""
 
 
 def orders_by_name(
@@ -144,6 +146,8 @@ class Wanted(Taught, total=False):
 
     recipe: str | Recipe | None
     """``light``, ``medium``, ``heavy``, ``portable``, ``seeing`` or one of your own."""
+    init_from: str | None
+    """An adapter of this base to begin with, whose recipe is the usual one then. None: the identity."""
 
 
 def as_splits(data: Data) -> DataSplits:
