@@ -107,7 +107,8 @@ class MultiModalLoRAExchange:
 
     def save_adapter(self, key: str, target: str | Path) -> Path:
         """Copy an adapter out of the store: a plain PEFT folder, or one file called ``....lorax``."""
-        return save_adapter(self.store, self.workspace.resolve(key), target)
+        place = named_path("target", target)
+        return save_adapter(self.store, self.workspace.resolve(key), place)
 
     def load_adapter(
         self,
@@ -239,6 +240,7 @@ class MultiModalLoRAExchange:
 
         See ``exchange.moving.exchange`` for arguments and errors.
         """
+        require_known(wishes, Wishes.__annotations__)
         own, other = (self.workspace.resolve(name) for name in (key, other_key))
         return exchange(self.workspace.bases, own, other, **wishes)
 
