@@ -119,7 +119,7 @@ class Journal:
         Raises:
             PathError: It cannot be opened, is damaged, or another process writes to this output.
         """
-        self.path = path
+        self.path, self._changed = path, False
         self._lock: BaseFileLock | None = None
         if look and not path.exists():
             self._open(Path(":memory:"))
@@ -168,7 +168,7 @@ class Journal:
 
     @property
     def changes(self) -> int:
-        """How often something was kept in it, over all runs."""
+        """How often texts were kept in it, over all runs, each time some of them."""
         return int(self.fact("changes") or 0)
 
     def __enter__(self) -> "Journal":
@@ -235,8 +235,11 @@ class Journal:
         Raises:
             PathError: It cannot be written; the disk may be full.
         """
+        self._changed = False
         with self._guarded(), self._changing():
             yield
+            if self._changed:
+                self.note_facts({"changes": self.changes + 1})
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -260,8 +263,7 @@ class Journal:
         for label, one in said.items():
             self._put("texts", key, label, *astuple(one))
         self._db.execute("DELETE FROM failed WHERE item = ?", (key,))
-        if said:
-            self.note_facts({"changes": self.changes + 1})
+        self._changed = self._changed or bool(said)
 
     def note_file(self, path: str, written: Written) -> None:
         """Keep what a file holds, or is going to hold."""

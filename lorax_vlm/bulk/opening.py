@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import Generic, TypeVar
 
 from PIL import Image
@@ -45,18 +46,20 @@ def open_ahead(
         ahead: Things that are opened before they are asked for, at most.
         most_pixels: Of pictures that wait, together; the ones at work come on top.
     """
-    source, waiting = iter(things), deque[Future[Opened[T]]]()
+    source, waiting, held = iter(things), deque[Future[Opened[T]]](), _Pixels()
     with ThreadPoolExecutor(threads, thread_name_prefix="opening") as pool:
         try:
             while True:
-                while len(waiting) < ahead and _pixels(waiting) < most_pixels:
+                while len(waiting) < ahead and held.count < most_pixels:
                     if (following := next(source, None)) is None:
                         break
                     what, item = following
-                    waiting.append(pool.submit(_open, what, item) if item is not None else _ready(Opened(what)))
+                    waiting.append(pool.submit(_open, what, item, held) if item is not None else _ready(Opened(what)))
                 if not waiting:
                     return
-                yield waiting.popleft().result()
+                opened = waiting.popleft().result()
+                held.add(-opened.pixels)
+                yield opened
         finally:
             for future in waiting:
                 future.cancel()
@@ -68,11 +71,25 @@ def _ready(opened: Opened[T]) -> Future[Opened[T]]:
     return future
 
 
-def _pixels(waiting: Iterable[Future[Opened[T]]]) -> int:
-    return sum(future.result().pixels for future in waiting if future.done() and not future.cancelled())
+class _Pixels:
+    """Of the pictures that wait, counted by the threads that open them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = Lock()
+
+    def add(self, number: int) -> None:
+        with self._lock:
+            self.count += number
 
 
-def _open(what: T, item: Item) -> Opened[T]:
+def _open(what: T, item: Item, held: _Pixels) -> Opened[T]:
+    opened = _opened(what, item)
+    held.add(opened.pixels)
+    return opened
+
+
+def _opened(what: T, item: Item) -> Opened[T]:
     try:
         stamp, data = item.stamp(), item.read()
         seen = SeenImage(hashlib.sha256(data).hexdigest(), stamp)
