@@ -1,5 +1,6 @@
 """Paths that people name: tried before any work, and their troubles said as what they are. No torch."""
 
+import itertools
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ SCRATCH_PREFIX = ".writing-"
 """How what is not whole yet is called."""
 _SCRATCH = re.compile(rf"{re.escape(SCRATCH_PREFIX)}[0-9a-f]{{32}}")
 _ABANDONED_S = 3600
+_PROCESS, _NUMBERS = uuid.uuid4().hex[:16], itertools.count()
 _LOOKED_AT = 2**16
 
 
@@ -39,38 +41,33 @@ def naming(path: object, hint: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file that is put in its place when it is whole and on the disk; until then what was there is as it was.
 
     What a writer that was killed leaves beside it is removed by the next one of this folder, see ``abandoned``.
 
     Args:
         path: Its place.
-        durable: Wait for the disk. Else, for very many files, a power failure may leave an empty one, though a killed
-            process never does, and nothing is looked for in their folder.
 
     Raises:
         OSError: It cannot be written.
     """
-    if durable:
-        remove_abandoned(path.parent)
+    remove_abandoned(path.parent)
     scratch = path.with_name(scratch_name())
     try:
         with scratch.open("xb") as file:
             yield file
             file.flush()
-            if durable:
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
-    if durable:
-        sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def scratch_name() -> str:
     """A new name for what is not whole yet."""
-    return f"{SCRATCH_PREFIX}{uuid.uuid4().hex}"
+    return f"{SCRATCH_PREFIX}{_PROCESS}{os.getpid() & 0xFFFFFF:06x}{next(_NUMBERS) & 0xFFFFFFFFFF:010x}"
 
 
 def abandoned(folder: Path) -> Iterator[Path]:

@@ -31,8 +31,10 @@ class Answered:
 class Answering(Protocol):
     """Says what is to be said of items, a batch at a time; nothing is asked of whatever only is to be written."""
 
-    def answers(self, todo: Iterable[Standing], order: BulkOrder) -> Generator[list[Answered]]:
-        """Batches as they are ready, in any order.
+    def answers(
+        self, todo: Iterable[Standing], order: BulkOrder, stopped: Callable[[], bool]
+    ) -> Generator[list[Answered]]:
+        """Batches as they are ready, in any order; once it is ``stopped`` only those that are being said.
 
         Raises:
             LoraxError: One that says nothing about an item; see ``Result.text_or_error``.
@@ -62,13 +64,20 @@ class LocalAnswers:
         """
         self._engine, self._pace = engine, pace or Pace()
 
-    def answers(self, todo: Iterable[Standing], order: BulkOrder) -> Generator[list[Answered]]:
-        """Batches in the order of the items; see ``Answering.answers``."""
+    def answers(
+        self, todo: Iterable[Standing], order: BulkOrder, stopped: Callable[[], bool]
+    ) -> Generator[list[Answered]]:
+        """Batches in the order of the items; see ``Answering.answers``.
+
+        The engine is used on the thread that asks for them: in another one torch would have other threads of its own.
+        """
         things = ((standing, standing.item if standing.wanted else None) for standing in todo)
         opened = open_ahead(things, threads=self._pace.threads, ahead=2 * self._pace.batch_size)
         with ExitStack() as stack:
             engine: Engine | None = None
             for batch in _batches(opened, self._pace.batch_size):
+                if stopped():
+                    return
                 if engine is None and any(one.picture is not None for one in batch):
                     engine = stack.enter_context(self._engine())
                 yield ask(engine, batch, order.columns, likelihood=order.likelihood)
@@ -131,10 +140,12 @@ def _with_likelihoods(
 
 def _batches(opened: Iterable[Opened[Standing]], size: int) -> Iterator[list[Opened[Standing]]]:
     batch: list[Opened[Standing]] = []
+    pixels = 0
     for one in opened:
-        if len(batch) == size or (batch and sum(other.pixels for other in batch) >= BATCH_PIXELS):
+        if len(batch) == size or (batch and pixels >= BATCH_PIXELS):
             yield batch
-            batch = []
+            batch, pixels = [], 0
         batch.append(one)
+        pixels += one.pixels
     if batch:
         yield batch

@@ -7,6 +7,7 @@ that was being said, and the next run writes what was said and not written.
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -70,7 +71,7 @@ class BulkJob:
         self._tidied: set[Path] = set()
 
     def stop(self) -> None:
-        """End after the batch that is being said; what was said is written. Any thread may ask for it."""
+        """End after the batches that are being said; what was said is written. Any thread may ask for it."""
         self._stopping.set()
 
     def plan(self) -> BulkPlan:
@@ -158,17 +159,18 @@ class BulkJob:
             for standing in self._standings(journal)
             if standing.wanted or self._changes(standing, standing.known)
         )
-        with closing(self._answering.answers(todo, self._order)) as batches:
-            for batch in batches:
-                self._keep(journal, batch, report)
-                for one in batch:
-                    if progress is not None and one.error is not None:
-                        progress.failed(one.standing.item.name, one.error)
-                    elif progress is not None:
-                        progress.said(one.standing.item.name, {label: said.text for label, said in one.said.items()})
-                if self._stopping.is_set():
-                    report.interrupted = True
-                    return
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="writing") as writing,
+            closing(self._answering.answers(todo, self._order, self._stopping.is_set)) as batches,
+        ):
+            before: tuple[Future[None], Sequence[Answered]] | None = None
+            for batch in batches:  # is said while the one before is written
+                if before is not None:
+                    _tell(progress, *before)
+                before = writing.submit(self._keep, journal, batch, report), batch
+            if before is not None:
+                _tell(progress, *before)
+        report.interrupted = self._stopping.is_set()
 
     def _keep(self, journal: Journal, batch: Sequence[Answered], report: BulkReport) -> None:
         """Keep a batch in the journal, then write its text files, then note what they look like."""
@@ -199,3 +201,15 @@ class BulkJob:
         with journal.changing():
             for (sidecar, _, note), stamp in zip(written, stamps, strict=True):
                 journal.note_file(sidecar.path, Written(note.labels, note.digest, note.before, stamp))
+
+
+def _tell(progress: BulkProgress | None, written: Future[None], batch: Sequence[Answered]) -> None:
+    """Say what came of a batch, once it is written."""
+    written.result()
+    if progress is None:
+        return
+    for one in batch:
+        if one.error is not None:
+            progress.failed(one.standing.item.name, one.error)
+        else:
+            progress.said(one.standing.item.name, {label: said.text for label, said in one.said.items()})

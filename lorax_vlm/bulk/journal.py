@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -120,6 +121,9 @@ class Journal:
             PathError: It cannot be opened, is damaged, or another process writes to this output.
         """
         self.path, self._changed = path, False
+        self._noted: dict[str, list[tuple[object, ...]]] = {}
+        self._succeeded: list[tuple[bytes]] = []
+        self._turn = RLock()  # one thread reads what is to be done, another writes what was said
         self._lock: BaseFileLock | None = None
         if look and not path.exists():
             self._open(Path(":memory:"))
@@ -144,7 +148,7 @@ class Journal:
         self._lock = lock
 
     def _open(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, *_SINCE, _SCHEMA_VERSION):
             self._db.close()
@@ -222,7 +226,8 @@ class Journal:
 
     def _all(self, query: str, *values: bytes | str) -> list[Any]:
         try:
-            return self._db.execute(query, values).fetchall()
+            with self._turn:
+                return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise self._trouble(error) from error
 
@@ -235,11 +240,12 @@ class Journal:
         Raises:
             PathError: It cannot be written; the disk may be full.
         """
-        self._changed = False
-        with self._guarded(), self._changing():
+        with self._turn, self._guarded(), self._changing():
+            self._changed, self._noted, self._succeeded = False, {}, []
             yield
             if self._changed:
                 self.note_facts({"changes": self.changes + 1})
+            self._write_noted()
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -262,7 +268,7 @@ class Journal:
         key = os.fsencode(item)
         for label, one in said.items():
             self._put("texts", key, label, *astuple(one))
-        self._db.execute("DELETE FROM failed WHERE item = ?", (key,))
+        self._succeeded.append((key,))
         self._changed = self._changed or bool(said)
 
     def note_file(self, path: str, written: Written) -> None:
@@ -280,7 +286,12 @@ class Journal:
             self._put("facts", name, json.dumps(value))
 
     def _put(self, table: str, *values: object) -> None:
-        self._db.execute(f"REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+        self._noted.setdefault(table, []).append(values)
+
+    def _write_noted(self) -> None:
+        self._db.executemany("DELETE FROM failed WHERE item = ?", self._succeeded)
+        for table, rows in self._noted.items():
+            self._db.executemany(f"REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

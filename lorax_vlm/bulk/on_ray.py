@@ -8,7 +8,7 @@ A worker that dies costs its batch, which Ray gives to another one.
 import logging
 import os
 import pickle
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,7 +54,9 @@ class RayAnswers:
         """
         self._model, self._system, self._pace = model, dict(system or {}), pace or RayPace()
 
-    def answers(self, todo: Iterable[Standing], order: BulkOrder) -> Generator[list[Answered]]:
+    def answers(
+        self, todo: Iterable[Standing], order: BulkOrder, stopped: Callable[[], bool]
+    ) -> Generator[list[Answered]]:
         """Batches as they are ready; see ``Answering.answers``.
 
         Raises:
@@ -67,9 +69,11 @@ class RayAnswers:
             else:
                 yield [Answered(standing, error=standing.item.problem)]
         if wanted:
-            yield from self._on_cluster(wanted, order)
+            yield from self._on_cluster(wanted, order, stopped)
 
-    def _on_cluster(self, wanted: list["_Sent"], order: BulkOrder) -> Generator[list[Answered]]:
+    def _on_cluster(
+        self, wanted: list["_Sent"], order: BulkOrder, stopped: Callable[[], bool]
+    ) -> Generator[list[Answered]]:
         try:
             import ray
             from ray.data import ActorPoolStrategy, DataContext, from_items
@@ -93,6 +97,8 @@ class RayAnswers:
             )
             for block in answered.iter_batches(batch_size=None):
                 yield [_received(told) for told in block["answered"]]
+                if stopped():
+                    return
         finally:
             if started:
                 ray.shutdown()

@@ -6,14 +6,16 @@ What somebody wrote by hand is never written over unless that was asked for: the
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import Literal
 
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import Said, Stamp, Written
 from lorax_vlm.errors import PathError
-from lorax_vlm.paths import naming, written_whole
+from lorax_vlm.paths import scratch_name
 
 Existing = Literal["skip", "overwrite", "overwrite-all", "append", "prepend"]
 EXISTING: tuple[Existing, ...] = ("skip", "overwrite", "overwrite-all", "append", "prepend")
@@ -21,6 +23,7 @@ Holds = Literal["nothing", "ours", "begun", "others", "by hand"]
 """What is in the place of a text file: what was written here for the same columns, what was there before that was to be
 written, what was written here for other columns, or anything else."""
 _JOINT = ", "
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -115,17 +118,41 @@ def content_of(text: str, found: Found, existing: Existing) -> tuple[bytes, byte
 
 
 def write_text(root: Path, path: str, content: bytes) -> Stamp:
-    """Write a text file whole, and say what it looks like then.
+    """Write a text file whole, and say what it looks like then; for very many of them, so without pathlib.
+
+    It does not wait for the disk: the journal has, and what a power failure empties is written again.
 
     Raises:
         PathError: It cannot be written.
     """
-    place = root / path
-    with naming(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(place, durable=False) as file:  # the journal is, and an empty file is nothing
-            file.write(content)
-        return Stamp.of(os.stat(place))
+    place = os.path.join(root, path)
+    folder = os.path.dirname(place)
+    scratch = os.path.join(folder, scratch_name())
+    try:
+        try:
+            handle = os.open(scratch, _NEW)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)
+            handle = os.open(scratch, _NEW)
+        try:
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                _write_all(file, content)
+                stamp = Stamp.of(os.fstat(file.fileno()))
+            os.replace(scratch, place)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(scratch)
+            raise
+    except OSError as error:
+        raise PathError.of(place, error) from error
+    return stamp
+
+
+def _write_all(file: RawIOBase, content: bytes) -> None:
+    """Also where the system takes a part at a time."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
 
 
 def digest_of(content: bytes) -> str:
