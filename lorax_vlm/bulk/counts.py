@@ -43,12 +43,11 @@ class BulkPlan:
         """Add an item; ``writes`` is whether any of its files would change."""
         self.images += 1
         self._names.update(os.fsencode(standing.item.name) + b"\0")
-        self.texts.update(standing.wanted.values())
-        self.kept.update(
-            "others" if found.holds == "others" and not found.in_part else "by hand" for _, found in standing.kept
-        )
-        self.written_over += sum(found.holds == "by hand" for _, found in standing.write)
+        for _, found in standing.kept:
+            self.kept["others" if found.holds == "others" and not found.in_part else "by hand"] += 1
+        self.written_over += sum([found.holds == "by hand" for _, found in standing.write])
         if standing.wanted:
+            self.texts.update(standing.wanted.values())
             self.to_ask += 1
         elif writes:
             self.to_write += 1

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -131,7 +132,7 @@ class BulkOrder:
             return self.out / TABLES[kind]
         return self.out / (self.file if self.file.endswith(f".{kind}") else f"{self.file}.{kind}")
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Of the columns."""
         return tuple(column.label for column in self.columns)
