@@ -157,6 +157,45 @@ def dedupe(
         _export(found.splits, out, to, as_json=as_json)
 
 
+@app.command()
+def edit(
+    source: Source,
+    find: Annotated[str, typer.Option("--find", help="What is looked for in captions or answers, letter for letter.")],
+    put: Annotated[str, typer.Option("--replace", help="What stands in its place.")],
+    regex: Annotated[bool, typer.Option("--regex", help="--find is a regular expression.")] = False,
+    to: To = "folder",
+    out: Out = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and write nothing.")] = False,
+    images: Images = None,
+    annotations: Annotations = None,
+    columns: Columns = None,
+    skip_bad_rows: SkipBadRows = False,
+    held_out: HeldOut = None,
+    group_by: GroupBy = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a data set anew with something replaced in its texts; the source stays as it is.
+
+    Questions stay, and texts of which nothing would be left.
+    """
+    from lorax_vlm.curation.edit import replace_in_texts
+
+    splits = _read(source, images, annotations, columns, skip_bad_rows, held_out, group_by)
+    found = replace_in_texts(splits, find, put, regex=regex)
+    if as_json and dry_run:
+        print_json({"changes": found.changes, "emptied": found.emptied})
+    elif not as_json:
+        say(f"{counted(len(found.changes), 'text')} changed")
+        for name, before, after in found.changes[:_SHOWN]:
+            say(f"  {name}: {before!r} -> {after!r}")
+        if len(found.changes) > _SHOWN:
+            say(f"  and {len(found.changes) - _SHOWN:,} more; --dry-run --json lists all")
+        if found.emptied:
+            say(f"{counted(len(found.emptied), 'text')} left as before, for nothing would be left: {found.emptied[0]}")
+    if not dry_run:
+        _export(found.splits, out, to, as_json=as_json)
+
+
 def _can_look() -> bool:
     return importlib.util.find_spec("imagehash") is not None
 

@@ -40,3 +40,19 @@ def test_data_are_written_anew_and_without_what_is_there_twice(run, scenes: list
     run("data", "dedupe", source, code=2)
     assert "13 rows about 12 images" in run("data", "dedupe", source, "--out", tmp_path / "once")
     assert {path: path.read_bytes() for path in source.iterdir()} == before
+
+
+def test_texts_are_changed_in_a_copy(run, scenes: list[Scene], tmp_path: Path) -> None:
+    source = tmp_path / "own"
+    source.mkdir()
+    for number, scene in enumerate(scenes[:4]):
+        scene.image.save(source / f"{number}.png")
+    write_rows(source, [{"file_name": f"{n}.png", "caption": f"a photo of {n}"} for n in range(4)])
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    change = ("data", "edit", source, "--find", "a photo of ", "--replace", "number ")
+    planned = json.loads(run(*change, "--dry-run", "--json"))
+    assert sorted(planned["changes"])[0] == ["own/metadata.jsonl:1", "a photo of 0", "number 0"]
+    printed = run(*change, "--out", tmp_path / "new", "--to", "sidecars")
+    assert printed.startswith("4 texts changed\n")
+    assert (tmp_path / "new" / "2.txt").read_text() == "number 2"
+    assert {path: path.read_bytes() for path in source.iterdir()} == before
