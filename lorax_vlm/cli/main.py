@@ -14,7 +14,19 @@ from typing import Annotated
 import typer
 
 from lorax_vlm import __version__
-from lorax_vlm.cli import adapters, captions, data, doctor, evaluation, exchange, models, questions, scenes, training
+from lorax_vlm.cli import (
+    adapters,
+    captions,
+    data,
+    doctor,
+    evaluation,
+    exchange,
+    models,
+    questions,
+    runs,
+    scenes,
+    training,
+)
 from lorax_vlm.cli.output import end_output
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.foreign import printable
@@ -65,6 +77,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(exchange.app, name="exchange")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
+app.add_typer(runs.app, name="runs")
 app.add_typer(scenes.app, name="scenes")
 
 

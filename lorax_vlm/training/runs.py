@@ -39,7 +39,7 @@ _FULL_BYTES = 2**20
 _UNKNOWN_DATA = '"sha256": null'
 _CHECKPOINT = "checkpoint-"
 _SEAL = "complete.json"
-_LOCK, _HOLDER = ".lock", ".holder"
+LOCK_FILE, HOLDER_FILE = ".lock", ".holder"
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ def held_run(run_dir: Path) -> Iterator[None]:
     if process_rank() > 0:
         yield
         return
-    holder = run_dir / _HOLDER
+    holder = run_dir / HOLDER_FILE
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / _LOCK, is_singleton=True)
+        lock = FileLock(run_dir / LOCK_FILE, is_singleton=True)
         lock.acquire(timeout=0)
     except Timeout:
         who = "another process"
@@ -164,7 +164,7 @@ def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run
         TrainingError: ``resume`` with other settings than those the run was started with.
         PathError: The folder cannot be written.
     """
-    complete = [path for path in _checkpoints(run_dir) if is_complete(path)]
+    complete = complete_checkpoints(run_dir)
     first = process_rank() == 0
     if not resume and complete and _is_of(run_dir, settings):
         if first:
@@ -246,6 +246,11 @@ def discard_run(run_dir: Path) -> None:
     left = run_dir.glob(f"{SCRATCH_PREFIX}*")  # by writers that were killed; whoever holds the run is its only one
     for path in (run_dir / RUN_FILE, run_dir / NOTES_FILE, *left):
         path.unlink(missing_ok=True)
+
+
+def complete_checkpoints(run_dir: Path) -> list[Path]:
+    """Those a run can be continued from, the last one last."""
+    return [path for path in _checkpoints(run_dir) if is_complete(path)]
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
