@@ -10,7 +10,7 @@ from lorax_vlm.bulk.journal import Said, SeenImage
 from lorax_vlm.bulk.opening import Opened, open_ahead
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.standing import Standing
-from lorax_vlm.errors import LoraxError, UsageError
+from lorax_vlm.errors import ExampleError, LoraxError, UsageError
 from lorax_vlm.requests import Engine, Request, ScoringEngine
 from lorax_vlm.runtime.rows import BATCH_PIXELS
 
@@ -129,13 +129,24 @@ def _with_likelihoods(
     if not isinstance(engine, ScoringEngine):
         raise UsageError("What answers here does not say how likely texts are.")
     places = [(number, label) for number, of in said.items() for label in of]
-    likelihoods = engine.likelihoods(
-        [requests[place] for place in places], [said[n][label].text for n, label in places]
-    )
+    texts = [said[number][label].text for number, label in places]
+    likelihoods: list[float | None]
+    try:
+        likelihoods = [*engine.likelihoods([requests[place] for place in places], texts)]
+    except ExampleError:  # of one that fills all positions of the model
+        likelihoods = [_likelihood(engine, requests[place], text) for place, text in zip(places, texts, strict=True)]
     scored: dict[int, dict[str, Said]] = {}
     for (number, label), likelihood in zip(places, likelihoods, strict=True):
         scored.setdefault(number, {})[label] = replace(said[number][label], likelihood=likelihood)
     return scored
+
+
+def _likelihood(engine: ScoringEngine, request: Request, text: str) -> float | None:
+    """That of one text; None where with its end it is longer than the model reads."""
+    try:
+        return engine.likelihoods([request], [text])[0]
+    except ExampleError:
+        return None
 
 
 def _batches(opened: Iterable[Opened[Standing]], size: int) -> Iterator[list[Opened[Standing]]]:

@@ -98,6 +98,8 @@ class BulkReport:
     failed: int = 0
     written: int = 0
     """Text files."""
+    left: int = 0
+    """Text files that somebody else wrote while the job ran; they stay."""
     marks: Counter[str] = field(default_factory=Counter)
     """Texts that are empty, cut off or repeat themselves."""
     tables: Mapping[str, int] = field(default_factory=dict)
@@ -123,6 +125,8 @@ class BulkReport:
             lines.append(f"written: {self.review}, the least likely texts")
         if self.marks:
             lines.append("look at: " + ", ".join(f"{count:,} {mark}" for mark, count in self.marks.most_common()))
+        if self.left:
+            lines.append(f"left as they are: {counted(self.left, 'text')} that somebody wrote meanwhile")
         if self.failed:
             lines.append(f"failed: {self.failed:,}, listed in {self.failures}")
         if self.interrupted:

@@ -1,6 +1,7 @@
 """What a bulk job is about, one image at a time. No torch."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,10 @@ from lorax_vlm.bulk.journal import Stamp
 from lorax_vlm.data.image_facts import RowImage, Stored
 from lorax_vlm.data.images import read_image_bytes
 from lorax_vlm.errors import LoraxError
+
+
+def _place(path: Path) -> bytes:
+    return os.fsencode(os.path.abspath(path))
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,15 @@ class Item:
         return hashlib.sha256(self.read()).hexdigest()
 
     def stamp(self) -> Stamp | None:
-        """What its file looks like from outside; None where there is none, or it cannot be looked at."""
+        """What its file looks like from outside, and where it is; None where there is none, or it cannot be looked at.
+
+        Copies and archives keep times, and renamed files their own: size and time say too little of what a name is.
+        """
+        if not isinstance(self.image, Path) or self.problem is not None:
+            return None
         try:
-            return Stamp.of(self.image.stat()) if isinstance(self.image, Path) and self.problem is None else None
+            found = self.image.stat()
         except OSError:
             return None
+        facts = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino} {found.st_dev} ".encode() + _place(self.image)
+        return Stamp(found.st_size, int.from_bytes(hashlib.blake2b(facts, digest_size=7).digest()))

@@ -4,11 +4,13 @@ What is said is kept in the journal before any file is written, a batch at a tim
 that was being said, and the next run writes what was said and not written.
 """
 
+import errno
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -27,12 +29,13 @@ from lorax_vlm.bulk.sidecars import (
     digest_of,
     look_at,
     sidecars_of,
+    still_holds,
     write_text,
 )
 from lorax_vlm.bulk.standing import Standing, looked_up, standing_of
-from lorax_vlm.bulk.tables import require_own_tables, write_failures, write_tables
+from lorax_vlm.bulk.tables import require_own_source, require_own_tables, write_failures, write_tables
 from lorax_vlm.bulk.wording import marks
-from lorax_vlm.errors import LoraxError
+from lorax_vlm.errors import LoraxError, PathError
 from lorax_vlm.paths import remove_abandoned, require_replaceable
 
 
@@ -94,6 +97,7 @@ class BulkJob:
         order, start = self._order, time.monotonic()
         with Journal(order.journal) as journal:
             require_own_tables(order, journal)
+            require_own_source(order, journal)
             if order.review:
                 require_replaceable(order.review_page)
             report = BulkReport(self._plan(journal), order.out)
@@ -120,8 +124,14 @@ class BulkJob:
         while some := list(islice(source, AT_ONCE)):
             sidecars = [sidecars_of(item, order.labels, picked=picked) if texts else [] for item, _ in some]
             files = journal.files([sidecar.path for own in sidecars for sidecar in own])
-            for (item, before), own in zip(some, sidecars, strict=True):
-                found = [(sidecar, look_at(order.out, sidecar, files.get(sidecar.path))) for sidecar in own]
+            for (listed, before), own in zip(some, sidecars, strict=True):
+                item = listed
+                try:
+                    found = [(sidecar, look_at(order.out, sidecar, files.get(sidecar.path))) for sidecar in own]
+                except PathError as error:
+                    if not _is_of_a_name(error):
+                        raise
+                    item, found = replace(item, problem=error), [(sidecar, Found("nothing")) for sidecar in own]
                 yield standing_of(order, item, before, found, failed)
 
     def _missing(self, journal: Journal) -> Iterator[Item]:
@@ -164,13 +174,15 @@ class BulkJob:
             closing(self._answering.answers(todo, self._order, self._stopping.is_set)) as batches,
         ):
             before: tuple[Future[None], Sequence[Answered]] | None = None
+            done = 0
             for batch in batches:  # is said while the one before is written
                 if before is not None:
                     _tell(progress, *before)
                 before = writing.submit(self._keep, journal, batch, report), batch
+                done += len(batch)
             if before is not None:
                 _tell(progress, *before)
-        report.interrupted = self._stopping.is_set()
+        report.interrupted = self._stopping.is_set() and done < report.plan.to_ask + report.plan.to_write
 
     def _keep(self, journal: Journal, batch: Sequence[Answered], report: BulkReport) -> None:
         """Keep a batch in the journal, then write its text files, then note what they look like."""
@@ -178,12 +190,16 @@ class BulkJob:
         with journal.changing():
             for one in batch:
                 name, new = one.standing.item.name, one.said
+                found_of = {sidecar.path: found for sidecar, found in one.standing.write}
                 if one.seen is not None:
                     journal.note_image(name, one.seen)
                 journal.note_texts(name, new)
                 if one.error is not None:
                     journal.note_failed(name, one.error)
                 for sidecar, content, before in self._changes(one.standing, {**one.standing.known, **new}):
+                    if not still_holds(self._order.out, sidecar, found_of[sidecar.path]):
+                        report.left += 1
+                        continue
                     note = Written(sidecar.about, digest_of(content), before, None)
                     journal.note_file(sidecar.path, note)
                     written.append((sidecar, content, note))
@@ -201,6 +217,12 @@ class BulkJob:
         with journal.changing():
             for (sidecar, _, note), stamp in zip(written, stamps, strict=True):
                 journal.note_file(sidecar.path, Written(note.labels, note.digest, note.before, stamp))
+
+
+def _is_of_a_name(error: PathError) -> bool:
+    """Whether it befalls one file for what it is called: a folder in its place, a name too long."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
 
 
 def _tell(progress: BulkProgress | None, written: Future[None], batch: Sequence[Answered]) -> None:

@@ -92,6 +92,9 @@ class BulkOrder:
     file: str = ""
     """Of rows: what tables are called, one alone with its ending. Empty: as in ``TABLES``."""
 
+    source: str = ""
+    """What the items are of, where outputs lie elsewhere. Empty: in the source itself."""
+
     def __post_init__(self) -> None:
         """Check them.
 
@@ -130,7 +133,7 @@ class BulkOrder:
         """Where a table goes."""
         if not self.file:
             return self.out / TABLES[kind]
-        return self.out / (self.file if self.file.endswith(f".{kind}") else f"{self.file}.{kind}")
+        return self.out / (self.file if self.file.lower().endswith(f".{kind}") else f"{self.file}.{kind}")
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -201,6 +204,7 @@ def bulk_order(
         wishes.get("likelihood", False) or review > 0 or wishes.get("pick") == "likeliest",
         review,
         file,
+        _source_of(items, out),
     )
 
 
@@ -240,6 +244,14 @@ def _require_fitting(items: ImageFolder | ImageList | Rows, wishes: BulkWishes) 
     for name, (kind, what) in _ONLY_OF.items():
         if wishes.get(name) and not isinstance(items, kind):
             raise UsageError(f"{name} is for {what}.")
+
+
+def _source_of(items: ImageFolder | ImageList | Rows, out: Path) -> str:
+    """What an output is of; nothing for one that lies in its source, and moves with it."""
+    if isinstance(items, HubRows):
+        return f"{HUB_PREFIX}{items.source}" + (f":{items.split}" if items.split else "")
+    place = items.path if isinstance(items, FileRows) else None if isinstance(items, Rows) else items.root
+    return "" if place is None or place.resolve() == out.resolve() else str(place.resolve())
 
 
 def _outputs(items: ImageFolder | ImageList | Rows, wishes: BulkWishes) -> tuple[Path, tuple[Output, ...], str]:

@@ -48,6 +48,8 @@ class Found:
     written: Written | None = None
     content: bytes | None = None
     """Of what may be added to."""
+    stamp: Stamp | None = None
+    """Of the file; None where there is none."""
 
     @property
     def in_part(self) -> bool:
@@ -72,19 +74,19 @@ def look_at(root: Path, sidecar: Sidecar, written: Written | None) -> Found:
     try:
         stamp = Stamp.of(os.stat(path))
         if written is not None and written.stamp == stamp and _whose(written, sidecar) == "ours":
-            return Found("ours", written)
+            return Found("ours", written, stamp=stamp)
         content = Path(path).read_bytes()
     except FileNotFoundError:
         return Found("begun" if written is not None and written.before is not None else "nothing", written)
     except OSError as error:
         raise PathError.of(path, error) from error
     if written is not None and digest_of(content) == written.digest:
-        return Found(_whose(written, sidecar), written, content)
+        return Found(_whose(written, sidecar), written, content, stamp)
     if not content.strip(b"\0 \r\n\t"):
-        return Found("nothing", written)
+        return Found("nothing", written, stamp=stamp)
     if written is None:
-        return Found("by hand", None, content)
-    return Found("begun" if content == written.before else "by hand", written, content)
+        return Found("by hand", None, content, stamp)
+    return Found("begun" if content == written.before else "by hand", written, content, stamp)
 
 
 def _whose(written: Written, sidecar: Sidecar) -> Holds:
@@ -113,8 +115,26 @@ def content_of(text: str, found: Found, existing: Existing) -> tuple[bytes, byte
     kept = (before or b"").strip()
     if not kept:
         return own, before
+    joint = _JOINT.encode()
+    if own and joint + own + joint in joint + kept + joint:
+        return kept, before  # it was added before
     parts = (kept, own) if existing == "append" else (own, kept)
-    return _JOINT.encode().join(parts), before
+    return joint.join(parts), before
+
+
+def still_holds(root: Path, sidecar: Sidecar, found: Found) -> bool:
+    """Whether what was found in a place is there still: somebody may have written there since.
+
+    Raises:
+        PathError: It cannot be looked at.
+    """
+    place = os.path.join(root, sidecar.path)
+    try:
+        return found.stamp == Stamp.of(os.stat(place))
+    except FileNotFoundError:
+        return found.stamp is None
+    except OSError as error:
+        raise PathError.of(place, error) from error
 
 
 def write_text(root: Path, path: str, content: bytes) -> Stamp:

@@ -4,8 +4,9 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,10 +52,17 @@ def _digest(path: Path) -> str:
 
 
 def rows(order: BulkOrder, journal: Journal) -> Iterator[dict[str, Any]]:
-    """A row for each item about which everything that is asked was said, in the order of the items."""
+    """A row for each item about which everything that is asked was said, in the order of the items.
+
+    The columns of its source are kept as they are; ours are called otherwise where one of them has that name.
+    """
     one, word = order.labels[0] if len(order.labels) == 1 else None, "answer" if order.questions else "caption"
-    first = next(iter(order.items), None)
-    taken = first is not None and word in first.row  # such as the right answer
+    theirs = {name for item in order.items for name in item.row}
+    taken = word in theirs  # such as the right answer
+
+    def ours(name: str) -> str:
+        return ours(f"{name}_lorax_vlm") if name in theirs else name
+
     for item, before in looked_up(order.items, journal):
         said = holding(item, order.columns, before)
         if len(said) < len(order.columns):
@@ -62,15 +70,33 @@ def rows(order: BulkOrder, journal: Journal) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = dict(item.row) or {"file_name": printable(item.name)}
         if (one is not None and not taken) or order.pick is not None:
             label = one or chosen_label(said, order.pick)
-            row[f"{word}_picked" if taken else word] = order.text(item, label, said[label].text)
+            row[ours(f"{word}_picked" if taken else word)] = order.text(item, label, said[label].text)
         if one is None or taken:
-            row |= {f"{word}_{label}": order.text(item, label, text.text) for label, text in said.items()}
+            row |= {ours(f"{word}_{label}"): order.text(item, label, text.text) for label, text in said.items()}
         if order.likelihood:
-            row |= {"likelihood" if one else f"likelihood_{label}": text.likelihood for label, text in said.items()}
-        row["image_sha256"] = next(iter(said.values())).image
-        row |= {"adapter" if one else f"adapter_{label}": text.adapter for label, text in said.items()}
-        row["lorax_vlm"] = __version__
+            row |= {
+                ours(f"likelihood_{label}" if one is None else "likelihood"): s.likelihood for label, s in said.items()
+            }
+        row[ours("image_sha256")] = next(iter(said.values())).image
+        row |= {ours("adapter" if one else f"adapter_{label}"): text.adapter for label, text in said.items()}
+        row[ours("lorax_vlm")] = __version__
         yield row
+
+
+def require_own_source(order: BulkOrder, journal: Journal) -> None:
+    """Nothing is lost that was said of another source: an output is of one, unless it is to be written over.
+
+    Raises:
+        PathError: It is of another one.
+    """
+    known = journal.fact("source")
+    if order.source and known not in (None, order.source) and order.existing != "overwrite-all":
+        other = "Name another output, --out"
+        hint = f"{other}." if order.questions else f"{other}; or let it be written over, --existing overwrite-all."
+        raise PathError(str(order.out), f"what is there is about {known}, not about {order.source}", hint)
+    if order.source and known != order.source:
+        with journal.changing():
+            journal.note_facts({"source": order.source})
 
 
 def write_tables(order: BulkOrder, journal: Journal, identity: str) -> dict[str, int]:
@@ -96,7 +122,7 @@ def write_tables(order: BulkOrder, journal: Journal, identity: str) -> dict[str,
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as file:
-                counts[str(path)] = _WRITERS[kind](rows(order, journal), file)
+                counts[str(path)] = _WRITERS[kind](lambda: rows(order, journal), file)
         _note(journal, path, {path.name: state})
     return counts
 
@@ -127,11 +153,12 @@ def write_failures(
     failed = [(item.place or item.name, *known[item.name]) for item in items if item.name in known]
     with naming(path):
         if not failed:
-            path.unlink(missing_ok=True)
+            if path.exists() and _is_ours(path, journal.file(path.name)):
+                path.unlink()
             return 0, None
         with written_whole(path) as file:
-            lines = ({"file_name": printable(name), "error": kind, "reason": why} for name, kind, why in failed)
-            _write_csv(lines, file)
+            lines = [{"file_name": printable(name), "error": kind, "reason": why} for name, kind, why in failed]
+            _write_csv(lambda: lines, file)
     _note(journal, path, {})
     return len(failed), path
 
@@ -139,20 +166,25 @@ def write_failures(
 # --- formats --------------------------------------------------------------------------------------------------------
 
 
-def _write_jsonl(found: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
+Rows = Callable[[], Iterable[Mapping[str, Any]]]
+"""Gives all rows, each time from the first one on."""
+
+
+def _write_jsonl(found: Rows, file: BinaryIO) -> int:
     count = 0
-    for row in found:
-        file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n")
+    for row in found():
+        file.write(json.dumps(_value(row), ensure_ascii=False).encode("utf-8") + b"\n")
         count += 1
     return count
 
 
-def _write_csv(found: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
-    text, writer, count = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline=""), None, 0
-    for row in found:
-        if writer is None:
-            writer = csv.DictWriter(text, list(row), restval="", extrasaction="raise")
-            writer.writeheader()
+def _write_csv(found: Rows, file: BinaryIO) -> int:
+    text, count = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline=""), 0
+    names = _columns(found)
+    writer = csv.DictWriter(text, names, restval="", extrasaction="raise")
+    if names:
+        writer.writeheader()
+    for row in found():
         writer.writerow(row)
         count += 1
     text.flush()
@@ -160,24 +192,67 @@ def _write_csv(found: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
     return count
 
 
-def _write_parquet(found: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
+def _write_parquet(found: Rows, file: BinaryIO) -> int:
     import pyarrow
     from pyarrow import parquet
 
-    source, writer, count = iter(found), None, 0
-    try:
+    names = list(_columns(found)) or ["file_name"]
+    schema, source, count = _schema(found, names), iter(found()), 0
+    with parquet.ParquetWriter(file, schema) as writer:
         while some := list(islice(source, _ROWS_AT_ONCE)):
-            schema = writer.schema if writer is not None else None
-            table = pyarrow.Table.from_pylist(some, schema=schema)
-            writer = writer or parquet.ParquetWriter(file, table.schema)
-            writer.write_table(table)
+            values = {name: [_cell(row.get(name), schema.field(name).type) for row in some] for name in names}
+            writer.write_table(pyarrow.table(values, schema=schema))
             count += len(some)
-        if writer is None:
-            writer = parquet.ParquetWriter(file, pyarrow.schema([("file_name", pyarrow.string())]))
-    finally:
-        if writer is not None:
-            writer.close()
     return count
+
+
+def _columns(found: Rows) -> dict[str, None]:
+    """The columns of all rows: later ones may have more than the first."""
+    return dict.fromkeys(name for row in found() for name in row)
+
+
+def _schema(found: Rows, names: Sequence[str]) -> Any:
+    """Types that hold all values of each column; text where they are of several kinds."""
+    import pyarrow
+
+    types: dict[str, Any] = {}
+    source = iter(found())
+    while some := list(islice(source, _ROWS_AT_ONCE)):
+        for name in names:
+            values = [value for row in some if (value := _value(row.get(name))) is not None]
+            if not values:
+                continue
+            try:
+                own = pyarrow.array(values).type
+                both = [pyarrow.schema([(name, kind)]) for kind in (types.get(name, own), own)]
+                types[name] = pyarrow.unify_schemas(both, promote_options="permissive").field(name).type
+            except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+                types[name] = pyarrow.string()
+    return pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in names])
+
+
+def _cell(value: Any, kind: Any) -> Any:
+    import pyarrow
+
+    value = _value(value)
+    if value is None or not pyarrow.types.is_string(kind) or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _value(value: Any) -> Any:
+    """What JSON and tables can hold: numbers that are none and bytes are nothing, half of a letter is written out."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {str(name): _value(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_value(part) for part in value]
+    if value is None or isinstance(value, bool | int):
+        return value
+    return None if isinstance(value, bytes) else str(value)
 
 
 _WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}

@@ -118,7 +118,7 @@ def export(
 ) -> None:
     """Write a data set anew in another layout, with copies of its images; read again it is the same data set."""
     splits = _read(source, images, annotations, columns, skip_bad_rows, held_out, group_by)
-    _export(splits, out, to, as_json=as_json)
+    _export(splits, source, out, to, as_json=as_json)
 
 
 @app.command()
@@ -133,10 +133,12 @@ def dedupe(
     skip_bad_rows: SkipBadRows = False,
     held_out: HeldOut = None,
     group_by: GroupBy = None,
-    near: Near = None,
+    near: Annotated[
+        bool, typer.Option("--near", help="Near duplicates, too; look at them with --dry-run first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a data set anew without images that are there twice, or nearly; the source stays as it is.
+    """Write a data set anew without images that are there twice, with --near or nearly; the source stays as it is.
 
     Of each group the largest image stays, with all that is said of any of them.
     """
@@ -144,17 +146,15 @@ def dedupe(
 
     found = deduped(
         _read(source, images, annotations, columns, skip_bad_rows, held_out, group_by),
-        near=_can_look() if near is None else near,
+        near=near,
     )
     if as_json and dry_run:
         print_json({"groups": found.groups, "repeated": found.repeated})
     elif not as_json:
         for line in found.lines():
             say(line)
-        if near is None and not _can_look():
-            say(_NOT_LOOKED_FOR)
     if not dry_run:
-        _export(found.splits, out, to, as_json=as_json)
+        _export(found.splits, source, out, to, as_json=as_json)
 
 
 @app.command()
@@ -193,7 +193,7 @@ def edit(
         if found.emptied:
             say(f"{counted(len(found.emptied), 'text')} left as before, for nothing would be left: {found.emptied[0]}")
     if not dry_run:
-        _export(found.splits, out, to, as_json=as_json)
+        _export(found.splits, source, out, to, as_json=as_json)
 
 
 def _can_look() -> bool:
@@ -216,11 +216,15 @@ def _read(
     return splits
 
 
-def _export(splits: "DataSplits", out: Path | None, to: "Layout | str", *, as_json: bool) -> None:
+def _export(splits: "DataSplits", source: str, out: Path | None, to: "Layout | str", *, as_json: bool) -> None:
     from lorax_vlm.curation.export import export_data
 
     if out is None:
         raise UsageError("Name a new or empty folder: --out FOLDER.")
+    if Path(source).expanduser().is_dir() and out.expanduser().resolve().is_relative_to(
+        Path(source).expanduser().resolve()
+    ):
+        raise UsageError(f"{out} lies in {source}, which would then be read with it: name a folder elsewhere.")
     done = export_data(splits, out, to)  # type: ignore[arg-type]
     if as_json:
         print_json(done)

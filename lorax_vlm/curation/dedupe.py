@@ -35,11 +35,11 @@ class Deduped:
         return lines or ["nothing is there twice"]
 
 
-def dedupe(splits: DataSplits, *, near: bool = True) -> Deduped:
+def dedupe(splits: DataSplits, *, near: bool = False) -> Deduped:
     """Leave one image of each that is there several times, with all that is said of any of them.
 
-    Of images that are nearly the same the one with the most pixels stays. What is said of the others is said of it, in
-    the part where it is; equal rows are one.
+    With ``near`` also of those that are nearly the same, which may be different ones: look at the groups first. The one
+    with the most pixels stays. What is said of the others is said of it, in the part where it is; equal rows are one.
 
     Raises:
         UsageError: It is a stream.

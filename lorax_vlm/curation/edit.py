@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from lorax_vlm.answers import most_frequent_answer
 from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.readers.values import is_blank
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 
@@ -38,10 +40,11 @@ def replace_in_texts(splits: DataSplits, find: str, put: str, *, regex: bool = F
         raise UsageError("A stream has no texts that could be changed; leave out --streaming.")
 
     def edited(example: Example) -> Example:
-        target, answers = change(example.target), tuple(change(answer) for answer in example.answers)
+        answers = tuple(change(answer) for answer in example.answers)
+        target = most_frequent_answer(answers) if any(answers) else change(example.target)
         if (target, answers) == (example.target, example.answers):
             return example
-        if not target.strip():
+        if is_blank(target):
             emptied.append(example.name)
             return example
         changes.append((example.name, example.target, target))
@@ -63,6 +66,6 @@ def _changer(find: str, put: str, *, regex: bool) -> Callable[[str], str]:
     try:
         pattern = re.compile(find)
         pattern.sub(put, "")  # which names a group that is not there, before anything is changed
-    except re.error as error:
+    except (re.error, IndexError, OverflowError, RecursionError) as error:
         raise UsageError(f"{quoted(find)} with {quoted(put)} is no regular expression: {error}.") from None
     return lambda text: pattern.sub(put, text)

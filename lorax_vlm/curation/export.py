@@ -15,14 +15,24 @@ from lorax_vlm.adapters.durable import own_folder
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.image_facts import RowImage
 from lorax_vlm.data.images import load_image
-from lorax_vlm.data.readers.listing import text_stems
+from lorax_vlm.data.readers.listing import is_image_name, text_stems
+from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.paths import naming, require_empty_folder
 
 Layout = Literal["folder", "sidecars", "csv", "parquet", "coco", "vqav2"]
 LAYOUTS: tuple[Layout, ...] = ("folder", "sidecars", "csv", "parquet", "coco", "vqav2")
-_ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
+_ENDINGS = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "AVIF": ".avif",
+}
 IMAGES = "images"
 
 
@@ -65,11 +75,11 @@ def export_data(splits: DataSplits, out: Path, layout: Layout) -> Exported:
     if layout not in LAYOUTS:
         raise UsageError(f"A layout is one of {', '.join(LAYOUTS)}, got {quoted(layout)}.")
     _require_holding(splits, layout)
-    require_empty_folder(out)
+    out = require_empty_folder(out)
     with naming(out), own_folder(out.parent) as scratch:
         place = scratch if layout in ("folder", "sidecars") else scratch / IMAGES
         rows = _with_images(splits, place, numbered=layout == "vqav2", apart=layout == "sidecars")
-        read_by = _WRITERS[layout](rows, scratch)
+        read_by = [f"{options}{_dividing(splits)}" for options in _WRITERS[layout](rows, scratch)]
         scratch.chmod(0o755)
         scratch.replace(out)
     return Exported(out, len(rows), len({row.image for row in rows}), tuple(options.format(out) for options in read_by))
@@ -82,6 +92,8 @@ def _require_holding(splits: DataSplits, layout: Layout) -> None:
     if kind == "captions" and layout == "vqav2":
         raise UsageError(f"vqav2 holds questions, and {splits.source} captions; take another layout.")
     examples = list(splits.select("all"))
+    if layout in ("sidecars", "coco", "vqav2") and (grouped := next((e for e in examples if e.group), None)):
+        raise UsageError(f"{layout} has no place for groups, as that of {grouped.name}; take folder, csv or parquet.")
     if layout == "csv" and (several := next((e for e in examples if len(e.answers) > 1), None)):
         raise UsageError(f"A cell of CSV holds one answer, and {several.name} has {len(several.answers)}; take folder.")
     images = [example.image_digest() for example in examples] if layout == "sidecars" else []
@@ -91,13 +103,22 @@ def _require_holding(splits: DataSplits, layout: Layout) -> None:
         )
 
 
+def _dividing(splits: DataSplits) -> str:
+    """The options by which reading divides the data as they are divided."""
+    share = splits.held_out
+    grouped = any(example.group for example in splits.select("all"))
+    held_out = f" --held-out {share:g}" if share not in (None, DEFAULT_HELD_OUT) else ""
+    return held_out + (" --group-by group" if grouped else "")
+
+
 def _with_images(splits: DataSplits, folder: Path, *, numbered: bool, apart: bool) -> list[_Row]:
     """Rows with the names of their images, which are copied into a folder, or into one for each part."""
-    own_parts = splits.held_out is None and sum(bool(part) for part in splits.parts().values()) > 1
+    drawn = splits.held_out is not None  # then reading divides what is no test in the same way again
     parts: dict[str, Iterable[Example]] = {**splits.parts(), "train": [*splits.train, *splits.shared]}
     names: dict[str, str] = {}
     rows, taken = [], set[str]()
-    for part, examples in parts.items():
+    for name_of_part, examples in parts.items():
+        part = "" if drawn and name_of_part != "test" else name_of_part
         for example in examples:
             digest = example.image_digest()
             if digest not in names:
@@ -107,7 +128,7 @@ def _with_images(splits: DataSplits, folder: Path, *, numbered: bool, apart: boo
                 if name.casefold() in taken:
                     name = f"{stem}-{digest[:12]}{ending}"
                 taken.add(name.casefold())
-                names[digest] = f"{part}/{name}" if apart and own_parts else name
+                names[digest] = f"{part}/{name}" if apart and part else name
                 place = folder / names[digest]
                 place.parent.mkdir(parents=True, exist_ok=True)
                 if isinstance(data, Path):
@@ -116,21 +137,21 @@ def _with_images(splits: DataSplits, folder: Path, *, numbered: bool, apart: boo
                     place.write_bytes(data)
                 else:
                     data.save(place)
-            rows.append(_Row(example, part if own_parts else "", names[digest]))
+            rows.append(_Row(example, part, names[digest]))
     return rows
 
 
 def _stem(example: Example, digest: str) -> str:
-    return example.image.stem if isinstance(example.image, Path) else digest[:16]
+    return (example.image.stem.lstrip(".") if isinstance(example.image, Path) else "") or digest[:16]
 
 
 def _content(example: Example) -> tuple[Path | bytes | Image.Image, str]:
     """An image as it is, and the ending of its name; what is no file is written as PNG."""
     image = example.image.read() if isinstance(example.image, RowImage) else example.image
-    if isinstance(image, Path):
+    if isinstance(image, Path) and is_image_name(image.name):
         return image, image.suffix
-    if isinstance(image, bytes):
-        with Image.open(io.BytesIO(image)) as opened:
+    if isinstance(image, Path | bytes):  # of a name that no reader of folders takes for an image
+        with Image.open(image if isinstance(image, Path) else io.BytesIO(image)) as opened:
             return image, _ENDINGS.get(opened.format or "", ".png")
     return load_image(image) if not callable(image) else example.open_image(), ".png"
 

@@ -35,10 +35,10 @@ def test_data_are_written_anew_and_without_what_is_there_twice(run, scenes: list
     assert printed.splitlines()[0] == f"Wrote 13 rows about 13 images to {tmp_path / 'coco'}"
     options = printed.splitlines()[1].partition("NAME ")[2].split()
     assert "13 different images" in run("data", "check", *options[1:], "--no-near")
-    planned = json.loads(run("data", "dedupe", source, "--dry-run", "--json"))
+    planned = json.loads(run("data", "dedupe", source, "--near", "--dry-run", "--json"))
     assert planned == {"groups": [["own/metadata.jsonl:1", "own/metadata.jsonl:13"]], "repeated": 0}
     run("data", "dedupe", source, code=2)
-    assert "13 rows about 12 images" in run("data", "dedupe", source, "--out", tmp_path / "once")
+    assert "13 rows about 12 images" in run("data", "dedupe", source, "--near", "--out", tmp_path / "once")
     assert {path: path.read_bytes() for path in source.iterdir()} == before
 
 

@@ -44,24 +44,24 @@ def said(folder: Path, **options: bool) -> dict[str, list[str]]:
 
 
 def test_the_largest_image_stays_with_all_that_was_said(folder: Path) -> None:
-    found = said(folder)
+    found = said(folder, near=True)
     assert found["train: 2.png"] == ["scene 2", "two"]
     assert found["train: 3.png"] == ["scene 3", "three"]
     assert sorted(found["train: large.png"]) == ["nought", "scene 0"], "in the part where the image is that stays"
     assert len(found) == 20
-    result = dedupe(read_parts(folder))
+    result = dedupe(read_parts(folder), near=True)
     assert (len(result.groups), result.repeated) == (2, 1)
     assert result.lines()[0] == "2 images in several versions, of which the largest stays:"
 
 
 def test_without_near_ones_only_equal_images_are_one(folder: Path) -> None:
-    found = said(folder, near=False)
+    found = said(folder)
     assert found["train: 2.png"] == ["scene 2", "two"]
     assert {"train: 3.png", "train: small.jpg", "test: 0.png", "train: large.png"} <= set(found)
 
 
 def test_what_is_written_has_nothing_twice(folder: Path, tmp_path: Path) -> None:
-    export_data(dedupe(read_parts(folder)).splits, tmp_path / "out", "folder")
+    export_data(dedupe(read_parts(folder), near=True).splits, tmp_path / "out", "folder")
     assert len(list((tmp_path / "out").glob("*.*g"))) == 20
-    again = dedupe(read_parts(tmp_path / "out"))
+    again = dedupe(read_parts(tmp_path / "out"), near=True)
     assert (again.groups, again.repeated, again.lines()) == ((), 0, ["nothing is there twice"])

@@ -17,6 +17,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from lorax_vlm.errors import UsageError
+from lorax_vlm.foreign import quoted
 from lorax_vlm.models.families.text import show_token
 from lorax_vlm.types import GenerationSettings
 
@@ -96,8 +98,15 @@ class Forbidden(LogitsProcessor):
     """
 
     def __init__(self, tokenizer: Any, words: Sequence[str]) -> None:
-        """Of the words of one call."""
+        """Of the words of one call.
+
+        Raises:
+            UsageError: A word has letters that this tokenizer may put together of several tokens.
+        """
         self._tokenizer, self._words = tokenizer, [" ".join(word.casefold().split()) for word in words]
+        odd = [word for word in words if not word.isascii()]
+        if odd and any("\ufffd" in piece for piece in self._pieces):
+            raise UsageError(f"{quoted(odd[0])} cannot be forbidden: this base writes such letters in parts of one.")
 
     @cached_property
     def _pieces(self) -> list[str]:
@@ -138,6 +147,6 @@ class Forbidden(LogitsProcessor):
                 scores[row, always.to(scores.device)] = -torch.inf
                 for known, following in enumerate(completing):
                     before = said[: len(said) - known]
-                    if said.endswith(word[:known]) and not re.search(r"\w$", before):
+                    if said.endswith(word[:known]) and not re.search(r"\w\Z", before):
                         scores[row, following.to(scores.device)] = -torch.inf
         return scores
