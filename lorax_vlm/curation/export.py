@@ -113,12 +113,14 @@ def _dividing(splits: DataSplits) -> str:
 
 def _with_images(splits: DataSplits, folder: Path, *, numbered: bool, apart: bool) -> list[_Row]:
     """Rows with the names of their images, which are copied into a folder, or into one for each part."""
-    drawn = splits.held_out is not None  # then reading divides what is no test in the same way again
+    drawn = splits.held_out is not None
     parts: dict[str, Iterable[Example]] = {**splits.parts(), "train": [*splits.train, *splits.shared]}
     names: dict[str, str] = {}
     rows, taken = [], set[str]()
     for name_of_part, examples in parts.items():
-        part = "" if drawn and name_of_part != "test" else name_of_part
+        part = name_of_part
+        if drawn and part != "test":  # reading draws the validation part from all of these again
+            part = "train" if splits.test else ""
         for example in examples:
             digest = example.image_digest()
             if digest not in names:

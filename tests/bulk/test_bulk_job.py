@@ -26,7 +26,7 @@ from lorax_vlm.bulk.journal import Journal
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import Existing
 from lorax_vlm.bulk.wording import Wording
-from lorax_vlm.errors import DamagedAdapter, LoraxError, PathError, PromptError, UsageError
+from lorax_vlm.errors import DamagedAdapter, ExampleError, LoraxError, PathError, PromptError, UsageError
 from lorax_vlm.requests import Request
 from lorax_vlm.runtime.fake import FakeEngine
 
@@ -419,3 +419,62 @@ def test_a_journal_of_the_former_version_goes_on(bench: Bench) -> None:
     assert bench.run().texts == 0
     bench.engine = Scoring()
     assert bench.run(likelihood=True, write=("jsonl",)).scored == 10
+
+
+# --- what an attack found -------------------------------------------------------------------------------------------
+
+
+def test_images_that_change_places_are_said_anew(bench: Bench) -> None:
+    """With size and time of their own, as ``mv`` and archives leave them."""
+    for path in bench.root.glob("*.png"):
+        os.utime(path, (1, 1))
+    bench.run()
+    for old, new in (("p1", "x"), ("p2", "p1"), ("x", "p2")):
+        (bench.root / f"{old}.png").rename(bench.root / f"{new}.png")
+    assert bench.run().texts == 2
+    assert (bench.texts()["p1.txt"], bench.texts()["p2.txt"]) == ("2 by one@1", "1 by one@1")
+
+
+def test_what_somebody_writes_while_a_job_runs_stays(bench: Bench) -> None:
+    def say_and_write(request: Request) -> str:
+        (bench.root / "p9.txt").write_text("by hand")
+        return say(request)
+
+    bench.engine.say = say_and_write
+    report = bench.run()
+    assert bench.texts()["p9.txt"] == "by hand"
+    assert (report.written, report.left) == (9, 1)
+    assert "left as they are: 1 text that somebody wrote meanwhile" in report.lines()
+
+
+def test_a_folder_in_the_place_of_a_text_is_one_failure(bench: Bench) -> None:
+    (bench.root / "p3.txt").mkdir()
+    report = bench.run()
+    assert (report.texts, report.failed) == (9, 1)
+    (bench.root / "p3.txt").rmdir()
+    assert (bench.run().texts, bench.run().failed) == (1, 0)
+
+
+def test_columns_by_turns_are_appended_once_each(bench: Bench) -> None:
+    (bench.root / "p1.txt").write_text("hand")
+    for column in (ONE, TWO, ONE, TWO, ONE):
+        bench.run(column, existing="append")
+    assert bench.texts()["p1.txt"] == "hand, 1 by one@1, 1 by two@1"
+
+
+def test_a_text_that_fills_the_model_has_no_likelihood_and_harms_no_other(scoring: Bench) -> None:
+    class Full(Scoring):
+        def likelihoods(self, requests: Sequence[Request], texts: Sequence[str]) -> list[float]:
+            if any(text.startswith("3 ") for text in texts):
+                raise ExampleError("row 0", "257 tokens, the language model has 256 positions.")
+            return super().likelihoods(requests, texts)
+
+    scoring.engine = Full()
+    assert scoring.run(likelihood=True, write=("jsonl",)).texts == 10
+    assert [row["likelihood"] for row in table(scoring)] == [red / 10 if red != 3 else None for red in range(10)]
+
+
+def test_a_list_of_failures_that_is_not_ours_stays(bench: Bench) -> None:
+    (bench.root / "failed.csv").write_text("mine")
+    bench.run(existing="overwrite-all")
+    assert (bench.root / "failed.csv").read_text() == "mine"

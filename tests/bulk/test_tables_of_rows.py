@@ -16,6 +16,7 @@ from lorax_vlm.bulk.answering import LocalAnswers, Pace
 from lorax_vlm.bulk.counts import BulkReport
 from lorax_vlm.bulk.job import BulkJob
 from lorax_vlm.bulk.order import bulk_order
+from lorax_vlm.bulk.tables import _value
 from lorax_vlm.data.readers.columns import Columns
 from lorax_vlm.errors import DataError, PathError, UsageError
 from lorax_vlm.models.catalog import get_model_entry
@@ -209,3 +210,47 @@ def test_somebodys_file_is_protected_and_the_way_out_is_one_that_there_is(folder
     with pytest.raises(PathError, match=r"Name another file, --out\.$"):
         run(table, out)
     assert out.read_text() == "mine"
+
+
+def test_tables_keep_all_columns_of_all_rows(folder: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"file_name": "0.png", "id": 1, "adapter": "usb-c charger"},
+        {"file_name": "1.png", "id": "three", "note": "half \udcff", "caption": "a human caption"},
+        {"file_name": "2.png", "id": None, "score": float("nan"), "boxes": [[1, 2]]},
+    ]
+    table = folder / "rows.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows).replace("NaN", "null"))
+    for kind in ("jsonl", "csv", "parquet"):
+        order = bulk_order(
+            get_model_entry("blip2-opt-mini"), AdapterStore("store"), table, (), out=folder / f"out.{kind}"
+        )
+        BulkJob(order, LocalAnswers(lambda: answering(FakeEngine(lambda _: "said")), Pace(3))).run()
+    read = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert [row["caption_base"] for row in read] == ["said"] * 3
+    assert (read[0]["adapter"], read[0]["adapter_lorax_vlm"]) == ("usb-c charger", "blip2-opt-mini")
+    assert (read[1]["caption"], read[1]["note"]) == ("a human caption", "half \\udcff")
+    with (folder / "out.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    assert [row["note"] for row in cells] == ["", "half \\udcff", ""]
+    stored = Dataset.from_parquet(str(folder / "out.parquet"))
+    assert stored["id"] == ["1", "three", None]
+    assert stored["boxes"] == [None, None, [[1, 2]]]
+    assert set(stored.column_names) == {name for row in read for name in row}
+
+
+def test_numbers_that_are_none_are_nothing() -> None:
+    assert _value({"a": float("nan"), "b": [float("inf"), 1.5], "c": b"x"}) == {"a": None, "b": [None, 1.5], "c": None}
+
+
+def test_an_output_is_of_one_source(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        write(folder / name / "rows.jsonl", [{"file_name": "0.png"}])
+        Pictures.new("RGB", (4, 4), (7, 0, 0)).save(folder / name / "0.png")
+    captions(folder / "a" / "rows.jsonl", folder / "out")
+    with pytest.raises(PathError, match=r"what is there is about .*a/rows\.jsonl, not about .*b/rows\.jsonl"):
+        captions(folder / "b" / "rows.jsonl", folder / "out")
+    captions(folder / "a", folder / "texts")
+    with pytest.raises(PathError, match="what is there is about"):
+        captions(folder / "b", folder / "texts")
+    captions(folder / "b", folder / "texts", existing="overwrite-all")

@@ -41,7 +41,7 @@ def test_regular_expressions(tmp_path: Path) -> None:
     splits = data(tmp_path, ["two  cats", "one dog", "three birds"])
     found = replace_in_texts(splits, r"(\w+)\s+(\w+)", r"\2, \1", regex=True)
     assert texts(found.splits) == ["birds, three", "cats, two", "dog, one"]
-    for find, put in (("(", ""), ("a", r"\1"), ("", "x")):
+    for find, put in (("(", ""), ("a", r"\1"), ("", "x"), ("(cap)", r"\g<foo>"), ("a{99999999999999999999}", "")):
         with pytest.raises(UsageError):
             replace_in_texts(splits, find, put, regex=True)
 
@@ -58,3 +58,16 @@ def test_answers_of_all_annotators_and_no_question(tmp_path: Path) -> None:
     assert texts(found.splits) == ["gray", "gray", "red"]
     assert all(example.answers == (example.target,) for example in found.splits.select("all"))
     assert {example.question for example in found.splits.select("all")} == {"grey or red?"}
+
+
+def test_the_target_is_the_most_frequent_answer_of_what_is_left(tmp_path: Path) -> None:
+    splits = data(tmp_path, ["x", "y", "z"], "answers", question="what colour?")
+    rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["answers"] = ["blue"] * 2 + ["gray"] * 2 + ["grey"] * 3
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    splits = read_parts(tmp_path)
+    assert texts(splits) == ["grey"] * 3
+    found = replace_in_texts(splits, "gray", "blue")
+    assert texts(found.splits) == ["blue"] * 3
+    assert len(replace_in_texts(data(tmp_path, ["cat", "dog"]), "cat", "\u200b").emptied) == 1

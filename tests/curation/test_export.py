@@ -163,3 +163,36 @@ def test_what_a_layout_cannot_hold_is_refused_and_nothing_is_left(
     (out / "mine").write_text("mine")
     with pytest.raises(PathError, match="is not empty"):
         export_data(twice, out, "coco")
+
+
+@pytest.mark.parametrize("layout", ["folder", "sidecars", "csv", "parquet"])
+@pytest.mark.parametrize("parts", [("train", "train", "test"), ("test",)])
+def test_parts_without_a_validation_part_stay(
+    layout: Layout, parts: tuple[str, ...], images: Path, tmp_path: Path
+) -> None:
+    cycle = itertools.cycle(parts)
+    splits = write(images, [{"file_name": n, "split": next(cycle), "caption": f"of {n}"} for n in names(images)])
+    assert content(read_again(export_data(splits, tmp_path / "out", layout).read_by)) == content(splits)
+
+
+@pytest.mark.parametrize("layout", ["folder", "csv", "parquet"])
+def test_groups_and_shares_are_part_of_how_data_are_read(layout: Layout, images: Path, tmp_path: Path) -> None:
+    rows = [{"file_name": n, "caption": f"of {n}", "clip": f"clip {k // 2}"} for k, n in enumerate(names(images))]
+    (images / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    splits = read_parts(images, group_by="clip", held_out=0.4)
+    done = export_data(splits, tmp_path / "out", layout)
+    assert done.read_by[0].endswith(" --held-out 0.4 --group-by group")
+    again = read_parts(done.read_by[0].split()[1], group_by="group", held_out=0.4)
+    assert content(again) == content(splits)
+    with pytest.raises(UsageError, match="coco has no place for groups"):
+        export_data(splits, tmp_path / "coco", "coco")
+
+
+def test_names_that_readers_of_folders_pass_over_are_changed(images: Path, tmp_path: Path) -> None:
+    (images / "0.png").rename(images / "0.jfif")
+    (images / "1.png").rename(images / ".hidden.png")
+    rows = [{"file_name": n, "caption": f"of {n}"} for n in ("0.jfif", ".hidden.png", "2.png")]
+    splits = write(images, rows)
+    for layout in ("sidecars", "folder"):
+        done = export_data(splits, tmp_path / layout, layout)  # type: ignore[arg-type]
+        assert [row[1:] for row in content(read_again(done.read_by))] == [row[1:] for row in content(splits)]

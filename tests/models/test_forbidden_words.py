@@ -29,7 +29,19 @@ def test_exactly_the_tokens_that_would_complete_a_word_are_refused(
     draw = random.Random(3)
     some = [t for t in range(len(tokenizer)) if t not in special]
     rows = [[draw.choice(some) for _ in range(8)] for _ in range(40)]
-    for text in ("a re", "r", "a circl", "Squ", "infrared", "a red", "blue a", "a  circ", "it is re"):
+    for text in (
+        "a re",
+        "a cat\n",
+        "a re\n",
+        "r",
+        "a circl",
+        "Squ",
+        "infrared",
+        "a red",
+        "blue a",
+        "a  circ",
+        "it is re",
+    ):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         rows.append(([some[0]] * 8 + ids)[-8:])
     forbidden = Forbidden(tokenizer, WORDS)(torch.tensor(rows), torch.zeros(len(rows), len(tokenizer)))
