@@ -13,10 +13,6 @@ from lorax_vlm.data.images import read_image_bytes
 from lorax_vlm.errors import LoraxError
 
 
-def _place(path: Path) -> bytes:
-    return os.fsencode(os.path.abspath(path))
-
-
 @dataclass(frozen=True)
 class Item:
     """An image, and perhaps a question about it."""
@@ -68,5 +64,7 @@ class Item:
             found = self.image.stat()
         except OSError:
             return None
-        facts = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino} {found.st_dev} ".encode() + _place(self.image)
+        facts = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino} {found.st_dev} ".encode() + os.fsencode(
+            os.path.abspath(self.image)
+        )
         return Stamp(found.st_size, int.from_bytes(hashlib.blake2b(facts, digest_size=7).digest()))

@@ -6,7 +6,6 @@ A worker that dies costs its batch, which Ray gives to another one.
 """
 
 import logging
-import os
 import pickle
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack
@@ -65,14 +64,14 @@ class RayAnswers:
         wanted = []
         for standing in todo:
             if standing.wanted and standing.item.problem is None:
-                wanted.append(_Sent.of(standing))
+                wanted.append(_to_send(standing))
             else:
                 yield [Answered(standing, error=standing.item.problem)]
         if wanted:
             yield from self._on_cluster(wanted, order, stopped)
 
     def _on_cluster(
-        self, wanted: list["_Sent"], order: BulkOrder, stopped: Callable[[], bool]
+        self, wanted: list[Standing], order: BulkOrder, stopped: Callable[[], bool]
     ) -> Generator[list[Answered]]:
         try:
             import ray
@@ -85,7 +84,7 @@ class RayAnswers:
             ray.init(pace.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
             DataContext.get_current().enable_progress_bars = False
-            rows = [{"sent": pickle.dumps(sent)} for sent in wanted]
+            rows = [{"sent": pickle.dumps(standing)} for standing in wanted]
             blocks = -(-len(rows) // pace.batch_size)
             answered = from_items(rows, override_num_blocks=blocks).map_batches(
                 _Worker,
@@ -104,18 +103,11 @@ class RayAnswers:
                 ray.shutdown()
 
 
-@dataclass(frozen=True)
-class _Sent:
-    """An item on its way to a worker."""
-
-    standing: Standing
-
-    @classmethod
-    def of(cls, standing: Standing) -> "_Sent":
-        """An item whose image a worker can read: of a table its bytes."""
-        item = standing.item
-        image = item.image.read() if isinstance(item.image, RowImage) else item.image
-        return cls(replace(standing, item=replace(item, image=image)))
+def _to_send(standing: Standing) -> Standing:
+    """One whose image a worker can read: of a table its bytes."""
+    item = standing.item
+    image = item.image.read() if isinstance(item.image, RowImage) else item.image
+    return replace(standing, item=replace(item, image=image))
 
 
 @dataclass(frozen=True)
@@ -140,11 +132,11 @@ class _Worker:
         self._engine = self._stack.enter_context(bases.use(model))
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        standings = [pickle.loads(sent).standing for sent in batch["sent"]]
+        standings = [pickle.loads(sent) for sent in batch["sent"]]
         things = ((standing, standing.item) for standing in standings)
         opened = list(open_ahead(things, threads=_THREADS, ahead=len(standings)))
         told = [_told(one) for one in ask(self._engine, opened, self._columns, likelihood=self._likelihood)]
-        return {"answered": [pickle.dumps(one) for one in told], "worker": [os.getpid()] * len(told)}
+        return {"answered": [pickle.dumps(one) for one in told]}
 
 
 def _told(answered: Answered) -> _Told:

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,9 +35,14 @@ def require_own_tables(order: BulkOrder, journal: Journal) -> None:
         with naming(path):
             ours = not path.exists() or _is_ours(path, journal.file(path.name))
         if not ours and order.existing != "overwrite-all":
-            other = f"Name another {'file' if order.file else 'folder'}, --out"
-            hint = f"{other}." if order.questions else f"{other}; or let it be written over, --existing overwrite-all."
+            hint = _way_out(order, "file" if order.file else "folder")
             raise PathError(str(path), "it is there already, and not as it was written here", hint)
+
+
+def _way_out(order: BulkOrder, noun: str) -> str:
+    """What to do about an output that is another's; ``ask`` has no option for what is there."""
+    other = f"Name another {noun}, --out"
+    return f"{other}." if order.questions else f"{other}; or let it be written over, --existing overwrite-all."
 
 
 def _is_ours(path: Path, written: Written | None) -> bool:
@@ -51,13 +56,15 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def rows(order: BulkOrder, journal: Journal) -> Iterator[dict[str, Any]]:
+def rows(order: BulkOrder, journal: Journal, theirs: Collection[str]) -> Iterator[dict[str, Any]]:
     """A row for each item about which everything that is asked was said, in the order of the items.
 
-    The columns of its source are kept as they are; ours are called otherwise where one of them has that name.
+    Args:
+        order: What is wanted.
+        journal: What was said.
+        theirs: The columns of the source. They are kept as they are; ours are called otherwise where one has that name.
     """
     one, word = order.labels[0] if len(order.labels) == 1 else None, "answer" if order.questions else "caption"
-    theirs = {name for item in order.items for name in item.row}
     taken = word in theirs  # such as the right answer
 
     def ours(name: str) -> str:
@@ -91,9 +98,8 @@ def require_own_source(order: BulkOrder, journal: Journal) -> None:
     """
     known = journal.fact("source")
     if order.source and known not in (None, order.source) and order.existing != "overwrite-all":
-        other = "Name another output, --out"
-        hint = f"{other}." if order.questions else f"{other}; or let it be written over, --existing overwrite-all."
-        raise PathError(str(order.out), f"what is there is about {known}, not about {order.source}", hint)
+        why = f"what is there is about {known}, not about {order.source}"
+        raise PathError(str(order.out), why, _way_out(order, "output"))
     if order.source and known != order.source:
         with journal.changing():
             journal.note_facts({"source": order.source})
@@ -115,14 +121,18 @@ def write_tables(order: BulkOrder, journal: Journal, identity: str) -> dict[str,
     """
     counts: dict[str, int] = {}
     state = [identity, journal.changes]
-    for kind in order.tables:
-        path = order.table(kind)
-        if journal.fact(path.name) == state and path.exists() and _is_ours(path, journal.file(path.name)):
-            continue
+    changed = [
+        (kind, path)
+        for kind, path in ((kind, order.table(kind)) for kind in order.tables)
+        if not (journal.fact(path.name) == state and path.exists() and _is_ours(path, journal.file(path.name)))
+    ]
+    # Images of folders and lists have no columns, and there may be very many of them.
+    theirs = {name for item in order.items for name in item.row} if changed and order.file else set[str]()
+    for kind, path in changed:
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as file:
-                counts[str(path)] = _WRITERS[kind](lambda: rows(order, journal), file)
+                counts[str(path)] = _WRITERS[kind](lambda: rows(order, journal, theirs), file)
         _note(journal, path, {path.name: state})
     return counts
 

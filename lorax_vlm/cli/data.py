@@ -74,8 +74,7 @@ def check(
     from lorax_vlm.models.loading import load_family
 
     entry = get_model_entry(model)
-    splits = read_asked_data(source, images, annotations, columns, False, True, held_out, group_by, purpose="evaluate")
-    assert splits is not None
+    splits = _read(source, images, annotations, columns, True, held_out, group_by)
     template = entry.question_template if splits.kind == "questions" else entry.caption_prompt
     looked_for = _can_look() if near is None else near
     folder = Path(source).expanduser()

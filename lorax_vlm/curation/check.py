@@ -12,7 +12,7 @@ from PIL import Image
 from lorax_vlm.curation.phrases import common_phrases
 from lorax_vlm.curation.similar import Looks, near_duplicates
 from lorax_vlm.data.examples import DataSplits, Example
-from lorax_vlm.data.readers.listing import images_below
+from lorax_vlm.data.readers.listing import FORMAT_SUFFIXES, images_below
 from lorax_vlm.errors import ExampleError, LoraxError
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.types import counted, percent
@@ -20,16 +20,6 @@ from lorax_vlm.types import counted, percent
 _SAME_TEXT, _SAME_ANSWER = 0.2, 0.8
 """Shares from which on a text, or the answer to a kind of question, is said to be everywhere."""
 _THREADS = 2
-_ENDINGS = {
-    "JPEG": (".jpg", ".jpeg"),
-    "MPO": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "AVIF": (".avif",),
-}
 
 
 @dataclass(frozen=True)
@@ -138,7 +128,7 @@ def _wrong_endings(pictured: dict[str, list[Example]]) -> Finding | None:
         if isinstance(path, Path):
             with Image.open(path) as image:
                 found = image.format or ""
-            if path.suffix.lower() not in _ENDINGS.get(found, (path.suffix.lower(),)):
+            if path.suffix.lower() not in FORMAT_SUFFIXES.get(found, (path.suffix.lower(),)):
                 wrong.append(f"{path.name}: {found}")
     text = f"{counted(len(wrong), 'image')} of another format than the name says"
     return Finding("endings", len(wrong), text, tuple(wrong)) if wrong else None

@@ -15,7 +15,7 @@ from lorax_vlm.adapters.durable import own_folder
 from lorax_vlm.data.examples import DataSplits, Example
 from lorax_vlm.data.image_facts import RowImage
 from lorax_vlm.data.images import load_image
-from lorax_vlm.data.readers.listing import is_image_name, text_stems
+from lorax_vlm.data.readers.listing import FORMAT_SUFFIXES, is_image_name, text_stems
 from lorax_vlm.data.splitting import DEFAULT_HELD_OUT
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
@@ -23,16 +23,6 @@ from lorax_vlm.paths import naming, require_empty_folder
 
 Layout = Literal["folder", "sidecars", "csv", "parquet", "coco", "vqav2"]
 LAYOUTS: tuple[Layout, ...] = ("folder", "sidecars", "csv", "parquet", "coco", "vqav2")
-_ENDINGS = {
-    "JPEG": ".jpg",
-    "MPO": ".jpg",
-    "PNG": ".png",
-    "WEBP": ".webp",
-    "GIF": ".gif",
-    "BMP": ".bmp",
-    "TIFF": ".tif",
-    "AVIF": ".avif",
-}
 IMAGES = "images"
 
 
@@ -154,7 +144,7 @@ def _content(example: Example) -> tuple[Path | bytes | Image.Image, str]:
         return image, image.suffix
     if isinstance(image, Path | bytes):  # of a name that no reader of folders takes for an image
         with Image.open(image if isinstance(image, Path) else io.BytesIO(image)) as opened:
-            return image, _ENDINGS.get(opened.format or "", ".png")
+            return image, FORMAT_SUFFIXES.get(opened.format or "", (".png",))[0]
     return load_image(image) if not callable(image) else example.open_image(), ".png"
 
 

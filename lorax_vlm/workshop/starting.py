@@ -26,10 +26,9 @@ class Start:
 
     updates: Mapping[str, Update] = field(default_factory=dict)
     lineage: tuple[Parent, ...] = ()
+    """The adapter that it begins with, and what that one came from; empty for nothing."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """For the manifest."""
-    begins: bool = False
-    """Whether it begins with an adapter."""
     seen: SeenImages | None = None
     """What that one has seen; None where it does not say."""
     seen_partly: bool = False
@@ -38,7 +37,7 @@ class Start:
     def joined(self, data: DataSplits, known_by: Sequence[str]) -> tuple[SeenImages | None, dict[str, Any]]:
         """All images that were seen, those of ``data`` among them, and what the manifest says of them."""
         own = _images_of(data)
-        if not self.begins:
+        if not self.lineage:
             return own, {}
         seen, complete = join_seen([self.seen, own])
         partly = {PARTLY: True} if self.seen_partly or not complete else {}
@@ -79,7 +78,6 @@ def read_start(engine: BaseEngine, reference: str, recipe: Recipe) -> Start:
         updates,
         (parent, *stored.manifest.lineage),
         {INIT_FROM: {"adapter": stored.reference, "digest": stored.digest}},
-        True,
         adapter.seen,
         bool(stored.manifest.training.get(PARTLY)),
         frozenset(identities_of(stored.manifest)),
