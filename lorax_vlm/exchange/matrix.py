@@ -1,11 +1,12 @@
 """Every adapter with every base: where it belongs, and how far away the others are. No torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lorax_vlm.adapters.compatibility import CompatibilityReport, check_compatibility
+from lorax_vlm.adapters.compatibility import CompatibilityReport, Level, check_compatibility
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import LoraxError
+from lorax_vlm.exchange.plan import why_not_distilled
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.types import require_texts
 
@@ -30,12 +31,16 @@ class CompatibilityMatrix:
     reports: Mapping[tuple[str, str], CompatibilityReport]
     broken: Mapping[str, str]
     """Why an adapter could not be read, by name."""
+    unteachable: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Why an adapter cannot be distilled into a base; what can be is not named."""
 
     def word(self, adapter: str, base: str) -> str:
         """``exact``, the level of the farthest component, or ``?``."""
         report = self.reports[adapter, base]
         if report.verdict == "exact":
             return "exact"
+        if report.level in (Level.SAME_INTERFACE, Level.OTHER_INTERFACE) and (adapter, base) in self.unteachable:
+            return str(Level.REFUSED)
         return str(report.level) if report.level is not None else "?"
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -69,6 +74,7 @@ def build_matrix(
     """
     reports: dict[tuple[str, str], CompatibilityReport] = {}
     broken: dict[str, str] = {}
+    unteachable: dict[tuple[str, str], str] = {}
     good = []
     chosen = store.names() if names is None else names
     require_texts("names", chosen)
@@ -81,4 +87,7 @@ def build_matrix(
         good.append(name)
         for base in bases:
             reports[name, base.name] = check_compatibility(files, stored.manifest, base)
-    return CompatibilityMatrix(tuple(good), tuple(base.name for base in bases), reports, broken)
+            reason = why_not_distilled(files, stored.manifest, base)
+            if reason is not None:
+                unteachable[name, base.name] = reason
+    return CompatibilityMatrix(tuple(good), tuple(base.name for base in bases), reports, broken, unteachable)

@@ -115,19 +115,35 @@ def plan_transfer(
     updates = read_updates(adapter)
     whole = total_norm(updates) ** 2
     sites = group_by_component(files.sites)
+    unteachable = why_not_distilled(files, manifest, target)
     parts = []
     for component in report.components:
         own = tuple(sites.get(component.component, ()))
         share = total_norm(updates, own) ** 2 / whole if whole else 0.0
         fits = report.verdict != "refused"
-        strategy, reason = _choose(component, fits and component.level is Level.IDENTICAL, images)
+        same_base = fits and component.level is Level.IDENTICAL
+        strategy, reason = _choose(component, same_base, unteachable, images)
         parts.append(PartPlan(component.component, own, component.level, component.distance, strategy, share, reason))
     groups = _student_groups(files.sites, manifest, target) if _any(parts, "distil") else ()
     source = manifest.base.name if manifest.base is not None else "unknown"
-    label, reasons = _judge(parts, groups, manifest, target, allow_partial)
+    label, reasons = _judge(parts, manifest, allow_partial)
     return TransferPlan(
         manifest.name, source, target.name, label, tuple(parts), groups, max(files.ranks, default=0), tuple(reasons)
     )
+
+
+def why_not_distilled(files: AdapterFiles, manifest: Manifest, target: BaseDescription) -> str | None:
+    """Why an adapter can teach nothing to ``target``, however many images there are; None when it can."""
+    made_for = manifest.base
+    if not manifest.trained:
+        return "it was never trained: there is nothing to move"
+    if made_for is None:
+        return "nothing says which base it was trained on, so there is none to learn from"
+    if chooses(target.family) and not chooses(made_for.family) and _writes(manifest):
+        return f"it writes texts of its own, and {target.name} only chooses among fixed answers"
+    if not _student_groups(files.sites, manifest, target):
+        return f"none of its groups of sites exist in {target.family}"
+    return None
 
 
 def _writes(manifest: Manifest) -> bool:
@@ -135,12 +151,14 @@ def _writes(manifest: Manifest) -> bool:
     return manifest.skill.writes if manifest.skill is not None else not answers_questions(manifest)
 
 
-def _choose(component: ComponentReport, same_base: bool, images: int) -> tuple[Strategy, str]:
+def _choose(component: ComponentReport, same_base: bool, unteachable: str | None, images: int) -> tuple[Strategy, str]:
     if same_base:
         return "load", component.reason
     if component.level in (Level.SAME_COMPONENT, Level.CLOSE):
         return "copy", component.reason
     if component.level in (Level.SAME_INTERFACE, Level.OTHER_INTERFACE):
+        if unteachable is not None:
+            return "drop", f"{component.reason}; {unteachable}"
         if images:
             return "distil", component.reason
         return "drop", f"{component.reason}; without unlabelled images nothing of it can be moved"
@@ -166,33 +184,19 @@ def _student_groups(sites: Sequence[str], manifest: Manifest, target: BaseDescri
     return tuple(found)
 
 
-def _judge(
-    parts: Sequence[PartPlan],
-    groups: Sequence[str],
-    manifest: Manifest,
-    target: BaseDescription,
-    allow_partial: bool,
-) -> tuple[Label, list[str]]:
+def _judge(parts: Sequence[PartPlan], manifest: Manifest, allow_partial: bool) -> tuple[Label, list[str]]:
     dropped = [part for part in parts if part.strategy == "drop"]
     moved = [part for part in parts if part.strategy != "drop"]
     reasons = [f"{part.component} ({percent(part.share)} of the update) is left out: {part.reason}" for part in dropped]
-    loaded = all(part.strategy == "load" for part in parts)
-    against = []
-    writer = manifest.base is not None and not chooses(manifest.base.family)
-    if chooses(target.family) and writer and _writes(manifest):
-        against.append(f"it writes texts of its own, and {target.name} only chooses among fixed answers")
     if not manifest.trained:
-        against.append("it was never trained: there is nothing to move")
-    elif manifest.base is None and not loaded:
-        against.append("nothing says which base it was trained on, so how far that is from this one is unknown")
-    elif moved and dropped and not allow_partial:
-        against.append("allow_partial moves the rest")
-    elif _any(parts, "distil") and not groups:
-        against.append(f"none of its groups of sites exist in {target.family}")
-    if against or not moved:
-        return "refused", [*reasons, *against]
+        return "refused", [*reasons, "it was never trained: there is nothing to move"]
+    if moved and dropped and not allow_partial:
+        return "refused", [*reasons, "allow_partial moves the rest"]
+    if not moved:
+        return "refused", reasons
     if _any(parts, "distil"):
         mapped = any(part.level is Level.OTHER_INTERFACE for part in parts)
         return ("distilled-mapped" if mapped else "distilled"), reasons
+    loaded = all(part.strategy == "load" for part in parts)
     same = all(part.level is Level.SAME_COMPONENT for part in moved)
     return ("exact" if loaded else "component-copy" if same else "approximate"), reasons
