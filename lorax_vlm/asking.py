@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.data.examples import Kind
 from lorax_vlm.data.readers.values import is_blank
 from lorax_vlm.errors import AdapterNameError, PromptError, UsageError
 from lorax_vlm.foreign import quoted
@@ -61,10 +62,22 @@ def captions_only(manifest: Manifest) -> bool:
     return manifest.skill is not None and not answers_questions(manifest)
 
 
+def trained_template(entry: CatalogEntry, kind: Kind) -> str:
+    """The prompt that examples of a kind are trained with on a base: the base's own, as in use."""
+    return entry.question_template if kind == "questions" else entry.caption_prompt
+
+
 def require_captions(entry: CatalogEntry) -> None:
     """Raise ``UsageError`` for a base that cannot write captions."""
     if not entry.captions:
         raise UsageError(f"{entry.name} only chooses among fixed answers; it cannot write captions.")
+
+
+def require_decoding(entry: CatalogEntry, usual: GenerationSettings, wanted: GenerationSettings) -> None:
+    """Raise ``UsageError`` where a base that writes nothing is to write in another way than usual."""
+    changed = [name for name, value in vars(wanted).items() if value != getattr(usual, name)]
+    if changed and not entry.captions:
+        raise UsageError(f"{entry.name} only chooses among fixed answers; {', '.join(changed)} would change nothing.")
 
 
 def require_skill(entry: CatalogEntry, skill: Skill) -> None:

@@ -377,12 +377,14 @@ class NothingToResume(TrainingError, LookupError):
 class RunInUse(TrainingError, BlockingIOError):
     """Another process, or another thread, trains an adapter of that name into that store. ``holder`` says which."""
 
-    def __init__(self, place: str, holder: str) -> None:
+    def __init__(
+        self,
+        place: str,
+        holder: str,
+        hint: str = "Nothing was changed. Wait for it, or choose another name or another store.",
+    ) -> None:
         self.place, self.holder = place, holder
-        super().__init__(
-            f"The run in {place} is being trained by {holder}; nothing was changed. "
-            "Wait for it, or choose another name or another store."
-        )
+        super().__init__(f"The run in {place} is being trained by {holder}. {hint}")
 
 
 class MissingExtra(LoraxError, ImportError):

@@ -1,4 +1,7 @@
-"""Adapters across models: create, save, load, check, exchange, transfer, merge. Translation to ``Workspace`` only."""
+"""Adapters across models: create, save, load, check, exchange, transfer, merge.
+
+Translation to ``Workspace`` and to the room ``exchange`` only.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +19,9 @@ from lorax_vlm.evaluation.results import TaskReport
 from lorax_vlm.exchange.arrival import load_adapter, save_adapter
 from lorax_vlm.exchange.matrix import CompatibilityMatrix, build_matrix
 from lorax_vlm.exchange.merge import MergeReport, MergeWishes
-from lorax_vlm.exchange.moving import TransferWishes, Wishes, exchange, own_base, plan
+from lorax_vlm.exchange.moving import TransferWishes, Wishes, exchange, own_base
 from lorax_vlm.exchange.plan import TransferPlan
+from lorax_vlm.exchange.planning import plan_stored
 from lorax_vlm.exchange.report import TransferReport
 from lorax_vlm.exchange.swap import ExchangeReport
 from lorax_vlm.exchange.tasks import choose_examples, measure_task
@@ -131,8 +135,9 @@ class MultiModalLoRAExchange:
 
     def remove_adapter(self, key: str) -> None:
         """Remove an adapter with all its versions, from memory too."""
-        self.store.remove(key)
-        self.workspace.bases.forget(key)
+        name = self.workspace.resolve(key)
+        self.store.remove(name)
+        self.workspace.bases.forget(name)
 
     # --- asking and measuring ---------------------------------------------------------------------------------------
 
@@ -163,7 +168,7 @@ class MultiModalLoRAExchange:
         """
         require_text("text", text)
         GenerationSettings.require_fields(decoding)
-        stored, bases = self.workspace.stored(key), self.workspace.bases
+        stored, bases = self.workspace.stored(key, model), self.workspace.bases
         base = model or own_base(bases, stored)
         if not text.strip() and (answers_questions(stored.manifest) or not bases.described(base).captions):
             raise PromptError("an empty question", f"adapter {key!r} answers questions; pass one.")
@@ -189,13 +194,12 @@ class MultiModalLoRAExchange:
             examples: With targets. None: ``count`` held-out scenes of the miniature world.
             count: Number of scenes.
             include_seen: Ask about images that it was trained on, too.
-
             model: As for ``generate_with_adapter``.
 
         Raises:
             UsageError: There are neither ``examples`` nor a miniature world for this base, or it has seen all of them.
         """
-        stored = self.workspace.stored(key)
+        stored = self.workspace.stored(key, model)
         skill = require_exchange_task(task) if task is not None else None
         base = model or own_base(self.workspace.bases, stored)
         asked = choose_examples(self.entry(base), stored, skill or stored.manifest.skill, examples, count)
@@ -205,25 +209,36 @@ class MultiModalLoRAExchange:
     # --- between models ---------------------------------------------------------------------------------------------
 
     def check_adapter(self, key: str, model: str) -> CompatibilityReport:
-        """Whether an adapter belongs to a base, and how far away it is if not; nothing is loaded."""
+        """Whether an adapter belongs to a base, and how far away it is if not; nothing is loaded or fetched."""
         stored, files = self.store.read(self.workspace.resolve(key))
         return check_compatibility(files, stored.manifest, self.workspace.bases.describe(model))
 
     def compatibility_matrix(
         self, keys: Sequence[str] | None = None, models: Sequence[str] | None = None
     ) -> CompatibilityMatrix:
-        """Every adapter (None: all) with every base (None: all four); nothing is loaded."""
+        """Every adapter (None: all) with every base (None: all four); nothing is loaded or fetched.
+
+        Raises:
+            CheckpointError: A base is not on this machine.
+        """
         chosen = list(self.models) if models is None else models
         require_texts("models", chosen)
-        return build_matrix(self.store, [self.workspace.bases.describe(model) for model in chosen], keys)
+        names = [self.workspace.resolve(key) for key in keys] if keys is not None else None
+        return build_matrix(self.store, [self.workspace.bases.describe(model) for model in chosen], names)
 
     def plan_transfer(
         self, key: str, model: str, *, images: int | None = None, allow_partial: bool = False
     ) -> TransferPlan:
-        """What moving an adapter to a model would take; nothing is loaded or changed. See ``exchange.moving.plan``."""
-        return plan(
-            self.workspace.bases, self.workspace.resolve(key), model, images=images, allow_partial=allow_partial
-        )
+        """What moving an adapter to a model would take; nothing is loaded, fetched or changed.
+
+        See ``exchange.planning.plan_stored``.
+
+        Raises:
+            CheckpointError: The model is not on this machine.
+        """
+        name, bases = self.workspace.resolve(key), self.workspace.bases
+        entry, target = bases.entry(model), bases.describe(model)
+        return plan_stored(self.store, name, entry, target, images=images, allow_partial=allow_partial)
 
     def cross_model_adapter_transfer(
         self, key: str, model: str, name: str | None = None, **wishes: Unpack[TransferWishes]

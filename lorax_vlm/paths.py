@@ -1,5 +1,6 @@
 """Paths that people name: tried before any work, and their troubles said as what they are. No torch."""
 
+import importlib.util
 import itertools
 import os
 import re
@@ -14,6 +15,10 @@ from typing import BinaryIO
 
 from lorax_vlm.errors import LoraxError, PathError, UsageError
 from lorax_vlm.foreign import quoted
+
+_CAN_LOCK = importlib.util.find_spec("fcntl") is not None  # not on Windows
+if _CAN_LOCK:
+    import fcntl
 
 WRITTEN_BY = "written by lorax-vlm"
 """Stands in every picture and page that is written, so that it may be written over."""
@@ -56,6 +61,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     scratch = path.with_name(scratch_name())
     try:
         with scratch.open("xb") as file:
+            _hold(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -70,18 +76,56 @@ def scratch_name() -> str:
     return f"{SCRATCH_PREFIX}{_PROCESS}{os.getpid() & 0xFFFFFF:06x}{next(_NUMBERS) & 0xFFFFFFFFFF:010x}"
 
 
-def abandoned(folder: Path) -> Iterator[Path]:
-    """What writers that were killed left in a folder: what is called as theirs and was not touched for an hour."""
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Say for a block that a folder is being written, however long that takes; see ``abandoned``."""
+    handle = os.open(folder, os.O_RDONLY) if _CAN_LOCK else None
+    try:
+        if handle is not None:
+            _hold(handle)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _hold(handle: int) -> None:
+    """Lock what is being written; the system lets go when the process dies. Where it cannot lock, age alone counts."""
+    if _CAN_LOCK:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a writer that lives holds it; where that cannot be found out, nothing is taken away from anybody."""
+    if not _CAN_LOCK:
+        return True
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def abandoned(folder: Path, after_s: float = _ABANDONED_S) -> Iterator[Path]:
+    """What writers that were killed left in a folder: what is called as theirs, and is an hour old and held by none.
+
+    Whoever knows that nobody else writes there need not wait: ``after_s=0``.
+    """
     for path in folder.glob(f"{SCRATCH_PREFIX}*"):
         with suppress(FileNotFoundError):  # its writer has just finished
-            if _SCRATCH.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED_S:
+            old = not after_s or time.time() - path.stat().st_mtime > after_s
+            if _SCRATCH.fullmatch(path.name) and old and not _is_held(path):
                 yield path
 
 
-def remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path, after_s: float = _ABANDONED_S) -> None:
     """Remove it, where the system lets us: nobody's work depends on it."""
     with suppress(OSError):
-        for path in abandoned(folder):
+        for path in abandoned(folder, after_s):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

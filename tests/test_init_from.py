@@ -1,6 +1,7 @@
 """An adapter that begins with another one: where that one ended, with all that it has seen."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,17 @@ from typing import Any
 import pytest
 
 from lorax_vlm.adapters.factors import read_updates
+from lorax_vlm.adapters.recipe import RECIPES, Recipe, change_recipe
 from lorax_vlm.adapters.seen import read_seen
 from lorax_vlm.adapters.stored import StoredAdapter
+from lorax_vlm.cli.adapters import state_of
 from lorax_vlm.data.examples import DataSplits
 from lorax_vlm.data.world.skills import skill_splits
 from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, TrainingError, UsageError
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
+from lorax_vlm.training.trainer import AdapterTrainer
 from lorax_vlm.workspace import Workspace
 from tests.workspaces_for_tests import shared_workspace
 
@@ -60,6 +64,26 @@ def test_of_a_larger_rank_its_update_is_the_same_at_first(workspace: Workspace, 
     assert after[next(iter(before))].rank == 8
 
 
+def test_what_is_changed_is_changed_of_the_others_recipe(workspace: Workspace, splits: DataSplits) -> None:
+    first = train(workspace, "first", splits, recipe="heavy")
+    more = train(workspace, "more", splits, init_from="first", recipe={"rank": 20})
+    assert more.manifest.training["recipe"]["sites"] == first.manifest.training["recipe"]["sites"]
+    assert [one.manifest.training["recipe"]["rank"] for one in (first, more)] == [16, 20]
+    with pytest.raises(UsageError, match="has no 'ranks' to change"):
+        train(workspace, "odd", splits, init_from="first", recipe={"ranks": 20})
+
+
+def test_a_recipe_is_read_as_it_was_written() -> None:
+    every = Recipe("own", 4, ("lm-qv", "vision"), 6.0, 0.1, ("qformer.layernorm",))
+    for recipe in (every, RECIPES["light"], change_recipe(RECIPES["heavy"], rank=3)):
+        record = recipe.to_dict()
+        read = Recipe.from_dict(json.loads(json.dumps(record)), "blip2-opt")
+        assert read.to_dict() == record
+        assert (read.groups, read.modules) == (recipe.groups, recipe.modules)
+        with pytest.raises(UsageError, match="no record of a recipe"):
+            Recipe.from_dict({**record, "more": 1}, "blip2-opt")
+
+
 def test_what_the_other_has_seen_counts_as_seen(workspace: Workspace, splits: DataSplits) -> None:
     later = skill_splits(caption("concise"), 40, 8)
     later = dataclasses.replace(later, train=list(later.train)[24:])
@@ -101,6 +125,62 @@ def test_it_is_part_of_what_an_adapter_is_made_of(
     )
 
 
+def test_another_adapter_of_that_name_is_another_beginning(
+    workspace: Workspace, splits: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was removed and trained anew while a run that began with it waited: both are its version 1."""
+    train(workspace, "first", splits)
+    original = AdapterTrainer.training_step
+
+    def fail(self, *arguments):
+        if self.state.global_step == 4:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterTrainer, "training_step", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(workspace, "more", splits, init_from="first")
+    workspace.store.remove("first")
+    train(workspace, "first", splits, config=dataclasses.replace(FEW, max_steps=3))
+    with pytest.raises(TrainingError, match=r"init_from\.digest: started with"):
+        train(workspace, "more", splits, init_from="first", resume=True)
+
+
+def test_what_is_no_better_than_its_beginning_does_not_change_nothing(workspace: Workspace, splits: DataSplits) -> None:
+    train(workspace, "first", splits)
+    plain, more = (
+        train(workspace, name, splits, config=STILL, **start).manifest
+        for name, start in (("plain", {}), ("more", {"init_from": "first"}))
+    )
+    assert (plain.no_better, more.no_better) == (True, True)
+    assert [state_of(manifest) for manifest in (plain, more)] == ["no better than its base", "no better than first@1"]
+    before, after = (read_updates(workspace.store.read_bytes(name)[1]) for name in ("first", "more"))
+    for site, update in before.items():
+        assert after[site].b @ after[site].a == pytest.approx(update.b @ update.a, abs=1e-5)
+
+
+def test_it_is_validated_on_nothing_that_the_other_has_seen(
+    workspace: Workspace, splits: DataSplits, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(workspace, "first", splits)
+    mixed = dataclasses.replace(splits, validation=[*splits.train[:5], *splits.validation])
+    assert "trained on" not in caplog.text
+    more, alike = (train(workspace, name, data, init_from="first") for name, data in (("a", mixed), ("b", splits)))
+    assert "first@1 was trained on 5 of 13 validation examples; they are left out." in caplog.text
+    losses = [one.manifest.training["best_validation_loss"] for one in (more, alike)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    with pytest.raises(UsageError, match="trained on all validation examples"):
+        train(workspace, "c", dataclasses.replace(splits, validation=splits.train[:5]), init_from="first")
+
+
+def test_without_data_there_is_nothing_to_begin(workspace: Workspace, splits: DataSplits, mini: LoadedModel) -> None:
+    """On a base that is no miniature: an untrained adapter would not have begun with anything."""
+    train(workspace, "first", splits)
+    with pytest.raises(UsageError, match="takes data="):
+        workspace.create("more", caption("concise"), base=str(mini.folder), init_from="first")
+
+
 def test_what_it_cannot_begin_with_is_said(workspace: Workspace, splits: DataSplits) -> None:
     train(workspace, "first", splits, recipe="medium")
     with pytest.raises(AdapterNotFound):
@@ -112,7 +192,7 @@ def test_what_it_cannot_begin_with_is_said(workspace: Workspace, splits: DataSpl
     )
     with pytest.raises(UsageError, match="has rank 8, and recipe 'medium' 4: --rank 8"):
         train(workspace, "more", splits, init_from="first", recipe=narrow)
-    with pytest.raises((IncompatibleAdapter, AdapterNotFound, UsageError)):
+    with pytest.raises(IncompatibleAdapter, match="blip2-flan-mini"):
         workspace.train(
             "other", caption("concise"), base="blip2_flan", data=splits, config=FEW, progress=False, init_from="first"
         )

@@ -54,6 +54,31 @@ def make(
     return system.create_adapter(model, name, task, complexity, data=few(task), config=FEW, progress=False)
 
 
+def test_a_short_name_will_do_everywhere_and_an_unknown_one_is_no_broken_adapter(
+    system: MultiModalLoRAExchange,
+) -> None:
+    key = make(system, "blip2_opt", "solo")
+    assert system.compatibility_matrix(["solo"], ["blip2_opt"]).rows() == [(key, "exact")]
+    for call in (system.remove_adapter, lambda name: system.compatibility_matrix([name])):
+        with pytest.raises(AdapterNotFound):
+            call("nobody")
+    system.remove_adapter("solo")
+    assert key not in system.store
+
+
+def test_the_base_that_is_named_says_which_adapter_is_meant(
+    system: MultiModalLoRAExchange, scenes: list[Scene]
+) -> None:
+    keys = {model: make(system, model, "mine", complexity="medium") for model in ("blip2_opt", "blip2_flan")}
+    with pytest.raises(AmbiguousAdapter):
+        system.generate_with_adapter("mine", scenes[0].image)
+    for model, key in keys.items():
+        said = system.generate_with_adapter("mine", scenes[0].image, model=model)
+        assert said == system.generate_with_adapter(key, scenes[0].image)
+        report = system.evaluate_adapter("mine", model=model, count=4, include_seen=True)
+        assert report.base == system.entry(model).name
+
+
 def test_the_calls_of_the_specification(system: MultiModalLoRAExchange, tmp_path: Path, scenes: list[Scene]) -> None:
     key = make(system, "blip2_opt", "image_caption")
     assert key == "blip2-opt-mini.image_caption"

@@ -25,6 +25,20 @@ with own_folder(place) as folder, written_whole(place / "page.html") as file:
 """
 
 
+def test_what_a_writer_still_writes_is_left_to_it_however_long_that_takes(tmp_path: Path) -> None:
+    with own_folder(tmp_path) as folder, written_whole(tmp_path / "page.html") as file:
+        file.write(b"half")
+        file.flush()
+        for path in tmp_path.glob(".writing-*"):
+            os.utime(path, (0, 0))
+        assert list(abandoned(tmp_path)) == []
+        with own_folder(tmp_path), written_whole(tmp_path / "other.html"):
+            pass
+        (folder / "more").write_text("more")
+    assert (tmp_path / "page.html").read_text() == "half"
+    assert list(tmp_path.glob(".writing-*")) == []
+
+
 @pytest.mark.parametrize("next_one", ["file", "folder"])
 def test_what_killed_writers_left_is_removed_by_the_next_one_of_the_folder(tmp_path: Path, next_one: str) -> None:
     (tmp_path / "page.html").write_text("as it was")
@@ -40,6 +54,7 @@ def test_what_killed_writers_left_is_removed_by_the_next_one_of_the_folder(tmp_p
     for path in left[:3]:
         os.utime(path, (0, 0))
     assert sorted(abandoned(tmp_path)) == left[:3]
+    assert sorted(abandoned(tmp_path, after_s=0)) == left, "whoever is the only writer need not wait"
     if next_one == "file":
         with written_whole(tmp_path / "other.html") as file:
             file.write(b"whole")

@@ -245,7 +245,9 @@ def _compare_weights(
     bases: BaseComparison | None,
 ) -> _Finding:
     if made_for is None or bases is None or base.fingerprint is None:
-        unknown = "nothing says which base it was trained on" if made_for is None else f"those of {base.name} were never read"
+        unknown = (
+            "nothing says which base it was trained on" if made_for is None else f"those of {base.name} were never read"
+        )
         return None, None, f"same sites and shapes; the weights are unknown: {unknown}"
     if bases.same_base:
         return Level.IDENTICAL, 0.0, "the very same base"

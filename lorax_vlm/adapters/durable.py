@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lorax_vlm.errors import PathError
-from lorax_vlm.paths import SCRATCH_PREFIX, naming, remove_abandoned, scratch_name
+from lorax_vlm.paths import held_folder, naming, remove_abandoned, scratch_name
 
 _LOCKED_S = 600.0
 _RUN, _LOCK = "run-", ".lock"
@@ -66,7 +65,8 @@ def own_folder(place: Path, name: str | None = None) -> Iterator[Path]:
         folder = place / (name or scratch_name())
         folder.mkdir(mode=0o700)
     try:
-        yield folder
+        with held_folder(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -103,4 +103,6 @@ def require_room(folder: Path) -> None:
     """
     with naming(folder):
         folder.mkdir(exist_ok=True)
-        Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=folder)).rmdir()
+        tried = folder / scratch_name()
+        tried.mkdir()
+        tried.rmdir()

@@ -22,6 +22,7 @@ from lorax_vlm.adapters.pattern_nodes import PatternRefused
 from lorax_vlm.adapters.peft_config import (
     CONFIG_FILE,
     MAX_CONFIG_BYTES,
+    METHODS_NOT_FOLDED,
     LoraSettings,
     config_problems,
     parse_config,
@@ -235,8 +236,10 @@ def _read_config(data: bytes, name: str, folder: Path) -> LoraSettings:
     if problems:
         raise DamagedAdapter(name, str(folder), [f"{CONFIG_FILE}: {problem}" for problem in problems])
     if unsupported := unsupported_features(config):
-        fold = f"lorax-vlm exchange fold {folder} NEW_FOLDER --model BASE"
-        raise UnsupportedAdapter(name, unsupported, f"What changes weights only can be made plain LoRA: {fold}")
+        fold = (
+            "What changes weights only can be made plain LoRA: lorax-vlm exchange fold FOLDER NEW_FOLDER --model BASE"
+        )
+        raise UnsupportedAdapter(name, unsupported, "" if config.get("peft_type") in METHODS_NOT_FOLDED else fold)
     try:
         return read_settings(config)
     except PatternRefused:

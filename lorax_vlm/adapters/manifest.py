@@ -32,6 +32,8 @@ _ADDED_AFTER: Mapping[int, tuple[tuple[str, ...], ...]] = {
 _WORDS = ("task", "style")
 """Entries up to version 3, in the place of ``skill``."""
 _LAST_WITH_WORDS = 3
+INIT_FROM = "init_from"
+"""Fact of training: the adapter that it began with, and its digest."""
 MAX_MANIFEST_BYTES = 8 * 1024**2
 _SHOWN, _DEEPEST = 8, 60
 
@@ -193,9 +195,16 @@ class Manifest:
 
     @property
     def no_better(self) -> bool:
-        """Whether training found nothing better than the base: the adapter may then change nothing."""
+        """Whether training found nothing better than what it began with, the base or ``begun_with``."""
         step = self.training.get("best_step")
         return type(step) is int and step == 0
+
+    @property
+    def begun_with(self) -> str | None:
+        """The adapter that its training began with; None for the base alone."""
+        said = self.training.get(INIT_FROM)
+        name = said.get("adapter") if isinstance(said, Mapping) else None
+        return name if isinstance(name, str) else None
 
     def record(self) -> dict[str, Any]:
         """All that it says, by the names of its version."""

@@ -59,6 +59,18 @@ _FOLDABLE = re.compile(r"pissa|olora|loftq", re.IGNORECASE)
 _NOT_IN_THE_FILE = re.compile(r"pissa_niter_\d+|corda|lora_ga", re.IGNORECASE)
 
 
+_READ = "it adds to what the model reads, not to the weights of linear layers"
+METHODS_NOT_FOLDED = {
+    "XLORA": "it mixes other adapters by what is asked",
+    "POLY": "it chooses among skills by the task that is asked",
+    "SHADOW": "it runs a second network beside the base",
+    "TRAINABLE_TOKENS": "it brings embeddings",
+    **dict.fromkeys(("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING"), _READ),
+    **dict.fromkeys(("P_TUNING", "PREFIX_TUNING"), _READ),
+}
+"""Methods of PEFT that cannot be made plain LoRA, and why."""
+
+
 def unsupported_features(config: Mapping[str, Any]) -> list[str]:
     """Options in a PEFT configuration that are not plain LoRA, as readable lines."""
     if config.get("peft_type") != "LORA":

@@ -6,7 +6,7 @@ the vision encoder.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,6 +62,21 @@ class Recipe:
             "sites": [*self.groups, *self.modules],
         }
 
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], family: str) -> "Recipe":
+        """What ``to_dict`` recorded of a recipe for a family.
+
+        Raises:
+            UsageError: It is no such record.
+        """
+        sites = record.get("sites")
+        if set(record) != {"name", "rank", "alpha", "dropout", "sites"} or not isinstance(sites, list | tuple):
+            raise UsageError(f"{quoted(dict(record))} is no record of a recipe.")
+        groups = tuple(site for site in sites if site in site_groups(family))
+        modules = tuple(site for site in sites if site not in site_groups(family))
+        name, rank, alpha, dropout = (record[part] for part in ("name", "rank", "alpha", "dropout"))
+        return cls(name, rank, groups, alpha, dropout, modules)
+
     def pattern(self, family: str) -> str:
         """One pattern over whole module names.
 
@@ -116,6 +131,22 @@ def get_recipe(recipe: str | Recipe) -> Recipe:
     if not isinstance(recipe, str) or recipe not in RECIPES:
         raise UsageError(f"Unknown recipe {quoted(recipe)}. Known: {', '.join(RECIPES)}.")
     return RECIPES[recipe]
+
+
+def chosen_recipe(recipe: str | Recipe | Mapping[str, Any] | None, usual: Recipe) -> Recipe:
+    """What is given: a recipe or its name, or changes of the usual one; None: the usual one.
+
+    Raises:
+        UsageError: It is none of these, or there is nothing of that name to change.
+    """
+    if recipe is None:
+        return usual
+    if not isinstance(recipe, Mapping):
+        return get_recipe(recipe)
+    known = ("rank", "alpha", "dropout", "sites")
+    if unknown := [name for name in recipe if name not in known]:
+        raise UsageError(f"A recipe has no {quoted(unknown[0])} to change; known: {', '.join(known)}.")
+    return change_recipe(usual, **recipe)
 
 
 SITE_ALIASES = {"lm": ("lm-attention", "lm-mlp")}

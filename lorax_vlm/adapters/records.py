@@ -13,7 +13,7 @@ from lorax_vlm.adapters.names import NAME, NameRecord, parse_record, require_ada
 from lorax_vlm.adapters.regular_files import read_regular
 from lorax_vlm.errors import AdapterNotFound, DamagedAdapter, PathError
 from lorax_vlm.foreign import parse_json
-from lorax_vlm.paths import SCRATCH_PREFIX, naming, sync_folder, written_whole
+from lorax_vlm.paths import abandoned, naming, sync_folder, written_whole
 
 _PENDING = ".pending"
 _ENDING = ".json"
@@ -125,7 +125,7 @@ class NameRecords:
 
     def leftovers(self) -> list[Path]:
         """Files of writers that were killed; only for whoever holds the lock."""
-        return sorted(self._folder.glob(f"{SCRATCH_PREFIX}*"))
+        return sorted(abandoned(self._folder, after_s=0))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{require_adapter_name(name)}{_ENDING}"

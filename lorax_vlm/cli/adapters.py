@@ -63,10 +63,10 @@ def _facts(manifest: Manifest) -> dict[str, object]:
 
 
 def state_of(manifest: Manifest) -> str:
-    """``trained``, ``untrained``, or that training found nothing better than the base."""
+    """``trained``, ``untrained``, or that training found nothing better than what it began with."""
     if not manifest.trained:
         return "untrained"
-    return "no better than its base" if manifest.no_better else "trained"
+    return f"no better than {manifest.begun_with or 'its base'}" if manifest.no_better else "trained"
 
 
 def _losses(training: Mapping[str, object]) -> str:

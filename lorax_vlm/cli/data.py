@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lorax_vlm.asking import trained_template
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     Annotations,
@@ -71,11 +72,12 @@ def check(
     nearly always right. The parts are those that training would make.
     """
     from lorax_vlm.curation.check import check_data
-    from lorax_vlm.models.loading import load_family
+    from lorax_vlm.models.loading import describe_entry, load_family
 
     entry = get_model_entry(model)
     splits = _read(source, images, annotations, columns, True, held_out, group_by)
-    template = entry.question_template if splits.kind == "questions" else entry.caption_prompt
+    entry = describe_entry(entry)
+    template = trained_template(entry, splits.kind)
     looked_for = _can_look() if near is None else near
     folder = Path(source).expanduser()
     found = check_data(splits, load_family(entry), template, root=folder if folder.is_dir() else None, near=looked_for)

@@ -58,21 +58,18 @@ def plan(
 
     The target's weights are read if they never were, as a transfer would; what was read is kept.
     """
-    from lorax_vlm.exchange.plan import plan_transfer
-    from lorax_vlm.exchange.scene_data import drawn_images
+    from lorax_vlm.exchange.planning import plan_stored
     from lorax_vlm.exchange.transfer_data import ENOUGH_UNLABELLED
     from lorax_vlm.models.catalog import get_model_entry
     from lorax_vlm.models.local import describe_local
 
     adapters, name = find_adapter(store, name)
-    stored, adapter = adapters.read_bytes(name)
-    target = describe_local(to)
+    entry, target = get_model_entry(to), describe_local(to)
     if target.fingerprint is None:
         from lorax_vlm.models.loading import describe_model
 
-        target = replace(target, fingerprint=describe_model(get_model_entry(to)).fingerprint)
-    asked = partial(plan_transfer, adapter, stored.manifest, target, allow_partial=allow_partial)
-    images = drawn_images(stored.manifest, get_model_entry(to)) if images is None else images
+        target = replace(target, fingerprint=describe_model(entry).fingerprint)
+    asked = partial(plan_stored, adapters, name, entry, target, allow_partial=allow_partial)
     found = asked(images=images)
     if as_json:
         print_json(found)

@@ -133,7 +133,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     # A frame, two spaces around each column, and room for the words of the narrowest ones.
     too_narrow = console.width < max(_NARROWEST, 9 * len(columns))
     if len(rows) > MANY_ROWS or not console.is_terminal or too_narrow:
-        _printas_json_values(columns, texts, title)
+        _print_plain(columns, texts, title)
         return
     table = Table(title=Text(printable(title)) if title else None, title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
@@ -153,7 +153,7 @@ def _cell(value: object) -> str:
     return printable(str(value))
 
 
-def _printas_json_values(columns: Sequence[str], texts: Sequence[Sequence[str]], title: str) -> None:
+def _print_plain(columns: Sequence[str], texts: Sequence[Sequence[str]], title: str) -> None:
     """Columns as wide as their widest cell; white space in a cell is one space, so that a row stays a line."""
     lines = [[printable(column.strip()) for column in columns], *([" ".join(c.split()) for c in row] for row in texts)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]

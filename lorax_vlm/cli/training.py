@@ -1,5 +1,6 @@
 """``lorax-vlm train``. No torch."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe, require
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.asking import require_captions
 from lorax_vlm.cli.checks import require_free_names, require_kind
+from lorax_vlm.cli.interrupts import interrupted_by
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     Annotations,
@@ -227,7 +229,8 @@ def train(
     system: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     try:
         quiet = as_json or process_rank() > 0
-        kept = _train(asked, model, system, resume=resume, replace=replace, quiet=quiet)
+        with interrupted_by(signal.SIGTERM):  # of a scheduler, or kill
+            kept = _train(asked, model, system, resume=resume, replace=replace, quiet=quiet)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. Continue from the last checkpoint with --resume.\n")
         raise typer.Exit(130) from None
@@ -309,7 +312,7 @@ def _train(
             name,
             skill,
             data=splits,
-            recipe=_recipe(adapter, entry) if adapter.recipe or adapter.changes or not adapter.init_from else None,
+            recipe=change_recipe(get_recipe(adapter.recipe), **adapter.changes) if adapter.recipe else adapter.changes,
             init_from=adapter.init_from,
             config=adapter.config,
             skip_bad_rows=bool(adapter.data.get("skip_bad_rows")),
@@ -357,12 +360,15 @@ def _print_result(trained: Trained, model: str) -> None:
         f"{training['steps']} steps in {training['time_s']:.0f} s, the best at step {training['best_step']}"
     )
     if manifest.no_better:
-        say(
-            "  no better than the base: no step has a lower validation loss than the base alone, so the adapter was "
-            "left as it began and changes nothing.\n"
-            f"  What was trained and not chosen: {curve.parent / REJECTED_FOLDER}",
-            style="red",
+        first = manifest.begun_with
+        reason = (
+            f"no better than {first}: no step has a lower validation loss, so the adapter was left as it began, like "
+            "that one."
+            if first is not None
+            else "no better than the base: no step has a lower validation loss than the base alone, so the adapter was "
+            "left as it began and changes nothing."
         )
+        say(f"  {reason}\n  What was trained and not chosen: {curve.parent / REJECTED_FOLDER}", style="red")
     if limit is not None and limit.limits:
         say(f"  training stalled at a loss of {training['last_training_loss']:.2f} per target", style="red")
         for line in limit.advice():

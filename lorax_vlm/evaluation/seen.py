@@ -3,13 +3,15 @@
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lorax_vlm.adapters.manifest import Manifest
-from lorax_vlm.adapters.seen import SeenImages
-from lorax_vlm.data.examples import Example
+from lorax_vlm.adapters.seen import SeenImages, join_seen
+from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.world.examples import is_drawn
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.evaluation.results import SeenShare
@@ -41,6 +43,42 @@ def identities_of(manifest: Manifest) -> frozenset[Identity]:
     said = manifest.training.get(KNOWN_BY)
     known = {kind for kind in Identity if isinstance(said, list | tuple) and kind in said}
     return frozenset(known or Identity)
+
+
+@dataclass(frozen=True)
+class Heritage:
+    """What something that learnt has seen, and so what is made of it."""
+
+    images: SeenImages | None
+    """None: it does not say."""
+    known_by: frozenset[Identity]
+    partly: bool = False
+    """Whether it has seen others, too, of which nothing is known."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, images: SeenImages | None) -> "Heritage":
+        """An adapter's own."""
+        return cls(images, identities_of(manifest), bool(manifest.training.get(PARTLY)))
+
+    @classmethod
+    def of_data(cls, splits: DataSplits, known_by: Iterable[Identity]) -> "Heritage":
+        """That of training on data; of data in memory all, though a short run does not come to each."""
+        if isinstance(splits.train, NotedStream):  # which may not have noted them
+            images = SeenImages.of(splits.train.images) if splits.train.images is not None else None
+        else:
+            images = SeenImages.of(example.image_digest() for example in splits.train)
+        return cls(images, frozenset(known_by))
+
+    @classmethod
+    def joined(cls, several: Sequence["Heritage"]) -> "Heritage":
+        """That of what is made of several."""
+        images, complete = join_seen(one.images for one in several)
+        known_by = frozenset[Identity]().union(*(one.known_by for one in several))
+        return cls(images, known_by, not complete or any(one.partly for one in several))
+
+    def facts(self) -> dict[str, Any]:
+        """For a manifest's training; the images lie in a file of their own."""
+        return {KNOWN_BY: sorted(self.known_by), **({PARTLY: True} if self.partly else {})}
 
 
 def _identity(example: Example) -> Identity:

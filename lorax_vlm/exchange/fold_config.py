@@ -18,6 +18,7 @@ from lorax_vlm.adapters.peft_config import (
     ALL_LINEAR,
     HARMLESS_OPTIONS,
     MAX_RANK,
+    METHODS_NOT_FOLDED,
     config_problems,
     read_settings,
 )
@@ -32,12 +33,6 @@ _REFUSED = {
     "megatron_config": "it is for Megatron's layers",
     "alora_invocation_tokens": "it is in effect behind certain words only",
     "arrow_config": "it chooses among adapters by what it is asked",
-}
-_METHODS_REFUSED = {
-    "XLORA": "it mixes other adapters by what is asked",
-    "POLY": "it chooses among skills by the task that is asked",
-    "SHADOW": "it runs a second network beside the base",
-    "TRAINABLE_TOKENS": "it brings embeddings",
 }
 # What chooses modules is written out by name; what says where things were is of no use.
 _CHOOSING = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -103,8 +98,8 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(kind, str) or kind not in set(PEFT_TYPE_TO_TUNER_MAPPING):
         yield f"peft_type is {quoted(kind)}, which PEFT {peft.__version__} does not know"
         return
-    if kind in _METHODS_REFUSED:
-        yield f"{kind}: {_METHODS_REFUSED[kind]}"
+    if kind in METHODS_NOT_FOLDED:
+        yield f"{kind}: {METHODS_NOT_FOLDED[kind]}"
     elif not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[kind], BaseTuner):
         yield f"{kind}: it adds to what the model reads, not to the weights of linear layers"
     yield from (f"{option}: {reason}" for option, reason in _REFUSED.items() if config.get(option))

@@ -7,7 +7,7 @@ whole updates: its plain versions combine A and B apart, which adds products of 
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack, get_args
@@ -23,12 +23,11 @@ from lorax_vlm.adapters.files import AdapterBytes
 from lorax_vlm.adapters.manifest import Manifest, Parent
 from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.adapters.peft_config import MAX_RANK
-from lorax_vlm.adapters.seen import join_seen
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions
 from lorax_vlm.errors import IncompatibleAdapter, UsageError
-from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, identities_of
+from lorax_vlm.evaluation.seen import Heritage
 from lorax_vlm.exchange.files import write_updates
 from lorax_vlm.exchange.merge_preview import MergePreview, exact_sum, preview_merge, weighted
 from lorax_vlm.foreign import quoted
@@ -244,7 +243,7 @@ def merge_adapters(
     found = [bases.store.read_bytes(name) for name in names]
     stored = [adapter for adapter, _ in found]
     require_different(stored)
-    _require_one_base(bases.describe(model), found)
+    _require_one_base(bases.describe(model, fetch=True), found)
     updates = [read_updates(adapter) for _, adapter in found]
     if len({answers_questions(adapter.manifest) for adapter in stored}) > 1:
         logger.warning(
@@ -260,11 +259,10 @@ def merge_adapters(
     preview = preview_merge(dict(zip([one.reference for one in stored], updates, strict=True)), factors)
     error = total_distance(exact_sum(weighted(updates, factors)), merged)
     report = MergeReport(method, largest, error, preview)
-    seen, complete = join_seen(adapter.seen for _, adapter in found)
-    partly = not complete or any(adapter.manifest.training.get(PARTLY) for adapter in stored)
+    heritage = Heritage.joined([Heritage.of(one.manifest, adapter.seen) for one, adapter in found])
     with bases.use(model) as engine, run_folder(run_dir) as scratch:
-        manifest = _manifest_of_merge(engine, stored, new_name, report, factors, {PARTLY: True} if partly else {})
-        folder = write_updates(scratch / "merged", merged, engine.entry.identity, seen)
+        manifest = _manifest_of_merge(engine, stored, new_name, report, factors, heritage)
+        folder = write_updates(scratch / "merged", merged, engine.entry.identity, heritage.images)
         return keep(engine, folder, manifest, replace=replace), report
 
 
@@ -329,7 +327,7 @@ def _manifest_of_merge(
     name: str,
     report: MergeReport,
     weights: Sequence[float],
-    seen: Mapping[str, bool],
+    heritage: Heritage,
 ) -> Manifest:
     first = stored[0].manifest
     facts = {"method": report.method, "rank": report.rank, "error": report.error}
@@ -343,8 +341,7 @@ def _manifest_of_merge(
         generation=first.generation,
         training={
             "data": "merged from " + ", ".join(a.reference for a in stored),
-            KNOWN_BY: sorted(set().union(*(identities_of(a.manifest) for a in stored))),
-            **seen,
+            **heritage.facts(),
             **facts,
         },
         lineage=tuple(

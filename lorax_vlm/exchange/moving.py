@@ -8,9 +8,8 @@ from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.exchange.direction import Direction, TransferOptions
-from lorax_vlm.exchange.plan import TransferPlan, plan_transfer
 from lorax_vlm.exchange.report import TransferReport
-from lorax_vlm.exchange.scene_data import drawn_images, scene_transfer_data
+from lorax_vlm.exchange.scene_data import scene_transfer_data
 from lorax_vlm.exchange.swap import ExchangeReport, exchange_adapters
 from lorax_vlm.exchange.transfer import QUICK_SHARE, transfer_adapter
 from lorax_vlm.exchange.transfer_data import TransferData, read_transfer_data
@@ -21,7 +20,7 @@ from lorax_vlm.skills import answer
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.defaults import chosen_config, skill_config
 from lorax_vlm.training.progress import Show
-from lorax_vlm.types import require_known, require_whole
+from lorax_vlm.types import require_known
 
 Images = str | Path | Sequence[Example]
 
@@ -91,25 +90,6 @@ def exchange(bases: Bases, name: str, other: str, **wishes: Unpack[Wishes]) -> E
     first, second = (own_base(bases, bases.store.get(key)) for key in (name, other))
     there, back = (direction(bases, key, target, data, wishes) for key, target in ((name, second), (other, first)))
     return exchange_adapters(bases, there, back, replace=wishes.get("replace", False))
-
-
-def plan(
-    bases: Bases, name: str, target: str, *, images: int | None = None, allow_partial: bool = False
-) -> TransferPlan:
-    """What moving an adapter would take; nothing is loaded or changed.
-
-    Args:
-        bases: The door to the bases.
-        name: Of the adapter.
-        target: Where to.
-        images: Unlabelled images at hand. None: those that a transfer draws between miniatures, else none.
-        allow_partial: Leave out what cannot be moved.
-    """
-    stored, adapter = bases.store.read_bytes(name)
-    if images is None:
-        images = drawn_images(stored.manifest, bases.entry(target))
-    require_whole("images", images, 0)
-    return plan_transfer(adapter, stored.manifest, bases.describe(target), images=images, allow_partial=allow_partial)
 
 
 def own_base(bases: Bases, stored: StoredAdapter) -> str:

@@ -3,21 +3,21 @@
 The teacher's words are the interface, so it does not matter which tokenizer, width or kind of model either side has.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-
-import torch
 
 from lorax_vlm.asking import QUESTION_MARK, ask_of
 from lorax_vlm.data.examples import DataSplits, Example
+from lorax_vlm.data.images import ImageSource
 from lorax_vlm.errors import UsageError
+from lorax_vlm.evaluation.opening import sources_in_turn
 from lorax_vlm.runtime.engine import BaseEngine
+from lorax_vlm.runtime.rows import Row, all_good
 from lorax_vlm.types import GenerationSettings
 
 _HELD_OUT_SHARE = 0.1
 DROPPED_SHARE = 0.1
 """Of the examples the teacher is least sure of; it is wrong there most often."""
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,19 @@ def answer(
         template: Of the prompt; examples of the other kind are asked as the base is. None: the adapter's.
     """
     prompted = _prompts(engine, name, template)
-    texts: list[str] = []
-    for start in range(0, len(examples), _BATCH):
-        some = examples[start : start + _BATCH]
-        prompts = [prompted(example) for example in some]
-        pictures = [example.open_image() for example in some]
-        texts += [g.text for g in engine.generate_batch([name] * len(some), pictures, prompts, settings)]
-    return texts
+    return [text for rows in _rows(name, examples, prompted, settings) for text in engine.say(rows)]
+
+
+def _rows(
+    name: str | None, examples: Sequence[Example], prompted: Callable[[Example], str], settings: GenerationSettings
+) -> Iterator[list[Row]]:
+    """What to ask about examples, some at a time: so many as have been drawn or fetched."""
+    for chunk in sources_in_turn(examples, range(len(examples))):
+        sources: list[ImageSource] = all_good(source for _, source in chunk)
+        yield [
+            Row(source, name, prompted(examples[number]), settings)
+            for (number, _), source in zip(chunk, sources, strict=True)
+        ]
 
 
 def _prompts(engine: BaseEngine, name: str | None, template: str | None = None) -> Callable[[Example], str]:
@@ -83,22 +89,12 @@ def ask_teacher(
     engine: BaseEngine, name: str, examples: Sequence[Example], settings: GenerationSettings
 ) -> list[TeacherAnswer]:
     """The adapter's greedy answers, each with how sure it is of them."""
-    texts = answer(engine, name, examples, settings.replace(num_beams=1, temperature=None))
-    confidences: list[float] = []
-    for start in range(0, len(examples), _BATCH):
-        some = slice(start, start + _BATCH)
-        confidences += _confidences(engine, name, examples[some], texts[some])
-    return [TeacherAnswer(text, sure) for text, sure in zip(texts, confidences, strict=True)]
-
-
-@torch.no_grad()
-def _confidences(engine: BaseEngine, name: str, examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
-    base, prompted = engine.base, _prompts(engine, name)
-    prompts = [prompted(example) for example in examples]
-    pixels = base.family.pixel_values([example.open_image() for example in examples]).to(base.device)
-    with engine.using(name) as model:
-        features = base.family.encode_images(model, pixels, prompts)
-        return base.family.confidences(model, features, prompts, texts)
+    greedy, prompted = settings.replace(num_beams=1, temperature=None), _prompts(engine, name)
+    answers: list[TeacherAnswer] = []
+    for rows in _rows(name, examples, prompted, greedy):
+        texts = engine.say(rows)
+        answers += map(TeacherAnswer, texts, engine.confidences(rows, texts))
+    return answers
 
 
 def make_lesson(examples: Sequence[Example], answers: Sequence[TeacherAnswer], *, fewest_held_out: int = 1) -> Lesson:

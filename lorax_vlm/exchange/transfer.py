@@ -19,12 +19,12 @@ from lorax_vlm.adapters.incoming import Addition
 from lorax_vlm.adapters.manifest import Manifest, Measurement, Parent
 from lorax_vlm.adapters.ownership import require_storable
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.adapters.seen import SeenImages, join_seen, write_seen
+from lorax_vlm.adapters.seen import SeenImages, write_seen
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import Ask, answers_questions, ask_of, ask_on
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import TransferRefused
-from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, Identity, identities, identities_of
+from lorax_vlm.evaluation.seen import Heritage, identities
 from lorax_vlm.exchange.bench import Bench, Candidate
 from lorax_vlm.exchange.candidates import copies, random_like
 from lorax_vlm.exchange.direction import Direction, TransferOptions
@@ -61,12 +61,8 @@ class PreparedTransfer:
     chosen: "Candidate"
     ask: Ask
     """How it was asked on the target."""
-    seen: SeenImages | None
-    """The images that the source and the result were trained on. None: not known."""
-    known_by: frozenset[Identity]
-    """By what they are known."""
-    partly: bool
-    """Whether there are others, of which nothing is known."""
+    heritage: Heritage
+    """What the source and the result were trained on."""
 
     @property
     def refused(self) -> bool:
@@ -131,7 +127,7 @@ def prepared_transfer(bases: Bases, way: Direction) -> Iterator[PreparedTransfer
     stored, adapter = bases.store.read_bytes(way.name)
     if not options.distil:
         data = dataclasses.replace(data, unlabelled=())
-    target = bases.describe(way.target)
+    target = bases.describe(way.target, fetch=True)
     images = len(data.unlabelled)
     plan = plan_transfer(adapter, stored.manifest, target, images=images, allow_partial=options.allow_partial)
     if plan.refused:
@@ -145,9 +141,8 @@ def prepared_transfer(bases: Bases, way: Direction) -> Iterator[PreparedTransfer
             ask = ask_on(engine.entry, bases.entry(way.source), stored.manifest)
             bench = Bench(engine, ask, asked.development, judge, scratch)
             report, chosen = _transfer(bench, asked, plan, read_updates(adapter), stored, data, options)
-        seen, partly = _seen_by(chosen, adapter, stored.manifest, data)
-        known_by = identities_of(stored.manifest) | identities(data.unlabelled)
-        yield PreparedTransfer(report, bases, way.target, stored, chosen, ask, seen, known_by, partly)
+        heritage = _heritage(chosen, adapter, stored.manifest, data)
+        yield PreparedTransfer(report, bases, way.target, stored, chosen, ask, heritage)
 
 
 @dataclass(frozen=True)
@@ -295,16 +290,13 @@ def _objections(chosen: Scored, alone: Scored, controls: Sequence[Scored]) -> li
     return reasons
 
 
-def _seen_by(
-    chosen: Candidate, source: AdapterBytes, manifest: Manifest, data: TransferData
-) -> tuple[SeenImages | None, bool]:
-    """The images that a result learnt from: the source's, and those it was distilled with; and whether by others."""
-    partly = bool(manifest.training.get(PARTLY))
+def _heritage(chosen: Candidate, source: AdapterBytes, manifest: Manifest, data: TransferData) -> Heritage:
+    """What a result learnt from: the source's images, and those it was distilled with."""
+    own = Heritage.of(manifest, source.seen)
     if not chosen.steps:
-        return source.seen, partly
+        return own
     taught = SeenImages.of(example.image_digest() for example in data.unlabelled)
-    seen, complete = join_seen([source.seen, taught])
-    return seen, partly or not complete
+    return Heritage.joined([own, Heritage(taught, identities(data.unlabelled))])
 
 
 def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, replace_existing: bool) -> Addition:
@@ -331,8 +323,7 @@ def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, rep
             "transfer": report.label,
             "steps": chosen.steps,
             "data": f"transferred from {prepared.stored.reference}",
-            KNOWN_BY: sorted(prepared.known_by),
-            **({PARTLY: True} if prepared.partly else {}),
+            **prepared.heritage.facts(),
         },
         labels=tuple(chosen.labels),
         metrics=(figure,),
@@ -347,7 +338,7 @@ def _addition(engine: BaseEngine, prepared: PreparedTransfer, new_name: str, rep
         ),
         licence="; ".join(dict.fromkeys(filter(None, (source.licence, engine.entry.licence)))),
     )
-    write_seen(chosen.folder, prepared.seen)
+    write_seen(chosen.folder, prepared.heritage.images)
     made = addition(engine, chosen.folder, made_on(engine, manifest), replace=replace_existing)
     _require_effect(made, report.plan, chosen)
     return made

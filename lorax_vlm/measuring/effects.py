@@ -1,7 +1,5 @@
 """What an adapter does beside what it was trained for, and what its base's frozen image path keeps it from learning."""
 
-from collections.abc import Sequence
-
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.asking import answers_questions, ask_of
 from lorax_vlm.data.examples import DataSplits
@@ -17,10 +15,8 @@ from lorax_vlm.evaluation.side_effects import (
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.runtime.bases import Bases
 from lorax_vlm.runtime.engine import BaseEngine
-from lorax_vlm.runtime.rows import Row, say_rows
+from lorax_vlm.runtime.rows import Row
 from lorax_vlm.training.probe import STALLED, ProbeReport, probe_image_path
-
-_ASKED_TOGETHER = 64
 
 
 def side_effects(engine: BaseEngine, stored: StoredAdapter) -> SideEffects | None:
@@ -37,13 +33,13 @@ def side_effects(engine: BaseEngine, stored: StoredAdapter) -> SideEffects | Non
     if examples:
         asks = (ask_of(entry, own, question=True) for own in (None, manifest))
         answers = [
-            _say(engine, [Row(e.open_image(), name, how.prompt(e.question), how.settings) for e in examples])
+            engine.say([Row(e.open_image(), name, how.prompt(e.question), how.settings) for e in examples])
             for name, how in zip(who, asks, strict=True)
         ]
         skills += compare_answers(examples, *answers)
     if entry.captions and answers_questions(manifest):
         scenes, how = other_scenes(), ask_of(entry, None, question=False)
-        captions = [_say(engine, [Row(s.image, name, how.prompt(), how.settings) for s in scenes]) for name in who]
+        captions = [engine.say([Row(s.image, name, how.prompt(), how.settings) for s in scenes]) for name in who]
         skills.append(compare_captions(scenes, *captions))
     return SideEffects(tuple(skills))
 
@@ -54,10 +50,6 @@ def side_effects_on(bases: Bases, base: str, stored: StoredAdapter) -> SideEffec
         return None
     with bases.use(base) as engine:
         return side_effects(engine, stored)
-
-
-def _say(engine: BaseEngine, rows: Sequence[Row]) -> list[str]:
-    return [text.text for text in say_rows(engine.generate_batch, rows, batch_size=_ASKED_TOGETHER)]
 
 
 def image_limit(engine: BaseEngine, stored: StoredAdapter, splits: DataSplits) -> ProbeReport | None:

@@ -201,6 +201,15 @@ def _load_processor(folder: Path, family: type[Family], entry: CatalogEntry) -> 
         raise CheckpointError(entry.name, [f"its tokenizer or processor cannot be loaded: {reason}"]) from error
 
 
+def describe_entry(entry: CatalogEntry) -> CatalogEntry:
+    """An entry with its family, and so with its prompts; of one that the catalogue does not list its files say them.
+
+    Raises:
+        CheckpointError: It cannot be fetched, or is of no supported family.
+    """
+    return entry if entry.family else _describe(entry)
+
+
 def _describe(entry: CatalogEntry) -> CatalogEntry:
     """Family and number of parameters of a checkpoint that the catalogue does not list."""
     folder, _ = _fetch(entry, _DESCRIBED_BY)

@@ -22,6 +22,17 @@ def describe_local(name: str) -> BaseDescription:
         CheckpointError: It is not here, or no supported checkpoint.
     """
     entry = get_model_entry(name)
+    folder = require_checkpoint(entry)
+    described = describe_checkpoint(folder, entry.name)
+    return replace(described, dtype=MINIATURE_DTYPE, quantization="none") if entry.miniature else described
+
+
+def require_checkpoint(entry: CatalogEntry) -> Path:
+    """The folder of a checkpoint.
+
+    Raises:
+        CheckpointError: It is not on this machine.
+    """
     folder = find_checkpoint(entry)
     if folder is None:
         raise CheckpointError(
@@ -29,8 +40,7 @@ def describe_local(name: str) -> BaseDescription:
             [f"{entry.source} is not on this machine"],
             f"Fetch it and read its weights once: lorax-vlm models fingerprint {entry.name}",
         )
-    described = describe_checkpoint(folder, entry.name)
-    return replace(described, dtype=MINIATURE_DTYPE, quantization="none") if entry.miniature else described
+    return folder
 
 
 def find_checkpoint(entry: CatalogEntry) -> Path | None:

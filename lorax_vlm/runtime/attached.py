@@ -5,6 +5,7 @@ a ``with`` block; threads that share the base do not see each other's.
 """
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -27,7 +28,6 @@ from lorax_vlm.models.spec import HEAD
 from lorax_vlm.runtime.feature_memory import FeatureMemory, feature_key
 from lorax_vlm.runtime.residency import Residency
 from lorax_vlm.runtime.routed import RoutedHead, RoutedLinear, routed
-from lorax_vlm.runtime.rows import sampling_seeds
 from lorax_vlm.runtime.weights import AdapterWeights, load_weights, weights_nbytes
 from lorax_vlm.types import Generated, GenerationSettings
 
@@ -218,7 +218,7 @@ class AttachedAdapters:
         with self._lease_now([name for name in rows if name is not None]) as found:
             features = self._look([found[name] if name is not None else None for name in rows], pictures, prompts)
             with routed([found[name].weights if name is not None else None for name in rows]):
-                seeds = sampling_seeds(settings, pictures, prompts)
+                seeds = _sampling_seeds(settings, pictures, prompts)
                 return family.generate(model, features, prompts, settings, seeds)
 
     def answer_logits(self, name: str | None, picture: Image.Image, prompt: str) -> Tensor:
@@ -335,3 +335,19 @@ class AttachedAdapters:
 def _read_folder(folder: Path, name: str) -> tuple[Manifest, AdapterBytes]:
     manifest = read_manifest(folder, name)
     return manifest, read_adapter(folder, name, manifest.files)
+
+
+def _sampling_seeds(
+    settings: GenerationSettings, pictures: Sequence[Image.Image], prompts: Sequence[str]
+) -> list[int] | None:
+    """What each row's noise is drawn from: the seed that was asked for, the picture, the prompt; None without a seed.
+
+    So a row's sample is the same alone and in any batch, and rows about different pictures draw different noise.
+    """
+    if settings.temperature is None or settings.seed is None:
+        return None
+    known = {id(p): f"{p.size} {hashlib.sha256(p.tobytes()).hexdigest()}" for p in pictures}
+    return [
+        int.from_bytes(hashlib.sha256(repr((settings.seed, known[id(p)], prompt)).encode()).digest()[:7])
+        for p, prompt in zip(pictures, prompts, strict=True)
+    ]

@@ -19,6 +19,7 @@ from lorax_vlm.errors import OutOfMemoryForecast
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.models.description import BaseDescription
 from lorax_vlm.models.loading import LoadedModel, describe_model, load_model, probe_hardware
+from lorax_vlm.models.local import require_checkpoint
 from lorax_vlm.models.placement import Device, Precision, Quantization, plan_placement
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.types import require_known, require_whole
@@ -122,11 +123,23 @@ class Bases:
                 pass
         return self.entry(model)
 
-    def describe(self, model: str) -> BaseDescription:
-        """A base with its fingerprint, without loading it; of a large one all weights are read the first time."""
+    def describe(self, model: str, *, fetch: bool = False) -> BaseDescription:
+        """A base with its fingerprint, without loading it; of a large one all weights are read the first time.
+
+        Args:
+            model: The base.
+            fetch: Fetch it where it is not on this machine.
+
+        Raises:
+            CheckpointError: It is not here, cannot be fetched, or is of no supported family.
+        """
         entry = self._original(model)
         base = self._loaded_base(entry)
-        return describe_model(entry) if base is None else replaced(base.description, fingerprint=base.fingerprint)
+        if base is not None:
+            return replaced(base.description, fingerprint=base.fingerprint)
+        if not fetch:
+            require_checkpoint(entry)
+        return describe_model(entry)
 
     def owner(self, model: str) -> Owner:
         """A base as the owner of adapters; its weights are known where they were read before. Nothing is loaded."""

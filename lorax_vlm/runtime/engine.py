@@ -27,6 +27,7 @@ from lorax_vlm.asking import (
     captions_only,
     distinct_adapters,
     require_captions,
+    require_decoding,
     require_question,
 )
 from lorax_vlm.data.images import load_image
@@ -37,7 +38,7 @@ from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.requests import Request, Result, ScoringEngine
 from lorax_vlm.runtime.attached import AttachedAdapters, Attachment
 from lorax_vlm.runtime.canary import CanaryReport, check_canary, take_canary
-from lorax_vlm.runtime.rows import BatchSize, Row, answer_rows, as_fits
+from lorax_vlm.runtime.rows import BatchSize, Row, all_good, answer_rows, as_fits
 from lorax_vlm.types import Generated, GenerationSettings, ModelText, require_whole
 
 logger = logging.getLogger(__name__)
@@ -139,12 +140,10 @@ class BaseEngine:
         Raises:
             LoraxError: As the result of that request would.
         """
-        for row in self._rows(requests, Found()):
-            if isinstance(row, LoraxError):
-                raise row
+        all_good(self._rows(requests, Found()))
 
     def _generate(self, requests: Sequence[Request], found: "Found") -> list[Result]:
-        said = answer_rows(self.generate_batch, self._rows(requests, found), batch_size=self._size)
+        said = self.answer(self._rows(requests, found))
         return [
             Result(None, text)
             if isinstance(text, LoraxError)
@@ -158,18 +157,7 @@ class BaseEngine:
 
     def _likelihoods(self, requests: Sequence[Request], texts: Sequence[str], found: "Found") -> list[float]:
         require_equal_rows(requests=len(requests), texts=len(texts))
-        rows: list[Row] = []
-        for row in self._rows(requests, found):
-            if isinstance(row, LoraxError):
-                raise row
-            rows.append(row)
-
-        def score(some: Sequence[tuple[Row, str]]) -> list[float]:
-            names, prompts = self._references([row.adapter for row, _ in some]), [row.prompt for row, _ in some]
-            pictures = [load_image(row.image) for row, _ in some]
-            return self._attached.confidences(names, pictures, prompts, [text for _, text in some])
-
-        return as_fits(score, list(zip(rows, texts, strict=True)), self._size)
+        return self.confidences(all_good(self._rows(requests, found)), texts)
 
     def _rows(self, requests: Sequence[Request], found: "Found") -> list[Row | LoraxError]:
         for name in distinct_adapters([request.adapter for request in requests]):
@@ -204,7 +192,9 @@ class BaseEngine:
         how = self.ask(asked.manifest, question=question is not None)
         prompt = how.prompt() if question is None else how.prompt(require_question(question))
         self.base.family.check_prompt(prompt)
-        return Row(image, asked.reference, prompt, how.settings.replace(**request.decoding))
+        settings = how.settings.replace(**request.decoding)
+        require_decoding(self.entry, how.settings, settings)
+        return Row(image, asked.reference, prompt, settings)
 
     def ask(self, manifest: Manifest | None, *, question: bool) -> Ask:
         """How a base or an adapter on it is asked a question, or for a caption.
@@ -295,6 +285,33 @@ class BaseEngine:
     def routed(self, rows: Sequence[str | None]) -> AbstractContextManager[Any]:
         """The model with an adapter of its own for each row; see ``AttachedAdapters.routed``."""
         return self._attached.routed(self._references(rows))
+
+    def answer(self, rows: Sequence[Row | LoraxError]) -> list[Generated | LoraxError]:
+        """Answer prompts as they stand, in batches that memory suffices for; see ``rows.answer_rows``."""
+        return answer_rows(self.generate_batch, rows, size=self._size)
+
+    def say(self, rows: Sequence[Row]) -> list[str]:
+        """The texts of ``answer``.
+
+        Raises:
+            Exception: What a batch raised; of rows that cannot be answered the first one's error.
+        """
+        return [text.text for text in all_good(answer_rows(self.generate_batch, rows, size=self._size, alone=False))]
+
+    def confidences(self, rows: Sequence[Row], texts: Sequence[str]) -> list[float]:
+        """How likely each text is as the answer to its row, in batches that memory suffices for.
+
+        Raises:
+            OutOfMemory: It does not suffice for one of them.
+            LoraxError: See ``ScoringEngine.likelihoods``.
+        """
+
+        def score(some: Sequence[tuple[Row, str]]) -> list[float]:
+            names, prompts = [row.adapter for row, _ in some], [row.prompt for row, _ in some]
+            pictures = [load_image(row.image) for row, _ in some]
+            return self._attached.confidences(self._references(names), pictures, prompts, [text for _, text in some])
+
+        return all_good(as_fits(score, list(zip(rows, texts, strict=True)), self._size))
 
     def generate_batch(
         self,

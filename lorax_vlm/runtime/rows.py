@@ -3,9 +3,8 @@
 No torch.
 """
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -59,20 +58,19 @@ class BatchSize:
 
 
 def answer_rows(
-    generate: Generate, rows: Sequence[Row | LoraxError], *, batch_size: int | BatchSize, alone: bool = True
+    generate: Generate, rows: Sequence[Row | LoraxError], *, size: BatchSize, alone: bool = True
 ) -> list[Generated | LoraxError]:
     """What is said to each row, in their order; rows of equal settings share batches.
 
     Args:
         generate: Answers a batch.
         rows: What to say; an error stands for a row that could not even be made, and stays in its place.
-        batch_size: Most rows per forward pass. Where memory does not suffice for them it is halved.
+        size: Most rows per forward pass. Where memory does not suffice for them it is halved.
         alone: Answer the rows of a batch that failed one by one. False: what the batch raised is raised.
 
     Returns:
         A text, or the row's error. One that failed for a reason nobody foresaw is a ``RowFailed``.
     """
-    size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
     results: dict[int, Generated | LoraxError] = {}
     by_settings: dict[GenerationSettings, list[tuple[int, Row]]] = {}
     for number, row in enumerate(rows):
@@ -82,45 +80,19 @@ def answer_rows(
             by_settings.setdefault(row.settings, []).append((number, row))
     for settings, members in by_settings.items():
         for batch in _opened_batches(members, size, results):
-            try:
-                texts = as_fits(partial(_answer, generate, settings), batch, size)
-                results |= {opened.number: text for opened, text in zip(batch, texts, strict=True)}
-            except Exception as error:
-                if not alone:
-                    raise
-                if len(batch) > 1 and not _is_out_of_memory(error):
-                    logger.warning("A batch of %d rows failed, they are answered one by one: %s", len(batch), error)
-                results |= _answer_one_by_one(generate, batch, settings, error)
+            texts = as_fits(partial(_answer, generate, settings, alone=alone), batch, size)
+            results |= {opened.number: text for opened, text in zip(batch, texts, strict=True)}
     return [results[number] for number in range(len(rows))]
 
 
-def say_rows(generate: Generate, rows: Sequence[Row], *, batch_size: int) -> list[Generated]:
-    """What is said to each row, in their order; see ``answer_rows``.
-
-    Raises:
-        LoraxError: A row failed; the error of the first.
-    """
-    said = answer_rows(generate, rows, batch_size=batch_size, alone=False)
-    for text in said:
-        if isinstance(text, LoraxError):
-            raise text
-    return [text for text in said if isinstance(text, Generated)]
-
-
-def sampling_seeds(
-    settings: GenerationSettings, pictures: Sequence[Image.Image], prompts: Sequence[str]
-) -> list[int] | None:
-    """What each row's noise is drawn from: the seed that was asked for, the picture, the prompt; None without a seed.
-
-    So a row's sample is the same alone and in any batch, and rows about different pictures draw different noise.
-    """
-    if settings.temperature is None or settings.seed is None:
-        return None
-    digests = {id(picture): hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures}
-    return [
-        int.from_bytes(hashlib.sha256(repr((settings.seed, digests[id(p)], prompt)).encode()).digest()[:7])
-        for p, prompt in zip(pictures, prompts, strict=True)
-    ]
+def all_good(things: Iterable[T | LoraxError]) -> list[T]:
+    """The same things; the first error among them is raised."""
+    good: list[T] = []
+    for thing in things:
+        if isinstance(thing, LoraxError):
+            raise thing
+        good.append(thing)
+    return good
 
 
 def _opened_batches(
@@ -154,31 +126,54 @@ def _is_same(one: ImageSource, other: ImageSource) -> bool:
     return one is other or (isinstance(one, str) and isinstance(other, str) and one == other)
 
 
-def _answer(generate: Generate, settings: GenerationSettings, batch: Sequence[_Opened]) -> list[Generated]:
-    return generate(
-        [opened.row.adapter for opened in batch],
-        [opened.picture for opened in batch],
-        [opened.row.prompt for opened in batch],
-        settings,
-    )
+def _answer(
+    generate: Generate, settings: GenerationSettings, batch: Sequence[_Opened], *, alone: bool
+) -> Sequence[Generated | LoraxError]:
+    """What is said in one batch; where it fails and ``alone`` is true, in one for each row."""
+    try:
+        return generate(
+            [opened.row.adapter for opened in batch],
+            [opened.picture for opened in batch],
+            [opened.row.prompt for opened in batch],
+            settings,
+        )
+    except Exception as error:
+        if not alone or _is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            return [error if isinstance(error, LoraxError) else RowFailed(batch[0].number, error)]
+        logger.warning("A batch of %d rows failed, they are answered one by one: %s", len(batch), error)
+    return [_answer(generate, settings, [opened], alone=True)[0] for opened in batch]
 
 
-def as_fits(do: Callable[[Sequence[T]], Sequence[U]], things: Sequence[T], size: BatchSize) -> list[U]:
+def as_fits(do: Callable[[Sequence[T]], Sequence[U]], things: Sequence[T], size: BatchSize) -> list[U | OutOfMemory]:
     """What is computed of things in batches of a size, which is halved where memory does not suffice.
 
+    Returns:
+        For each thing what came of it, or that memory does not suffice for it alone.
+
     Raises:
-        Exception: Of ``do``; that memory ran out only where it was given one thing.
+        Exception: Of ``do``, for any other reason than memory.
     """
-    results: list[U] = []
+    results: list[U | OutOfMemory] = []
     while some := things[len(results) : len(results) + size.rows]:
-        try:
-            results += do(some)
-            continue
-        except Exception as error:
-            if len(some) == 1 or not _is_out_of_memory(error):
-                raise
-        size.halve(len(some))  # outside of the handler, which holds what had been computed
+        made = _within_memory(do, some)
+        if not isinstance(made, OutOfMemory):
+            results += made
+        elif len(some) == 1:
+            results.append(made)
+        else:
+            size.halve(len(some))
     return results
+
+
+def _within_memory(do: Callable[[Sequence[T]], Sequence[U]], some: Sequence[T]) -> Sequence[U] | OutOfMemory:
+    try:
+        return do(some)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        return OutOfMemory("one row", error.with_traceback(None))  # whose frames hold what had been computed
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -190,21 +185,3 @@ def _is_out_of_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
-
-
-def _answer_one_by_one(
-    generate: Generate, batch: Sequence[_Opened], settings: GenerationSettings, error: Exception
-) -> dict[int, Generated | LoraxError]:
-    """After a batch has failed: each row alone, so that only those fail that cannot be answered."""
-    results: dict[int, Generated | LoraxError] = {}
-    for opened in batch:
-        try:
-            if len(batch) == 1:
-                raise error
-            results[opened.number] = _answer(generate, settings, [opened])[0]
-        except LoraxError as own:
-            results[opened.number] = own
-        except Exception as foreign:
-            memory = _is_out_of_memory(foreign)
-            results[opened.number] = OutOfMemory("one row", foreign) if memory else RowFailed(opened.number, foreign)
-    return results

@@ -94,3 +94,11 @@ def save_adapter(peft_model: PeftModel, base: LoadedModel, folder: Path, slot: s
     finally:
         config.base_model_name_or_path, config.revision = former
     return folder if slot == "default" else folder / slot
+
+
+def keep_base_in_evaluation(model: nn.Module) -> None:
+    """Evaluation mode everywhere except in the adapter's own dropout."""
+    model.eval()
+    for name, module in model.named_modules():
+        if ".lora_dropout." in name:
+            module.train()

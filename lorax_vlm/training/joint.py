@@ -83,7 +83,7 @@ def train_adapters(
     require_trackers(plans[0].config.report_to)
     records = {plan.name: run_record(base, plan) for plan in plans}
     with held_run(run_dir):
-        run = prepare_run(run_dir, records, resume)
+        run = prepare_run(run_dir, records, resume, list(records), joint=True)
         if set(run.results) == set(names):
             recall_notes(run.folder, {plan.name: plan.data.train for plan in plans})
             return dict(run.results)

@@ -48,6 +48,7 @@ class JointTrainer(AdapterTrainer):
         super().__init__(**options)
         self.students, self._current, self._collate, self._packed = students, current, collate, packed
         self._idle = False
+        self._resumed_from: str | None = None
         named = dict(self.model.named_parameters())
         self._weights = {s.slot: {name: p for name, p in named.items() if s.owns(name)} for s in students}
         for student in students:
@@ -67,6 +68,9 @@ class JointTrainer(AdapterTrainer):
         """Every step as its passes; together they have the next rows of all adapters that still learn."""
         orders = {student.slot: _own_steps(student) for student in self.students}
         for step in itertools.count():
+            if step == self.state.global_step and self._resumed_from is not None:
+                # Before the step's rows are drawn: `Trainer` does so only where it skips steps by itself.
+                self._load_rng_state(self._resumed_from)
             mine = {student.slot: next(orders[student.slot]) for student in self.students if student.learns(step)}
             if step < self.state.global_step:
                 continue
@@ -298,7 +302,7 @@ class JointTrainer(AdapterTrainer):
         (folder / _STATE).write_text(json.dumps(states), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
+        folder, self._resumed_from = Path(resume_from_checkpoint), resume_from_checkpoint
         tensors = load_file(folder / _WEIGHTS)
         self.put({name: tensor for name, tensor in tensors.items() if not name.startswith("best ")})
         states = json.loads((folder / _STATE).read_text(encoding="utf-8"))

@@ -170,6 +170,7 @@ class Telling(TrainerCallback):
             samplers: By name, what asks an adapter as it is now; None where that is not wanted.
         """
         self._progress, self._steps, self._samplers = progress, dict(steps), samplers
+        self._stopped: set[str] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin."""
@@ -188,7 +189,8 @@ class Telling(TrainerCallback):
             self._progress.validated(state.global_step, losses)
             self._sample(state.global_step, losses)
         for name in self._steps:
-            if stopped_key(name) in logs:
+            if stopped_key(name) in logs and name not in self._stopped:
+                self._stopped.add(name)
                 self._progress.stopped(name, logs[stopped_key(name)])
 
     def _sample(self, step: int, measured: Iterable[str]) -> None:

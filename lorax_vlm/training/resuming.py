@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import EarlyStoppingCallback, Trainer
@@ -52,18 +53,29 @@ def read_elapsed(checkpoint: Path) -> float:
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.exists() else 0.0
 
 
-def had_ended(trainer: Trainer, checkpoint: Path, config: TrainConfig) -> bool:
-    """Whether a run had ended at a checkpoint; if so the trainer has its state, else its patience goes on from there.
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands at a checkpoint."""
 
-    ``Trainer`` begins early stopping anew when it resumes, and would wait for as many validations again.
-    """
+    state: TrainerState
+    waited: int
+    """Validations in a row that were no better."""
+
+    def has_ended(self, config: TrainConfig) -> bool:
+        """Whether a run of these settings takes no further step."""
+        patient = config.patience is None or self.waited < config.patience
+        return self.state.global_step >= config.max_steps or not patient
+
+
+def read_standing(checkpoint: Path) -> Standing:
+    """Of a checkpoint that ``Trainer`` wrote."""
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     kept = state.stateful_callbacks.get(EarlyStoppingCallback.__name__) or {}
-    waited = kept.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    return Standing(state, kept.get("attributes", {}).get("early_stopping_patience_counter", 0))
+
+
+def keep_patience(trainer: Trainer, waited: int) -> None:
+    """Let early stopping go on from so many validations; ``Trainer`` begins it anew when it resumes."""
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, EarlyStoppingCallback):
             callback.early_stopping_patience_counter = waited
-    if state.global_step < config.max_steps and (config.patience is None or waited < config.patience):
-        return False
-    trainer.state = state
-    return True

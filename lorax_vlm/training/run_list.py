@@ -1,11 +1,9 @@
 """The training runs of this machine that are under way or wait to be gone on with. No torch."""
 
-import json
 import os
-import re
 import signal
-import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,12 +13,10 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from lorax_vlm.errors import NothingToResume, PathError, UsageError
-from lorax_vlm.training.runs import HOLDER_FILE, LOCK_FILE, RUN_FILE, complete_checkpoints
+from lorax_vlm.errors import NothingToResume, RunInUse, TrainingError, UsageError
+from lorax_vlm.training.runs import LOCK_FILE, RUN_FILE, Holder, complete_checkpoints, read_holder, read_record
 
-_DIGEST = re.compile(r"-[0-9a-f]{8}$")
-_JOINT = re.compile(r"^joint-[0-9a-f]{12}$")
-_HELD_BY = re.compile(r"process (\d+) on (.+)")
+_LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -28,109 +24,142 @@ class RunState:
     """A run as it is now."""
 
     name: str
-    """What the adapter is called, or ``joint-...`` for several in one run."""
+    """What the adapter is called; several in one run with commas between them."""
+    adapters: tuple[str, ...]
     base: str
     folder: Path
-    adapters: tuple[str, ...]
-    """Of a joint run; empty for a run of one."""
     step: int
     """Of the last complete checkpoint."""
     steps: int
     """It is to have."""
-    held_by: str
-    """``process ID on HOST`` where it is running, else empty."""
+    holder: Holder | None
+    """Where it is running."""
     ended: bool
     """Whether it has all its results, and only was not stored."""
     changed: str
     """When a checkpoint was last written, or the run begun."""
+    settings: Mapping[str, Mapping[str, Any]]
+    """What each adapter was started with."""
 
     @property
     def state(self) -> str:
         """For people."""
-        return "running" if self.held_by else "ended, not stored" if self.ended else "interrupted"
+        return "running" if self.holder is not None else "ended, not stored" if self.ended else "interrupted"
 
 
-def list_runs(root: Path) -> Iterator[RunState]:
-    """All runs that are not finished and stored, those of one base after the other.
+@dataclass(frozen=True)
+class BrokenRun:
+    """A run whose record cannot be read."""
+
+    folder: Path
+    reason: str
+
+
+def list_runs(root: Path) -> tuple[list[RunState], list[BrokenRun]]:
+    """All runs that are not finished and stored, those of one base after the other, and those that cannot be read.
 
     Args:
-        root: ``settings.runs_dir()``.
-
-    Raises:
-        PathError: A folder cannot be read.
+        root: ``settings.runs_dir()``: of each base a folder, of each run a folder in it.
     """
-    for record in sorted(root.glob(f"*/*/{RUN_FILE}")):
+    runs, broken = [], []
+    for path in sorted(root.glob(f"*/*/{RUN_FILE}")):
         try:
-            run = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PathError(str(record), f"it cannot be read: {error}", "Remove the run's folder.") from error
-        yield _state(record.parent, run)
+            state = _state(path.parent)
+        except TrainingError as error:
+            broken.append(BrokenRun(path.parent, str(error)))
+            continue
+        if state is not None:
+            runs.append(state)
+    return runs, broken
 
 
 def find_run(root: Path, name: str) -> RunState:
-    """The run of a name.
+    """The run of a name: of its adapter, or of its folder.
 
     Raises:
         NothingToResume: There is none.
+        TrainingError: It cannot be read.
         UsageError: There are several, of different stores or bases.
     """
-    found = [run for run in list_runs(root) if name in (run.name, run.folder.name, *run.adapters)]
-    if not found:
-        raise NothingToResume(str(root / name))
-    if len(found) > 1:
+    runs, broken = list_runs(root)
+    found = [run for run in runs if name in (run.folder.name, *run.adapters)]
+    if len(found) == 1:
+        return found[0]
+    if found:
         raise UsageError(f"Several runs are called {name!r}: {', '.join(run.folder.name for run in found)}.")
-    return found[0]
+    for run in broken:
+        if name in (run.folder.name, run.folder.name.rpartition("-")[0]):
+            raise TrainingError(run.reason)
+    raise NothingToResume(str(root / name))
 
 
-def stop_run(run: RunState) -> None:
-    """Interrupt a run on this machine as Ctrl-C does; it can be gone on with.
+def stop_run(run: RunState, wait_s: float) -> None:
+    """Interrupt a run on this machine as Ctrl-C does, and wait for its end; it can be gone on with.
+
+    Args:
+        run: As it was found.
+        wait_s: It ends after the step that it is in.
 
     Raises:
         UsageError: It is not running, or on another machine.
+        RunInUse: It goes on.
     """
-    holder = _HELD_BY.fullmatch(run.held_by)
-    if holder is None:
+    if run.holder is None:
         raise UsageError(f"{run.name} is not running; it is {run.state}.")
-    if holder[2] != socket.gethostname():
-        raise UsageError(f"{run.name} is run by {run.held_by}, not by this machine.")
+    if not run.holder.is_here:
+        raise UsageError(f"{run.name} is run by {run.holder}, not by this machine.")
     with suppress(ProcessLookupError):  # it has just ended
-        os.kill(int(holder[1]), signal.SIGINT)
+        os.kill(run.holder.process, signal.SIGINT)
+    until = time.monotonic() + wait_s
+    while _holder(run.folder) == run.holder:
+        if time.monotonic() > until:
+            raise RunInUse(
+                str(run.folder),
+                str(run.holder),
+                f"It was interrupted and has not ended within {wait_s:g} s. What a script runs in the background "
+                f"ignores interrupts: kill {run.holder.process} ends it, and what its last checkpoint has is kept.",
+            )
+        time.sleep(_LOOK_EVERY_S)
 
 
-def _state(folder: Path, run: Mapping[str, Any]) -> RunState:
-    settings = run.get("settings", {})
-    joint = _JOINT.match(folder.name) is not None or _JOINT.match(_DIGEST.sub("", folder.name)) is not None
-    parts = list(settings.values()) if joint else [settings]
+def _state(folder: Path) -> RunState | None:
+    """A run as it is; None where it has just been stored."""
+    run = read_record(folder)
     checkpoints = complete_checkpoints(folder)
     last = checkpoints[-1] if checkpoints else folder / RUN_FILE
+    try:
+        changed = last.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    if run is None:
+        return None
+    adapters = tuple(run.get("adapters") or [folder.name])  # of an older version, which did not name them
+    settings = run["settings"] if run.get("joint") else {adapters[0]: run["settings"]}
     return RunState(
-        _DIGEST.sub("", folder.name),
+        ", ".join(adapters),
+        adapters,
         folder.parent.name,
         folder,
-        tuple(settings) if joint else (),
         int(last.name.rpartition("-")[2]) if checkpoints else 0,
-        max((part.get("config", {}).get("max_steps", 0) for part in parts), default=0),
+        max((part.get("config", {}).get("max_steps", 0) for part in settings.values()), default=0),
         _holder(folder),
-        bool(run.get("results")),
-        datetime.fromtimestamp(last.stat().st_mtime, UTC).isoformat(timespec="seconds"),
+        bool(run["results"]),
+        datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
+        settings,
     )
 
 
-def _holder(folder: Path) -> str:
+def _holder(folder: Path) -> Holder | None:
     """Who holds a run. The lock is only tried where its process lives, so that nobody who begins is disturbed."""
-    try:
-        said = (folder / HOLDER_FILE).read_text(encoding="utf-8")[:200]
-    except (OSError, UnicodeDecodeError):
-        return ""
-    holder = _HELD_BY.fullmatch(said)
-    if holder is not None and holder[2] == socket.gethostname() and not psutil.pid_exists(int(holder[1])):
-        return ""
+    holder = read_holder(folder)
+    if holder is None or (holder.is_here and not psutil.pid_exists(holder.process)):
+        return None
     lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return said
+        return holder
     except OSError:  # it may only be looked at
-        return ""
+        return None
     lock.release()
-    return ""
+    return None

@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from lorax_vlm.adapters.integrity import hash_file
 from lorax_vlm.errors import NothingToResume, PathError, RunInUse, TrainingError
-from lorax_vlm.paths import SCRATCH_PREFIX, naming, written_whole
+from lorax_vlm.paths import naming, remove_abandoned, written_whole
 from lorax_vlm.settings import process_rank
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ _FULL_BYTES = 2**20
 _UNKNOWN_DATA = '"sha256": null'
 _CHECKPOINT = "checkpoint-"
 _SEAL = "complete.json"
+_STATE = "trainer_state.json"  # as ``Trainer`` calls it
 LOCK_FILE, HOLDER_FILE = ".lock", ".holder"
 
 
@@ -95,11 +96,31 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """The process that holds a run."""
+
+    process: int
+    host: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is one of this machine."""
+        return self.host == socket.gethostname()
+
+
+@dataclass(frozen=True)
 class Run:
     """A run on disk: how it was started, and where it can be continued."""
 
     folder: Path
     settings: Mapping[str, Any]
+    """By adapter in a joint run."""
+    adapters: tuple[str, ...] = ()
+    """What is trained."""
+    joint: bool = False
     first_validation_losses: Mapping[str, float] = field(default_factory=dict)
     """By adapter."""
     checkpoint: Path | None = None
@@ -116,6 +137,8 @@ class Run:
         if process_rank() > 0:
             return run
         record = {
+            "adapters": list(run.adapters),
+            "joint": run.joint,
             "settings": run.settings,
             "first_validation_losses": dict(run.first_validation_losses),
             "results": {name: dataclasses.asdict(result) for name, result in run.results.items()},
@@ -135,29 +158,44 @@ def held_run(run_dir: Path) -> Iterator[None]:
     if process_rank() > 0:
         yield
         return
-    holder = run_dir / HOLDER_FILE
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run_dir / LOCK_FILE, is_singleton=True)
         lock.acquire(timeout=0)
     except Timeout:
-        who = "another process"
-        with suppress(OSError, UnicodeDecodeError):
-            who = holder.read_text(encoding="utf-8")[:200]
-        raise RunInUse(str(run_dir), who) from None
+        raise RunInUse(str(run_dir), str(read_holder(run_dir) or "another process")) from None
     except OSError as error:
         raise PathError.of(run_dir, error) from error
     try:
-        write_at_once(holder, f"process {os.getpid()} on {socket.gethostname()}")
+        holder = Holder(os.getpid(), socket.gethostname())
+        write_at_once(run_dir / HOLDER_FILE, json.dumps(dataclasses.asdict(holder)))
         yield
     finally:
         lock.release()
 
 
-def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run:
+def read_holder(run_dir: Path) -> Holder | None:
+    """Who holds a run, or was the last to hold it; None where that cannot be read."""
+    try:
+        said = json.loads((run_dir / HOLDER_FILE).read_text(encoding="utf-8"))
+        return Holder(int(said["process"]), str(said["host"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def prepare_run(
+    run_dir: Path, settings: Mapping[str, Any], resume: bool, adapters: Sequence[str] = (), *, joint: bool = False
+) -> Run:
     """Open a new run, or the one in ``run_dir`` to be continued. Of several processes only the first changes files.
 
     A run of the very same data and settings is continued without ``resume`` as well: it ends as a new one would.
+
+    Args:
+        run_dir: Its folder.
+        settings: What it is started with; by adapter in a joint run.
+        resume: Go on with what is there.
+        adapters: What is trained.
+        joint: Whether several adapters are trained in one run.
 
     Raises:
         NothingToResume: ``resume`` without a complete checkpoint or a finished run.
@@ -177,8 +215,8 @@ def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run
             discard_checkpoints(run_dir)
             shutil.rmtree(run_dir / REJECTED_FOLDER, ignore_errors=True)
         run_dir.mkdir(parents=True, exist_ok=True)
-        return Run(run_dir, settings).recorded()
-    record = _read_record(run_dir)
+        return Run(run_dir, settings, tuple(adapters), joint).recorded()
+    record = read_record(run_dir)
     if record is None or not (complete or record["results"]):
         raise NothingToResume(str(run_dir))
     started = record["settings"]
@@ -193,34 +231,43 @@ def prepare_run(run_dir: Path, settings: Mapping[str, Any], resume: bool) -> Run
         )
     for path in _checkpoints(run_dir):
         if first and path not in complete:
-            logger.warning("%s is damaged and passed over.", path)
+            why = "damaged" if not is_complete(path) else "without the best one until then, which is damaged,"
+            logger.warning("%s is %s and passed over.", path, why)
             shutil.rmtree(path)
     results = {
         name: TrainingResult(**{**ended, "folder": Path(ended["folder"]), "curve": Path(ended["curve"])})
         for name, ended in record["results"].items()
     }
     checkpoint = complete[-1] if complete else None
-    return Run(run_dir, settings, record["first_validation_losses"], checkpoint, results)
+    return Run(run_dir, settings, tuple(adapters), joint, record["first_validation_losses"], checkpoint, results)
 
 
 def _is_of(run_dir: Path, settings: Mapping[str, Any]) -> bool:
     """Whether a run is known to be of these settings; of a stream, whose content is not, it never is."""
     try:
-        record = _read_record(run_dir)
+        record = read_record(run_dir)
     except TrainingError:
         return False
     now = json.loads(json.dumps(settings, default=str))
     return record is not None and record["settings"] == now and _UNKNOWN_DATA not in json.dumps(now, sort_keys=True)
 
 
-def _read_record(run_dir: Path) -> dict[str, Any] | None:
+def read_record(run_dir: Path) -> dict[str, Any] | None:
+    """What ``Run.recorded`` wrote; None where there is no run.
+
+    Raises:
+        TrainingError: It cannot be read, or is no such record.
+    """
     try:
         record: dict[str, Any] = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
+        if not all(isinstance(record[part], dict) for part in ("settings", "first_validation_losses", "results")):
+            raise ValueError("it is no record of a run")
         return record
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{run_dir / RUN_FILE} cannot be read: {error}. Start over without --resume.") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise TrainingError(f"{run_dir / RUN_FILE} cannot be read: {reason}. Start over without --resume.") from error
 
 
 def _differences(name: str, started: Any, now: Any) -> list[str]:
@@ -243,14 +290,25 @@ def discard_checkpoints(run_dir: Path) -> None:
 def discard_run(run_dir: Path) -> None:
     """Remove what only a continued run would need of a run whose adapters are stored: checkpoints and the record."""
     discard_checkpoints(run_dir)
-    left = run_dir.glob(f"{SCRATCH_PREFIX}*")  # by writers that were killed; whoever holds the run is its only one
-    for path in (run_dir / RUN_FILE, run_dir / NOTES_FILE, *left):
+    for path in (run_dir / RUN_FILE, run_dir / NOTES_FILE):
         path.unlink(missing_ok=True)
+    remove_abandoned(run_dir, after_s=0)  # whoever holds the run is its only writer
 
 
 def complete_checkpoints(run_dir: Path) -> list[Path]:
-    """Those a run can be continued from, the last one last."""
-    return [path for path in _checkpoints(run_dir) if is_complete(path)]
+    """Those a run can be continued from, the last one last: whole, with the best one until then."""
+    whole = [path for path in _checkpoints(run_dir) if is_complete(path)]
+    return [path for path in whole if (best := _best_step(path)) is None or run_dir / f"{_CHECKPOINT}{best}" in whole]
+
+
+def _best_step(checkpoint: Path) -> int | None:
+    """The step of the checkpoint that a run would end with; None where a checkpoint holds that itself."""
+    try:
+        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        step = state.get("best_global_step")
+    except (OSError, ValueError, AttributeError):  # ``Trainer`` will say what is wrong with it
+        return None
+    return step if type(step) is int and step > 0 else None
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

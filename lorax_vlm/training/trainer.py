@@ -10,14 +10,14 @@
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -30,7 +30,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lorax_vlm.adapters.factors import Update
 from lorax_vlm.adapters.recipe import Recipe, count_by_component, touches_image_path
-from lorax_vlm.errors import NonFiniteLoss, PathError, UsageError
+from lorax_vlm.errors import NonFiniteLoss, PathError, TrainingError, UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.families.base import Family
 from lorax_vlm.models.loading import LoadedModel
@@ -38,18 +38,20 @@ from lorax_vlm.settings import process_count
 from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset, make_sampler
 from lorax_vlm.training.checkpointing import checkpoint_layers
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.copies import linear_names, peft_copy, save_adapter
+from lorax_vlm.training.copies import keep_base_in_evaluation, linear_names, peft_copy, save_adapter
 from lorax_vlm.training.distinct_images import encode_distinct
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
+from lorax_vlm.training.nonfinite import find_nonfinite_module
 from lorax_vlm.training.progress import Progress, Show, Telling, draw_training_curve, listener
 from lorax_vlm.training.random_state import preserved_random_state
-from lorax_vlm.training.resuming import RunClock, had_ended, logging_interval, read_elapsed
+from lorax_vlm.training.resuming import RunClock, keep_patience, logging_interval, read_elapsed, read_standing
 from lorax_vlm.training.runs import (
     CURVE_FILE,
     REJECTED_FOLDER,
     Run,
     TrainingResult,
     held_run,
+    is_complete,
     prepare_run,
     seal_checkpoint,
     why_unwritable,
@@ -112,12 +114,32 @@ class AdapterTrainer(Trainer):
         """Not estimated: ``Trainer`` counts pixels, which are not there when images are already encoded."""
         return 0
 
+    def _point_at_best(self) -> Path | None:
+        """Let the state name the best checkpoint by its place now; a run's folder may have been moved since."""
+        if not self.state.best_global_step:
+            return None
+        best = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        self.state.best_model_checkpoint = str(best)
+        return best
+
+    def _load_best_model(self) -> None:
+        """As ``Trainer``, which keeps the last weights with a warning where the best are gone.
+
+        Raises:
+            TrainingError: The best are gone.
+        """
+        best = self._point_at_best()
+        if best is not None and not is_complete(best):
+            raise TrainingError(f"The best weights of this run, in {best}, are damaged or gone. Train once more.")
+        super()._load_best_model()
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As ``Trainer``, then sealed by the first process when all have written.
 
         Raises:
             PathError: It cannot be written, such as on a full disk.
         """
+        self._point_at_best()
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         try:
             with _quiet("transformers.trainer_utils"):  # says how it orders checkpoints
@@ -147,36 +169,6 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         chatty.setLevel(level)
-
-
-def keep_base_in_evaluation(model: nn.Module) -> None:
-    """Evaluation mode everywhere except in the adapter's own dropout."""
-    model.eval()
-    for name, module in model.named_modules():
-        if ".lora_dropout." in name:
-            module.train()
-
-
-def find_nonfinite_module(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
-    """Repeat a forward pass and name the first module whose output is not finite, None when all are."""
-    found: list[str] = []
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            tensors = output if isinstance(output, tuple | list) else [output]
-            if not found and any(isinstance(t, Tensor) and not torch.isfinite(t).all() for t in tensors):
-                found.append(name)
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
-    try:
-        with torch.no_grad():
-            model(**{key: value for key, value in inputs.items() if key != "labels"})
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0].replace("base_model.model.", "") if found else None
 
 
 def train_adapter(
@@ -220,7 +212,7 @@ def train_adapter(
         raise RuntimeError("Under several processes train with lorax_vlm.training.joint.train_adapters.")
     require_trackers(plan.config.report_to)
     with held_run(run_dir):
-        run = prepare_run(run_dir, run_record(base, plan), resume)
+        run = prepare_run(run_dir, run_record(base, plan), resume, [plan.name])
         if plan.name in run.results:
             recall_notes(run.folder, {"": plan.data.train})
             return run.results[plan.name]
@@ -280,9 +272,13 @@ def _train_on(trainer: AdapterTrainer, checkpoint: Path | None, config: TrainCon
 
     A run that had ended, and was killed before its result was recorded, takes no further step.
     """
-    if checkpoint is not None and had_ended(trainer, checkpoint, config):
-        trainer._load_best_model()
-        return read_elapsed(checkpoint)
+    if checkpoint is not None:
+        standing = read_standing(checkpoint)
+        if standing.has_ended(config):
+            trainer.state = standing.state
+            trainer._load_best_model()
+            return read_elapsed(checkpoint)
+        keep_patience(trainer, standing.waited)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.clock.seconds
 
@@ -388,6 +384,8 @@ def run_record(base: LoadedModel, plan: AdapterPlan) -> dict[str, Any]:
     return {
         "base": base.name,
         "fingerprint": base.fingerprint.components,
+        "dtype": base.placement.dtype,
+        "quantization": base.placement.quantization,
         "recipe": plan.recipe.to_dict(),
         "data": plan.data.content(),
         "config": plan.config.to_dict(),

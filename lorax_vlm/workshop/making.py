@@ -12,17 +12,17 @@ from typing import Any, Unpack
 
 from accelerate import PartialState
 
-from lorax_vlm.adapters.manifest import Manifest
+from lorax_vlm.adapters.manifest import INIT_FROM, Manifest
 from lorax_vlm.adapters.names import require_adapter_name
 from lorax_vlm.adapters.ownership import require_storable
-from lorax_vlm.adapters.recipe import Recipe
+from lorax_vlm.adapters.recipe import Recipe, chosen_recipe
 from lorax_vlm.adapters.seen import write_seen
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.data.problems import write_problems
 from lorax_vlm.data.world.skills import require_scenes
 from lorax_vlm.errors import AdapterExists, DamagedAdapter, LoraxError, PathError, UsageError
-from lorax_vlm.evaluation.seen import KNOWN_BY, Identity, identities
+from lorax_vlm.evaluation.seen import KNOWN_BY, Heritage, Identity, identities
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.models.families.base import LabelPlan
 from lorax_vlm.runtime.bases import Bases
@@ -31,6 +31,7 @@ from lorax_vlm.settings import features_dir, process_count, process_rank, runs_d
 from lorax_vlm.skills import Skill
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.copies import write_untrained_adapter
+from lorax_vlm.training.defaults import skill_config
 from lorax_vlm.training.inspection import BatchInspection, choose_rows, inspect_batch
 from lorax_vlm.training.joint import train_adapters
 from lorax_vlm.training.progress import Show, listener
@@ -40,9 +41,9 @@ from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.types import require_flag
 from lorax_vlm.workshop.fitting import fit_to_labels, require_fitting
 from lorax_vlm.workshop.intake import keep, made_on
-from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, Wanted, make_order, usual
+from lorax_vlm.workshop.orders import AdapterKind, AdapterOrder, Wanted, make_order, measured_at_once, usual
 from lorax_vlm.workshop.sampling import sampler
-from lorax_vlm.workshop.starting import INIT_FROM, NOTHING, Start, read_start, recipe_of
+from lorax_vlm.workshop.starting import NOTHING, Start, read_start, recipe_of
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,8 @@ class AdapterWorkshop:
         entry, start = self._bases.described(self._model), None
         if (asked := wanted.get("init_from")) is not None:
             start = self._store.find(asked, entry.name)
-            if wanted.get("recipe") is None:
-                wanted["recipe"] = recipe_of(start, entry.family)
+            if (begun := recipe_of(start, entry.family)) is not None:
+                wanted["recipe"] = chosen_recipe(wanted.get("recipe"), begun)
         order = make_order(entry, name, skill, **wanted)
         return dataclasses.replace(order, start=start.reference) if start is not None else order
 
@@ -107,6 +108,8 @@ class AdapterWorkshop:
                 logger.info("Adapter %r was made with the same settings before; it is used as it is.", name)
                 return stored
         require_storable(self._store, self._bases.owner(self._model), name, replace=replace)
+        if order is None and wanted.get("init_from") is not None:
+            raise UsageError(f"{entry.name} has no built-in examples, and training on from an adapter takes data=.")
         if order is not None:
             return self.train(order, replace=replace, progress=progress)
         return self._keep_untrained(name, kind, recipe, replace)
@@ -177,8 +180,8 @@ class AdapterWorkshop:
                 return stored
             before = self._require_storable(order, replace)
             with self._bases.use(self._model) as engine:
-                plan, facts = self._plan(engine, order)
                 start = read_start(engine, order.start, order.recipe) if order.start else NOTHING
+                plan, facts = self._plan(engine, order, start)
                 result = train_adapter(
                     engine.base,
                     plan,
@@ -210,7 +213,7 @@ class AdapterWorkshop:
         if begun := [order.name for order in orders if order.start is not None]:
             raise UsageError(f"{', '.join(begun)}: adapters that begin with others are trained alone, in one process.")
         listener(progress)
-        orders = _measured_at_once(orders)
+        orders = measured_at_once(orders)
         names = "\n".join(order.name for order in orders)
         run_dir = self._run_dir(f"joint-{hashlib.sha256(names.encode()).hexdigest()[:12]}")
         with ExitStack() as held:
@@ -322,9 +325,12 @@ class AdapterWorkshop:
         with self._bases.use(self._model) as engine:
             return inspect_batch(engine.base, choose_rows(plan.data.train, rows), plan.labels)
 
-    def _plan(self, engine: BaseEngine, order: AdapterOrder) -> tuple[AdapterPlan, dict[str, Any]]:
+    def _plan(
+        self, engine: BaseEngine, order: AdapterOrder, start: Start = NOTHING
+    ) -> tuple[AdapterPlan, dict[str, Any]]:
         """What to train, and what the manifest is to say about it; rows that are left out are listed in a file."""
         plan, answers = _fitted(engine, order)
+        plan = start.begun(plan)
         splits, path = plan.data, self.run_dir(order.name) / LEFT_OUT_FILE
         if process_rank() == 0:
             path.unlink(missing_ok=True)  # of an earlier run
@@ -360,23 +366,19 @@ class AdapterWorkshop:
         streamed = tuple(getattr(plan.data.train, "problems", ()))
         if streamed and process_rank() == 0:  # found while it was read
             write_problems([*plan.data.left_out, *streamed], self.run_dir(order.name) / LEFT_OUT_FILE)
-        seen, more_seen = start.joined(plan.data, facts[KNOWN_BY])
-        write_seen(result.folder, seen)
-        training = {**facts, **result.record(), **start.facts, **more_seen}
-        if training["still_falling"] and training[KNOWN_BY] != [Identity.DRAWING]:  # whose usual settings are tried
-            more = 3 * training["steps"]
+        own = Heritage.of_data(plan.data, facts[KNOWN_BY])
+        heritage = start.joined(own)
+        write_seen(result.folder, heritage.images)
+        training = {**facts, **result.record(), **start.facts, **heritage.facts()}
+        usual = own.known_by == {Identity.DRAWING} and order.config == skill_config(engine.entry, order.kind.skill)
+        if result.still_falling and not usual:  # what is usual for drawn scenes is known to suffice
+            more = 3 * result.steps
             logger.warning(
                 "%r: the validation loss was still falling; more steps may help, such as %d", order.name, more
             )
         facts = {"trained": True, "training": training, "labels": tuple(plan.labels), "lineage": start.lineage}
         manifest = _manifest(engine, order.name, order.kind, order.recipe, **facts)
         return keep(engine, result.folder, manifest, replace=True)
-
-
-def _measured_at_once(orders: Sequence[AdapterOrder]) -> list[AdapterOrder]:
-    """The same, measured at the same steps: a run measures all of its adapters as often as one of them wants it."""
-    every = min(order.config.eval_every for order in orders)
-    return [dataclasses.replace(o, config=dataclasses.replace(o.config, eval_every=every)) for o in orders]
 
 
 def _manifest(engine: BaseEngine, name: str, kind: AdapterKind, recipe: Recipe, **facts: Any) -> Manifest:
@@ -391,5 +393,5 @@ def _fitted(engine: BaseEngine, order: AdapterOrder) -> tuple[AdapterPlan, Label
     if answers is not None:
         logger.info("%s", answers.summary())
     labels = answers.labels if answers is not None and answers.added else ()
-    purpose = {"kind": dataclasses.asdict(order.kind), **({INIT_FROM: order.start} if order.start else {})}
+    purpose = {"kind": dataclasses.asdict(order.kind)}
     return AdapterPlan(order.name, order.recipe, splits, order.config, labels, purpose), answers

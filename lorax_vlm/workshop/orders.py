@@ -1,13 +1,14 @@
 """What is to be made: an adapter's skill, recipe, data and settings, refused here where they are odd."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from lorax_vlm.adapters.recipe import Recipe, get_recipe
-from lorax_vlm.asking import Ask, ask_for, require_skill
+from lorax_vlm.adapters.recipe import Recipe, chosen_recipe, get_recipe
+from lorax_vlm.asking import Ask, ask_for, require_skill, trained_template
 from lorax_vlm.data.examples import DataSplits, Kind
 from lorax_vlm.data.sources import read_data, read_parts
 from lorax_vlm.data.world.skills import require_scenes, skill_splits
@@ -84,6 +85,12 @@ def _by_name(what: str, given: Any, names: Mapping[str, str]) -> dict[str, Any]:
     return dict(given)
 
 
+def measured_at_once(orders: Sequence[AdapterOrder]) -> list[AdapterOrder]:
+    """The same, measured at the same steps: a run measures all of its adapters as often as one of them wants it."""
+    every = min(order.config.eval_every for order in orders)
+    return [dataclasses.replace(o, config=dataclasses.replace(o.config, eval_every=every)) for o in orders]
+
+
 def training_examples(
     entry: CatalogEntry,
     kind: Kind,
@@ -113,9 +120,8 @@ def training_examples(
         splits = drawn()
     else:
         raise UsageError(f"{entry.name} has no built-in examples. Pass data=FOLDER with a metadata.jsonl.")
-    template = entry.question_template if kind == "questions" else entry.caption_prompt
     way_out = "" if entry.captions else f"{entry.name} answers questions and cannot write captions."
-    return splits.require_kind(kind, way_out).with_prompt(template)
+    return splits.require_kind(kind, way_out).with_prompt(trained_template(entry, kind))
 
 
 Data = str | Path | DataSplits
@@ -144,8 +150,9 @@ class Making(Taught, total=False):
 class Wanted(Taught, total=False):
     """What may be said of an adapter that is to be made: how it is taught, and what is adapted."""
 
-    recipe: str | Recipe | None
-    """``light``, ``medium``, ``heavy``, ``portable``, ``seeing`` or one of your own."""
+    recipe: str | Recipe | Mapping[str, Any] | None
+    """``light``, ``medium``, ``heavy``, ``portable``, ``seeing``, one of your own, or changes of what is usual for the
+    base and the skill, ``{"rank": 32}``; see ``adapters.recipe.change_recipe``."""
     init_from: str | None
     """An adapter of this base to begin with, whose recipe is the usual one then. None: the identity."""
 
@@ -195,8 +202,7 @@ def usual(entry: CatalogEntry, skill: Skill, **wanted: Unpack[Wanted]) -> tuple[
     """
     require_known(wanted, Wanted.__annotations__)
     require_skill(entry, skill)
-    own_data, recipe = wanted.get("data") is not None, wanted.get("recipe")
-    if recipe is None:
-        recipe = skill_recipe(entry, skill, own_data=own_data)
+    own_data = wanted.get("data") is not None
+    recipe = chosen_recipe(wanted.get("recipe"), get_recipe(skill_recipe(entry, skill, own_data=own_data)))
     config = chosen_config(wanted.get("config"), skill_config(entry, skill, own_data=own_data))
-    return AdapterKind(skill, ask_for(entry, skill)), get_recipe(recipe), config
+    return AdapterKind(skill, ask_for(entry, skill)), recipe, config

@@ -9,7 +9,7 @@ from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import LoraxError
 from lorax_vlm.evaluation.opening import sources_in_turn
 from lorax_vlm.runtime.engine import BaseEngine
-from lorax_vlm.runtime.rows import Row, answer_rows
+from lorax_vlm.runtime.rows import Row
 from lorax_vlm.training.progress import Sample
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.types import Generated, GenerationSettings
@@ -43,7 +43,7 @@ def _samples(
                 source if isinstance(source, LoraxError) else Row(source, name, examples[number].prompt, settings)
                 for number, source in chunk
             ]
-            answers = answer_rows(engine.generate_batch, rows, batch_size=engine.batch_size)
+            answers = engine.answer(rows)
             samples += [_sample(examples[number], said) for (number, _), said in zip(chunk, answers, strict=True)]
     return samples
 

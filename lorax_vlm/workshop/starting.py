@@ -1,23 +1,22 @@
 """Training on from an adapter: it begins with that one's updates, and what that one has seen counts as seen."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lorax_vlm.adapters.factors import Update, read_updates
-from lorax_vlm.adapters.manifest import Parent
+from lorax_vlm.adapters.manifest import INIT_FROM, Parent
 from lorax_vlm.adapters.recipe import Recipe
-from lorax_vlm.adapters.seen import SeenImages, join_seen
 from lorax_vlm.adapters.stored import StoredAdapter
 from lorax_vlm.data.examples import DataSplits
-from lorax_vlm.data.noted import NotedStream
 from lorax_vlm.errors import UsageError
-from lorax_vlm.evaluation.seen import KNOWN_BY, PARTLY, identities_of
-from lorax_vlm.models.spec import site_groups
+from lorax_vlm.evaluation.seen import Heritage
 from lorax_vlm.runtime.engine import BaseEngine
 from lorax_vlm.training.copies import linear_names
+from lorax_vlm.training.students import AdapterPlan
 
-INIT_FROM = "init_from"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,41 @@ class Start:
     """The adapter that it begins with, and what that one came from; empty for nothing."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """For the manifest."""
-    seen: SeenImages | None = None
-    """What that one has seen; None where it does not say."""
-    seen_partly: bool = False
-    known_by: frozenset[str] = frozenset()
+    heritage: Heritage | None = None
+    """What that one has seen; None for nothing."""
 
-    def joined(self, data: DataSplits, known_by: Sequence[str]) -> tuple[SeenImages | None, dict[str, Any]]:
-        """All images that were seen, those of ``data`` among them, and what the manifest says of them."""
-        own = _images_of(data)
-        if not self.lineage:
-            return own, {}
-        seen, complete = join_seen([self.seen, own])
-        partly = {PARTLY: True} if self.seen_partly or not complete else {}
-        return seen, {KNOWN_BY: sorted({*known_by, *self.known_by}), **partly}
+    def begun(self, plan: AdapterPlan) -> AdapterPlan:
+        """A plan that says what it begins with, validated on nothing that was trained on before.
+
+        Raises:
+            UsageError: Nothing is left to validate on.
+        """
+        if self.heritage is None:
+            return plan
+        return replace(plan, data=self._unseen(plan.data), purpose={**plan.purpose, **self.facts})
+
+    def _unseen(self, splits: DataSplits) -> DataSplits:
+        """Measured on images that were trained on, memory would look like skill, and end the training."""
+        name = self.facts[INIT_FROM]["adapter"]
+        seen = self.heritage.images if self.heritage is not None else None
+        if seen is None or (self.heritage is not None and self.heritage.partly):
+            logger.warning("%s does not say all that it was trained on: images may be among those validated on.", name)
+        if seen is None:
+            return splits
+        unseen = [example for example in splits.validation if not seen.contains(example.image_digest())]
+        if left := len(splits.validation) - len(unseen):
+            count = len(splits.validation)
+            logger.warning("%s was trained on %d of %d validation examples; they are left out.", name, left, count)
+        if not unseen:
+            raise UsageError(
+                f"{name} was trained on all validation examples of {splits.source}. Hold out the same share as it did, "
+                "or give data that hold out images of their own."
+            )
+        return replace(splits, validation=unseen)
+
+    def joined(self, own: Heritage) -> Heritage:
+        """All that was seen, together with what it was trained on itself."""
+        return own if self.heritage is None else Heritage.joined([self.heritage, own])
 
 
 NOTHING = Start()
@@ -78,9 +99,7 @@ def read_start(engine: BaseEngine, reference: str, recipe: Recipe) -> Start:
         updates,
         (parent, *stored.manifest.lineage),
         {INIT_FROM: {"adapter": stored.reference, "digest": stored.digest}},
-        adapter.seen,
-        bool(stored.manifest.training.get(PARTLY)),
-        frozenset(identities_of(stored.manifest)),
+        Heritage.of(stored.manifest, adapter.seen),
     )
 
 
@@ -91,19 +110,4 @@ def recipe_of(stored: StoredAdapter, family: str) -> Recipe | None:
         UsageError: What it says is no recipe.
     """
     known = stored.manifest.training.get("recipe")
-    if not isinstance(known, Mapping):
-        return None
-    sites = [str(site) for site in known.get("sites", ())]
-    groups = tuple(site for site in sites if site in site_groups(family))
-    modules = tuple(site for site in sites if site not in groups)
-    facts = {name: known.get(name) for name in ("name", "rank", "alpha", "dropout")}
-    return Recipe(**facts, groups=groups, modules=modules)  # type: ignore[arg-type]
-
-
-def _images_of(splits: DataSplits) -> SeenImages | None:
-    """The images that were trained on, None where a stream did not note them; of data in memory all, though a short run
-    does not come to each.
-    """
-    if isinstance(splits.train, NotedStream):
-        return SeenImages.of(splits.train.images) if splits.train.images is not None else None
-    return SeenImages.of(example.image_digest() for example in splits.train)
+    return Recipe.from_dict(known, family) if isinstance(known, Mapping) else None

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file, save_file
 
 from lorax_vlm.adapters.compatibility import check_compatibility
@@ -16,7 +18,7 @@ from lorax_vlm.adapters.files import read_adapter, read_adapter_files
 from lorax_vlm.adapters.inspection import inspect_adapter
 from lorax_vlm.adapters.manifest import read_manifest
 from lorax_vlm.adapters.pair import WEIGHTS_FILE
-from lorax_vlm.adapters.peft_config import CONFIG_FILE
+from lorax_vlm.adapters.peft_config import CONFIG_FILE, METHODS_NOT_FOLDED
 from lorax_vlm.adapters.peft_layers import add_peft_layers
 from lorax_vlm.adapters.prefixed import with_prefix
 from lorax_vlm.errors import AdapterError, UnsupportedAdapter, UsageError
@@ -99,6 +101,16 @@ def test_the_way_out_is_named(adapter_folder: Path, kind: str) -> None:
         inspect_adapter(adapter_folder)
     except AdapterError as error:
         assert str(adapter_folder) in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("peft_type", sorted(kind.value for kind in PEFT_TYPE_TO_TUNER_MAPPING))
+def test_folding_is_advised_of_what_changes_weights(adapter_folder: Path, peft_type: str) -> None:
+    edit_config(adapter_folder, peft_type=peft_type, use_dora=True)
+    with pytest.raises(UnsupportedAdapter) as caught:
+        read_adapter_files(adapter_folder, "it")
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[peft_type]
+    assert "exchange fold" not in str(caught.value) or issubclass(tuner, BaseTuner)
+    assert peft_type == "LORA" or ("exchange fold" in str(caught.value)) is (peft_type not in METHODS_NOT_FOLDED)
 
 
 @pytest.mark.parametrize(

@@ -280,10 +280,10 @@ def test_sampling_repeats_with_a_seed_and_leaves_the_generator_alone(mini, famil
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    first = family.generate(mini.model, features, [""] * 4, hot)
+    first = family.generate(mini.model, features, [""] * 4, hot, [1, 2, 3, 4])
     assert torch.equal(torch.rand(2), expected)
-    assert family.generate(mini.model, features, [""] * 4, hot) == first
-    assert family.generate(mini.model, features, [""] * 4, hot.replace(seed=12)) != first
+    assert family.generate(mini.model, features, [""] * 4, hot, [1, 2, 3, 4]) == first
+    assert family.generate(mini.model, features, [""] * 4, hot, [5, 6, 7, 8]) != first
 
 
 # --- checkpoints whose parts disagree ------------------------------------------------------------------------------

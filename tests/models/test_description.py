@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from lorax_vlm import MultiModalLoRAExchange
+from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.errors import CheckpointError
 from lorax_vlm.models.description import describe_checkpoint, tokenizer_digest
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.local import describe_local
+from tests.adapters_for_tests import write_manifest
 
 MINIS = ("blip2-opt-mini", "blip2-flan-mini", "instructblip-mini", "vilt-mini")
 
@@ -79,6 +82,20 @@ def test_damaged_folders_are_our_error(mini: LoadedModel, tmp_path: Path, file: 
 def test_what_is_not_on_this_machine_is_not_fetched() -> None:
     with pytest.raises(CheckpointError, match=r"lorax-vlm models fingerprint blip2-opt-2\.7b"):
         describe_local("blip2_opt")
+
+
+def test_nothing_is_fetched_for_a_plan_a_check_or_the_matrix(
+    store: AdapterStore, adapter_folder: Path, mini: LoadedModel
+) -> None:
+    store.add("mine", adapter_folder, write_manifest(mini, adapter_folder))
+    system = MultiModalLoRAExchange("hub", store=store.root)
+    for look in (
+        lambda: system.plan_transfer("mine", "blip2_opt"),
+        lambda: system.check_adapter("mine", "blip2_opt"),
+        lambda: system.compatibility_matrix(["mine"], ["blip2_opt"]),
+    ):
+        with pytest.raises(CheckpointError, match=r"is not on this machine.*lorax-vlm models fingerprint"):
+            look()
 
 
 def test_a_checkpoint_of_7b_shape_is_described_from_headers_alone(tmp_path: Path) -> None:

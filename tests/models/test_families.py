@@ -1,6 +1,6 @@
 """What every family must do, on all four miniatures, and what transformers would do by hand on the same inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -50,9 +50,17 @@ def prompts_for(base: LoadedModel, count: int) -> list[str]:
 
 
 @torch.no_grad()
-def answer(base: LoadedModel, scenes: list[Scene], prompts: list[str], settings: GenerationSettings) -> list[Any]:
-    pixels = base.family.pixel_values([scene.image for scene in scenes])
-    return base.family.generate(base.model, base.family.encode_images(base.model, pixels, prompts), prompts, settings)
+def answer(
+    base: LoadedModel,
+    scenes: list[Scene],
+    prompts: list[str],
+    settings: GenerationSettings,
+    seeds: Sequence[int] | None = None,
+) -> list[Any]:
+    features = base.family.encode_images(
+        base.model, base.family.pixel_values([scene.image for scene in scenes]), prompts
+    )
+    return base.family.generate(base.model, features, prompts, settings, seeds)
 
 
 def make_batch(base: LoadedModel, scenes: list[Scene], **changes: Any) -> dict[str, torch.Tensor]:
@@ -214,15 +222,17 @@ def test_empty_targets_are_named(writer: LoadedModel, scenes: list[Scene]) -> No
 
 
 def test_sampling_is_repeatable_and_leaves_the_generator_alone(writer: LoadedModel, scenes: list[Scene]) -> None:
-    settings = GenerationSettings(max_new_tokens=8, temperature=2.0, seed=5)
+    settings, seeds = GenerationSettings(max_new_tokens=8, temperature=2.0, seed=5), range(len(scenes))
     prompts = prompts_for(writer, len(scenes))
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    first = answer(writer, scenes, prompts, settings)
+    first = answer(writer, scenes, prompts, settings, seeds)
     assert torch.equal(torch.rand(3), expected)
-    assert first == answer(writer, scenes, prompts, settings)
-    assert first != answer(writer, scenes, prompts, settings.replace(seed=6))
+    assert first == answer(writer, scenes, prompts, settings, seeds)
+    assert first != answer(writer, scenes, prompts, settings, [seed + 100 for seed in seeds])
+    with pytest.raises(ValueError, match="each needs its own"):
+        answer(writer, scenes, prompts, settings)
 
 
 def test_image_features_serve_any_prompt_unless_the_family_says_no(writer: LoadedModel, scenes: list[Scene]) -> None:

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.errors import UsageError
-from lorax_vlm.models.families.decoding import Forbidden
+from lorax_vlm.models.families.decoding import Forbidden, logits_processors
 from lorax_vlm.models.families.text import show_token
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.requests import Request
@@ -90,3 +91,25 @@ def test_words_are_a_list() -> None:
     assert GenerationSettings(forbid=["red"]).forbid == ("red",)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"Instead of bad_words_ids: forbid=\[...\]"):
         GenerationSettings.require_fields(["bad_words_ids"])
+
+
+def test_a_vocabulary_is_searched_once_for_a_word(mini: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = GenerationSettings(forbid=("purple", "orange"))
+    first = logits_processors(settings, 2, mini.family.tokenizer)
+    monkeypatch.setattr("lorax_vlm.models.families.decoding._where", lambda *_: pytest.fail("searched again"))
+    again = logits_processors(settings, 3, mini.family.tokenizer)
+    logits, ids = torch.zeros(2, len(mini.family.tokenizer)), torch.zeros(2, 0, dtype=torch.long)
+    assert torch.equal(first[0](ids, logits), again[0](ids, logits))
+    assert first[0](ids, logits).isinf().any()
+
+
+@pytest.mark.parametrize(
+    "wish", [{"forbid": ["1", "2"]}, {"num_beams": 3}, {"temperature": 0.5}, {"max_new_tokens": 3}]
+)
+def test_what_only_chooses_takes_no_wishes_about_writing(
+    load_shared: Callable[[str], LoadedModel], store: AdapterStore, scenes: list[Scene], wish: dict[str, Any]
+) -> None:
+    engine = BaseEngine(load_shared("vilt-mini"), store)
+    [said] = engine.generate([Request.about(scenes[0].image, "how many shapes are there?", **wish)])
+    assert isinstance(said.error, UsageError)
+    assert f"{next(iter(wish))} would change nothing" in str(said.error)

@@ -145,7 +145,8 @@ def test_generation(
     def answer(rows: list[str | None]) -> list[object]:
         with adapters.routed(rows) as model, torch.no_grad():
             features = base.family.encode_images(model, pixels, prompts)
-            return list(base.family.generate(model, features, prompts, settings))
+            seeds = range(len(rows)) if settings.seed is not None else None
+            return list(base.family.generate(model, features, prompts, settings, seeds))
 
     mixed = answer(ROWS)
     for name in dict.fromkeys(ROWS):

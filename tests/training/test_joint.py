@@ -1,5 +1,6 @@
 """Adapters trained together are those trained alone: PEFT's own layers in one run each are the oracle."""
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Mapping
@@ -118,6 +119,53 @@ def test_a_killed_run_continues_to_the_same_adapters(mini: LoadedModel, tmp_path
     other = [dataclasses.replace(plans[0], config=dataclasses.replace(QUICK, max_steps=9)), plans[1]]
     with pytest.raises(TrainingError, match="other settings"):
         train_adapters(mini, other, tmp_path / "killed", progress=False, resume=True)
+
+
+@pytest.mark.parametrize("at", [3, 5, 7, 9])
+def test_a_run_with_dropout_and_patience_continues_to_the_same_adapters(
+    at: int, mini: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine and ten examples: epochs end within the steps, where loaders draw numbers as well."""
+    config = dataclasses.replace(QUICK, max_steps=10, patience=2, learning_rate=0.02)
+    plans = [
+        dataclasses.replace(
+            plan, recipe=dataclasses.replace(plan.recipe, dropout=0.3), config=dataclasses.replace(config, seed=seed)
+        )
+        for seed, plan in enumerate(make_plans(mini))
+    ]
+    whole = train_adapters(mini, plans, tmp_path / "whole", progress=False)
+    original = JointTrainer.training_step
+
+    def fail(self, *arguments):
+        if self.state.global_step == at:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JointTrainer, "training_step", fail)
+        with contextlib.suppress(KeyboardInterrupt):  # where both had stopped before
+            train_adapters(mini, plans, tmp_path / "killed", progress=False)
+    told = Told()
+    resumed = train_adapters(mini, plans, tmp_path / "killed", progress=told, resume=True)
+    for name, result in whole.items():
+        assert (resumed[name].steps, resumed[name].best_step) == (result.steps, result.best_step)
+        assert resumed[name].history == result.history
+        expected, found = weights(result), weights(resumed[name])
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+    assert len(told.ended) == len(set(told.ended)), "that one has stopped is told once"
+
+
+class Told:
+    """Hears which adapters stop."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def stopped(self, name: str, step: int) -> None:
+        self.ended.append(name)
+
+    def __getattr__(self, name: str):
+        return lambda *_: None
 
 
 def test_one_adapter_stops_early_and_the_others_go_on(mini: LoadedModel, tmp_path: Path) -> None:

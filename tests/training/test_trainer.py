@@ -27,12 +27,13 @@ from lorax_vlm.models.families.base import target_loss
 from lorax_vlm.models.loading import LoadedModel, load_model
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.copies import peft_copy, write_untrained_adapter
+from lorax_vlm.training.copies import keep_base_in_evaluation, peft_copy, write_untrained_adapter
+from lorax_vlm.training.nonfinite import find_nonfinite_module
 from lorax_vlm.training.progress import ProgressBar
 from lorax_vlm.training.resuming import read_elapsed
 from lorax_vlm.training.runs import REJECTED_FOLDER, is_complete, seal_checkpoint
 from lorax_vlm.training.students import AdapterPlan
-from lorax_vlm.training.trainer import AdapterTrainer, find_nonfinite_module, keep_base_in_evaluation, train_adapter
+from lorax_vlm.training.trainer import AdapterTrainer, train_adapter
 from tests.adapters_for_tests import EVERYWHERE
 
 QUICK = TrainConfig(max_steps=6, batch_size=4, learning_rate=5e-3, eval_every=3, patience=None)
@@ -381,6 +382,48 @@ def test_a_run_that_had_ended_takes_no_further_step(
     assert resumed.best_validation_loss == whole.best_validation_loss
     for key, tensor in weights(whole.folder).items():
         assert torch.equal(weights(resumed.folder)[key], tensor)
+
+
+def test_a_run_is_gone_on_with_in_its_own_precision(
+    mini: LoadedModel, splits: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, after_step=7)
+        with pytest.raises(Stop):
+            run(mini, splits, tmp_path / "run", LONGER)
+    other = load_model("blip2-opt-mini", dtype="bfloat16")
+    with pytest.raises(TrainingError, match="dtype: started with float32, now bfloat16"):
+        run(other, splits, tmp_path / "run", LONGER, resume=True)
+    run(mini, splits, tmp_path / "run", LONGER, resume=True)
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_the_weights_that_are_kept_are_those_of_the_best_step(
+    damaged: bool, mini: LoadedModel, splits: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where their checkpoint was damaged meanwhile, and where the run's folder was moved."""
+    wild = TrainConfig(max_steps=12, batch_size=4, learning_rate=0.05, eval_every=2, patience=None)
+    whole = run(mini, splits, tmp_path / "whole", wild)
+    assert 0 < whole.best_step < 10, "the best is not the last"
+    with monkeypatch.context() as patch:
+        interrupt(patch, after_step=11)
+        with pytest.raises(Stop):
+            run(mini, splits, tmp_path / "run", wild)
+    place = tmp_path / "run"
+    if damaged:
+        file = place / f"checkpoint-{whole.best_step}" / "adapter_model.safetensors"
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        if not any(path.name < f"checkpoint-{whole.best_step}" for path in place.glob("checkpoint-*")):
+            with pytest.raises(NothingToResume):
+                run(mini, splits, place, wild, resume=True)
+    else:
+        place = (tmp_path / "run").rename(tmp_path / "moved")
+    again = run(mini, splits, place, wild, resume=not damaged)
+    assert (again.best_step, again.best_validation_loss) == (whole.best_step, whole.best_validation_loss)
+    for key, tensor in weights(whole.folder).items():
+        assert torch.equal(weights(again.folder)[key], tensor)
 
 
 def test_patience_goes_on_where_a_run_was_killed(

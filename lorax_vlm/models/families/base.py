@@ -176,7 +176,7 @@ class Family(Protocol):
             features: Of ``encode_images``.
             prompts: One per row.
             settings: Decoding.
-            seeds: Of each row's noise where one is sampled. None: the settings' for all.
+            seeds: Of each row's noise, where settings have a temperature and a seed. None: without one.
 
         Raises:
             ValueError: The numbers of rows differ.

@@ -3,8 +3,9 @@
 import re
 import secrets
 import weakref
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from lorax_vlm.models.families.text import show_token
 from lorax_vlm.types import GenerationSettings
 
 _PIECES: "weakref.WeakKeyDictionary[Any, list[str]]" = weakref.WeakKeyDictionary()
+_TABLES: "weakref.WeakKeyDictionary[Any, dict[str, _Tokens]]" = weakref.WeakKeyDictionary()
+_MOST_TABLES = 256
 
 
 def make_generation_config(settings: GenerationSettings, room: int, **token_ids: int) -> GenerationConfig:
@@ -70,12 +73,22 @@ class RowSampler(LogitsProcessor):
     """
 
     def __init__(self, settings: GenerationSettings, rows: int, seeds: Sequence[int] | None = None) -> None:
-        """Begin anew: with seeds every row draws what it would draw alone, without any something of its own."""
+        """Begin anew.
+
+        Args:
+            settings: With a temperature.
+            rows: How many there are.
+            seeds: What each one's noise is drawn from. None, where no seed was asked for: something new for each.
+
+        Raises:
+            ValueError: A seed was asked for, and nothing says what that means for each row.
+        """
         assert settings.temperature is not None
         self._temperature, self._top_p = settings.temperature, settings.top_p
-        if seeds is None:
-            seeds = [secrets.randbits(63) if settings.seed is None else settings.seed for _ in range(rows)]
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        if seeds is None and settings.seed is not None:
+            raise ValueError(f"Seed {settings.seed} is one for all rows; each needs its own, so that texts differ.")
+        chosen = seeds if seeds is not None else [secrets.randbits(63) for _ in range(rows)]
+        self._generators = [torch.Generator().manual_seed(seed) for seed in chosen]
 
     def __call__(self, input_ids: Any, scores: Any) -> Tensor:
         """Logits ``(B, V)`` over the temperature, without the unlikely tail, with each row's next noise."""
@@ -87,6 +100,44 @@ class RowSampler(LogitsProcessor):
         drawn = [torch.rand(scores.shape[1], generator=generator) for generator in self._generators]
         exponential = -torch.log(torch.stack(drawn).clamp_min(torch.finfo(torch.float32).tiny))
         return scores - torch.log(exponential).to(scores.device)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What must not be written of one word."""
+
+    always: Tensor
+    """Tokens that hold its beginning and its end, after something that is no letter."""
+    completing: list[Tensor]
+    """Tokens that begin with what is left of it after so many letters."""
+
+
+def _pieces(tokenizer: Any) -> list[str]:
+    """What each token adds to a text, without capitals; special ones add nothing. Kept for the next batch."""
+    if tokenizer not in _PIECES:
+        special = set(tokenizer.all_special_ids)
+        pieces = (show_token(tokenizer, token).casefold() for token in range(len(tokenizer)))
+        _PIECES[tokenizer] = ["" if token in special else piece for token, piece in enumerate(pieces)]
+    return _PIECES[tokenizer]
+
+
+def _tokens(tokenizer: Any, word: str) -> _Tokens:
+    """Of a word, looked up in the whole vocabulary once and kept for the next batch."""
+    kept = _TABLES.setdefault(tokenizer, {})
+    if (found := kept.get(word)) is None:
+        inner = re.compile(rf".*(?<!\w)(?<!^){re.escape(word)}", re.DOTALL)
+        found = _Tokens(
+            _where(tokenizer, lambda piece: inner.match(piece) is not None),
+            [_where(tokenizer, methodcaller("startswith", word[known:])) for known in range(len(word))],
+        )
+        if len(kept) >= _MOST_TABLES:
+            kept.clear()
+        kept[word] = found
+    return found
+
+
+def _where(tokenizer: Any, holds: Callable[[str], bool]) -> Tensor:
+    return torch.tensor([token for token, piece in enumerate(_pieces(tokenizer)) if holds(piece)]).long()
 
 
 class Forbidden(LogitsProcessor):
@@ -103,36 +154,11 @@ class Forbidden(LogitsProcessor):
         Raises:
             UsageError: A word has letters that this tokenizer may put together of several tokens.
         """
-        self._tokenizer, self._words = tokenizer, [" ".join(word.casefold().split()) for word in words]
+        self._pieces = _pieces(tokenizer)
         odd = [word for word in words if not word.isascii()]
         if odd and any("\ufffd" in piece for piece in self._pieces):
             raise UsageError(f"{quoted(odd[0])} cannot be forbidden: this base writes such letters in parts of one.")
-
-    @cached_property
-    def _pieces(self) -> list[str]:
-        """What each token adds to a text, without capitals; special ones add nothing."""
-        if self._tokenizer not in _PIECES:
-            special = set(self._tokenizer.all_special_ids)
-            pieces = (show_token(self._tokenizer, token).casefold() for token in range(len(self._tokenizer)))
-            _PIECES[self._tokenizer] = ["" if token in special else piece for token, piece in enumerate(pieces)]
-        return _PIECES[self._tokenizer]
-
-    @cached_property
-    def _always(self) -> list[Tensor]:
-        """Tokens by word that hold its beginning and its end, after something that is no letter."""
-        found = [re.compile(rf".*(?<!\w)(?<!^){re.escape(word)}", re.DOTALL) for word in self._words]
-        return [torch.tensor([t for t, piece in enumerate(self._pieces) if each.match(piece)]).long() for each in found]
-
-    @cached_property
-    def _completing(self) -> list[list[Tensor]]:
-        """Tokens by word that begin with what is left of it after so many letters."""
-        return [
-            [
-                torch.tensor([t for t, piece in enumerate(self._pieces) if piece.startswith(word[known:])]).long()
-                for known in range(len(word))
-            ]
-            for word in self._words
-        ]
+        self._words = {word: _tokens(tokenizer, word) for word in (" ".join(w.casefold().split()) for w in words)}
 
     def __call__(self, input_ids: Any, scores: Any) -> Tensor:
         """Logits ``(B, V)`` in which what must not come next is minus infinity."""
@@ -143,9 +169,9 @@ class Forbidden(LogitsProcessor):
             while number and len(said) < longest:
                 number -= 1
                 said = self._pieces[tokens[number]] + said
-            for word, always, completing in zip(self._words, self._always, self._completing, strict=True):
-                scores[row, always.to(scores.device)] = -torch.inf
-                for known, following in enumerate(completing):
+            for word, tokens_of in self._words.items():
+                scores[row, tokens_of.always.to(scores.device)] = -torch.inf
+                for known, following in enumerate(tokens_of.completing):
                     before = said[: len(said) - known]
                     if said.endswith(word[:known]) and not re.search(r"\w\Z", before):
                         scores[row, following.to(scores.device)] = -torch.inf
