@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
-import typer
 
-from lorax_vlm.cli.main import app
+from lorax_vlm.cli.main import command
 
 PATH = Path(__file__).parent / "cli.md"
 
 
 def render() -> str:
     """The whole page."""
-    command: Any = typer.main.get_command(app)
-    pages = [f"## `{name}`\n\n```\n{text}\n```" for name, text in _helps(command, ["lorax-vlm"])]
+    pages = [f"## `{name}`\n\n```\n{text}\n```" for name, text in _helps(command(), ["lorax-vlm"])]
     head = "# The `lorax-vlm` command\n\nWritten by `make docs` from the commands' own help.\n"
     return "\n".join([head, *(f"{page}\n" for page in pages)])
 

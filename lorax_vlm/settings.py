@@ -48,6 +48,11 @@ def left_out_dir() -> Path:
     return home_dir() / "left_out"
 
 
+def commands_dir() -> Path:
+    """Long commands that were given, and what became of them; may be removed at any time."""
+    return home_dir() / "commands"
+
+
 def process_count() -> int:
     """Processes of this run, as ``torchrun`` and ``accelerate launch`` say."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -20,6 +20,8 @@ from lorax_vlm.bulk.job import BulkJob, BulkProgress
 from lorax_vlm.bulk.on_ray import RayAnswers, RayPace
 from lorax_vlm.bulk.order import Source, bulk_order
 from lorax_vlm.cli.output import as_json_values, print_json, say, say_drawn_only
+from lorax_vlm.cli.recording import recording
+from lorax_vlm.commands import Recording
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.foreign import printable
 from lorax_vlm.models.catalog import get_model_entry
@@ -53,17 +55,25 @@ RUNNING = ("batch_size", "ray", "workers", "dry_run", "strict", "json_progress")
 """The options that are fields of ``Manner``."""
 
 
-def run_bulk(source: Source, adapters: Sequence[str], model: str, wishes: dict[str, Any], manner: Manner) -> None:
+def run_bulk(
+    context: typer.Context,
+    source: Source,
+    adapters: Sequence[str],
+    model: str,
+    wishes: dict[str, Any],
+    manner: Manner,
+) -> None:
     """Say something about many images, and end the command with the exit code that its outcome has.
 
     Args:
+        context: Of the command.
         source: The images; ``-`` for a list of files on standard input, one a line.
         adapters: Their names; none is the base.
         model: The base.
         wishes: Those of ``bulk.order.BulkWishes`` that are given.
         manner: How.
     """
-    entry, size = get_model_entry(model), _batch_size(manner)
+    entry, size, about = get_model_entry(model), _batch_size(manner), str(source)
     if source == "-":
         data = sys.stdin.buffer.read()
         lines = data.split(b"\0") if b"\0" in data else data.splitlines()
@@ -89,15 +99,16 @@ def run_bulk(source: Source, adapters: Sequence[str], model: str, wishes: dict[s
         _say(job.plan(), "plan", as_json=manner.as_json)
         return
     progress: BulkProgress = JsonProgress() if manner.json_progress else _shown(quiet=manner.as_json)
-    with _stopped_by_interrupt(job):
-        report = job.run(progress)
-    _say(report, "report", as_json=manner.as_json)
-    if report.images and entry.miniature and not manner.as_json:
-        say_drawn_only(entry.name, [str(item.image) for item in islice(order.items, _LOOKED_AT)])
-    if report.interrupted:
-        raise typer.Exit(130)
-    if manner.strict and report.failed:
-        raise typer.Exit(1)
+    with recording(context, about) as record:
+        with _stopped_by_interrupt(job):
+            report = job.run(progress if record is None else Noted(progress, record))
+        _say(report, "report", as_json=manner.as_json)
+        if report.images and entry.miniature and not manner.as_json:
+            say_drawn_only(entry.name, [str(item.image) for item in islice(order.items, _LOOKED_AT)])
+        if report.interrupted:
+            raise typer.Exit(130)
+        if manner.strict and report.failed:
+            raise typer.Exit(1)
 
 
 def _batch_size(manner: Manner) -> int | None:
@@ -143,6 +154,37 @@ def _stopped_by_interrupt(job: BulkJob) -> Iterator[None]:
 
 def _shown(*, quiet: bool) -> "BulkProgress":
     return Bar() if sys.stderr.isatty() and not quiet else Lines(quiet=quiet)
+
+
+class Noted:
+    """Tells somebody, and notes in the command's record how far it is."""
+
+    def __init__(self, progress: BulkProgress, record: Recording) -> None:
+        self._progress, self._record, self._done, self._total = progress, record, 0, 0
+
+    def started(self, plan: BulkPlan) -> None:
+        """Pass it on."""
+        self._done, self._total = plan.done - 1, plan.images
+        self._note()
+        self._progress.started(plan)
+
+    def said(self, name: str, texts: Mapping[str, str]) -> None:
+        """Pass it on."""
+        self._note()
+        self._progress.said(name, texts)
+
+    def failed(self, name: str, error: LoraxError) -> None:
+        """Pass it on."""
+        self._note()
+        self._progress.failed(name, error)
+
+    def ended(self) -> None:
+        """Pass it on."""
+        self._progress.ended()
+
+    def _note(self) -> None:
+        self._done += 1
+        self._record.progress(self._done, self._total)
 
 
 class Lines:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 def caption(
+    context: typer.Context,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -181,7 +182,7 @@ def caption(
             wishes["write"] = [kind.strip() for kind in write.split(",")]
         if columns is not None:
             wishes["columns"] = read_columns(columns)
-        run_bulk(images[0], adapter or [], model, {**wishes, "decoding": changes}, manner)
+        run_bulk(context, images[0], adapter or [], model, {**wishes, "decoding": changes}, manner)
         return
     if others := [name for name, value in of_folders.items() if value]:
         raise UsageError(f"{', '.join(others)}: only of a folder, rows or a list, and {images[0]!r} is none.")

@@ -1,6 +1,8 @@
 """``lorax-vlm data``: looking after data sets. No torch until something is looked at."""
 
 import importlib.util
+import shlex
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -166,6 +168,9 @@ def edit(
     regex: Annotated[bool, typer.Option("--regex", help="--find is a regular expression.")] = False,
     to: To = "folder",
     out: Out = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Change the text files beside the images; data undo takes it back.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and write nothing.")] = False,
     images: Images = None,
     annotations: Annotations = None,
@@ -175,26 +180,61 @@ def edit(
     group_by: GroupBy = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a data set anew with something replaced in its texts; the source stays as it is.
+    """Write a data set anew with something replaced in its texts; the source stays as it is, unless --in-place.
 
     Questions stay, and texts of which nothing would be left.
     """
     from lorax_vlm.curation.edit import replace_in_texts
+    from lorax_vlm.curation.in_place import edit_text_files
 
+    if in_place:
+        if out is not None:
+            raise UsageError("--in-place changes the texts where they are; --out writes them elsewhere.")
+        edited = edit_text_files(Path(source).expanduser(), find, put, regex=regex, dry_run=dry_run)
+        if as_json:
+            print_json(edited)
+            return
+        _say_changes(edited.changes, edited.emptied)
+        if edited.undo is not None:
+            say(f"to take it back: lorax-vlm data undo {shlex.quote(str(edited.undo))}")
+        return
     splits = _read(source, images, annotations, columns, skip_bad_rows, held_out, group_by)
     found = replace_in_texts(splits, find, put, regex=regex)
     if as_json and dry_run:
         print_json({"changes": found.changes, "emptied": found.emptied})
     elif not as_json:
-        say(f"{counted(len(found.changes), 'text')} changed")
-        for name, before, after in found.changes[:_SHOWN]:
-            say(f"  {name}: {before!r} -> {after!r}")
-        if len(found.changes) > _SHOWN:
-            say(f"  and {len(found.changes) - _SHOWN:,} more; --dry-run --json lists all")
-        if found.emptied:
-            say(f"{counted(len(found.emptied), 'text')} left as before, for nothing would be left: {found.emptied[0]}")
+        _say_changes(found.changes, found.emptied)
     if not dry_run:
         _export(found.splits, source, out, to, as_json=as_json)
+
+
+@app.command()
+def undo(
+    file: Annotated[Path, typer.Argument(help="Of an edit: .lorax-vlm/undo-....jsonl in the folder of the texts.")],
+    as_json: AsJson = False,
+) -> None:
+    """Give the text files of an edit in place back what they held. Exit code 1 if one was changed since; it stays."""
+    from lorax_vlm.curation.in_place import undo_edit
+
+    done = undo_edit(file.expanduser())
+    if as_json:
+        print_json(done)
+    else:
+        say(f"{counted(len(done.restored), 'text')} as before")
+        for name in done.left:
+            say(f"  changed since, and left as it is: {name}")
+    if done.left:
+        raise typer.Exit(1)
+
+
+def _say_changes(changes: Sequence[tuple[str, str, str]], emptied: Sequence[str]) -> None:
+    say(f"{counted(len(changes), 'text')} changed")
+    for name, before, after in changes[:_SHOWN]:
+        say(f"  {name}: {before!r} -> {after!r}")
+    if len(changes) > _SHOWN:
+        say(f"  and {len(changes) - _SHOWN:,} more; --dry-run --json lists all")
+    if emptied:
+        say(f"{counted(len(emptied), 'text')} left as before, for nothing would be left: {emptied[0]}")
 
 
 def _can_look() -> bool:

@@ -8,8 +8,9 @@ import logging
 import os
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,7 @@ from lorax_vlm.cli import (
     scenes,
     training,
 )
+from lorax_vlm.cli.config_file import add_config_option
 from lorax_vlm.cli.output import end_output
 from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.foreign import printable
@@ -81,6 +83,12 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(scenes.app, name="scenes")
 
 
+@cache
+def command() -> Any:
+    """The command line as click's command, with ``--config`` for each."""
+    return add_config_option(typer.main.get_command(app))
+
+
 def main() -> None:
     """Run the command line: an error of ours is a message; anything else is a bug and shows as one.
 
@@ -94,7 +102,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # no letter of a caption ends a command
     atexit.register(end_output)
     try:
-        app()
+        command()()
     except LoraxError as error:
         sys.stderr.write(f"{describe(error)}\n")
         sys.exit(error.exit_code)

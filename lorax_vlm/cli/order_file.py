@@ -6,28 +6,24 @@ concise_captions: {style: concise, data: my_captions/concise, steps: 200}
 counting: {task: counting, recipe: heavy, learning_rate: 1e-3}
 ```
 
-The file is other people's text: names must be text (YAML makes a truth value of ``no`` and a number of ``010``), an
-alias is refused (a few lines of them unfold to gigabytes), and everything wrong is listed at once.
+The file is other people's text: names must be text (YAML makes a truth value of ``no`` and a number of ``010``), and
+everything wrong is listed at once.
 """
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lorax_vlm.adapters.names import require_adapter_name
-from lorax_vlm.adapters.regular_files import read_regular
+from lorax_vlm.cli.yaml_files import read_yaml
 from lorax_vlm.errors import AdapterNameError, DataError
-from lorax_vlm.foreign import decode_text, quoted, text_problem
+from lorax_vlm.foreign import quoted, text_problem
 from lorax_vlm.training.config import SEED_LIMIT
 
-MAX_BYTES = 2**16
-"""Some 700 adapters. Reading YAML takes a second for so much."""
-_DEEPEST = 20
 _HINT = "The file is YAML: one entry per adapter, NAME: {style: detailed} or NAME: {task: counting}."
 
 
@@ -159,7 +155,7 @@ def read_order_file(path: Path, defaults: Mapping[str, Any]) -> list[AskedAdapte
     Raises:
         DataError: Listing everything that is wrong with the file.
     """
-    content = _read_yaml(path)
+    content = read_yaml(path, _HINT)
     if not isinstance(content, dict) or not content:
         raise DataError(str(path), ["has no adapters"], _HINT)
     problems: list[str] = []
@@ -181,23 +177,6 @@ def _has_none(entry: Any) -> bool:
 
 def _without(defaults: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in defaults.items() if key not in names}
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        # A link that somebody named is followed; a device or a pipe at its end is not read.
-        data = read_regular(Path(os.path.realpath(path)), MAX_BYTES)
-        return yaml.load(decode_text(data), _PlainLoader)
-    except OSError as error:
-        raise DataError(str(path), [f"it cannot be read: {error.strerror or error}"], _HINT) from error
-    except yaml.YAMLError as error:
-        raise DataError(str(path), [" ".join(str(error).split())[:300]], _HINT) from error
-    except RecursionError:
-        raise DataError(str(path), ["settings within each other too deep"], _HINT) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # YAML's own types raise a KeyError for !!bool x, and others more
-        raise DataError(str(path), [f"it is not YAML that can be read: {str(error)[:200]}"], _HINT) from error
 
 
 def _entry(name: Any, entry: Any, path: Path, defaults: Mapping[str, Any], problems: list[str]) -> AskedAdapter | None:
@@ -242,28 +221,3 @@ def _in_words(annotation: Any) -> str:
     """The description of ``X | None``."""
     (inner, *_) = annotation.__args__
     return next(str(part.description) for part in inner.__metadata__ if getattr(part, "description", None))
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML in which no adapter gets lost (the usual loader keeps the last of two equal keys) and nothing unfolds."""
-
-    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
-        if self.flow_level == _DEEPEST:  # each level makes all that follow slower
-            raise yaml.scanner.ScannerError(None, None, "settings within each other too deep", self.get_mark())
-        super().fetch_flow_collection_start(TokenClass)
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases are not read; write it out", mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        known = set()
-        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, "a name is no text", node.start_mark)
-            if key in known:
-                raise yaml.constructor.ConstructorError(None, None, f"{quoted(key)} occurs twice", node.start_mark)
-            known.add(key)
-        return super().construct_mapping(node, deep)

@@ -33,6 +33,7 @@ from lorax_vlm.types import percent
 
 
 def ask(
+    context: typer.Context,
     image: Annotated[
         str, typer.Argument(help="Path or http(s) URL; or rows with questions: a file or hub:owner/name.")
     ],
@@ -94,7 +95,7 @@ def ask(
             wishes["decoding"] = {"num_beams": beams}
         if write is not None:
             wishes["write"] = [kind.strip() for kind in write.split(",")]
-        run_bulk(image, adapter or [], model, {**wishes, "answers": True}, manner)
+        run_bulk(context, image, adapter or [], model, {**wishes, "answers": True}, manner)
         return
     if beams is not None and not entry.captions:
         raise UsageError(f"--beams is for models that write; {entry.name} chooses among fixed answers.")

@@ -35,6 +35,7 @@ from lorax_vlm.cli.options import (
 )
 from lorax_vlm.cli.order_file import AskedAdapter, ask, read_order_file
 from lorax_vlm.cli.output import print_json, say
+from lorax_vlm.cli.recording import recording
 from lorax_vlm.errors import UsageError
 from lorax_vlm.models.catalog import CatalogEntry, get_model_entry
 from lorax_vlm.settings import process_rank
@@ -64,6 +65,7 @@ class Trained(NamedTuple):
 
 
 def train(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Name of the adapter in the store.", show_default=False)] = None,
     adapters: Annotated[
         Path | None,
@@ -225,11 +227,13 @@ def train(
     if adapters is not None and (style or task):
         raise UsageError("With --adapters, style and task are those of each entry of the file.")
     asked = read_order_file(adapters, options) if adapters is not None else [ask(str(name), options)]
-    _check(asked, get_model_entry(model), store, taken=replace or resume)
+    entry = get_model_entry(model)
+    _check(asked, entry, store, taken=replace or resume)
     system: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
     try:
         quiet = as_json or process_rank() > 0
-        with interrupted_by(signal.SIGTERM):  # of a scheduler, or kill
+        about = ", ".join(f"{entry.name}.{each.name}" if each.task else each.name for each in asked)
+        with interrupted_by(signal.SIGTERM), recording(context, about, ("resume", "replace")):
             kept = _train(asked, model, system, resume=resume, replace=replace, quiet=quiet)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. Continue from the last checkpoint with --resume.\n")

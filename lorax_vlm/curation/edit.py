@@ -35,7 +35,7 @@ def replace_in_texts(splits: DataSplits, find: str, put: str, *, regex: bool = F
         UsageError: ``find`` is empty or no regular expression, ``put`` names a group that is not there, or the
             data are a stream.
     """
-    change, changes, emptied = _changer(find, put, regex=regex), list[tuple[str, str, str]](), list[str]()
+    change, changes, emptied = changer(find, put, regex=regex), list[tuple[str, str, str]](), list[str]()
     if splits.streamed:
         raise UsageError("A stream has no texts that could be changed; leave out --streaming.")
 
@@ -58,7 +58,8 @@ def replace_in_texts(splits: DataSplits, find: str, put: str, *, regex: bool = F
     return Edited(new, tuple(changes), tuple(emptied))
 
 
-def _changer(find: str, put: str, *, regex: bool) -> Callable[[str], str]:
+def changer(find: str, put: str, *, regex: bool) -> Callable[[str], str]:
+    """What replaces something in a text; arguments and errors are those of ``replace_in_texts``."""
     if not find:
         raise UsageError("What is to be replaced is empty.")
     if not regex:

@@ -1,7 +1,9 @@
 """``lorax-vlm runs``: what waits is listed with what is kept of it, and what runs can be stopped."""
 
+import io
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lorax_vlm import make_scene
+from lorax_vlm.commands import list_commands
 from lorax_vlm.training.run_list import find_run, list_runs
 from lorax_vlm.training.runs import Holder, discard_run, held_run, prepare_run
 from lorax_vlm.training.trainer import AdapterTrainer
@@ -19,7 +23,7 @@ TRAIN = ("train", "mine", "--style", "concise", "--recipe", "light", "--batch-si
 
 
 def test_what_was_interrupted_is_listed_until_it_is_finished(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "No run is under way" in run("runs", "list")
+    assert "Nothing runs or waits" in run("runs", "list")
     original = AdapterTrainer.training_step
 
     def stop(self, *given, **named):
@@ -31,7 +35,7 @@ def test_what_was_interrupted_is_listed_until_it_is_finished(run, monkeypatch: p
         patch.setattr(AdapterTrainer, "training_step", stop)
         run(*TRAIN, "--steps", 8, code=130)
     listing = json.loads(run("runs", "list", "--json"))
-    [listed] = listing["runs"]
+    [listed] = listing["trainings"]
     assert listing["broken"] == []
     assert (listed["name"], listed["base"], listed["state"]) == ("mine", "blip2-opt-mini", "interrupted")
     assert (listed["step"], listed["steps"], listed["holder"]) == (4, 8, None)
@@ -41,9 +45,9 @@ def test_what_was_interrupted_is_listed_until_it_is_finished(run, monkeypatch: p
     assert "max_steps: 8" in shown
     assert json.loads(run("runs", "show", "mine", "--json"))["settings"]["mine"]["base"] == "blip2-opt-mini"
     assert "is not running; it is interrupted" in run("runs", "stop", "mine", code=2)
-    assert "NothingToResume" in run("runs", "show", "other", code=1)
+    assert "CommandNotFound" in run("runs", "show", "other", code=1)
     run(*TRAIN, "--steps", 8, "--resume")
-    assert json.loads(run("runs", "list", "--json")) == {"runs": [], "broken": []}
+    assert json.loads(run("runs", "list", "--json")) == {"trainings": [], "commands": [], "broken": []}
 
 
 def test_runs_of_several_go_by_the_names_of_all(tmp_path: Path) -> None:
@@ -139,3 +143,95 @@ def test_a_run_is_stopped_and_gone_on_with(run, isolated_home: Path, by: str) ->
     assert (left.state, left.steps) == ("interrupted", 60)
     run(*TRAIN, "--steps", 60, "--resume")
     assert list_runs(isolated_home / "runs") == ([], [])
+
+
+# --- commands that were given -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four images in a folder, in the folder where commands are given."""
+    place = tmp_path / "place"
+    (place / "photos").mkdir(parents=True)
+    for seed in range(4):
+        make_scene(seed).image.save(place / "photos" / f"{seed}.png")
+    monkeypatch.chdir(place)
+    return place / "photos"
+
+
+def test_a_bulk_job_is_listed_shown_and_given_again(run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("caption", "photos", "--prefix", "-x, ", "--max-new-tokens", 7)
+    assert "Nothing runs or waits" in run("runs", "list")
+    listing = json.loads(run("runs", "list", "--all", "--json"))
+    [command] = listing["commands"]
+    assert (command["name"], command["about"], command["state"]) == ("caption", "photos", "finished")
+    assert (command["done"], command["total"], command["exit_code"]) == (4, 4, 0)
+    assert command["values"] == {"images": ["photos"], "prefix": "-x, ", "max_new_tokens": 7}
+    assert "4 of 4" in run("runs", "list", "--all")
+    said = run("runs", "show", "photos", "--as", "command")
+    assert shlex.split(said) == ["lorax-vlm", "caption", "photos", "--prefix=-x, ", "--max-new-tokens", "7"]
+    file = photos.parent / "job.yaml"
+    file.write_text(run("runs", "show", command["id"], "--as", "yaml"))
+    assert "4 of them done" in run("caption", "--config", "job.yaml", "--dry-run"), "it is the very same job"
+    make_scene(9).image.save(photos / "new.png")
+    monkeypatch.chdir(photos.parent.parent)
+    assert "1 text about 1 image" in run("runs", "resume", "photos")
+    assert (photos / "new.txt").read_text().startswith("-x, ")
+    assert len(json.loads(run("runs", "list", "--all", "--json"))["commands"]) == 1, "the same command again"
+
+
+def test_what_failed_or_was_killed_is_listed(run, photos: Path, isolated_home: Path) -> None:
+    (photos / "odd.png").write_bytes(b"no image")
+    run("caption", "photos", "--strict", code=1)
+    [failed] = list_commands(isolated_home / "commands")[0]
+    assert (failed.state, failed.exit_code) == ("failed", 1)
+    assert "failed" in run("runs", "list")
+    record = isolated_home / "commands" / f"{failed.id}.json"
+    killed = {**json.loads(record.read_text()), "exit_code": None, "process": 2**22 - 3}
+    record.write_text(json.dumps(killed))
+    assert json.loads(run("runs", "list", "--json"))["commands"][0]["state"] == "interrupted"
+    assert "is not running; it is interrupted" in run("runs", "stop", "photos", code=2)
+    reused = {**killed, "process": os.getpid(), "process_began": 5.0}
+    record.write_text(json.dumps(reused))
+    assert json.loads(run("runs", "list", "--json"))["commands"][0]["state"] == "interrupted", "another process now"
+    record.write_text("{")
+    assert "broken" in run("runs", "list")
+    assert "CommandNotFound" in run("runs", "show", "photos", code=1)
+
+
+def test_two_commands_about_one_folder_are_told_apart_by_their_ids(run, photos: Path) -> None:
+    run("caption", "photos")
+    run("caption", "photos", "--write", "csv")
+    ids = {command["id"] for command in json.loads(run("runs", "list", "--all", "--json"))["commands"]}
+    assert len(ids) == 2
+    said = run("runs", "show", "photos", code=1)
+    assert all(id_ in said for id_ in ids)
+    run("runs", "show", ids.pop())
+
+
+def test_an_interrupted_training_is_resumed_as_it_was_given(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = AdapterTrainer.training_step
+
+    def stop(self, *given, **named):
+        if self.state.global_step == 5:
+            raise KeyboardInterrupt
+        return original(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterTrainer, "training_step", stop)
+        run(*TRAIN, "--steps", 8, code=130)
+    listing = json.loads(run("runs", "list", "--json"))
+    assert (len(listing["trainings"]), listing["commands"]) == (1, []), "it is one thing"
+    assert "lorax-vlm train mine --style concise" in run("runs", "show", "mine", "--as", "command")
+    monkeypatch.chdir(tmp_path)
+    assert "mine --style concise --recipe light --steps 8" in run("runs", "resume", "mine").replace("\n", " ")
+    assert json.loads(run("runs", "list", "--json"))["trainings"] == []
+
+
+def test_a_list_on_standard_input_cannot_be_given_again(run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "\n".join(map(str, sorted(photos.glob("*.png"))))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(names.encode())))
+    run("caption", "-")
+    assert "standard input" in run("runs", "resume", "-", code=2)

@@ -19,6 +19,17 @@ _MOST_BYTES = 2**20
 
 def captioned_images(root: Path) -> list[tuple[Path, Any | MalformedRow]]:
     """Every image below a folder with its row, or with what is wrong; none when no image has a text beside it."""
+    rows = _all_rows(root)
+    some = any(beside for _, beside, _ in rows)
+    return [(image, _row(image.relative_to(root), beside, others)) for image, beside, others in rows] if some else []
+
+
+def text_files(root: Path) -> list[Path]:
+    """The text files that are captions of images below a folder, each once, in order."""
+    return sorted({path for _, beside, _ in _all_rows(root) for path in beside if path.is_file()})
+
+
+def _all_rows(root: Path) -> list[tuple[Path, list[Path], list[str]]]:
     images: dict[Path, list[str]] = defaultdict(list)
     texts: dict[Path, list[Path]] = defaultdict(list)
     for path in walk(root):
@@ -26,9 +37,7 @@ def captioned_images(root: Path) -> list[tuple[Path, Any | MalformedRow]]:
             images[path.parent].append(path.name)
         elif path.suffix.lower() in CAPTION_SUFFIXES:
             texts[path.with_suffix("")].append(path)
-    rows = [row for folder, names in images.items() for row in _rows(folder, names, texts)]
-    some = any(beside for _, beside, _ in rows)
-    return [(image, _row(image.relative_to(root), beside, others)) for image, beside, others in rows] if some else []
+    return [row for folder, names in images.items() for row in _rows(folder, names, texts)]
 
 
 def _rows(

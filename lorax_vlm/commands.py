@@ -1,0 +1,218 @@
+"""Long commands that were given: to see what runs, what was asked for, and to ask for it again. No torch.
+
+Each is a small file below ``settings.commands_dir()``; the same command in the same folder has one, of its last run.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from lorax_vlm.errors import AmbiguousCommand, CommandNotFound, UsageError
+from lorax_vlm.foreign import parse_json
+from lorax_vlm.paths import naming, written_whole
+
+State = Literal["running", "finished", "failed", "interrupted"]
+_INTERRUPTED = 130
+_NOTED_EVERY_S = 5.0
+_LOOK_EVERY_S = 0.1
+_SLACK_S = 2.0
+"""The system says to so much when a process began."""
+
+
+@dataclass(frozen=True)
+class GivenCommand:
+    """A command and what became of it."""
+
+    id: str
+    """Of what was asked for and where."""
+    name: str
+    """Such as ``caption``."""
+    values: Mapping[str, Any]
+    """What it was given, as in a file for ``--config``."""
+    about: str
+    """What it works on, for people: an adapter's name, a folder."""
+    folder: str
+    """Where it was given."""
+    process: int
+    process_began: float
+    host: str
+    began: str
+    """UTC, ISO 8601."""
+    ended: str = ""
+    exit_code: int | None = None
+    """None as long as it runs, or where it was killed."""
+    done: int = 0
+    total: int = 0
+    """Images or rows, and how many of them are done."""
+
+    @property
+    def state(self) -> State:
+        """What became of it. One of another machine that has not ended is taken to run."""
+        if self.exit_code is None:
+            return "running" if self.host != socket.gethostname() or self.lives else "interrupted"
+        return "interrupted" if self.exit_code == _INTERRUPTED else "failed" if self.exit_code else "finished"
+
+    @property
+    def progress(self) -> str:
+        """For people."""
+        return f"{self.done:,} of {self.total:,}" if self.total else ""
+
+    @property
+    def lives(self) -> bool:
+        """Whether its process, on this machine, has not ended."""
+        try:
+            return abs(psutil.Process(self.process).create_time() - self.process_began) < _SLACK_S
+        except psutil.Error:
+            return False
+
+
+class Recording:
+    """The record of a command that runs."""
+
+    def __init__(self, place: Path, command: GivenCommand) -> None:
+        """Write it.
+
+        Raises:
+            PathError: It cannot be written.
+        """
+        self._file, self._command, self._noted = place / f"{command.id}.json", command, 0.0
+        with naming(place):
+            place.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    def progress(self, done: int, total: int) -> None:
+        """Note how far it is, now and then."""
+        self._command = dataclasses.replace(self._command, done=done, total=total)
+        if time.monotonic() > self._noted + _NOTED_EVERY_S:
+            self._noted = time.monotonic()
+            self._write()
+
+    def end(self, exit_code: int) -> None:
+        """Note what became of it."""
+        self._command = dataclasses.replace(self._command, ended=_now(), exit_code=exit_code)
+        self._write()
+
+    def _write(self) -> None:
+        with naming(self._file), written_whole(self._file) as file:
+            file.write(json.dumps(dataclasses.asdict(self._command), indent=1).encode())
+
+
+@contextmanager
+def recorded(
+    place: Path, name: str, values: Mapping[str, Any], about: str, ignored: Sequence[str] = ()
+) -> Iterator[Recording]:
+    """Run a command's work with a record of it.
+
+    Args:
+        place: ``settings.commands_dir()``.
+        name: Of the command.
+        values: What it was given, as in a file for ``--config``.
+        about: What it works on, for people.
+        ignored: Values that make no other command, such as ``resume``.
+
+    Raises:
+        PathError: The record cannot be written.
+    """
+    folder = os.getcwd()
+    same = json.dumps([name, {key: value for key, value in values.items() if key not in ignored}, folder])
+    me = psutil.Process()
+    command = GivenCommand(
+        hashlib.sha256(same.encode()).hexdigest()[:8],
+        name,
+        dict(values),
+        about,
+        folder,
+        me.pid,
+        me.create_time(),
+        socket.gethostname(),
+        _now(),
+    )
+    recording = Recording(place, command)
+    try:
+        yield recording
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        recording.end(_INTERRUPTED if interrupted else getattr(error, "exit_code", 1))
+        raise
+    recording.end(0)
+
+
+def list_commands(place: Path) -> tuple[list[GivenCommand], list[str]]:
+    """All that are recorded, the last one first, and the files that are no such record."""
+    commands, broken = [], []
+    for path in place.glob("*.json"):
+        try:
+            commands.append(_read(path))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError) as error:
+            broken.append(f"{path}: {error}")
+    return sorted(commands, key=lambda command: command.began, reverse=True), broken
+
+
+def find_command(place: Path, name: str) -> GivenCommand:
+    """A command by its id, or the last one that works on something.
+
+    Raises:
+        CommandNotFound: There is none.
+        AmbiguousCommand: There are several.
+    """
+    commands, _ = list_commands(place)
+    found = [command for command in commands if command.id == name] or [
+        command for command in commands if command.about == name
+    ]
+    if not found:
+        raise CommandNotFound(name)
+    if len(found) > 1:
+        raise AmbiguousCommand(name, [f"{command.id} ({command.name}, {command.state})" for command in found])
+    return found[0]
+
+
+def stop_command(command: GivenCommand, wait_s: float) -> None:
+    """Interrupt a command on this machine as Ctrl-C does, and wait for its end.
+
+    Args:
+        command: As it was found.
+        wait_s: A bulk job ends after its batch.
+
+    Raises:
+        UsageError: It is not running, or on another machine, or goes on.
+    """
+    what = f"{command.name} {command.about}"
+    if command.state != "running":
+        raise UsageError(f"{what} is not running; it is {command.state}.")
+    if command.host != socket.gethostname():
+        raise UsageError(f"{what} is run by process {command.process} on {command.host}, not by this machine.")
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(command.process, signal.SIGINT)
+    until = time.monotonic() + wait_s
+    while command.lives:
+        if time.monotonic() > until:
+            raise UsageError(
+                f"{what} was interrupted and has not ended within {wait_s:g} s. What a script runs in the background "
+                f"ignores interrupts: kill {command.process} ends it, and what it has done is kept."
+            )
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _read(path: Path) -> GivenCommand:
+    record = parse_json(path.read_bytes())
+    if not isinstance(record, dict) or not isinstance(record.get("values"), dict):
+        raise ValueError("it is no record of a command")
+    return GivenCommand(**record)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
