@@ -43,6 +43,11 @@ def downloads_dir() -> Path:
     return home_dir() / "downloads"
 
 
+def outputs_dir() -> Path:
+    """What outputs behind addresses hold, for jobs that work on them; may be removed when none runs."""
+    return home_dir() / "outputs"
+
+
 def left_out_dir() -> Path:
     """Lists of the rows of data that were left out, because they were malformed; may be removed at any time."""
     return home_dir() / "left_out"

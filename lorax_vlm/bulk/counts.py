@@ -88,7 +88,7 @@ class BulkReport:
     """What a job did."""
 
     plan: BulkPlan
-    out: Path
+    out: str | Path
     texts: int = 0
     tokens: int = 0
     images: int = 0
@@ -100,13 +100,17 @@ class BulkReport:
     """Text files."""
     left: int = 0
     """Text files that somebody else wrote while the job ran; they stay."""
+    described: int = 0
+    """Images, or copies of them, that a text was written into."""
+    described_left: int = 0
+    """Images that have a description by somebody else."""
     marks: Counter[str] = field(default_factory=Counter)
     """Texts that are empty, cut off or repeat themselves."""
     tables: Mapping[str, int] = field(default_factory=dict)
     """Rows by path of table."""
-    failures: Path | None = None
+    failures: str | Path | None = None
     """The list of what failed."""
-    review: Path | None = None
+    review: str | Path | None = None
     """The page of the least likely texts."""
     seconds: float = 0.0
     interrupted: bool = False
@@ -120,6 +124,11 @@ class BulkReport:
             lines.append(f"likelihoods of {counted(self.scored, 'text')} of former runs")
         if self.written:
             lines.append(f"written: {counted(self.written, 'text file')} in {self.out}")
+        if self.described:
+            lines.append(f"written: into {counted(self.described, 'image')} in {self.out}")
+        if self.described_left:
+            left = counted(self.described_left, "image")
+            lines.append(f"left as they are: {left} with a description not written here")
         lines += [f"written: {path}, {counted(rows, 'row')}" for path, rows in self.tables.items()]
         if self.review:
             lines.append(f"written: {self.review}, the least likely texts")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax_vlm.bulk.journal import Stamp
+from lorax_vlm.bulk.remote_image import RemoteImage
 from lorax_vlm.data.image_facts import RowImage, Stored
 from lorax_vlm.data.images import read_image_bytes
 from lorax_vlm.errors import LoraxError
@@ -17,8 +18,8 @@ from lorax_vlm.errors import LoraxError
 class Item:
     """An image, and perhaps a question about it."""
 
-    image: Stored
-    """A file, or bytes in a table."""
+    image: Stored | RemoteImage
+    """A file, bytes in a table, or what is behind an address."""
     name: str
     """What is different from all others: its path below the folder, with slashes, or what its row says."""
     stem: str
@@ -35,6 +36,8 @@ class Item:
     @property
     def folder(self) -> str:
         """Name of the folder that its file is in."""
+        if isinstance(self.image, RemoteImage):
+            return f"{self.image.folder.url}/{self.image.name}".split("/")[-2]
         return self.image.parent.name if isinstance(self.image, Path) else ""
 
     def read(self) -> bytes:
@@ -45,7 +48,7 @@ class Item:
         """
         if self.problem is not None:
             raise self.problem
-        if isinstance(self.image, RowImage):
+        if isinstance(self.image, RowImage | RemoteImage):
             return self.image.read()
         return self.image if isinstance(self.image, bytes) else read_image_bytes(self.image)
 
@@ -58,6 +61,8 @@ class Item:
 
         Copies and archives keep times, and renamed files their own: size and time say too little of what a name is.
         """
+        if isinstance(self.image, RemoteImage):
+            return self.image.stamp
         if not isinstance(self.image, Path) or self.problem is not None:
             return None
         try:

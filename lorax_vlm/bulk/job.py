@@ -7,7 +7,7 @@ that was being said, and the next run writes what was said and not written.
 import errno
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -20,6 +20,7 @@ from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import AT_ONCE, Journal, Said, Written
 from lorax_vlm.bulk.order import BulkOrder
+from lorax_vlm.bulk.remote import is_of_job
 from lorax_vlm.bulk.review import write_review
 from lorax_vlm.bulk.sidecars import (
     Found,
@@ -35,6 +36,7 @@ from lorax_vlm.bulk.sidecars import (
 from lorax_vlm.bulk.standing import Standing, looked_up, standing_of
 from lorax_vlm.bulk.tables import require_own_source, require_own_tables, write_failures, write_tables
 from lorax_vlm.bulk.wording import marks
+from lorax_vlm.bulk.xmp import require_library, write_descriptions
 from lorax_vlm.errors import LoraxError, PathError
 from lorax_vlm.paths import remove_abandoned, require_replaceable
 
@@ -82,7 +84,10 @@ class BulkJob:
 
         Raises:
             PathError: Something cannot be read, or another process works there.
+            RemoteError: An address cannot be reached.
         """
+        if (mirror := self._order.mirror) is not None:
+            mirror.fetch(self._is_ours())
         with Journal(self._order.journal, look=True) as journal:
             return self._plan(journal)
 
@@ -91,15 +96,38 @@ class BulkJob:
 
         Raises:
             PathError: Something cannot be read or written, such as on a full disk; what was said until then is kept.
+            RemoteError: An address cannot be reached; what was said until then is kept here, and sent the next time.
             AdapterError: An adapter cannot be used on the base.
             UsageError: The base cannot do what is asked.
         """
+        mirror = self._order.mirror
+        if mirror is None:
+            return self._run(progress)
+        mirror.fetch(self._is_ours())
+        report = self._run(progress)
+        mirror.finish(self._is_ours())
+        report.out = mirror.remote.url
+        report.tables = {mirror.address(Path(path)): rows for path, rows in report.tables.items()}
+        report.failures, report.review = (
+            mirror.address(Path(path)) if path is not None else None for path in (report.failures, report.review)
+        )
+        return report
+
+    def _is_ours(self) -> Callable[[str], bool]:
+        """Which files of an output behind an address are this job's."""
+        order = self._order
+        places = [*map(order.table, order.tables), order.failed, order.review_page]
+        return is_of_job(order.journal, [path.name for path in places])
+
+    def _run(self, progress: BulkProgress | None) -> BulkReport:
         order, start = self._order, time.monotonic()
         with Journal(order.journal) as journal:
             require_own_tables(order, journal)
             require_own_source(order, journal)
             if order.review:
                 require_replaceable(order.review_page)
+            if "xmp" in order.write:
+                require_library()
             report = BulkReport(self._plan(journal), order.out)
             try:
                 if progress is not None:
@@ -109,9 +137,13 @@ class BulkJob:
             finally:
                 if progress is not None:
                     progress.ended()
+            more: list[tuple[str, str, str]] = []
+            if "xmp" in order.write:
+                done = write_descriptions(order, journal, self._stopping.is_set)
+                report.described, report.described_left, more = done.written, done.left, done.failures
             report.seconds = time.monotonic() - start
             report.tables = write_tables(order, journal, order.identity(report.plan.names))
-            report.failed, report.failures = write_failures(order, journal, lambda: self._missing(journal))
+            report.failed, report.failures = write_failures(order, journal, lambda: self._missing(journal), more)
             report.review = write_review(order, journal)
         return report
 
@@ -213,6 +245,8 @@ class BulkJob:
             remove_abandoned(folder)
             self._tidied.add(folder)
         stamps = [write_text(self._order.out, sidecar.path, content) for sidecar, content, _ in written]
+        if self._order.mirror is not None:
+            self._order.mirror.send([sidecar.path for sidecar, _, _ in written])
         report.written += len(stamps)
         with journal.changing():
             for (sidecar, _, note), stamp in zip(written, stamps, strict=True):

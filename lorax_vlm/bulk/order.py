@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypedDict, Unpack
 
 from lorax_vlm.adapters.store import AdapterStore
@@ -13,19 +13,23 @@ from lorax_vlm.bulk.columns import Column, columns_for
 from lorax_vlm.bulk.folder import ImageFolder, ImageList
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import FOLDER
+from lorax_vlm.bulk.remote import Mirror, RemoteImages
 from lorax_vlm.bulk.rows import FILES_OF_ROWS, FileRows, HubRows, Rows
 from lorax_vlm.bulk.sidecars import EXISTING, Existing
 from lorax_vlm.bulk.wording import PLAIN, Wording
 from lorax_vlm.data.readers.columns import Columns
 from lorax_vlm.data.readers.hub import HUB_PREFIX
+from lorax_vlm.data.readers.listing import is_image_name
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
 from lorax_vlm.paths import named_path
+from lorax_vlm.settings import outputs_dir
+from lorax_vlm.sharing.places import RemoteFolder, is_place
 from lorax_vlm.types import require_known, require_texts, require_whole
 
-Output = Literal["txt", "jsonl", "csv", "parquet"]
-OUTPUTS: tuple[Output, ...] = ("txt", "jsonl", "csv", "parquet")
+Output = Literal["txt", "jsonl", "csv", "parquet", "xmp"]
+OUTPUTS: tuple[Output, ...] = ("txt", "jsonl", "csv", "parquet", "xmp")
 Pick = Literal["first", "longest", "likeliest"]
 PICKS: tuple[Pick, ...] = ("first", "longest", "likeliest")
 TABLES: dict[Output, str] = {"jsonl": "metadata.jsonl", "csv": "captions.csv", "parquet": "captions.parquet"}
@@ -50,7 +54,8 @@ class BulkWishes(TypedDict, total=False):
     out: str | Path | None
     """Folder of the outputs; of rows perhaps a file. None: beside the images; of rows, where we are."""
     write: Sequence[Output]
-    """``txt`` by default, a text file for each image; of rows ``jsonl``. ``csv`` and ``parquet`` are tables, too."""
+    """``txt`` by default, a text file for each image; of rows ``jsonl``. ``csv`` and ``parquet`` are tables, too;
+    ``xmp`` writes into images, or into copies of them."""
     existing: Existing
     """What becomes of text files that are there: ``skip`` by default; see ``sidecars``."""
     prefix: str
@@ -91,7 +96,8 @@ class BulkOrder:
     """Texts on the page of the least likely ones."""
     file: str = ""
     """Of rows: what tables are called, one alone with its ending. Empty: as in ``TABLES``."""
-
+    mirror: Mirror | None = None
+    """Of an output behind an address; ``out`` is its folder here."""
     source: str = ""
     """What the items are of, where outputs lie elsewhere. Empty: in the source itself."""
 
@@ -112,7 +118,12 @@ class BulkOrder:
     @property
     def tables(self) -> tuple[Output, ...]:
         """The outputs that are tables."""
-        return tuple(kind for kind in self.write if kind != "txt")
+        return tuple(kind for kind in self.write if kind in TABLES)
+
+    @property
+    def all_asked(self) -> bool:
+        """Whether every column is asked of every image, and not only where a text file lacks it."""
+        return bool(self.tables) or "xmp" in self.write
 
     @property
     def journal(self) -> Path:
@@ -151,11 +162,13 @@ class BulkOrder:
 
 
 Source = str | Path | Sequence[str]
-"""A folder; a file of rows; ``hub:owner/name``; or a list of image files."""
+"""A folder, perhaps behind an address; a file of rows; ``hub:owner/name``; or a list of image files."""
 
 
 def is_source(text: str) -> bool:
     """Whether a text names many images rather than one."""
+    if is_place(text):
+        return not is_image_name(text)
     return text.startswith(HUB_PREFIX) or Path(text).suffix.lower() in FILES_OF_ROWS
 
 
@@ -182,11 +195,13 @@ def bulk_order(
     items = _items(source, wishes)
     questions = isinstance(items, Rows) and items.questions
     out, write, file = _outputs(items, wishes)
+    mirror = Mirror(RemoteFolder(out), outputs_dir()) if isinstance(out, str) else None
+    place = mirror.folder if mirror is not None else Path(out)
     samples, decoding = wishes.get("samples", 1), wishes.get("decoding", {})
     require_whole("samples", samples, 1)
     review = wishes.get("review", 0)
     require_whole("review", review, 0)
-    if wishes.get("likelihood") and set(write) == {"txt"}:
+    if wishes.get("likelihood") and not set(write) & set(TABLES):
         raise UsageError("Likelihoods are written to tables: jsonl, csv or parquet.")
     if samples > 1:
         if decoding.get("temperature") is None:
@@ -195,7 +210,7 @@ def bulk_order(
     return BulkOrder(
         items,
         columns_for(entry, store, adapters, decoding, question=questions, samples=samples),
-        out,
+        place,
         write,
         wishes.get("existing", "skip"),
         Wording(wishes.get("prefix", ""), wishes.get("suffix", ""), wishes.get("template", PLAIN)),
@@ -204,17 +219,23 @@ def bulk_order(
         wishes.get("likelihood", False) or review > 0 or wishes.get("pick") == "likeliest",
         review,
         file,
+        mirror,
         _source_of(items, out),
     )
 
 
-def _items(source: Source, wishes: BulkWishes) -> ImageFolder | ImageList | Rows:
+Items = ImageFolder | ImageList | RemoteImages | Rows
+
+
+def _items(source: Source, wishes: BulkWishes) -> Items:
     """What a source is, and that there is something in it."""
     rows: dict[str, Any] = {"columns": wishes.get("columns") or Columns(), "questions": wishes.get("answers", False)}
     text = str(source)
     if not isinstance(source, str | Path):
         require_texts("source", source)
-        items: ImageFolder | ImageList | Rows = ImageList(tuple(source))
+        items: Items = ImageList(tuple(source))
+    elif is_place(text):
+        items = RemoteImages(RemoteFolder(text), wishes.get("recursive", False))
     elif text.startswith(HUB_PREFIX):
         items = HubRows(text.removeprefix(HUB_PREFIX), wishes.get("split"), **rows)
     elif (path := named_path("source", source)).is_dir() or path.suffix.lower() not in FILES_OF_ROWS:
@@ -229,46 +250,65 @@ def _items(source: Source, wishes: BulkWishes) -> ImageFolder | ImageList | Rows
     return items
 
 
-_ONLY_OF = {
+_ONLY_OF: dict[str, tuple[Any, str]] = {
     "answers": (Rows, "rows, which have questions"),
     "columns": (Rows, "rows"),
     "images": (FileRows, "rows of a file"),
     "split": (HubRows, "data sets of the hub"),
-    "recursive": (ImageFolder, "folders"),
-    "follow_links": (ImageFolder, "folders"),
+    "recursive": ((ImageFolder, RemoteImages), "folders"),
+    "follow_links": (ImageFolder, "folders here"),
 }
 
 
-def _require_fitting(items: ImageFolder | ImageList | Rows, wishes: BulkWishes) -> None:
+def _require_fitting(items: Items, wishes: BulkWishes) -> None:
     """Raise ``UsageError`` for a wish that means nothing of such images."""
     for name, (kind, what) in _ONLY_OF.items():
         if wishes.get(name) and not isinstance(items, kind):
             raise UsageError(f"{name} is for {what}.")
 
 
-def _source_of(items: ImageFolder | ImageList | Rows, out: Path) -> str:
+def _source_of(items: Items, out: str | Path) -> str:
     """What an output is of; nothing for one that lies in its source, and moves with it."""
     if isinstance(items, HubRows):
         return f"{HUB_PREFIX}{items.source}" + (f":{items.split}" if items.split else "")
+    if isinstance(items, RemoteImages):
+        return "" if out == items.folder.url else items.folder.url
     place = items.path if isinstance(items, FileRows) else None if isinstance(items, Rows) else items.root
-    return "" if place is None or place.resolve() == out.resolve() else str(place.resolve())
+    if place is None or (isinstance(out, Path) and place.resolve() == out.resolve()):
+        return ""
+    return str(place.resolve())
 
 
-def _outputs(items: ImageFolder | ImageList | Rows, wishes: BulkWishes) -> tuple[Path, tuple[Output, ...], str]:
-    """The folder of the outputs, what is written, and what tables are called; see ``BulkOrder``."""
+def _outputs(items: Items, wishes: BulkWishes) -> tuple[str | Path, tuple[Output, ...], str]:
+    """The folder of the outputs or its address, what is written, and what tables are called; see ``BulkOrder``."""
     given, write = wishes.get("out"), wishes.get("write")
-    out = None if given is None else named_path("out", given)
+    out: str | Path | None = given if given is None else _named(given)
     if not isinstance(items, Rows):
-        return out or items.root, tuple(write or ("txt",)), ""
-    if write and "txt" in write:
-        raise UsageError("Text files are for images of a folder or a list; of rows write jsonl, csv or parquet.")
-    if out is not None and not out.is_dir() and out.suffix:
-        kind = next((kind for kind in TABLES if out.suffix.lower() == f".{kind}"), None)
+        if write and "xmp" in write and (out is None or isinstance(out, str) or isinstance(items, RemoteImages)):
+            raise UsageError(
+                "Writing texts into images takes --out (out=): a folder here for copies, or that of the images to "
+                "change them; of images here."
+            )
+        beside = items.folder.url if isinstance(items, RemoteImages) else items.root
+        return out if out is not None else beside, tuple(write or ("txt",)), ""
+    if write and not set(write) <= set(TABLES):
+        raise UsageError("txt and xmp are for images of a folder or a list; of rows write jsonl, csv or parquet.")
+    suffix = "" if out is None else PurePosixPath(str(out)).suffix.lower()
+    if out is not None and suffix and not (isinstance(out, Path) and out.is_dir()):
+        kind = next((kind for kind in TABLES if suffix == f".{kind}"), None)
         if kind is None or (write and tuple(write) != (kind,)):
             wanted = ", ".join(f".{kind}" for kind in write or TABLES)
             raise UsageError(f"out must be a folder or a file, {wanted}; got {quoted(str(out))}.")
-        if isinstance(items, FileRows) and out.resolve() == items.path.resolve():
+        if isinstance(items, FileRows) and isinstance(out, Path) and out.resolve() == items.path.resolve():
             raise UsageError(f"{out} is the table that is read; name another file.")
-        return out.parent, (kind,), out.name
+        parent, _, name = str(out).rpartition("/") if isinstance(out, str) else ("", "", "")
+        return (parent, (kind,), name) if isinstance(out, str) else (out.parent, (kind,), out.name)
     word = "answers" if items.questions else "captions"
-    return out or Path(), tuple(write or ("jsonl",)), f"{items.name}.{word}"
+    return out if out is not None else Path(), tuple(write or ("jsonl",)), f"{items.name}.{word}"
+
+
+def _named(out: object) -> str | Path:
+    """An output as somebody named it: an address, or a path."""
+    if isinstance(out, str) and is_place(out):
+        return RemoteFolder(out).url
+    return named_path("out", out)

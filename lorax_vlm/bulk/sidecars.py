@@ -77,9 +77,16 @@ def look_at(root: Path, sidecar: Sidecar, written: Written | None) -> Found:
             return Found("ours", written, stamp=stamp)
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        return Found("begun" if written is not None and written.before is not None else "nothing", written)
+        return found_in(None, sidecar, written, None)
     except OSError as error:
         raise PathError.of(path, error) from error
+    return found_in(content, sidecar, written, stamp)
+
+
+def found_in(content: bytes | None, sidecar: Sidecar, written: Written | None, stamp: Stamp | None) -> Found:
+    """Whose a text is that is there; None for none. ``written`` is what was written there last."""
+    if content is None:
+        return Found("begun" if written is not None and written.before is not None else "nothing", written)
     if written is not None and digest_of(content) == written.digest:
         return Found(_whose(written, sidecar), written, content, stamp)
     if not content.strip(b"\0 \r\n\t"):

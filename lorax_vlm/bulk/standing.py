@@ -65,7 +65,7 @@ def standing_of(
     write = tuple(one for one in sidecars if may_write(one[1], existing))
     kept = tuple(one for one in sidecars if not may_write(one[1], existing))
     needed = {label for sidecar, _ in write for label in sidecar.labels}
-    asked = [column for column in order.columns if order.tables or column.label in needed]
+    asked = [column for column in order.columns if order.all_asked or column.label in needed]
     known, wanted = _divided(item, asked, before)
     unscored = {label: said for label, said in known.items() if order.likelihood and said.likelihood is None}
     for label in unscored:

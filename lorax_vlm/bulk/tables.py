@@ -146,7 +146,10 @@ def _note(journal: Journal, path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def write_failures(
-    order: BulkOrder, journal: Journal, missing: Callable[[], Iterable[Item]]
+    order: BulkOrder,
+    journal: Journal,
+    missing: Callable[[], Iterable[Item]],
+    more: Sequence[tuple[str, str, str]] = (),
 ) -> tuple[int, Path | None]:
     """Write the list of what failed, or remove the former one where nothing did; how many there are, and where.
 
@@ -154,6 +157,7 @@ def write_failures(
         order: What is wanted.
         journal: What failed, at any time.
         missing: Gives the items about which something is still to be said.
+        more: Item, kind and reason of what else went wrong.
 
     Raises:
         PathError: It cannot be written.
@@ -161,6 +165,7 @@ def write_failures(
     path, known = order.failed, journal.failures()
     items = missing() if known else ()
     failed = [(item.place or item.name, *known[item.name]) for item in items if item.name in known]
+    failed += more
     with naming(path):
         if not failed:
             if path.exists() and _is_ours(path, journal.file(path.name)):

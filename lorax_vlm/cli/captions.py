@@ -58,15 +58,15 @@ def caption(
     write: Annotated[
         str | None,
         typer.Option(
-            help="Of many: txt, jsonl, csv, parquet; several by commas. Default: txt, of rows jsonl.",
+            help="Of many: txt, jsonl, csv, parquet, xmp; several by commas. Default: txt, of rows jsonl.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Of many: the folder where it is written, of rows perhaps a file. Default: beside the images; of "
-            "rows here.",
+            help="Of many: the folder where it is written, or its address (s3://); of rows perhaps a file. Default: "
+            "beside the images; of rows here.",
             show_default=False,
         ),
     ] = None,

@@ -1,7 +1,6 @@
 """``lorax-vlm ask`` and ``lorax-vlm benchmark``. No torch."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -44,9 +43,9 @@ def ask(
         list[str] | None, typer.Option("--adapter", "-a", help="Adapter to use; repeat to compare.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Of rows: where the answers go, a .jsonl, .csv or .parquet file or a folder. Default: here.",
+            help="Of rows: a .jsonl, .csv or .parquet file or a folder, perhaps by its address (s3://). Default: here.",
             show_default=False,
         ),
     ] = None,

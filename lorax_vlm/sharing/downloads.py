@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http import HTTPStatus
@@ -214,23 +214,27 @@ def _strong_version(answer: Answer) -> str:
 
 
 def _fetch_by_fsspec(url: str, partial: _Partial) -> None:
-    with _guarded(url):
+    with guarded(url):
         filesystem, path = open_filesystem(url)
         info = filesystem.info(path)
         if info.get("type", "file") != "file":
             raise RemoteError(url, "it is no file")
         partial.require_size(int(info.get("size") or 0))
-        version = json.dumps(
-            [info.get(key) for key in ("size", "ETag", "etag", "mtime", "LastModified", "created")], default=str
-        )
+        version = version_of(info)
         offset = partial.size if partial.version == version else 0
         with filesystem.open(path, "rb") as source:
             source.seek(offset)
             partial.write(version, offset, iter(lambda: source.read(_BLOCK), b""))
 
 
+def version_of(info: Mapping[str, Any]) -> str:
+    """What fsspec says of a file that is different when it has other content."""
+    keys = ("size", "ETag", "etag", "mtime", "LastModified", "created")
+    return json.dumps([info.get(key) for key in keys], default=str)
+
+
 @contextmanager
-def _guarded(url: str) -> Iterator[None]:
+def guarded(url: str) -> Iterator[None]:
     """Whatever a file system's package raises becomes a ``RemoteError``."""
     try:
         yield
@@ -255,7 +259,8 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     kind = url.partition("://")[0].lower() if "://" in url else ""
     if kind not in PROTOCOLS or "::" in url:
         known = ", ".join(f"{protocol}://" for protocol in PROTOCOLS)
-        raise RemoteError(url, f"adapters are fetched from https://, hf://, {known} and sent to the latter")
+        reason = f"what is read and written is {known}; adapters are fetched from https:// and hf://, too"
+        raise RemoteError(url, reason)
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
@@ -269,7 +274,7 @@ def upload(source: Path, url: str) -> None:
     Raises:
         RemoteError: It cannot be written, or there is one already.
     """
-    with _guarded(url):
+    with guarded(url):
         filesystem, path = open_filesystem(url)
         if filesystem.exists(path):
             raise RemoteError(url, "there is a file already; choose another address")

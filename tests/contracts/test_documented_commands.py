@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.cli.main import main
+from lorax_vlm.commands import recorded
 from lorax_vlm.data.scenes import iterate_scenes, make_scene
 from lorax_vlm.evaluation import side_effects
 from lorax_vlm.models.loading import LoadedModel
+from lorax_vlm.settings import commands_dir
 from lorax_vlm.skills import Skill, answer, caption
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 from tests.data_for_tests import write_rows
@@ -97,6 +99,9 @@ def world(tmp_path: Path, load_shared: Callable[[str], LoadedModel], monkeypatch
     )
     for name in ("beach.jpg", "photo.jpg", "photo.png"):
         make_scene(5).image.save(name)
+    Path("captions.yaml").write_text("command: caption\nimages: [photos]\n", encoding="utf-8")
+    with recorded(commands_dir(), "caption", {"images": ["photos"]}, "photos"):
+        pass
     Path("styles.yaml").write_text("brief: {style: concise}\nlong: {style: detailed}\n", encoding="utf-8")
     private, _ = make_keys(tmp_path, "key", ec.SECP256R1())
     private.rename("private.pem")

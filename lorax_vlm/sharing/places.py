@@ -1,0 +1,95 @@
+"""Folders behind fsspec addresses, such as ``s3://bucket/photos``: what is in them, read and written. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorax_vlm.errors import RemoteError
+from lorax_vlm.sharing.downloads import PROTOCOLS, guarded, open_filesystem, version_of
+
+
+def is_place(text: str) -> bool:
+    """Whether a text is an address of such a folder or of a file in one."""
+    return "://" in text and text.partition("://")[0].lower() in PROTOCOLS
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as the listing of its folder shows it."""
+
+    size: int
+    version: str
+    """What is different when it has other content."""
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder behind an address; nothing is asked before something is wanted of it."""
+
+    url: str
+
+    def __post_init__(self) -> None:
+        """Without a slash at its end."""
+        kind, parting, path = self.url.partition("://")
+        object.__setattr__(self, "url", kind + parting + path.rstrip("/"))
+
+    def files(self, *, recursive: bool = True) -> dict[str, RemoteFile]:
+        """All files by their names below the folder; of a folder that is not there none.
+
+        Raises:
+            RemoteError: It cannot be listed.
+        """
+        with guarded(self.url):
+            system, root = self._open()
+            system.invalidate_cache()
+            try:
+                found: Mapping[str, Any] = system.find(root, detail=True, maxdepth=None if recursive else 1)
+            except FileNotFoundError:
+                return {}
+            return {
+                path[len(root) :].lstrip("/"): RemoteFile(int(info.get("size") or 0), version_of(info))
+                for path, info in sorted(found.items())
+                if info.get("type", "file") == "file" and path != root
+            }
+
+    def read(self, name: str) -> bytes:
+        """A file.
+
+        Raises:
+            RemoteError: It cannot be read.
+        """
+        with guarded(f"{self.url}/{name}"):
+            system, root = self._open()
+            data: bytes = system.cat_file(f"{root}/{name}")
+            return data
+
+    def send(self, names: Sequence[str], folder: Path) -> None:
+        """Write files of a folder here to the same names there; each appears there as a whole.
+
+        Raises:
+            RemoteError: One cannot be written.
+        """
+        if not names:
+            return
+        with guarded(self.url):
+            system, root = self._open()
+            for parent in {f"{root}/{name}".rpartition("/")[0] for name in names}:
+                system.makedirs(parent, exist_ok=True)
+            system.put([str(folder / name) for name in names], [f"{root}/{name}" for name in names])
+
+    def remove(self, name: str) -> None:
+        """Remove a file.
+
+        Raises:
+            RemoteError: It cannot be removed.
+        """
+        with guarded(f"{self.url}/{name}"):
+            system, root = self._open()
+            system.rm_file(f"{root}/{name}")
+
+    def _open(self) -> tuple[Any, str]:
+        system, root = open_filesystem(self.url)
+        if not root.strip("/"):
+            raise RemoteError(self.url, "it names no folder")
+        return system, root.rstrip("/")

@@ -1,0 +1,161 @@
+"""Images and outputs behind addresses: the same texts, and nothing of anybody's lost there."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.bulk.answering import LocalAnswers, Pace
+from lorax_vlm.bulk.counts import BulkReport
+from lorax_vlm.bulk.job import BulkJob
+from lorax_vlm.bulk.order import bulk_order
+from lorax_vlm.bulk.remote import Mirror
+from lorax_vlm.errors import PathError, RemoteError, UsageError
+from lorax_vlm.models.catalog import get_model_entry
+from lorax_vlm.settings import outputs_dir
+from lorax_vlm.sharing.places import RemoteFolder
+from tests.bulk.test_bulk_job import Bench, paint
+from tests.sharing.test_remotes import s3  # noqa: F401 - a fixture
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    for red in range(10):
+        paint(tmp_path / "photos" / f"p{red}.png", red)
+    paint(tmp_path / "photos" / "deep" / "p1.png", 31)
+    (tmp_path / "photos" / ".DS_Store").write_bytes(b"junk")
+    return Bench(tmp_path / "photos")
+
+
+@pytest.fixture(params=["memory", "s3"])
+def there(request: pytest.FixtureRequest, bench: Bench) -> str:
+    """The folder behind an address."""
+    if request.param == "memory":
+        fsspec.filesystem("memory").store.clear()
+        url = "memory://bucket/photos"
+    else:
+        url = f"{request.getfixturevalue('s3')}/{bench.root.parent.name}/photos"  # its server keeps what others sent
+    system, root = fsspec.core.url_to_fs(url)
+    for path in bench.root.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(bench.root).as_posix()
+            system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+            system.put(str(path), f"{root}/{name}")
+    return url
+
+
+def run(bench: Bench, source: str | Path, **wishes: Any) -> BulkReport:
+    bench.engine.asked.clear()
+    order = bulk_order(get_model_entry("blip2-opt-mini"), AdapterStore(), source, [], **wishes)
+    return BulkJob(order, LocalAnswers(bench._open, Pace(batch_size=4, threads=2))).run()
+
+
+def contents(url: str) -> dict[str, bytes]:
+    folder = RemoteFolder(url)
+    return {name: folder.read(name) for name in folder.files() if not name.endswith((".png", ".DS_Store"))}
+
+
+def texts(url: str) -> dict[str, bytes]:
+    return {name: data for name, data in contents(url).items() if name.endswith(".txt")}
+
+
+def test_texts_lie_beside_the_images_there_and_are_said_once(bench: Bench, there: str) -> None:
+    report = run(bench, there, recursive=True)
+    assert (report.texts, report.failed, report.out) == (11, 0, there)
+    here = run(bench, bench.root, recursive=True)
+    assert here.texts == 11
+    expected = {path.relative_to(bench.root).as_posix(): path.read_bytes() for path in bench.root.rglob("*.txt")}
+    assert texts(there) == expected
+    assert len(expected) == 11
+    assert run(bench, there, recursive=True).texts == 0
+    shutil.rmtree(outputs_dir())
+    again = run(bench, there, recursive=True)
+    assert (again.texts, again.plan.done) == (0, 11), "another machine goes on from what lies there"
+
+
+def test_tables_of_images_here_are_written_there_and_of_images_there_here(
+    bench: Bench, there: str, tmp_path: Path
+) -> None:
+    out = there.replace("photos", "out")
+    report = run(bench, bench.root, out=f"{out}/", write=["jsonl", "csv"])
+    assert sorted(report.tables) == [f"{out}/captions.csv", f"{out}/metadata.jsonl"]
+    rows = [json.loads(line) for line in contents(out)["metadata.jsonl"].splitlines()]
+    assert [row["file_name"] for row in rows] == [f"p{red}.png" for red in range(10)]
+    run(bench, there, out=tmp_path / "out", write=["jsonl"])
+    own = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
+    assert own == rows
+
+
+def test_what_somebody_wrote_or_removed_there_is_respected(bench: Bench, there: str) -> None:
+    system, root = fsspec.core.url_to_fs(there)
+    system.pipe_file(f"{root}/p3.txt", b"by hand")
+    assert run(bench, there).texts == 9
+    assert texts(there)["p3.txt"] == b"by hand"
+    system.pipe_file(f"{root}/p4.txt", b"corrected")
+    system.rm_file(f"{root}/p5.txt")
+    report = run(bench, there, prefix="a, ")
+    assert report.texts == 0, "the journal knows what was said"
+    found = texts(there)
+    assert (found["p3.txt"], found["p4.txt"]) == (b"by hand", b"corrected")
+    assert found["p5.txt"].startswith(b"a, ")
+    assert found["p6.txt"].startswith(b"a, ")
+    system.pipe_file(f"{root}/p6.png", system.cat_file(f"{root}/p9.png"))
+    assert run(bench, there, prefix="a, ").plan.texts == {"another image": 1}
+
+
+def test_what_was_not_sent_is_sent_the_next_time(bench: Bench, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is lost in the middle: texts stay here, and nothing is said again."""
+    original, sent = RemoteFolder.send, list[str]()
+
+    def fail(self: RemoteFolder, names: Any, folder: Path) -> None:
+        sent.extend(names)
+        if len(sent) > 5:
+            raise RemoteError(self.url, "the network is gone")
+        original(self, names, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "send", fail)
+        with pytest.raises(RemoteError, match="network is gone"):
+            run(bench, there)
+    partly = texts(there)
+    assert 0 < len(partly) < 10
+    report = run(bench, there)
+    assert report.texts < 10
+    assert len(texts(there)) == 10
+    assert run(bench, there).plan.done == 10
+
+
+def test_what_fails_is_listed_there_until_it_does_not(bench: Bench, there: str) -> None:
+    system, root = fsspec.core.url_to_fs(there)
+    good = system.cat_file(f"{root}/p2.png")
+    system.pipe_file(f"{root}/p2.png", b"no picture")
+    report = run(bench, there)
+    assert (report.failed, report.failures) == (1, f"{there}/failed.csv")
+    assert b"p2.png" in contents(there)["failed.csv"]
+    system.pipe_file(f"{root}/p2.png", good)
+    assert run(bench, there).failed == 0
+    assert "failed.csv" not in contents(there)
+
+
+def test_addresses_that_lead_nowhere_are_said(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(PathError, match="holds no images, or is not there"):
+        run(bench, "memory://nowhere/photos")
+    with pytest.raises(UsageError, match="a folder here for copies"):
+        run(bench, bench.root, out="memory://bucket/out", write=["xmp"])
+    with pytest.raises(RemoteError, match="names no folder"):
+        run(bench, "memory://")
+
+
+def test_files_that_are_not_a_jobs_stay_where_they_are(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").store.clear()
+    system, root = fsspec.core.url_to_fs("memory://bucket/out")
+    system.pipe_file(f"{root}/big.bin", b"x" * 100)
+    mirror = Mirror(RemoteFolder("memory://bucket/out"), tmp_path)
+    mirror.fetch(lambda name: name.endswith(".txt"))
+    assert not (mirror.folder / "big.bin").exists()
+    mirror.finish(lambda name: name.endswith(".txt"))
+    assert system.cat_file(f"{root}/big.bin") == b"x" * 100
