@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import psutil
 
-from lorax_vlm.errors import AmbiguousCommand, CommandNotFound, UsageError
+from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import parse_json
 from lorax_vlm.paths import naming, written_whole
 
@@ -166,17 +166,17 @@ def find_command(place: Path, name: str) -> GivenCommand:
     """A command by its id, or the last one that works on something.
 
     Raises:
-        CommandNotFound: There is none.
-        AmbiguousCommand: There are several.
+        UsageError: There is none, or there are several.
     """
     commands, _ = list_commands(place)
     found = [command for command in commands if command.id == name] or [
         command for command in commands if command.about == name
     ]
     if not found:
-        raise CommandNotFound(name)
+        raise UsageError(f"No run or command {name!r}. What there is: lorax-vlm runs list --all")
     if len(found) > 1:
-        raise AmbiguousCommand(name, [f"{command.id} ({command.name}, {command.state})" for command in found])
+        matches = ", ".join(f"{command.id} ({command.name}, {command.state})" for command in found)
+        raise UsageError(f"{name!r} may be several: {matches}. Name one by its id.")
     return found[0]
 
 

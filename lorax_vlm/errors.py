@@ -31,8 +31,6 @@ LoraxError
 │   ├── NonFiniteLoss          (also ArithmeticError)
 │   ├── NothingToResume        (also LookupError)
 │   └── RunInUse               another process trains under that name (also BlockingIOError)
-├── CommandNotFound            no such command was recorded (also LookupError)
-├── AmbiguousCommand           several are meant by a name (also LookupError)
 └── MissingExtra               an optional dependency is not installed (also ImportError)
 
 Every message says what failed, the facts that disagree, and what to do next; ``facts`` and ``next`` say the same to
@@ -387,21 +385,6 @@ class RunInUse(TrainingError, BlockingIOError):
     ) -> None:
         self.place, self.holder = place, holder
         super().__init__(f"The run in {place} is being trained by {holder}. {hint}")
-
-
-class CommandNotFound(LoraxError, LookupError):
-    """No command of that id, or about that, was recorded."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"No run or command {name!r}. What there is: lorax-vlm runs list --all")
-
-
-class AmbiguousCommand(LoraxError, LookupError):
-    """Several recorded commands are meant by a name. ``matches`` are their ids and what they are."""
-
-    def __init__(self, name: str, matches: Sequence[str]) -> None:
-        self.matches = list(matches)
-        super().__init__(f"{name!r} may be several: {', '.join(matches)}. Name one by its id.")
 
 
 class MissingExtra(LoraxError, ImportError):

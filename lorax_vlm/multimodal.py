@@ -223,8 +223,10 @@ class MultiModalLoRAExchange:
         """
         chosen = list(self.models) if models is None else models
         require_texts("models", chosen)
-        names = [self.workspace.resolve(key) for key in keys] if keys is not None else None
-        return build_matrix(self.store, [self.workspace.bases.describe(model) for model in chosen], names)
+        if keys is not None:
+            require_texts("keys", keys)
+            keys = [self.workspace.resolve(key) for key in keys]
+        return build_matrix(self.store, [self.workspace.bases.describe(model) for model in chosen], keys)
 
     def plan_transfer(
         self, key: str, model: str, *, images: int | None = None, allow_partial: bool = False

@@ -22,6 +22,8 @@ if _CAN_LOCK:
 
 WRITTEN_BY = "written by lorax-vlm"
 """Stands in every picture and page that is written, so that it may be written over."""
+OWN_FOLDER = ".lorax-vlm"
+"""In folders of others: what is ours beside what was written for them."""
 SCRATCH_PREFIX = ".writing-"
 """How what is not whole yet is called."""
 _SCRATCH = re.compile(rf"{re.escape(SCRATCH_PREFIX)}[0-9a-f]{{32}}")

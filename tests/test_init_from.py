@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,11 +175,14 @@ def test_it_is_validated_on_nothing_that_the_other_has_seen(
         train(workspace, "c", dataclasses.replace(splits, validation=splits.train[:5]), init_from="first")
 
 
-def test_without_data_there_is_nothing_to_begin(workspace: Workspace, splits: DataSplits, mini: LoadedModel) -> None:
+def test_without_data_there_is_nothing_to_begin(
+    workspace: Workspace, splits: DataSplits, mini: LoadedModel, tmp_path: Path
+) -> None:
     """On a base that is no miniature: an untrained adapter would not have begun with anything."""
     train(workspace, "first", splits)
+    own = shutil.copytree(mini.folder, tmp_path / "mymodel")
     with pytest.raises(UsageError, match="takes data="):
-        workspace.create("more", caption("concise"), base=str(mini.folder), init_from="first")
+        workspace.create("more", caption("concise"), base=str(own), init_from="first")
 
 
 def test_what_it_cannot_begin_with_is_said(workspace: Workspace, splits: DataSplits) -> None:

@@ -20,7 +20,6 @@ from lorax_vlm.errors import LoraxError, PathError
 from lorax_vlm.foreign import printable
 from lorax_vlm.paths import naming
 
-FOLDER = ".lorax-vlm"
 AT_ONCE = 500
 """Items to look up at a time."""
 _SCHEMA_VERSION = 2

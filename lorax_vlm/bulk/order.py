@@ -12,7 +12,6 @@ from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.bulk.columns import Column, columns_for
 from lorax_vlm.bulk.folder import ImageFolder, ImageList
 from lorax_vlm.bulk.items import Item
-from lorax_vlm.bulk.journal import FOLDER
 from lorax_vlm.bulk.remote import Mirror, RemoteImages
 from lorax_vlm.bulk.rows import FILES_OF_ROWS, FileRows, HubRows, Rows
 from lorax_vlm.bulk.sidecars import EXISTING, Existing
@@ -23,7 +22,7 @@ from lorax_vlm.data.readers.listing import is_image_name
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
-from lorax_vlm.paths import named_path
+from lorax_vlm.paths import OWN_FOLDER, named_path
 from lorax_vlm.settings import outputs_dir
 from lorax_vlm.sharing.places import RemoteFolder, is_place
 from lorax_vlm.types import require_known, require_texts, require_whole
@@ -128,7 +127,7 @@ class BulkOrder:
     @property
     def journal(self) -> Path:
         """The file of what was said."""
-        return self.out / FOLDER / f"{self.file or 'captions'}.sqlite"
+        return self.out / OWN_FOLDER / f"{self.file or 'captions'}.sqlite"
 
     @property
     def failed(self) -> Path:

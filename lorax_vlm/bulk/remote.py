@@ -13,14 +13,13 @@ from pathlib import Path
 
 from lorax_vlm.bulk.folder import natural
 from lorax_vlm.bulk.items import Item
-from lorax_vlm.bulk.journal import FOLDER
 from lorax_vlm.bulk.remote_image import RemoteImage
 from lorax_vlm.data.readers.listing import is_image_name, is_left_behind, text_stems
 from lorax_vlm.errors import PathError
-from lorax_vlm.paths import naming, written_whole
+from lorax_vlm.paths import OWN_FOLDER, naming, written_whole
 from lorax_vlm.sharing.places import RemoteFile, RemoteFolder
 
-_STATE = f"{FOLDER}/sent.json"
+_STATE = f"{OWN_FOLDER}/sent.json"
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Mirror:
             PathError: It cannot be kept here.
         """
         with naming(self.folder):
-            (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
+            (self.folder / OWN_FOLDER).mkdir(parents=True, exist_ok=True)
         self._known = self._recall()
         there = {name: file for name, file in self.remote.files().items() if wanted(name)}
         for name, file in there.items():
@@ -181,5 +180,5 @@ class _Sent:
 
 def is_of_job(journal: Path, names: Sequence[str]) -> Callable[[str], bool]:
     """Which files of an output are a job's: its journal, texts, and the files of these names."""
-    own = {*names, f"{FOLDER}/{journal.name}"}
-    return lambda name: name in own or (name.endswith(".txt") and FOLDER not in name.split("/"))
+    own = {*names, f"{OWN_FOLDER}/{journal.name}"}
+    return lambda name: name in own or (name.endswith(".txt") and OWN_FOLDER not in name.split("/"))

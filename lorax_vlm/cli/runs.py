@@ -11,7 +11,7 @@ from lorax_vlm.cli.config_file import arguments_of, as_command, as_yaml
 from lorax_vlm.cli.options import AsJson
 from lorax_vlm.cli.output import flag, print_json, print_table, say
 from lorax_vlm.commands import GivenCommand, find_command, list_commands, stop_command
-from lorax_vlm.errors import CommandNotFound, NothingToResume, UsageError
+from lorax_vlm.errors import NothingToResume, UsageError
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.settings import commands_dir, runs_dir
 from lorax_vlm.training.run_list import RunState, find_run, list_runs, stop_run
@@ -141,7 +141,7 @@ def _find(name: str) -> tuple[RunState | None, GivenCommand | None]:
 
 def _require(command: GivenCommand | None, name: str) -> GivenCommand:
     if command is None:
-        raise CommandNotFound(name)
+        raise UsageError(f"{name} was started from Python: nothing says what was asked.")
     return command
 
 

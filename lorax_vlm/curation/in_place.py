@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lorax_vlm.bulk.journal import FOLDER
 from lorax_vlm.curation.edit import changer
 from lorax_vlm.data.readers.sidecars import text_files
 from lorax_vlm.data.readers.values import is_blank
 from lorax_vlm.errors import DataError, UsageError
 from lorax_vlm.foreign import decode_text, parse_json
-from lorax_vlm.paths import naming, written_whole
+from lorax_vlm.paths import OWN_FOLDER, naming, written_whole
 
 _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _HINT = "It is written by lorax-vlm data edit --in-place, and lies in the folder .lorax-vlm of the texts."
@@ -59,10 +58,10 @@ def edit_text_files(folder: Path, find: str, put: str, *, regex: bool = False, d
     """
     change = changer(find, put, regex=regex)
     if table := next((name for name in _TABLES if (folder / name).exists()), None):
-        raise UsageError(f"The captions of {folder} are in {table}: write a copy, --out FOLDER.")
+        raise UsageError(f"The captions of {folder} are in {table}: write a copy, --out OWN_FOLDER.")
     files = text_files(folder)
     if not files:
-        raise UsageError(f"No image in {folder} has a text beside it; of a table write a copy, --out FOLDER.")
+        raise UsageError(f"No image in {folder} has a text beside it; of a table write a copy, --out OWN_FOLDER.")
     changes, emptied, content = list[tuple[str, str, str]](), list[str](), dict[Path, tuple[bytes, bytes]]()
     for path in files:
         name = path.relative_to(folder).as_posix()
@@ -85,7 +84,7 @@ def edit_text_files(folder: Path, find: str, put: str, *, regex: bool = False, d
 
 
 def _write(folder: Path, content: dict[Path, tuple[bytes, bytes]]) -> Path:
-    undo = folder / FOLDER / f"undo-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.jsonl"
+    undo = folder / OWN_FOLDER / f"undo-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.jsonl"
     with naming(undo):
         undo.parent.mkdir(exist_ok=True)
         with written_whole(undo) as file:

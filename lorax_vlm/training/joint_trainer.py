@@ -71,6 +71,7 @@ class JointTrainer(AdapterTrainer):
             if step == self.state.global_step and self._resumed_from is not None:
                 # Before the step's rows are drawn: `Trainer` does so only where it skips steps by itself.
                 self._load_rng_state(self._resumed_from)
+                self._resumed_from = None
             mine = {student.slot: next(orders[student.slot]) for student in self.students if student.learns(step)}
             if step < self.state.global_step:
                 continue

@@ -131,7 +131,7 @@ def test_a_bug_shows_as_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def fails() -> None:
         raise ZeroDivisionError("of [red]")
 
-    monkeypatch.setattr(main_module, "app", fails)
+    monkeypatch.setattr(main_module, "command", lambda: fails)
     with pytest.raises(SystemExit) as stop:
         main_module.main()
     printed = capsys.readouterr().err

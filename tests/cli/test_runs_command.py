@@ -45,7 +45,7 @@ def test_what_was_interrupted_is_listed_until_it_is_finished(run, monkeypatch: p
     assert "max_steps: 8" in shown
     assert json.loads(run("runs", "show", "mine", "--json"))["settings"]["mine"]["base"] == "blip2-opt-mini"
     assert "is not running; it is interrupted" in run("runs", "stop", "mine", code=2)
-    assert "CommandNotFound" in run("runs", "show", "other", code=1)
+    assert "No run or command 'other'" in run("runs", "show", "other", code=2)
     run(*TRAIN, "--steps", 8, "--resume")
     assert json.loads(run("runs", "list", "--json")) == {"trainings": [], "commands": [], "broken": []}
 
@@ -196,7 +196,7 @@ def test_what_failed_or_was_killed_is_listed(run, photos: Path, isolated_home: P
     assert json.loads(run("runs", "list", "--json"))["commands"][0]["state"] == "interrupted", "another process now"
     record.write_text("{")
     assert "broken" in run("runs", "list")
-    assert "CommandNotFound" in run("runs", "show", "photos", code=1)
+    assert "No run or command" in run("runs", "show", "photos", code=2)
 
 
 def test_two_commands_about_one_folder_are_told_apart_by_their_ids(run, photos: Path) -> None:
@@ -204,7 +204,7 @@ def test_two_commands_about_one_folder_are_told_apart_by_their_ids(run, photos: 
     run("caption", "photos", "--write", "csv")
     ids = {command["id"] for command in json.loads(run("runs", "list", "--all", "--json"))["commands"]}
     assert len(ids) == 2
-    said = run("runs", "show", "photos", code=1)
+    said = run("runs", "show", "photos", code=2)
     assert all(id_ in said for id_ in ids)
     run("runs", "show", ids.pop())
 

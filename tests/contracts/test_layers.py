@@ -26,6 +26,7 @@ LEVELS = (
     ("models", "data"),
     ("skills",),
     ("requests",),
+    ("commands",),
     ("types", "settings", "answers", "versions", "paths", "fetching"),
     ("errors",),
     ("foreign",),

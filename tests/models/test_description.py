@@ -94,7 +94,7 @@ def test_nothing_is_fetched_for_a_plan_a_check_or_the_matrix(
         lambda: system.check_adapter("mine", "blip2_opt"),
         lambda: system.compatibility_matrix(["mine"], ["blip2_opt"]),
     ):
-        with pytest.raises(CheckpointError, match=r"is not on this machine.*lorax-vlm models fingerprint"):
+        with pytest.raises(CheckpointError, match=r"(?s)is not on this machine.*lorax-vlm models fingerprint"):
             look()
 
 

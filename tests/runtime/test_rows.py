@@ -124,7 +124,7 @@ def test_whatever_is_asked_of_an_engine_is_halved(
     """A teacher, side effects and likelihoods ask the same engine, and what one learns of memory the others know."""
     engine, entry = BaseEngine(mini, store, batch_size=16), mini.entry
     examples = [answered(scene.image, "what color is it?", ["red"], str(n)) for n, scene in enumerate(scenes)]
-    expected = ask_teacher(engine, None, examples, entry.question_settings)
+    expected = ask_teacher(engine, None, examples, entry.answer_settings)
     generate, confidences = mini.family.generate, mini.family.confidences
 
     def most(rows: int, of: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,11 +137,11 @@ def test_whatever_is_asked_of_an_engine_is_halved(
 
     with monkeypatch.context() as patch:
         patch.setattr(mini.family, "generate", most(4, generate))
-        patch.setattr(mini.family, "confidences", most(2, confidences))
-        assert [a.text for a in ask_teacher(engine, None, examples, entry.question_settings)] == [
+        patch.setattr(mini.family, "confidences", most(3, confidences))
+        assert [a.text for a in ask_teacher(engine, None, examples, entry.answer_settings)] == [
             a.text for a in expected
         ]
-        assert engine.batch_size == 2
+        assert engine.batch_size == 3
         patch.setattr(mini.family, "confidences", most(0, confidences))
         with pytest.raises(OutOfMemory):
             engine.likelihoods([Request.about(scenes[0].image)], ["red"])

@@ -1,6 +1,8 @@
 """Captions in text files beside the images: ``cat.jpg`` and ``cat.txt`` or ``cat.caption``. The whole file is one.
 
 Where two images would share a text, as with ``cat.png`` beside it, theirs are ``cat.jpg.txt`` and ``cat.png.txt``.
+
+No torch.
 """
 
 import os
