@@ -6,11 +6,12 @@ Each is a small file below ``settings.commands_dir()``; the same command in the 
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,12 +22,14 @@ import psutil
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import parse_json
-from lorax_vlm.paths import naming, written_whole
+from lorax_vlm.paths import written_whole
 
+logger = logging.getLogger(__name__)
 State = Literal["running", "finished", "failed", "interrupted"]
 _INTERRUPTED = 130
 _NOTED_EVERY_S = 5.0
 _LOOK_EVERY_S = 0.1
+_KEPT_S = 90 * 24 * 3600.0
 _SLACK_S = 2.0
 """The system says to so much when a process began."""
 
@@ -82,14 +85,14 @@ class Recording:
     """The record of a command that runs."""
 
     def __init__(self, place: Path, command: GivenCommand) -> None:
-        """Write it.
+        """Write it, unless another process runs the same command: the record is of that one then.
 
-        Raises:
-            PathError: It cannot be written.
+        Args:
+            place: A folder; made if it is not there.
+            command: What was given.
         """
         self._file, self._command, self._noted = place / f"{command.id}.json", command, 0.0
-        with naming(place):
-            place.mkdir(parents=True, exist_ok=True)
+        self._silent = self._is_taken()
         self._write()
 
     def progress(self, done: int, total: int) -> None:
@@ -104,9 +107,24 @@ class Recording:
         self._command = dataclasses.replace(self._command, ended=_now(), exit_code=exit_code)
         self._write()
 
+    def _is_taken(self) -> bool:
+        try:
+            there = _read(self._file)
+        except (OSError, ValueError, TypeError):
+            return False
+        return there.state == "running" and there.process != self._command.process
+
     def _write(self) -> None:
-        with naming(self._file), written_whole(self._file) as file:
-            file.write(json.dumps(dataclasses.asdict(self._command), indent=1).encode())
+        """Nobody's work depends on it: where it cannot be written, that is said once."""
+        if self._silent:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(self._file) as file:
+                file.write(json.dumps(dataclasses.asdict(self._command), indent=1).encode())
+        except OSError as error:
+            self._silent = True
+            logger.warning("What was asked is not recorded in %s: %s", self._file, error.strerror or error)
 
 
 @contextmanager
@@ -121,9 +139,6 @@ def recorded(
         values: What it was given, as in a file for ``--config``.
         about: What it works on, for people.
         ignored: Values that make no other command, such as ``resume``.
-
-    Raises:
-        PathError: The record cannot be written.
     """
     folder = os.getcwd()
     same = json.dumps([name, {key: value for key, value in values.items() if key not in ignored}, folder])
@@ -139,6 +154,7 @@ def recorded(
         socket.gethostname(),
         _now(),
     )
+    _forget_old(place)
     recording = Recording(place, command)
     try:
         yield recording
@@ -147,6 +163,14 @@ def recorded(
         recording.end(_INTERRUPTED if interrupted else getattr(error, "exit_code", 1))
         raise
     recording.end(0)
+
+
+def _forget_old(place: Path) -> None:
+    """Remove records of what ended long ago."""
+    with suppress(OSError):
+        for path in place.glob("*.json"):
+            if time.time() - path.stat().st_mtime > _KEPT_S:
+                path.unlink(missing_ok=True)
 
 
 def list_commands(place: Path) -> tuple[list[GivenCommand], list[str]]:
@@ -163,7 +187,7 @@ def list_commands(place: Path) -> tuple[list[GivenCommand], list[str]]:
 
 
 def find_command(place: Path, name: str) -> GivenCommand:
-    """A command by its id, or the last one that works on something.
+    """A command by its id, or by what it works on.
 
     Raises:
         UsageError: There is none, or there are several.
@@ -195,16 +219,28 @@ def stop_command(command: GivenCommand, wait_s: float) -> None:
         raise UsageError(f"{what} is not running; it is {command.state}.")
     if command.host != socket.gethostname():
         raise UsageError(f"{what} is run by process {command.process} on {command.host}, not by this machine.")
+    if not interrupted(command.process, lambda: command.lives, wait_s):
+        raise UsageError(f"{what} {still_runs(command.process, wait_s)}")
+
+
+def interrupted(process: int, lives: Callable[[], bool], wait_s: float) -> bool:
+    """Interrupt a process of this machine as Ctrl-C does, and wait; whether what it did has ended."""
     with suppress(ProcessLookupError):  # it has just ended
-        os.kill(command.process, signal.SIGINT)
+        os.kill(process, signal.SIGINT)
     until = time.monotonic() + wait_s
-    while command.lives:
+    while lives():
         if time.monotonic() > until:
-            raise UsageError(
-                f"{what} was interrupted and has not ended within {wait_s:g} s. What a script runs in the background "
-                f"ignores interrupts: kill {command.process} ends it, and what it has done is kept."
-            )
+            return False
         time.sleep(_LOOK_EVERY_S)
+    return True
+
+
+def still_runs(process: int, wait_s: float) -> str:
+    """What to say of work that was interrupted and goes on."""
+    return (
+        f"was interrupted and has not ended within {wait_s:g} s. What a script runs in the background ignores "
+        f"interrupts: kill {process} ends it, and what it has kept stays."
+    )
 
 
 def _read(path: Path) -> GivenCommand:

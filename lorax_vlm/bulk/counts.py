@@ -24,6 +24,8 @@ class BulkPlan:
     """Images that are to be looked at."""
     to_write: int = 0
     """Images whose texts are known and only to be written."""
+    to_describe: int = 0
+    """Images that a text is to be written into, and nothing else is to be done about."""
     texts: Counter[str] = field(default_factory=Counter)
     """Texts that are to be made, by why."""
     kept: Counter[str] = field(default_factory=Counter)
@@ -39,8 +41,8 @@ class BulkPlan:
         """Digest of the names of all images, in their order."""
         return self._names.hexdigest()
 
-    def count(self, standing: Standing, *, writes: bool) -> None:
-        """Add an item; ``writes`` is whether any of its files would change."""
+    def count(self, standing: Standing, *, writes: bool, describes: bool = False) -> None:
+        """Add an item; ``writes`` is whether any of its files would change, ``describes`` whether the image would."""
         self.images += 1
         self._names.update(os.fsencode(standing.item.name) + b"\0")
         for _, found in standing.kept:
@@ -51,6 +53,8 @@ class BulkPlan:
             self.to_ask += 1
         elif writes:
             self.to_write += 1
+        elif describes:
+            self.to_describe += 1
         else:
             self.done += 1
 
@@ -63,6 +67,8 @@ class BulkPlan:
             lines.append(f"to be made: {texts} about {images} ({', '.join(said)})")
         if self.to_write:
             lines.append(f"to be written without asking again: the texts about {counted(self.to_write, self.noun)}")
+        if self.to_describe:
+            lines.append(f"to be written into {counted(self.to_describe, self.noun)}, which are asked about no more")
         if self.kept["by hand"]:
             lines.append(f"left as they are: {counted(self.kept['by hand'], 'text')} not written here")
         if self.kept["others"]:

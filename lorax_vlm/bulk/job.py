@@ -20,7 +20,6 @@ from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import AT_ONCE, Journal, Said, Written
 from lorax_vlm.bulk.order import BulkOrder
-from lorax_vlm.bulk.remote import is_of_job
 from lorax_vlm.bulk.review import write_review
 from lorax_vlm.bulk.sidecars import (
     Found,
@@ -36,9 +35,9 @@ from lorax_vlm.bulk.sidecars import (
 from lorax_vlm.bulk.standing import Standing, looked_up, standing_of
 from lorax_vlm.bulk.tables import require_own_source, require_own_tables, write_failures, write_tables
 from lorax_vlm.bulk.wording import marks
-from lorax_vlm.bulk.xmp import require_library, write_descriptions
+from lorax_vlm.bulk.xmp import is_described, require_library, settle, write_descriptions
 from lorax_vlm.errors import LoraxError, PathError
-from lorax_vlm.paths import remove_abandoned, require_replaceable
+from lorax_vlm.paths import OWN_FOLDER, remove_abandoned, require_replaceable
 
 
 class BulkProgress(Protocol):
@@ -87,7 +86,12 @@ class BulkJob:
             RemoteError: An address cannot be reached.
         """
         if (mirror := self._order.mirror) is not None:
-            mirror.fetch(self._is_ours())
+            with mirror.held():
+                mirror.fetch(self._wanted())
+                return self._look()
+        return self._look()
+
+    def _look(self) -> BulkPlan:
         with Journal(self._order.journal, look=True) as journal:
             return self._plan(journal)
 
@@ -103,9 +107,11 @@ class BulkJob:
         mirror = self._order.mirror
         if mirror is None:
             return self._run(progress)
-        mirror.fetch(self._is_ours())
-        report = self._run(progress)
-        mirror.finish(self._is_ours())
+        with mirror.held():
+            wanted = self._wanted()
+            mirror.fetch(wanted)
+            report = self._run(progress)
+            mirror.finish(wanted, self._order.journal, [self._order.failed])
         report.out = mirror.remote.url
         report.tables = {mirror.address(Path(path)): rows for path, rows in report.tables.items()}
         report.failures, report.review = (
@@ -113,11 +119,15 @@ class BulkJob:
         )
         return report
 
-    def _is_ours(self) -> Callable[[str], bool]:
-        """Which files of an output behind an address are this job's."""
+    def _wanted(self) -> Callable[[str], bool]:
+        """Which files of an output behind an address are this job's: its journal, its lists and tables, its texts."""
         order = self._order
-        places = [*map(order.table, order.tables), order.failed, order.review_page]
-        return is_of_job(order.journal, [path.name for path in places])
+        own = {f"{OWN_FOLDER}/{order.journal.name}"}
+        own |= {path.name for path in (*map(order.table, order.tables), order.failed, order.review_page)}
+        if "txt" in order.write:
+            picked = order.pick is not None
+            own |= {one.path for item in order.items for one in sidecars_of(item, order.labels, picked=picked)}
+        return own.__contains__
 
     def _run(self, progress: BulkProgress | None) -> BulkReport:
         order, start = self._order, time.monotonic()
@@ -128,6 +138,7 @@ class BulkJob:
                 require_replaceable(order.review_page)
             if "xmp" in order.write:
                 require_library()
+                settle(order, journal)
             report = BulkReport(self._plan(journal), order.out)
             try:
                 if progress is not None:
@@ -141,6 +152,7 @@ class BulkJob:
             if "xmp" in order.write:
                 done = write_descriptions(order, journal, self._stopping.is_set)
                 report.described, report.described_left, more = done.written, done.left, done.failures
+                report.interrupted = report.interrupted or done.stopped
             report.seconds = time.monotonic() - start
             report.tables = write_tables(order, journal, order.identity(report.plan.names))
             report.failed, report.failures = write_failures(order, journal, lambda: self._missing(journal), more)
@@ -173,7 +185,8 @@ class BulkJob:
     def _plan(self, journal: Journal) -> BulkPlan:
         plan = BulkPlan("row" if self._order.file else "image")
         for standing in self._standings(journal):
-            plan.count(standing, writes=bool(self._changes(standing, standing.known)))
+            describes = "xmp" in self._order.write and not is_described(self._order, journal, standing)
+            plan.count(standing, writes=bool(self._changes(standing, standing.known)), describes=describes)
         return plan
 
     def _changes(self, standing: Standing, said: Mapping[str, Said]) -> list[tuple[Sidecar, bytes, bytes | None]]:
@@ -246,7 +259,7 @@ class BulkJob:
             self._tidied.add(folder)
         stamps = [write_text(self._order.out, sidecar.path, content) for sidecar, content, _ in written]
         if self._order.mirror is not None:
-            self._order.mirror.send([sidecar.path for sidecar, _, _ in written])
+            self._order.mirror.written([sidecar.path for sidecar, _, _ in written], journal)
         report.written += len(stamps)
         with journal.changing():
             for (sidecar, _, note), stamp in zip(written, stamps, strict=True):

@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from threading import RLock
@@ -168,6 +168,16 @@ class Journal:
         self._db.close()
         if self._lock is not None:
             self._lock.release()
+
+    def copy_to(self, path: Path) -> None:
+        """A copy of all that is kept, while it is in use.
+
+        Raises:
+            PathError: It cannot be written.
+        """
+        path.unlink(missing_ok=True)
+        with self._turn, self._guarded(), closing(sqlite3.connect(path)) as copy:
+            self._db.backup(copy)
 
     @property
     def changes(self) -> int:

@@ -157,7 +157,8 @@ class BulkOrder:
 
     def text(self, item: Item, label: str, caption: str) -> str:
         """What is written of a caption."""
-        return self.wording.text(caption, {"folder": item.folder, "name": item.stem, "adapter": label})
+        name = item.stem or (item.image.stem if isinstance(item.image, Path) else item.name)
+        return self.wording.text(caption, {"folder": item.folder, "name": name, "adapter": label})
 
 
 Source = str | Path | Sequence[str]
@@ -200,8 +201,18 @@ def bulk_order(
     require_whole("samples", samples, 1)
     review = wishes.get("review", 0)
     require_whole("review", review, 0)
+    if wishes.get("existing") in ("append", "prepend") and not set(write) & {"txt", "xmp"}:
+        raise UsageError("append and prepend are for text files and texts in images: txt or xmp.")
     if wishes.get("likelihood") and not set(write) & set(TABLES):
         raise UsageError("Likelihoods are written to tables: jsonl, csv or parquet.")
+    if "xmp" in write and not wishes.get("pick") and max(len(adapters), 1) * samples > 1:
+        raise UsageError("An image has one description: say which of several captions, --pick (pick=).")
+    if isinstance(items, ImageFolder) and items.recursive and "xmp" in write:
+        root, own = items.root.resolve(), place.resolve()
+        if own != root and own.is_relative_to(root):
+            raise UsageError(
+                f"{place} lies in {items.root}: its copies would be images of it; name a folder elsewhere."
+            )
     if samples > 1:
         if decoding.get("temperature") is None:
             raise UsageError("Several samples take a temperature, such as 0.7.")
@@ -233,6 +244,8 @@ def _items(source: Source, wishes: BulkWishes) -> Items:
     if not isinstance(source, str | Path):
         require_texts("source", source)
         items: Items = ImageList(tuple(source))
+    elif is_place(text) and Path(text).suffix.lower() in FILES_OF_ROWS:
+        raise UsageError(f"{text}: of what lies behind addresses folders of images are gone through; fetch the table.")
     elif is_place(text):
         items = RemoteImages(RemoteFolder(text), wishes.get("recursive", False))
     elif text.startswith(HUB_PREFIX):

@@ -1,14 +1,12 @@
 """One image behind an fsspec address. No torch."""
 
 import hashlib
-import time
 from dataclasses import dataclass
 
 from lorax_vlm.bulk.journal import Stamp
-from lorax_vlm.errors import InterruptedTransfer
+from lorax_vlm.data.image_limits import DEFAULT_LIMITS
+from lorax_vlm.errors import ImageError
 from lorax_vlm.sharing.places import RemoteFile, RemoteFolder
-
-_TRIES, _WAIT_S = 3, 1.0
 
 
 @dataclass(frozen=True)
@@ -26,16 +24,13 @@ class RemoteImage:
         return Stamp(self.file.size, int.from_bytes(hashlib.blake2b(facts, digest_size=7).digest()))
 
     def read(self) -> bytes:
-        """Its encoded image; a connection that breaks is tried again.
+        """Its encoded image.
 
         Raises:
+            ImageError: It is larger than any image that is read.
             RemoteError: It cannot be read.
         """
-        for left in reversed(range(_TRIES)):
-            try:
-                return self.folder.read(self.name)
-            except InterruptedTransfer:
-                if not left:
-                    raise
-                time.sleep(_WAIT_S)
-        raise AssertionError("one of the tries returns or raises")
+        if self.file.size > DEFAULT_LIMITS.max_bytes:
+            reason = f"it has {self.file.size:,} bytes, the limit is {DEFAULT_LIMITS.max_bytes:,}."
+            raise ImageError(f"{self.folder.url}/{self.name}", reason)
+        return self.folder.read(self.name)

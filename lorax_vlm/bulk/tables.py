@@ -120,7 +120,8 @@ def write_tables(order: BulkOrder, journal: Journal, identity: str) -> dict[str,
         PathError: One cannot be written.
     """
     counts: dict[str, int] = {}
-    state = [identity, journal.changes]
+    failed = hashlib.sha256("\0".join(sorted(journal.failures())).encode("utf-8", "surrogateescape")).hexdigest()
+    state = [identity, journal.changes, failed]
     changed = [
         (kind, path)
         for kind, path in ((kind, order.table(kind)) for kind in order.tables)

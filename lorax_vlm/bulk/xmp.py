@@ -2,27 +2,33 @@
 
 A text of several parts with commas between them, as tags are written, gives its parts as keywords (``dc:subject``),
 too. Only the description and those keywords change; the pixels stay as they are stored, bit for bit.
+
+What is going to be written is noted first, as of text files: whoever was killed in between finds it out at the next
+run.
 """
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lorax_vlm.bulk.items import Item
-from lorax_vlm.bulk.journal import Journal, SeenImage, Stamp, Written
+from lorax_vlm.bulk.journal import Journal, Said, SeenImage, Stamp, Written
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import Sidecar, chosen_label, content_of, digest_of, found_in, may_write
-from lorax_vlm.bulk.standing import holding, looked_up
+from lorax_vlm.bulk.standing import Standing, holding, looked_up
 from lorax_vlm.errors import ImageError, LoraxError, MissingExtra, PathError
 from lorax_vlm.paths import naming, written_whole
 
 _DESCRIPTION, _KEYWORDS, _LANGUAGE = "Xmp.dc.description", "Xmp.dc.subject", 'lang="x-default"'
-_FILE = "xmp "
-"""Before the names of images in the journal's list of files, so that they are no text files."""
+_TEXT, _MADE_OF = "xmp ", "xmp of "
+"""Before the names of images in the journal's list of files: what was written, and into which image."""
+_PENDING = "xmp pending"
+"""Fact: the image that is being changed in its place, and what its digest is going to be."""
 
 
 @dataclass
@@ -34,6 +40,26 @@ class Described:
     """Images that have a description by somebody else."""
     failures: list[tuple[str, str, str]] = field(default_factory=list)
     """Item, kind and reason."""
+    stopped: bool = False
+    """Whether it ended before the last image."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a text goes, and what was written there before."""
+
+    source: Path
+    target: Path
+    """The same, or a copy in another folder."""
+    sidecar: Sidecar
+    written: Written | None
+    made_of: Written | None
+    """``digest`` of the image that the target was made of, and our keywords in ``before``."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the image itself is changed."""
+        return self.source == self.target
 
 
 def write_descriptions(order: BulkOrder, journal: Journal, stopped: Callable[[], bool]) -> Described:
@@ -49,99 +75,166 @@ def write_descriptions(order: BulkOrder, journal: Journal, stopped: Callable[[],
         PathError: The output cannot be written, such as on a full disk.
     """
     pyexiv2, done = _library(), Described()
-    for item, text, labels, seen in _texts(order, journal):
-        if stopped():
-            break
-        source = Path(os.path.realpath(str(item.image)))  # of a link the file is changed, and the link stays one
-        target = Path(os.path.realpath(order.out / item.name))
-        sidecar, written = Sidecar(_FILE + item.name, labels), journal.file(_FILE + item.name)
-        if _is_done(order, sidecar, written, text, target):
+    for item, before in looked_up(order.items, journal):
+        said = holding(item, order.columns, before)
+        place = _place(order, journal, item)
+        if place is None or len(said) < len(order.columns) or _is_done(order, place, said, item):
             continue
+        if stopped():
+            done.stopped = True
+            break
         try:
-            data = item.read()
-            if hashlib.sha256(data).hexdigest() != seen:
-                continue  # it has changed since it was looked at; the next run asks again
-            there = _copy(target, written) if target != source else data
-            new, note = _described(pyexiv2, order, sidecar, written, text, data, there)
+            _describe(pyexiv2, order, journal, item, place, said, done)
+        except PathError:
+            raise
         except LoraxError as error:
             done.failures.append((item.name, type(error).__name__, str(error)))
-            continue
-        if new is None or note is None:
-            done.left += 1
-            continue
-        with naming(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(target) as file:
-                file.write(new)
-            if target != source:
-                shutil.copymode(source, target)
-        _note(journal, item, sidecar, note, target, new if target == source else None)
-        done.written += 1
     return done
 
 
-def _copy(target: Path, written: Written | None) -> bytes | None:
-    """The copy that was written before; None where there is none.
+def is_described(order: BulkOrder, journal: Journal, standing: Standing) -> bool:
+    """Whether nothing is to be written into an image about which everything was said, as far as is known unread."""
+    place = _place(order, journal, standing.item)
+    return place is None or _is_done(order, place, standing.known, standing.item)
+
+
+def settle(order: BulkOrder, journal: Journal) -> None:
+    """Find out what became of an image that was being changed when its process was killed.
 
     Raises:
-        PathError: Another file is there.
+        PathError: It cannot be read.
     """
-    with naming(target):
-        if not target.exists():
-            return None
-        if written is None:
-            raise PathError(str(target), "there is a file already that was not written here", "Name another folder.")
-        return target.read_bytes()
+    pending = journal.fact(_PENDING)
+    if not pending:
+        return
+    name, former, new = pending
+    item = next((item for item in order.items if item.name == name), None)
+    place = _place(order, journal, item) if item is not None else None
+    if item is not None and place is not None:
+        with naming(place.target):
+            if hashlib.sha256(place.target.read_bytes()).hexdigest() == new:
+                _settled(journal, item, place, former, new)
+                return
+    with journal.changing():
+        journal.note_facts({_PENDING: None})
 
 
-def _texts(order: BulkOrder, journal: Journal) -> Iterator[tuple[Item, str, tuple[str, ...], str]]:
-    """Items about which everything was said, with the text, its columns, and the digest of the image."""
-    for item, before in looked_up(order.items, journal):
-        said = holding(item, order.columns, before)
-        if len(said) == len(order.columns) and isinstance(item.image, Path) and item.problem is None:
-            label = chosen_label(said, order.pick)
-            yield item, order.text(item, label, said[label].text), order.labels, said[label].image
+def _place(order: BulkOrder, journal: Journal, item: Item) -> _Place | None:
+    """None for what is no file here."""
+    if not isinstance(item.image, Path) or item.problem is not None:
+        return None
+    source = Path(os.path.realpath(item.image))  # of a link the file is changed, and the link stays one
+    files = journal.files([_TEXT + item.name, _MADE_OF + item.name])
+    return _Place(
+        source,
+        Path(os.path.realpath(order.out / item.name)),
+        Sidecar(_TEXT + item.name, order.labels),
+        files.get(_TEXT + item.name),
+        files.get(_MADE_OF + item.name),
+    )
 
 
-def _is_done(order: BulkOrder, sidecar: Sidecar, written: Written | None, text: str, target: Path) -> bool:
+def _text(order: BulkOrder, item: Item, said: dict[str, Said]) -> str:
+    label = chosen_label(said, order.pick)
+    return order.text(item, label, said[label].text)
+
+
+def _is_done(order: BulkOrder, place: _Place, said: dict[str, Said], item: Item) -> bool:
     """Whether an image holds its text, as far as can be known without reading it."""
-    if written is None or written.labels != sidecar.about or written.stamp is None:
+    written = place.written
+    if written is None or written.labels != place.sidecar.about or written.stamp is None or not said:
+        return False
+    if not place.in_place and (place.made_of is None or place.made_of.digest != next(iter(said.values())).image):
         return False
     try:
-        if written.stamp != Stamp.of(os.stat(target)):
+        if written.stamp != Stamp.of(os.stat(place.target)):
             return False
     except OSError:
         return False
-    content, _ = content_of(text, found_in(written.before, sidecar, written, written.stamp), order.existing)
+    found = found_in(written.before, place.sidecar, written, written.stamp)
+    content, _ = content_of(_text(order, item, said), found, order.existing)
     return digest_of(content) == written.digest
 
 
-def _described(
+def _describe(
     pyexiv2: Any,
     order: BulkOrder,
-    sidecar: Sidecar,
-    written: Written | None,
-    text: str,
-    data: bytes,
-    there: bytes | None,
-) -> tuple[bytes | None, Written | None]:
-    """An image file with its text, and what to note of it; None where somebody's description stays that is there."""
+    journal: Journal,
+    item: Item,
+    place: _Place,
+    said: dict[str, Said],
+    done: Described,
+) -> None:
+    data, seen = item.read(), next(iter(said.values())).image
+    if hashlib.sha256(data).hexdigest() != seen:
+        return  # it has changed since it was looked at; the next run asks again
+    there = _there(place, order.existing)
+    same = there is not None and place.made_of is not None and place.made_of.digest == seen
+    onto = there if there is not None and same else data  # what somebody put into a copy stays
+    text, former = _text(order, item, said), _our_keywords(place)
     try:
         before = _description(pyexiv2, data if there is None else there)
-        found = found_in(before.encode() if before else None, sidecar, written, None)
+        found = found_in(before.encode() if before else None, place.sidecar, place.written, None)
         if not may_write(found, order.existing):
-            return None, None
-        with pyexiv2.ImageData(data) as image:
-            xmp = image.read_xmp()
-            content, kept = content_of(text, found, order.existing)
-            changes: dict[str, Any] = {_DESCRIPTION: {_LANGUAGE: content.decode("utf-8", "replace")}}
-            if keywords := _keywords(text, xmp.get(_KEYWORDS)):
-                changes[_KEYWORDS] = keywords
-            image.modify_xmp(changes)
-            new: bytes = image.get_bytes()
+            done.left += 1
+            return
+        content, kept = content_of(text, found, order.existing)
+        new, keywords = _with_text(pyexiv2, onto, content.decode("utf-8", "replace"), text, former)
     except (RuntimeError, ValueError, OSError) as error:  # as exiv2 says of formats that hold none, and of damaged ones
-        raise ImageError(sidecar.path.removeprefix(_FILE), f"no text can be written into it: {error}") from error
-    return new, Written(sidecar.about, digest_of(content), kept, None)
+        raise ImageError(item.name, f"no text can be written into it: {error}") from error
+    digest = hashlib.sha256(new).hexdigest()
+    with journal.changing():
+        journal.note_file(place.sidecar.path, Written(place.sidecar.about, digest_of(content), kept, None))
+        made_of = Written("", digest if place.in_place else seen, json.dumps(keywords).encode(), None)
+        journal.note_file(_MADE_OF + item.name, made_of)
+        if place.in_place:
+            journal.note_facts({_PENDING: [item.name, seen, digest]})
+    with naming(place.target):
+        place.target.parent.mkdir(parents=True, exist_ok=True)
+        mode = place.source if place.in_place or not place.target.exists() else place.target
+        with written_whole(place.target) as file:
+            file.write(new)
+            shutil.copymode(mode, file.name)
+    _settled(journal, item, place, seen, digest)
+    done.written += 1
+
+
+def _there(place: _Place, existing: str) -> bytes | None:
+    """The copy that was written before; None where there is none, or the image itself is changed.
+
+    Raises:
+        ImageError: Another file is there.
+    """
+    if place.in_place:
+        return None
+    with naming(place.target):
+        if not place.target.exists():
+            return None
+        if place.written is None:
+            if existing == "overwrite-all":
+                return None
+            reason = f"{place.target} is there already and was not written here. Name another folder."
+            raise ImageError(place.sidecar.path.removeprefix(_TEXT), reason)
+        return place.target.read_bytes()
+
+
+def _with_text(pyexiv2: Any, data: bytes, description: str, text: str, former: list[str]) -> tuple[bytes, list[str]]:
+    """An image file with a text, and the keywords in it that are ours."""
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    ours = parts if len(parts) > 1 else []
+    with pyexiv2.ImageData(data) as image:
+        there = image.read_xmp().get(_KEYWORDS)
+        theirs = [word for word in map(str, there if isinstance(there, list | tuple) else []) if word not in former]
+        changes: dict[str, Any] = {_DESCRIPTION: {_LANGUAGE: description}}
+        if ours or former:
+            changes[_KEYWORDS] = list(dict.fromkeys([*theirs, *ours])) or None
+        image.modify_xmp(changes)
+        new: bytes = image.get_bytes()
+    return new, [word for word in ours if word not in theirs]
+
+
+def _our_keywords(place: _Place) -> list[str]:
+    return [] if place.made_of is None or place.made_of.before is None else list(json.loads(place.made_of.before))
 
 
 def _description(pyexiv2: Any, data: bytes) -> str:
@@ -152,24 +245,21 @@ def _description(pyexiv2: Any, data: bytes) -> str:
     return str(former or "")
 
 
-def _keywords(text: str, former: object) -> list[str]:
-    """Those that are there and the parts of a text; none for a text of one part."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    there = [str(word) for word in former] if isinstance(former, list | tuple) else []
-    return list(dict.fromkeys([*there, *parts])) if len(parts) > 1 else []
-
-
-def _note(journal: Journal, item: Item, sidecar: Sidecar, note: Written, target: Path, new: bytes | None) -> None:
-    """Remember what was written. An image that was itself changed is the one that its texts are about."""
-    with naming(target):
-        stamp = Stamp.of(os.stat(target))
+def _settled(journal: Journal, item: Item, place: _Place, former: str, new: str) -> None:
+    """Note that a text is where it belongs. An image that was itself changed is the one that its texts are about."""
+    with naming(place.target):
+        stamp = Stamp.of(os.stat(place.target))
+    written = journal.file(place.sidecar.path)
+    said = journal.known([item.name])[item.name].said if place.in_place else {}
     with journal.changing():
-        journal.note_file(sidecar.path, replace(note, stamp=stamp))
-        if new is not None:
-            digest = hashlib.sha256(new).hexdigest()
-            journal.note_image(item.name, SeenImage(digest, item.stamp()))
-            said = journal.known([item.name])[item.name].said
-            journal.note_texts(item.name, {label: replace(one, image=digest) for label, one in said.items()})
+        if written is not None:
+            journal.note_file(place.sidecar.path, replace(written, stamp=stamp))
+        if place.in_place:
+            journal.note_image(item.name, SeenImage(new, item.stamp()))
+            journal.note_texts(
+                item.name, {label: replace(one, image=new) for label, one in said.items() if one.image == former}
+            )
+            journal.note_facts({_PENDING: None})
 
 
 def _library() -> Any:

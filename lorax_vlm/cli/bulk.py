@@ -29,6 +29,7 @@ from lorax_vlm.requests import Engine
 
 _EVERY_S = 10.0
 _LOOKED_AT = 100
+_WORKERS = 2
 _MOST_ROWS, _MOST_IMAGES = 256, 128
 """That ``auto`` tries first on a GPU, and that are read at a time; a run that is killed loses no more than these."""
 
@@ -43,8 +44,8 @@ class Manner:
     """A number, or ``auto``."""
     ray: str | None = None
     """Address of a cluster. None: in this process."""
-    workers: int = 2
-    """Of the cluster."""
+    workers: int | None = None
+    """Of the cluster. None: two."""
     dry_run: bool = False
     strict: bool = False
     json_progress: bool = False
@@ -74,6 +75,8 @@ def run_bulk(
         manner: How.
     """
     entry, size, about = get_model_entry(model), _batch_size(manner), str(source)
+    if manner.workers is not None and manner.ray is None:
+        raise UsageError("--workers are those of a cluster: --ray local, auto or its address.")
     if source == "-":
         data = sys.stdin.buffer.read()
         lines = data.split(b"\0") if b"\0" in data else data.splitlines()
@@ -92,7 +95,7 @@ def run_bulk(
     answering: Answering = LocalAnswers(engine, Pace(together))
     if manner.ray is not None:
         system = {**manner.system, "batch_size": together}
-        pace = RayPace(manner.ray, manner.workers, together, gpus=float(_has_gpu(manner)))
+        pace = RayPace(manner.ray, manner.workers or _WORKERS, together, gpus=float(_has_gpu(manner)))
         answering = RayAnswers(model, system, pace)
     job = BulkJob(order, answering)
     if manner.dry_run:
@@ -138,18 +141,21 @@ def _say(counted: BulkPlan | BulkReport, name: str, *, as_json: bool) -> None:
 
 @contextmanager
 def _stopped_by_interrupt(job: BulkJob) -> Iterator[None]:
-    """The first interrupt ends the job after its batch, the second one at once."""
+    """The first interrupt, or SIGTERM, ends the job after its batch, the second one at once."""
+    signals = (signal.SIGINT, signal.SIGTERM)
 
     def stop(*_: object) -> None:
         sys.stderr.write("Stopping after this batch; once more stops at once.\n")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in signals:
+            signal.signal(number, signal.default_int_handler)
         job.stop()
 
-    former = signal.signal(signal.SIGINT, stop)
+    former = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _shown(*, quiet: bool) -> "BulkProgress":
@@ -164,8 +170,8 @@ class Noted:
 
     def started(self, plan: BulkPlan) -> None:
         """Pass it on."""
-        self._done, self._total = plan.done - 1, plan.images
-        self._note()
+        self._done, self._total = plan.done, plan.images
+        self._record.progress(self._done, self._total)
         self._progress.started(plan)
 
     def said(self, name: str, texts: Mapping[str, str]) -> None:

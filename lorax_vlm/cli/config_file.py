@@ -157,14 +157,13 @@ def arguments_of(command: Any, values: Mapping[str, Any]) -> list[str]:
     by_key = {key: parameter for parameter, key in keys_of(command)}
     if unknown := [key for key in values if key not in by_key]:
         raise UsageError(f"{', '.join(unknown)}: no option of this version.")
-    first: list[str] = []
+    arguments: list[str] = []
     options: list[str] = []
-    last: list[str] = []
     for key, value in values.items():
         parameter = by_key[key]
         parts = [str(part) for part in (value if isinstance(value, list) else [value])]
         if isinstance(parameter, TyperArgument):
-            (last if any(part.startswith("-") and part != "-" for part in parts) else first).extend(parts)
+            arguments += parts
             continue
         name = max(parameter.opts, key=len)
         if isinstance(parameter, TyperOption) and parameter.is_flag:
@@ -172,7 +171,8 @@ def arguments_of(command: Any, values: Mapping[str, Any]) -> list[str]:
             options += [name] if value else [no] if no else []
         else:
             options += [word for part in parts for word in ([f"{name}={part}"] if part[:1] == "-" else [name, part])]
-    return [*first, *options, *(["--", *last] if last else [])]
+    odd = any(part.startswith("-") and part != "-" for part in arguments)
+    return [*options, "--", *arguments] if odd else [*arguments, *options]
 
 
 def as_command(name: str, words: list[str]) -> str:

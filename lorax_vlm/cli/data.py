@@ -188,13 +188,23 @@ def edit(
     from lorax_vlm.curation.in_place import edit_text_files
 
     if in_place:
-        if out is not None:
-            raise UsageError("--in-place changes the texts where they are; --out writes them elsewhere.")
+        of_copies: dict[str, object] = {
+            "--out": out,
+            "--images": images,
+            "--annotations": annotations,
+            "--columns": columns,
+        }
+        of_copies |= {"--held-out": held_out, "--group-by": group_by, "--skip-bad-rows": skip_bad_rows or None}
+        of_copies |= {"--to": to if to != "folder" else None}
+        if others := [name for name, value in of_copies.items() if value is not None]:
+            raise UsageError(f"{', '.join(others)}: of a copy; --in-place changes the texts where they are.")
         edited = edit_text_files(Path(source).expanduser(), find, put, regex=regex, dry_run=dry_run)
         if as_json:
             print_json(edited)
             return
         _say_changes(edited.changes, edited.emptied)
+        for name in edited.left:
+            say(f"  no text, or changed meanwhile, and left as it is: {name}")
         if edited.undo is not None:
             say(f"to take it back: lorax-vlm data undo {shlex.quote(str(edited.undo))}")
         return

@@ -18,9 +18,6 @@ def recording(context: typer.Context, about: str, ignored: Sequence[str] = ()) -
         context: Of the command.
         about: What it works on, for people.
         ignored: Options that make no other command, such as ``resume``.
-
-    Raises:
-        PathError: The record cannot be written.
     """
     if process_rank() > 0:
         yield None

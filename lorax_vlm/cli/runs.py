@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lorax_vlm.cli.config_file import arguments_of, as_command, as_yaml
-from lorax_vlm.cli.options import AsJson
+from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson
 from lorax_vlm.cli.output import flag, print_json, print_table, say
 from lorax_vlm.commands import GivenCommand, find_command, list_commands, stop_command
 from lorax_vlm.errors import NothingToResume, UsageError
@@ -118,7 +118,8 @@ def stop(
         command = _require(command, name)
         stop_command(command, wait)
         left = find_command(commands_dir(), command.id)
-        say(f"Interrupted {command.name} {command.about}, process {command.process}. {left.progress} done.")
+        done = f" {left.progress} done." if left.progress else ""
+        say(f"Interrupted {command.name} {command.about}, process {command.process}.{done}")
         return
     stop_run(run, wait)
     left_of = next((found for found in list_runs(runs_dir())[0] if found.folder == run.folder), None)
@@ -153,8 +154,7 @@ def _is_of(command: GivenCommand, run: RunState) -> bool:
     """Whether a training was begun by a command."""
     if command.name != "train" or command.about != run.name:
         return False
-    model = command.values.get("model")
-    return model is None or get_model_entry(str(model)).name == run.base
+    return get_model_entry(str(command.values.get("model", DEFAULT_MODEL))).name == run.base
 
 
 def _listed(value: object) -> list[object]:

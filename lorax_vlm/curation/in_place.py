@@ -3,19 +3,21 @@
 import base64
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lorax_vlm.curation.edit import changer
+from lorax_vlm.data.readers.folder_tables import tables_in
 from lorax_vlm.data.readers.sidecars import text_files
 from lorax_vlm.data.readers.values import is_blank
-from lorax_vlm.errors import DataError, UsageError
+from lorax_vlm.errors import DataError, PathError, UsageError
 from lorax_vlm.foreign import decode_text, parse_json
 from lorax_vlm.paths import OWN_FOLDER, naming, written_whole
 
-_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _HINT = "It is written by lorax-vlm data edit --in-place, and lies in the folder .lorax-vlm of the texts."
 
 
@@ -27,6 +29,8 @@ class EditedFiles:
     """Name below the folder, the text before, the text after."""
     emptied: tuple[str, ...]
     """Files of which nothing would be left; they are as they were."""
+    left: tuple[str, ...]
+    """Files that are no text, or that somebody changed meanwhile; they are as they are."""
     undo: Path | None
     """What ``undo_edit`` takes; None where nothing was written."""
 
@@ -43,7 +47,8 @@ class Undone:
 def edit_text_files(folder: Path, find: str, put: str, *, regex: bool = False, dry_run: bool = False) -> EditedFiles:
     """Replace something in the text files that are captions of a folder's images.
 
-    What was there is written down before anything is changed.
+    White space around a caption stays as it is, and is not looked at. What was there is written down before anything is
+    changed.
 
     Args:
         folder: The images with their texts, and those of its sub folders.
@@ -54,15 +59,19 @@ def edit_text_files(folder: Path, find: str, put: str, *, regex: bool = False, d
 
     Raises:
         UsageError: ``find`` or ``put`` cannot be, or the captions are not in text files.
-        PathError: A file cannot be read or written; those that were not reached are as they were.
+        PathError: There is no such folder, or a file cannot be read or written; those that were not reached are as they
+            were, and ``undo_edit`` takes back the others.
     """
     change = changer(find, put, regex=regex)
-    if table := next((name for name in _TABLES if (folder / name).exists()), None):
-        raise UsageError(f"The captions of {folder} are in {table}: write a copy, --out OWN_FOLDER.")
+    if not folder.is_dir():
+        raise PathError(str(folder), "it is no folder" if folder.exists() else "no such folder")
+    if tables := tables_in(folder):
+        raise UsageError(f"The captions of {folder} are in {tables[0].path.name}: write a copy, --out FOLDER.")
     files = text_files(folder)
     if not files:
-        raise UsageError(f"No image in {folder} has a text beside it; of a table write a copy, --out OWN_FOLDER.")
-    changes, emptied, content = list[tuple[str, str, str]](), list[str](), dict[Path, tuple[bytes, bytes]]()
+        raise UsageError(f"No image in {folder} has a text beside it; of a table write a copy, --out FOLDER.")
+    changes, emptied, unread = list[tuple[str, str, str]](), list[str](), list[str]()
+    content: dict[Path, tuple[bytes, bytes]] = {}
     for path in files:
         name = path.relative_to(folder).as_posix()
         with naming(path):
@@ -70,20 +79,25 @@ def edit_text_files(folder: Path, find: str, put: str, *, regex: bool = False, d
         try:
             text = decode_text(before)
         except ValueError:  # as it is not read either
+            unread.append(name)
             continue
-        new = change(text)
-        if new == text:
+        caption = text.strip()
+        new = change(caption)
+        if new == caption:
             continue
         if is_blank(new):
             emptied.append(name)
             continue
-        changes.append((name, text.strip(), new.strip()))
-        content[path] = (before, new.encode())
-    undo = _write(folder, content) if content and not dry_run else None
-    return EditedFiles(tuple(changes), tuple(emptied), undo)
+        changes.append((name, caption, new))
+        head, _, tail = text.partition(caption)
+        content[path] = (before, f"{head}{new}{tail}".encode())
+    undo, meanwhile = _write(folder, content) if content and not dry_run else (None, [])
+    changed = tuple(change for change in changes if change[0] not in meanwhile)
+    return EditedFiles(changed, tuple(emptied), tuple([*unread, *meanwhile]), undo)
 
 
-def _write(folder: Path, content: dict[Path, tuple[bytes, bytes]]) -> Path:
+def _write(folder: Path, content: dict[Path, tuple[bytes, bytes]]) -> tuple[Path, list[str]]:
+    """Where it is written down what was there, and the files that somebody changed meanwhile."""
     undo = folder / OWN_FOLDER / f"undo-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.jsonl"
     with naming(undo):
         undo.parent.mkdir(exist_ok=True)
@@ -95,10 +109,22 @@ def _write(folder: Path, content: dict[Path, tuple[bytes, bytes]]) -> Path:
                     "after": hashlib.sha256(after).hexdigest(),
                 }
                 file.write(json.dumps(record).encode() + b"\n")
-    for path, (_, after) in content.items():
-        with naming(path), written_whole(path) as file:
-            file.write(after)
-    return undo
+    meanwhile = []
+    for path, (before, after) in content.items():
+        with naming(path, f"What was changed until then is taken back by: lorax-vlm data undo {undo}"):
+            if path.read_bytes() != before:
+                meanwhile.append(path.relative_to(folder).as_posix())
+            else:
+                _replace(path, after)
+    return undo, meanwhile
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Other content in the same file: of a link in the one that it leads to, with the same rights."""
+    place = Path(os.path.realpath(path))
+    with written_whole(place) as file:
+        file.write(content)
+        shutil.copymode(place, file.name)
 
 
 def undo_edit(undo: Path) -> Undone:
@@ -118,8 +144,7 @@ def undo_edit(undo: Path) -> Undone:
             if now == before:
                 restored.append(name)
             elif now is not None and hashlib.sha256(now).hexdigest() == after:
-                with written_whole(path) as file:
-                    file.write(before)
+                _replace(path, before)
                 restored.append(name)
             else:
                 left.append(name)

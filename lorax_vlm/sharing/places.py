@@ -1,12 +1,16 @@
 """Folders behind fsspec addresses, such as ``s3://bucket/photos``: what is in them, read and written. No torch."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lorax_vlm.errors import RemoteError
+from lorax_vlm.errors import InterruptedTransfer, RemoteError
 from lorax_vlm.sharing.downloads import PROTOCOLS, guarded, open_filesystem, version_of
+
+T = TypeVar("T")
+_TRIES, _WAIT_S = 3, 1.0
 
 
 def is_place(text: str) -> bool:
@@ -37,6 +41,8 @@ class RemoteFolder:
     def files(self, *, recursive: bool = True) -> dict[str, RemoteFile]:
         """All files by their names below the folder; of a folder that is not there none.
 
+        Keys of object stores may be anything: those that name no file below a folder (``a/../b``) are left out.
+
         Raises:
             RemoteError: It cannot be listed.
         """
@@ -48,9 +54,9 @@ class RemoteFolder:
             except FileNotFoundError:
                 return {}
             return {
-                path[len(root) :].lstrip("/"): RemoteFile(int(info.get("size") or 0), version_of(info))
-                for path, info in sorted(found.items())
-                if info.get("type", "file") == "file" and path != root
+                name: RemoteFile(int(info.get("size") or 0), version_of(info))
+                for name, info in ((path[len(root) :].lstrip("/"), info) for path, info in sorted(found.items()))
+                if info.get("type", "file") == "file" and _is_below(name)
             }
 
     def read(self, name: str) -> bytes:
@@ -59,24 +65,32 @@ class RemoteFolder:
         Raises:
             RemoteError: It cannot be read.
         """
-        with guarded(f"{self.url}/{name}"):
-            system, root = self._open()
-            data: bytes = system.cat_file(f"{root}/{name}")
-            return data
 
-    def send(self, names: Sequence[str], folder: Path) -> None:
-        """Write files of a folder here to the same names there; each appears there as a whole.
+        def read() -> bytes:
+            with guarded(f"{self.url}/{name}"):
+                system, root = self._open()
+                data: bytes = system.cat_file(f"{root}/{name}")
+                return data
+
+        return _tried(read)
+
+    def send(self, files: Mapping[str, Path]) -> None:
+        """Write files to names there; in object stores each appears as a whole.
 
         Raises:
             RemoteError: One cannot be written.
         """
-        if not names:
+        if not files:
             return
-        with guarded(self.url):
-            system, root = self._open()
-            for parent in {f"{root}/{name}".rpartition("/")[0] for name in names}:
-                system.makedirs(parent, exist_ok=True)
-            system.put([str(folder / name) for name in names], [f"{root}/{name}" for name in names])
+
+        def send() -> None:
+            with guarded(self.url):
+                system, root = self._open()
+                for parent in {f"{root}/{name}".rpartition("/")[0] for name in files}:
+                    system.makedirs(parent, exist_ok=True)
+                system.put([str(path) for path in files.values()], [f"{root}/{name}" for name in files])
+
+        _tried(send)
 
     def remove(self, name: str) -> None:
         """Remove a file.
@@ -93,3 +107,19 @@ class RemoteFolder:
         if not root.strip("/"):
             raise RemoteError(self.url, "it names no folder")
         return system, root.rstrip("/")
+
+
+def _is_below(name: str) -> bool:
+    return bool(name) and "\\" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _tried(do: Callable[[], T]) -> T:
+    """What is done; once more where a connection breaks."""
+    for left in reversed(range(_TRIES)):
+        try:
+            return do()
+        except InterruptedTransfer:
+            if not left:
+                raise
+            time.sleep(_WAIT_S)
+    raise AssertionError("the last try returns or raises")

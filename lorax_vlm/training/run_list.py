@@ -1,10 +1,6 @@
 """The training runs of this machine that are under way or wait to be gone on with. No torch."""
 
-import os
-import signal
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +9,9 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from lorax_vlm.commands import interrupted, still_runs
 from lorax_vlm.errors import NothingToResume, RunInUse, TrainingError, UsageError
 from lorax_vlm.training.runs import LOCK_FILE, RUN_FILE, Holder, complete_checkpoints, read_holder, read_record
-
-_LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -108,18 +103,8 @@ def stop_run(run: RunState, wait_s: float) -> None:
         raise UsageError(f"{run.name} is not running; it is {run.state}.")
     if not run.holder.is_here:
         raise UsageError(f"{run.name} is run by {run.holder}, not by this machine.")
-    with suppress(ProcessLookupError):  # it has just ended
-        os.kill(run.holder.process, signal.SIGINT)
-    until = time.monotonic() + wait_s
-    while _holder(run.folder) == run.holder:
-        if time.monotonic() > until:
-            raise RunInUse(
-                str(run.folder),
-                str(run.holder),
-                f"It was interrupted and has not ended within {wait_s:g} s. What a script runs in the background "
-                f"ignores interrupts: kill {run.holder.process} ends it, and what its last checkpoint has is kept.",
-            )
-        time.sleep(_LOOK_EVERY_S)
+    if not interrupted(run.holder.process, lambda: _holder(run.folder) == run.holder, wait_s):
+        raise RunInUse(str(run.folder), str(run.holder), f"It {still_runs(run.holder.process, wait_s)}")
 
 
 def _state(folder: Path) -> RunState | None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import fsspec
 import pytest
 
 from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.bulk import remote
 from lorax_vlm.bulk.answering import LocalAnswers, Pace
 from lorax_vlm.bulk.counts import BulkReport
 from lorax_vlm.bulk.job import BulkJob
@@ -111,14 +113,15 @@ def test_what_was_not_sent_is_sent_the_next_time(bench: Bench, there: str, monke
     """The connection is lost in the middle: texts stay here, and nothing is said again."""
     original, sent = RemoteFolder.send, list[str]()
 
-    def fail(self: RemoteFolder, names: Any, folder: Path) -> None:
-        sent.extend(names)
+    def fail(self: RemoteFolder, files: Mapping[str, Path]) -> None:
+        sent.extend(files)
         if len(sent) > 5:
             raise RemoteError(self.url, "the network is gone")
-        original(self, names, folder)
+        original(self, files)
 
     with monkeypatch.context() as patch:
         patch.setattr(RemoteFolder, "send", fail)
+        patch.setattr(remote, "_SENT_EVERY_S", 0.0)
         with pytest.raises(RemoteError, match="network is gone"):
             run(bench, there)
     partly = texts(there)
@@ -127,6 +130,61 @@ def test_what_was_not_sent_is_sent_the_next_time(bench: Bench, there: str, monke
     assert report.texts < 10
     assert len(texts(there)) == 10
     assert run(bench, there).plan.done == 10
+
+
+def test_of_a_machine_that_was_lost_the_texts_there_are_known_to_be_ours(
+    bench: Bench, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed before it had ended, and another one goes on: the journal went before the texts."""
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_SENT_EVERY_S", 0.0)
+        patch.setattr(Mirror, "finish", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            run(bench, there)
+    assert len(texts(there)) >= 8, "all batches but perhaps the last"
+    shutil.rmtree(outputs_dir())
+    report = run(bench, there, prefix="a, ")
+    assert report.plan.kept == {}
+    assert all(text.startswith(b"a, ") for text in texts(there).values())
+    assert len(texts(there)) == 10
+
+
+def test_what_is_cleared_away_here_stays_there(bench: Bench, there: str) -> None:
+    system, root = fsspec.core.url_to_fs(there)
+    system.pipe_file(f"{root}/p3.txt", b"by hand")
+    system.pipe_file(f"{root}/notes.txt", b"my notes")
+    run(bench, there)
+    for path in outputs_dir().rglob("*.txt"):
+        path.unlink()
+    assert run(bench, there).texts == 0
+    found = contents(there)
+    assert (found["p3.txt"], found["notes.txt"]) == (b"by hand", b"my notes")
+
+
+def test_only_what_is_a_jobs_is_fetched_and_a_dry_run_changes_nothing(bench: Bench, there: str) -> None:
+    system, root = fsspec.core.url_to_fs(there)
+    for name in ("notes.txt", "deep/p1.txt", "big.bin", "../evil.txt", "a/../../evil2.txt"):
+        system.pipe_file(f"{root}/{name}", b"somebody's")
+    before = contents(there)
+    order = bulk_order(get_model_entry("blip2-opt-mini"), AdapterStore(), there, [])
+    plan = BulkJob(order, LocalAnswers(bench._open)).plan()
+    assert plan.to_ask == 10
+    assert contents(there) == before
+    run(bench, there)
+    here = {path.name for path in outputs_dir().rglob("*") if path.is_file()}
+    assert not here & {"notes.txt", "big.bin", "evil.txt", "evil2.txt"}
+    assert not list(outputs_dir().parent.rglob("evil*"))
+
+
+def test_one_process_of_this_machine_works_on_an_output(bench: Bench, there: str, tmp_path: Path) -> None:
+    mirror = Mirror(RemoteFolder(there), outputs_dir())
+    with mirror.held(), pytest.raises(PathError, match="another process"):
+        run(bench, there)
+
+
+def test_tables_behind_addresses_are_not_read(bench: Bench) -> None:
+    with pytest.raises(UsageError, match="fetch the table"):
+        run(bench, "memory://bucket/rows.csv")
 
 
 def test_what_fails_is_listed_there_until_it_does_not(bench: Bench, there: str) -> None:
@@ -148,14 +206,3 @@ def test_addresses_that_lead_nowhere_are_said(bench: Bench, tmp_path: Path) -> N
         run(bench, bench.root, out="memory://bucket/out", write=["xmp"])
     with pytest.raises(RemoteError, match="names no folder"):
         run(bench, "memory://")
-
-
-def test_files_that_are_not_a_jobs_stay_where_they_are(tmp_path: Path) -> None:
-    fsspec.filesystem("memory").store.clear()
-    system, root = fsspec.core.url_to_fs("memory://bucket/out")
-    system.pipe_file(f"{root}/big.bin", b"x" * 100)
-    mirror = Mirror(RemoteFolder("memory://bucket/out"), tmp_path)
-    mirror.fetch(lambda name: name.endswith(".txt"))
-    assert not (mirror.folder / "big.bin").exists()
-    mirror.finish(lambda name: name.endswith(".txt"))
-    assert system.cat_file(f"{root}/big.bin") == b"x" * 100

@@ -254,3 +254,18 @@ def test_an_output_is_of_one_source(folder: Path) -> None:
     with pytest.raises(PathError, match="what is there is about"):
         captions(folder / "b", folder / "texts")
     captions(folder / "b", folder / "texts", existing="overwrite-all")
+
+
+def test_a_template_of_rows_has_the_image_s_name_and_folder(folder: Path) -> None:
+    table = write(folder / "rows.jsonl", [{"file_name": "2.png"}])
+    out = folder / "said.jsonl"
+    run(table, out, answers=False, template="{caption} of {name} in {folder}")
+    assert json.loads(out.read_text())["caption"] == f"2 None of 2 in {folder.name}"
+
+
+@pytest.mark.parametrize("existing", ["append", "prepend"])
+def test_what_is_added_to_texts_takes_texts(folder: Path, existing: str) -> None:
+    with pytest.raises(UsageError, match="txt or xmp"):
+        run(
+            write(folder / "rows.jsonl", [{"file_name": "2.png"}]), folder / "o.jsonl", answers=False, existing=existing
+        )

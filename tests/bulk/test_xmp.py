@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import pyexiv2
 import pytest
 from PIL import Image
 
+from lorax_vlm.adapters.store import AdapterStore
+from lorax_vlm.bulk import xmp
 from lorax_vlm.bulk.answering import LocalAnswers, Pace
 from lorax_vlm.bulk.folder import ImageFolder
 from lorax_vlm.bulk.job import BulkJob
@@ -162,9 +163,95 @@ def test_an_output_must_be_named_and_the_library_be_there(
     assert not bench.engine.asked
 
 
-def test_pictures_are_read_from_bytes() -> None:
-    """What ``told`` relies on: a picture without a packet has none."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (3, 3)).save(buffer, "PNG")
-    with Image.open(buffer) as image:
-        assert not image.info.get("xmp")
+def photo_manager(path: Path, **xmp: Any) -> None:
+    with pyexiv2.ImageData(path.read_bytes()) as image:
+        image.modify_xmp({f"Xmp.{name.replace('_', '.')}": value for name, value in xmp.items()})
+        path.write_bytes(image.get_bytes())
+
+
+def test_what_people_put_into_a_copy_stays_when_the_text_changes(bench: Bench, tmp_path: Path) -> None:
+    copies(bench, tmp_path / "out")
+    copy = tmp_path / "out" / "a.jpg"
+    photo_manager(copy, xmp_Rating="5", dc_subject=["holiday"])
+    assert copies(bench, tmp_path / "out", wording=Wording(prefix="x, ")).described == 4
+    with pyexiv2.ImageData(copy.read_bytes()) as image:
+        assert image.read_xmp()["Xmp.xmp.Rating"] == "5"
+    assert told(copy) == (f"x, {red(bench.root / 'a.jpg')} by one@1", ["holiday", "x", f"{red(copy)} by one@1"])
+    Image.new("RGB", (8, 8), (77, 0, 0)).save(bench.root / "a.jpg", quality=100)
+    copies(bench, tmp_path / "out", wording=Wording(prefix="x, "))
+    assert pixels(copy) == pixels(bench.root / "a.jpg"), "of another image it is a copy of that"
+
+
+def test_keywords_that_were_ours_go_with_their_text(bench: Bench) -> None:
+    path = bench.root / "a.jpg"
+    photo_manager(path, dc_subject=["dog", "mine"])
+    bench.run(write=("xmp",), wording=Wording(prefix="cat, dog, "))
+    assert told(path)[1] == ["dog", "mine", "cat", f"{red(path)} by one@1"]
+    bench.run(write=("xmp",), wording=Wording(prefix="bird, "))
+    assert told(path)[1] == ["dog", "mine", "bird", f"{red(path)} by one@1"]
+    bench.run(write=("xmp",))
+    assert told(path) == (f"{red(path)} by one@1", ["dog", "mine"])
+
+
+def test_texts_about_a_former_image_are_not_taken_for_texts_about_the_new_one(bench: Bench) -> None:
+    bench.run(ONE, TWO, write=("csv",))
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(bench.root / "deep" / "b.png")
+    bench.run(ONE, write=("xmp",))
+    report = bench.run(ONE, TWO, write=("csv",), existing="overwrite-all")
+    assert report.plan.texts == {"another image": 1}
+    with (bench.root / "captions.csv").open() as file:
+        [row] = [row for row in csv.DictReader(file) if row["file_name"] == "deep/b.png"]
+    assert (row["caption_one"], row["caption_two"]) == ("200 by one@1", "200 by two@1")
+
+
+@pytest.mark.parametrize("place", ["itself", "a copy"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_whoever_is_killed_while_an_image_is_written_loses_nothing(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, moment: str
+) -> None:
+    def again() -> Any:
+        return bench.run(write=("xmp",)) if place == "itself" else copies(bench, tmp_path / "out")
+
+    with monkeypatch.context() as patch:
+        if moment == "before":
+            patch.setattr(xmp, "written_whole", lambda path: pytest.fail("killed"))
+        else:
+            patch.setattr(xmp, "_settled", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            again()
+    bench.engine.asked.clear()
+    report = again()
+    assert (report.described_left, report.failed) == (0, 0)
+    assert not bench.engine.asked, "nothing is said twice"
+    root = bench.root if place == "itself" else tmp_path / "out"
+    assert [told(path)[0] for path in images(root)] == [f"{red(path)} by one@1" for path in images(bench.root)]
+    assert again().described == 0
+
+
+def test_a_stop_while_images_are_written_is_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = bench.job(write=("xmp",))
+    original = xmp._describe
+
+    def once(*given: Any) -> None:
+        original(*given)
+        job.stop()
+
+    monkeypatch.setattr(xmp, "_describe", once)
+    report = job.run()
+    assert (report.described, report.interrupted) == (1, True)
+    plan = bench.job(write=("xmp",)).plan()
+    assert (plan.to_describe, plan.done) == (3, 1)
+    assert "to be written into 3 images" in "\n".join(plan.lines())
+
+
+def test_rights_stay_and_outputs_that_make_no_sense_are_refused(bench: Bench) -> None:
+    (bench.root / "a.jpg").chmod(0o600)
+    bench.run(write=("xmp",))
+    assert (bench.root / "a.jpg").stat().st_mode & 0o777 == 0o600
+    entry: Any = get_model_entry("blip2-opt-mini")
+    for wishes, said in (
+        ({"out": bench.root / "out", "recursive": True}, "would be images of it"),
+        ({"out": bench.root, "samples": 2, "decoding": {"temperature": 1.0}}, "say which of several"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            bulk_order(entry, AdapterStore(), bench.root, [], write=["xmp"], **wishes)  # type: ignore[arg-type]

@@ -1,11 +1,15 @@
 """``lorax-vlm caption FOLDER``: the texts are those of ``caption_images``, and outputs load back."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
 
+from lorax_vlm import make_scene
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.captioning import BLIP2CaptioningSystem
 from lorax_vlm.data.scenes import Scene
@@ -75,3 +79,25 @@ def test_programs_are_told_in_json_what_people_are_told(run, photos: Path) -> No
     assert {event["name"]: event["texts"]["base"] for event in events if event["event"] == "said"} == {
         path.name: path.with_suffix(".txt").read_text() for path in photos.glob("scene*.png")
     }
+
+
+def test_workers_are_those_of_a_cluster(run, photos: Path) -> None:
+    assert "--workers are those of a cluster" in run("caption", photos, "--workers", 3, code=2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_job_after_its_batch(photos: Path, number: signal.Signals) -> None:
+    """A person at the keyboard, or a scheduler; what was said is kept, and the exit code is that of an interrupt."""
+    for copy in range(120):
+        make_scene(copy).image.save(photos / f"more{copy}.png")
+    command = [sys.executable, "-m", "lorax_vlm", "caption", str(photos), "--json-progress", "--batch-size", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    said = 0
+    for line in process.stderr:
+        said += '"said"' in line
+        if said == 4:
+            process.send_signal(number)
+    assert process.wait() == 130
+    process.stderr.close()
+    assert 4 <= len(list(photos.glob("*.txt"))) < 120

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from lorax_vlm import make_scene
+from lorax_vlm.curation import in_place
+from lorax_vlm.curation.edit import replace_in_texts
 from lorax_vlm.curation.in_place import edit_text_files, undo_edit
 from lorax_vlm.data.sources import read_parts
-from lorax_vlm.errors import DataError, UsageError
+from lorax_vlm.errors import DataError, PathError, UsageError
 
 TEXTS = {
     "a.txt": b"a photo of a cat\r\n",
@@ -36,10 +38,10 @@ def test_captions_are_changed_and_given_back_byte_for_byte(folder: Path) -> None
     planned = edit_text_files(folder, "a photo of ", "", dry_run=True)
     assert (contents(folder), planned.undo) == (TEXTS, None)
     done = edit_text_files(folder, "a photo of ", "")
-    assert (
-        done.changes == planned.changes == (("a.txt", "a photo of a cat", "a cat"), ("b.caption", *done.changes[1][1:]))
-    )
-    assert done.emptied == ("d.txt",)
+    assert done.changes == planned.changes
+    assert done.changes[0] == ("a.txt", "a photo of a cat", "a cat")
+    assert [name for name, _, _ in done.changes] == ["a.txt", "b.caption"]
+    assert edit_text_files(folder, "nothing of it", "", dry_run=True).emptied == ("sub/c.txt",)
     now = contents(folder)
     assert now["a.txt"] == b"a cat\r\n"
     assert {name for name in TEXTS if now[name] != TEXTS[name]} == {"a.txt", "b.caption"}
@@ -72,8 +74,6 @@ def test_what_an_interrupted_edit_did_is_taken_back(folder: Path, monkeypatch: p
         if len(written) == 3:
             raise KeyboardInterrupt
         return original(path)
-
-    from lorax_vlm.curation import in_place
 
     original = in_place.written_whole
     with monkeypatch.context() as patch:
@@ -113,3 +113,60 @@ def test_what_is_no_list_of_an_edit_changes_nothing(folder: Path, record: str) -
     with pytest.raises(DataError, match="line 1"):
         undo_edit(undo)
     assert contents(folder) == TEXTS
+
+
+@pytest.mark.parametrize(("find", "put"), [("$", ", ohwx"), ("^", "x "), (r"\.$", ""), (r"\s+", "_"), ("cat", "dog\n")])
+def test_in_place_is_what_a_copy_would_be(tmp_path: Path, find: str, put: str) -> None:
+    """White space around a caption is not its own, whatever ends its lines."""
+    texts = [b"a cat\n", b"a cat.\r\n", b"  a cat.", b"a\r\ncat. \n\n"]
+    own = tmp_path / "own"
+    own.mkdir()
+    for number, text in enumerate(texts):
+        make_scene(number).image.save(own / f"{number}.png")
+        (own / f"{number}.txt").write_bytes(text)
+    copied = replace_in_texts(read_parts(own), find, put, regex=True).splits
+    expected = {e.image_digest(): e.target for part in copied.parts().values() for e in part}
+    edit_text_files(own, find, put, regex=True)
+    found = {e.image_digest(): e.target for part in read_parts(own).parts().values() for e in part}
+    assert found == {digest: text.strip() for digest, text in expected.items()}
+    ends = [(own / f"{number}.txt").read_bytes() for number in range(4)]
+    assert [end.endswith(b"\n") for end in ends] == [True, True, False, True]
+
+
+def test_links_and_rights_stay_and_what_changes_meanwhile_too(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.txt").rename(tmp_path / "elsewhere.txt")
+    (folder / "a.txt").symlink_to(tmp_path / "elsewhere.txt")
+    (tmp_path / "elsewhere.txt").chmod(0o600)
+    done = edit_text_files(folder, "a photo of ", "")
+    assert (folder / "a.txt").is_symlink()
+    assert (tmp_path / "elsewhere.txt").read_bytes() == b"a cat\r\n"
+    assert (tmp_path / "elsewhere.txt").stat().st_mode & 0o777 == 0o600
+    assert done.undo is not None
+    undo_edit(done.undo)
+    assert (folder / "a.txt").is_symlink()
+    assert (tmp_path / "elsewhere.txt").read_bytes() == TEXTS["a.txt"]
+
+
+def test_what_somebody_corrects_meanwhile_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced = in_place._replace
+
+    def correct(path: Path, content: bytes) -> None:
+        (folder / "b.caption").write_text("corrected")
+        replaced(path, content)
+
+    monkeypatch.setattr(in_place, "_replace", correct)
+    done = edit_text_files(folder, "a photo of ", "")
+    assert (done.left, [name for name, _, _ in done.changes]) == (("b.caption",), ["a.txt"])
+    assert (folder / "b.caption").read_text() == "corrected"
+
+
+def test_tables_of_parts_folders_that_are_none_and_texts_that_are_none(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.txt").write_bytes(b"\xff\xfe\x00")
+    assert edit_text_files(folder, "a photo of ", "").left == ("a.txt",)
+    for part in ("train", "test"):
+        (folder / part).mkdir()
+        (folder / part / "metadata.jsonl").write_text('{"file_name": "x.png", "caption": "a"}\n')
+    with pytest.raises(UsageError, match="write a copy"):
+        edit_text_files(folder, "a", "b")
+    with pytest.raises(PathError, match="no such folder"):
+        edit_text_files(tmp_path / "nowhere", "a", "b")

@@ -1,7 +1,7 @@
 """Which files of a folder are its tables, and for which part each is. One that would be left unread is said.
 
 A table is called ``metadata`` (one above all, or one in each folder of a part), or is called after its part and lies in
-the folder or in its ``data/``.
+the folder or in its ``data/``. No torch.
 """
 
 from dataclasses import dataclass
