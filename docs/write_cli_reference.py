@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from lorax_vlm.cli.main import command
+from lorax_vlm.cli.main import new_command
 
 PATH = Path(__file__).parent / "cli.md"
 
 
 def render() -> str:
     """The whole page."""
-    pages = [f"## `{name}`\n\n```\n{text}\n```" for name, text in _helps(command(), ["lorax-vlm"])]
+    pages = [f"## `{name}`\n\n```\n{text}\n```" for name, text in _helps(new_command(), ["lorax-vlm"])]
     head = "# The `lorax-vlm` command\n\nWritten by `make docs` from the commands' own help.\n"
     return "\n".join([head, *(f"{page}\n" for page in pages)])
 

@@ -83,10 +83,13 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(scenes.app, name="scenes")
 
 
-@cache
-def command() -> Any:
+def new_command() -> Any:
     """The command line as click's command, with ``--config`` for each."""
     return add_config_option(typer.main.get_command(app))
+
+
+command = cache(new_command)
+"""The one of this process."""
 
 
 def main() -> None:

@@ -178,7 +178,7 @@ def test_what_means_nothing_of_a_source_is_refused(folder: Path) -> None:
     ):
         with pytest.raises(UsageError, match=what):
             captions(source, **wishes)
-    with pytest.raises(UsageError, match="Text files are for images of a folder or a list"):
+    with pytest.raises(UsageError, match="txt and xmp are for images of a folder or a list"):
         bulk_order(get_model_entry("blip2-opt-mini"), AdapterStore("store"), table, (), write=["txt"])
 
 
