@@ -298,8 +298,8 @@ def _outputs(items: Items, wishes: BulkWishes) -> tuple[str | Path, tuple[Output
     if not isinstance(items, Rows):
         if write and "xmp" in write and (out is None or isinstance(out, str) or isinstance(items, RemoteImages)):
             raise UsageError(
-                "Writing texts into images takes --out (out=): a folder here for copies, or that of the images to "
-                "change them; of images here."
+                "Writing texts into images takes --out (out=): a folder here for copies, or the folder of the images "
+                "themselves to change those. It is not done behind addresses."
             )
         beside = items.folder.url if isinstance(items, RemoteImages) else items.root
         return out if out is not None else beside, tuple(write or ("txt",)), ""

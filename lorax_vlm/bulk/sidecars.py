@@ -23,6 +23,8 @@ Holds = Literal["nothing", "ours", "begun", "others", "by hand"]
 """What is in the place of a text file: what was written here for the same columns, what was there before that was to be
 written, what was written here for other columns, or anything else."""
 _JOINT = ", "
+_RIGHTS = 0o666
+"""Less what the user's mask takes away, as of any file."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
@@ -157,10 +159,10 @@ def write_text(root: Path, path: str, content: bytes) -> Stamp:
     scratch = os.path.join(folder, scratch_name())
     try:
         try:
-            handle = os.open(scratch, _NEW)
+            handle = os.open(scratch, _NEW, _RIGHTS)
         except FileNotFoundError:
             os.makedirs(folder, exist_ok=True)
-            handle = os.open(scratch, _NEW)
+            handle = os.open(scratch, _NEW, _RIGHTS)
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
                 _write_all(file, content)

@@ -208,23 +208,30 @@ class Lines:
 
     def said(self, name: str, texts: Mapping[str, str]) -> None:
         """Count."""
-        self._done += 1
+        self._count()
         self._now_and_then()
 
     def failed(self, name: str, error: LoraxError) -> None:
         """Say why."""
-        self._done, self._failed = self._done + 1, self._failed + 1
+        self._count()
+        self._failed += 1
         self._say(f"failed: {error}")
         self._now_and_then()
 
     def ended(self) -> None:
         """Nothing more to say."""
 
+    def _count(self) -> None:
+        """The rate is that of the images after the first one, which waits for the model to be loaded."""
+        if not self._done:
+            self._start = time.monotonic()
+        self._done += 1
+
     def _now_and_then(self) -> None:
         now = time.monotonic()
-        if now - self._said >= _EVERY_S:
+        if now - self._said >= _EVERY_S and self._done > 1 and now > self._start:
             self._said = now
-            rate = self._done / (now - self._start)
+            rate = (self._done - 1) / (now - self._start)
             left, done = (self._total - self._done) / rate, f"{self._done:,} of {self._total:,} {self._noun}s"
             self._say(f"{done}, {rate:.1f} a second, {left:.0f} s left, {self._failed} failed")
 

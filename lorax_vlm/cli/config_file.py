@@ -11,6 +11,7 @@ max_new_tokens: 40
 
 import shlex
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,13 +92,15 @@ def _values(command: Any, name: str, path: str, content: Any) -> dict[str, Any]:
             if value != name:
                 problems.append(f"it is for lorax-vlm {quoted(value)[1:-1]}, not for lorax-vlm {name}")
         elif key not in by_key:
-            problems.append(f"{quoted(word)} is no option of lorax-vlm {name}; known: {', '.join(by_key)}")
+            near = get_close_matches(str(key), by_key, 1)
+            problems.append(f"{quoted(word)} is no option of lorax-vlm {name}" + "".join(f"; {n}?" for n in near))
         elif problem := _problem(by_key[key], value):
             problems.append(f"{word}: {problem}, got {quoted(value)}")
         elif value is not None:
-            values[str(by_key[key].name)] = value
+            several = (by_key[key].multiple or by_key[key].nargs != 1) and not isinstance(value, list)
+            values[str(by_key[key].name)] = [value] if several else value
     if problems:
-        raise DataError(path, problems, _HINT)
+        raise DataError(path, problems, f"{_HINT} lorax-vlm {name} --help lists them.")
     return values
 
 
@@ -112,7 +115,7 @@ def _problem(parameter: Any, value: Any) -> str:
     if several and isinstance(value, list):
         odd = [part for part in value if not _is_plain(part)]
         return f"it must be a list of texts or numbers, and {quoted(odd[0])} is none" if odd else ""
-    return "" if not several and _is_plain(value) else "it must be a list" if several else "it must be one value"
+    return "" if _is_plain(value) else "it must be one value or a list" if several else "it must be one value"
 
 
 def _is_plain(value: Any) -> bool:

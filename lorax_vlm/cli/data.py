@@ -152,7 +152,7 @@ def dedupe(
         near=near,
     )
     if as_json and dry_run:
-        print_json({"groups": found.groups, "repeated": found.repeated})
+        print_json({"groups": found.groups, "copies": found.copies, "repeated": found.repeated})
     elif not as_json:
         for line in found.lines():
             say(line)
@@ -202,7 +202,8 @@ def edit(
         if as_json:
             print_json(edited)
             return
-        _say_changes(edited.changes, edited.emptied)
+        listed = "--dry-run --json lists all" if edited.undo is None else f"all are in {edited.undo}"
+        _say_changes(edited.changes, edited.emptied, listed)
         for name in edited.left:
             say(f"  no text, or changed meanwhile, and left as it is: {name}")
         if edited.undo is not None:
@@ -237,12 +238,14 @@ def undo(
         raise typer.Exit(1)
 
 
-def _say_changes(changes: Sequence[tuple[str, str, str]], emptied: Sequence[str]) -> None:
+def _say_changes(
+    changes: Sequence[tuple[str, str, str]], emptied: Sequence[str], all_in: str = "--dry-run --json lists all"
+) -> None:
     say(f"{counted(len(changes), 'text')} changed")
     for name, before, after in changes[:_SHOWN]:
         say(f"  {name}: {before!r} -> {after!r}")
     if len(changes) > _SHOWN:
-        say(f"  and {len(changes) - _SHOWN:,} more; --dry-run --json lists all")
+        say(f"  and {len(changes) - _SHOWN:,} more; {all_in}")
     if emptied:
         say(f"{counted(len(emptied), 'text')} left as before, for nothing would be left: {emptied[0]}")
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lorax_vlm.curation.similar import Looks, near_duplicates
 from lorax_vlm.data.examples import DataSplits, Example
@@ -19,6 +20,8 @@ class Deduped:
     splits: DataSplits
     groups: tuple[tuple[str, ...], ...]
     """Names of rows, one for each image of a group; the first is that of the image that stays."""
+    copies: tuple[tuple[str, ...], ...]
+    """Names of rows whose images are equal files under different names; the first is that of the file that stays."""
     repeated: int
     """Rows that said of an image what another row says of it."""
 
@@ -30,6 +33,9 @@ class Deduped:
             else []
         )
         lines += [f"  {kept} instead of {', '.join(others)}" for kept, *others in self.groups]
+        if self.copies:
+            lines.append(f"{counted(len(self.copies), 'image')} under several names, of which one stays:")
+        lines += [f"  {kept} instead of {', '.join(others)}" for kept, *others in self.copies]
         if self.repeated:
             lines.append(f"{counted(self.repeated, 'row')} that say of an image what another one says of it")
         return lines or ["nothing is there twice"]
@@ -66,7 +72,16 @@ def dedupe(splits: DataSplits, *, near: bool = False) -> Deduped:
         rows.setdefault(key, (part_of[one.digest], one))
     left = {name: [one for part, one in rows.values() if part == name] for name in parts}
     without = replace(splits, **left, shared=(), duplicates=0)  # type: ignore[arg-type]
-    return Deduped(without, tuple(groups), len(examples) - len(rows))
+    return Deduped(without, tuple(groups), _copies(examples), len(examples) - len(rows))
+
+
+def _copies(examples: Sequence[Example]) -> tuple[tuple[str, ...], ...]:
+    """Rows of equal files, one for each name of the file."""
+    names: dict[str, dict[str, str]] = {}
+    for example in examples:
+        if isinstance(example.image, str | Path):
+            names.setdefault(example.image_digest(), {}).setdefault(str(example.image), example.name)
+    return tuple(tuple(own.values()) for own in names.values() if len(own) > 1)
 
 
 def _near(firsts: Sequence[Example]) -> list[list[int]]:

@@ -85,6 +85,15 @@ def test_each_image_gets_its_text_once(bench: Bench) -> None:
     assert bench.opened == 1, "nobody loads a model for nothing"
 
 
+def test_texts_have_the_rights_of_any_file(bench: Bench) -> None:
+    former = os.umask(0o027)
+    try:
+        bench.run()
+    finally:
+        os.umask(former)
+    assert {path.stat().st_mode & 0o777 for path in bench.root.glob("*.txt")} == {0o640}
+
+
 def test_one_bad_file_never_ends_it(bench: Bench) -> None:
     (bench.root / "p3.png").write_bytes(b"no picture")
     (bench.root / "p5.png").unlink()

@@ -82,9 +82,9 @@ def test_the_line_counts_more_than_the_file(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("command: ask\n", "it is for lorax-vlm ask, not for lorax-vlm caption"),
-        ("imagse: [a]\n", "'imagse' is no option of lorax-vlm caption; known: images, adapter"),
+        ("imagse: [a]\n", "'imagse' is no option of lorax-vlm caption; images?"),
         ("strict: 1\n", "strict: it must be true or false, got 1"),
-        ("adapter: mine\n", "adapter: it must be a list, got 'mine'"),
+        ("adapter: {a: b}\n", "adapter: it must be one value or a list"),
         ("adapter: [no]\n", "it must be a list of texts or numbers, and False is none"),
         ("prefix: [a]\n", "prefix: it must be one value"),
         ("prefix: yes\n", "prefix: it must be one value, got True"),
@@ -97,6 +97,14 @@ def test_the_line_counts_more_than_the_file(tmp_path: Path) -> None:
 def test_everything_wrong_with_a_file_is_said(run, tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "c.yaml").write_text(content)
     assert said in run("caption", "photos", "--config", tmp_path / "c.yaml", code=1)
+
+
+def test_one_value_is_a_list_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text("names: a\nword: x\n")
+    one, heard = example()
+    one.main(args=["--config", str(file)], prog_name="lorax-vlm", standalone_mode=False)
+    assert heard[0]["given"] == {"names": ["a"], "word": ["x"]}
 
 
 def test_what_it_takes_is_what_the_option_takes(run, tmp_path: Path) -> None:

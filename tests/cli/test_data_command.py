@@ -36,7 +36,7 @@ def test_data_are_written_anew_and_without_what_is_there_twice(run, scenes: list
     options = printed.splitlines()[1].partition("NAME ")[2].split()
     assert "13 different images" in run("data", "check", *options[1:], "--no-near")
     planned = json.loads(run("data", "dedupe", source, "--near", "--dry-run", "--json"))
-    assert planned == {"groups": [["own/metadata.jsonl:1", "own/metadata.jsonl:13"]], "repeated": 0}
+    assert planned == {"groups": [["own/metadata.jsonl:1", "own/metadata.jsonl:13"]], "copies": [], "repeated": 0}
     run("data", "dedupe", source, code=2)
     assert "13 rows about 12 images" in run("data", "dedupe", source, "--near", "--out", tmp_path / "once")
     assert {path: path.read_bytes() for path in source.iterdir()} == before
@@ -56,3 +56,15 @@ def test_texts_are_changed_in_a_copy(run, scenes: list[Scene], tmp_path: Path) -
     assert printed.startswith("4 texts changed\n")
     assert (tmp_path / "new" / "2.txt").read_text() == "number 2"
     assert {path: path.read_bytes() for path in source.iterdir()} == before
+
+
+def test_copies_of_a_file_are_named_before_they_go(run, scenes: list[Scene], tmp_path: Path) -> None:
+    source = tmp_path / "own"
+    source.mkdir()
+    for name, scene in zip(("a", "b", "copy"), (scenes[0], scenes[1], scenes[0]), strict=True):
+        scene.image.save(source / f"{name}.png")
+        (source / f"{name}.txt").write_text(f"text of {name}")
+    said = run("data", "dedupe", source, "--dry-run")
+    assert "1 image under several names, of which one stays:" in said
+    assert "copy.png" in said
+    assert "3 rows about 2 images" in run("data", "dedupe", source, "--out", tmp_path / "once")
