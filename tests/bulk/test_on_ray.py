@@ -23,7 +23,7 @@ from lorax_vlm.workspace import Workspace
 from tests.adapters_for_tests import write_manifest, write_random_adapter
 
 MODEL = "blip2-opt-mini"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture

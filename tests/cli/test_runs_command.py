@@ -125,8 +125,8 @@ def test_a_run_that_goes_on_is_not_called_stopped(run, isolated_home: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["runs stop", "kill"])
-def test_a_run_is_stopped_and_gone_on_with(run, isolated_home: Path, by: str) -> None:
-    command = [sys.executable, "-m", "lorax_vlm", *map(str, TRAIN), "--steps", "60"]
+def test_a_run_is_stopped_and_waits(run, isolated_home: Path, by: str) -> None:
+    command = [sys.executable, "-m", "lorax_vlm", *map(str, TRAIN), "--steps", "2000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while not any(state.step >= 2 for state in list_runs(isolated_home / "runs")[0]):
@@ -140,9 +140,7 @@ def test_a_run_is_stopped_and_gone_on_with(run, isolated_home: Path, by: str) ->
     process.stderr.close()
     assert process.wait() in (130, -signal.SIGINT)
     [left], _ = list_runs(isolated_home / "runs")
-    assert (left.state, left.steps) == ("interrupted", 60)
-    run(*TRAIN, "--steps", 60, "--resume")
-    assert list_runs(isolated_home / "runs") == ([], [])
+    assert (left.state, left.steps) == ("interrupted", 2000)
 
 
 # --- commands that were given -----------------------------------------------------------------------------------------
