@@ -73,6 +73,23 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def rewrite(path: Path, content: bytes, rights_of: Path | None = None) -> None:
+    """Put other content into a file, of a link into the one that it leads to, with the same rights.
+
+    Args:
+        path: Its place.
+        content: All of it.
+        rights_of: Another file whose rights it gets. None: its own.
+
+    Raises:
+        OSError: It cannot be written; it is as it was then.
+    """
+    place = Path(os.path.realpath(path))
+    with written_whole(place) as file:
+        file.write(content)
+        shutil.copymode(rights_of or place, file.name)
+
+
 def scratch_name() -> str:
     """A new name for what is not whole yet."""
     return f"{SCRATCH_PREFIX}{_PROCESS}{os.getpid() & 0xFFFFFF:06x}{next(_NUMBERS) & 0xFFFFFFFFFF:010x}"

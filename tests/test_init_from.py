@@ -20,8 +20,8 @@ from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, TrainingError
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.skills import caption
 from lorax_vlm.training.config import TrainConfig
-from lorax_vlm.training.trainer import AdapterTrainer
 from lorax_vlm.workspace import Workspace
+from tests.interruptions_for_tests import interrupt
 from tests.workspaces_for_tests import shared_workspace
 
 FEW = TrainConfig(max_steps=6, batch_size=8, eval_every=3, learning_rate=5e-3, patience=None)
@@ -105,17 +105,8 @@ def test_it_is_part_of_what_an_adapter_is_made_of(
     again = workspace.create("more", caption("concise"), base="blip2_opt", data=splits, config=FEW, init_from="first")
     assert (again.digest, again.version) == (made.digest, 1)
     assert made.digest != plain.digest
-    from lorax_vlm.training.trainer import AdapterTrainer
-
-    original = AdapterTrainer.training_step
-
-    def stop(self: Any, *given: Any, **named: Any) -> Any:
-        if self.state.global_step == 4:
-            raise KeyboardInterrupt
-        return original(self, *given, **named)
-
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterTrainer, "training_step", stop)
+        interrupt(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             train(workspace, "killed", splits, init_from="first")
     with pytest.raises(TrainingError, match="init_from"):
@@ -131,15 +122,8 @@ def test_another_adapter_of_that_name_is_another_beginning(
 ) -> None:
     """It was removed and trained anew while a run that began with it waited: both are its version 1."""
     train(workspace, "first", splits)
-    original = AdapterTrainer.training_step
-
-    def fail(self, *arguments):
-        if self.state.global_step == 4:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterTrainer, "training_step", fail)
+        interrupt(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             train(workspace, "more", splits, init_from="first")
     workspace.store.remove("first")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 from lorax_vlm.adapters.store import AdapterStore
@@ -305,7 +305,7 @@ def _outputs(items: Items, wishes: BulkWishes) -> tuple[str | Path, tuple[Output
         return out if out is not None else beside, tuple(write or ("txt",)), ""
     if write and not set(write) <= set(TABLES):
         raise UsageError("txt and xmp are for images of a folder or a list; of rows write jsonl, csv or parquet.")
-    suffix = "" if out is None else PurePosixPath(str(out)).suffix.lower()
+    suffix = "" if out is None else Path(out).suffix.lower()
     if out is not None and suffix and not (isinstance(out, Path) and out.is_dir()):
         kind = next((kind for kind in TABLES if suffix == f".{kind}"), None)
         if kind is None or (write and tuple(write) != (kind,)):
@@ -313,8 +313,10 @@ def _outputs(items: Items, wishes: BulkWishes) -> tuple[str | Path, tuple[Output
             raise UsageError(f"out must be a folder or a file, {wanted}; got {quoted(str(out))}.")
         if isinstance(items, FileRows) and isinstance(out, Path) and out.resolve() == items.path.resolve():
             raise UsageError(f"{out} is the table that is read; name another file.")
-        parent, _, name = str(out).rpartition("/") if isinstance(out, str) else ("", "", "")
-        return (parent, (kind,), name) if isinstance(out, str) else (out.parent, (kind,), out.name)
+        if isinstance(out, str):
+            parent, _, name = out.rpartition("/")
+            return parent, (kind,), name
+        return out.parent, (kind,), out.name
     word = "answers" if items.questions else "captions"
     return out if out is not None else Path(), tuple(write or ("jsonl",)), f"{items.name}.{word}"
 

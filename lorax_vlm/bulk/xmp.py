@@ -10,7 +10,6 @@ run.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import Sidecar, chosen_label, content_of, digest_of, found_in, may_write
 from lorax_vlm.bulk.standing import Standing, holding, looked_up
 from lorax_vlm.errors import ImageError, LoraxError, MissingExtra, PathError
-from lorax_vlm.paths import naming, written_whole
+from lorax_vlm.paths import naming, rewrite
 
 _DESCRIPTION, _KEYWORDS, _LANGUAGE = "Xmp.dc.description", "Xmp.dc.subject", 'lang="x-default"'
 _TEXT, _MADE_OF = "xmp ", "xmp of "
@@ -74,7 +73,7 @@ def write_descriptions(order: BulkOrder, journal: Journal, stopped: Callable[[],
         MissingExtra: pyexiv2 is not installed.
         PathError: The output cannot be written, such as on a full disk.
     """
-    pyexiv2, done = _library(), Described()
+    pyexiv2, done = require_library(), Described()
     for item, before in looked_up(order.items, journal):
         said = holding(item, order.columns, before)
         place = _place(order, journal, item)
@@ -191,10 +190,7 @@ def _describe(
             journal.note_facts({_PENDING: [item.name, seen, digest]})
     with naming(place.target):
         place.target.parent.mkdir(parents=True, exist_ok=True)
-        mode = place.source if place.in_place or not place.target.exists() else place.target
-        with written_whole(place.target) as file:
-            file.write(new)
-            shutil.copymode(mode, file.name)
+        rewrite(place.target, new, None if place.target.exists() else place.source)
     _settled(journal, item, place, seen, digest)
     done.written += 1
 
@@ -262,19 +258,15 @@ def _settled(journal: Journal, item: Item, place: _Place, former: str, new: str)
             journal.note_facts({_PENDING: None})
 
 
-def _library() -> Any:
+def require_library() -> Any:
+    """What writes texts into images.
+
+    Raises:
+        MissingExtra: It is not installed; found out before anything is asked.
+    """
     try:
         import pyexiv2
     except ImportError:
         raise MissingExtra("pyexiv2", "xmp", "Writing texts into images") from None
     pyexiv2.set_log_level(4)  # what it would say of odd files is said by its errors
     return pyexiv2
-
-
-def require_library() -> None:
-    """Find out before anything is asked whether texts can be written into images.
-
-    Raises:
-        MissingExtra: pyexiv2 is not installed.
-    """
-    _library()

@@ -19,6 +19,7 @@ from lorax_vlm.bulk.counts import BulkPlan, BulkReport
 from lorax_vlm.bulk.job import BulkJob, BulkProgress
 from lorax_vlm.bulk.on_ray import RayAnswers, RayPace
 from lorax_vlm.bulk.order import Source, bulk_order
+from lorax_vlm.cli.interrupts import told_of
 from lorax_vlm.cli.output import as_json_values, print_json, say, say_drawn_only
 from lorax_vlm.cli.recording import recording
 from lorax_vlm.commands import Recording
@@ -150,12 +151,8 @@ def _stopped_by_interrupt(job: BulkJob) -> Iterator[None]:
             signal.signal(number, signal.default_int_handler)
         job.stop()
 
-    former = {number: signal.signal(number, stop) for number in signals}
-    try:
+    with told_of(signals, stop):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _shown(*, quiet: bool) -> "BulkProgress":

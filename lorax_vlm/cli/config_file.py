@@ -31,12 +31,14 @@ _GIVEN = ("COMMANDLINE", "DEFAULT_MAP", "ENVIRONMENT")
 
 def add_config_option(command: Any) -> Any:
     """Give a command of typer's, or every command of a group, the option ``--config``."""
-    children = getattr(command, "commands", None)
-    if children is not None:
-        for child in children.values():
-            add_config_option(child)
-        return command
-    command.params.append(_config_option())
+    option, waiting = _config_option(), [command]
+    while waiting:
+        one = waiting.pop()
+        children = getattr(one, "commands", None)
+        if children is None:
+            one.params.append(option)
+        else:
+            waiting += children.values()
     return command
 
 

@@ -13,7 +13,7 @@ from lorax_vlm.adapters.recipe import Recipe, change_recipe, get_recipe, require
 from lorax_vlm.adapters.store import AdapterStore
 from lorax_vlm.asking import require_captions
 from lorax_vlm.cli.checks import require_free_names, require_kind
-from lorax_vlm.cli.interrupts import interrupted_by
+from lorax_vlm.cli.interrupts import told_of
 from lorax_vlm.cli.options import (
     DEFAULT_MODEL,
     Annotations,
@@ -233,7 +233,7 @@ def train(
     try:
         quiet = as_json or process_rank() > 0
         about = ", ".join(f"{entry.name}.{each.name}" if each.task else each.name for each in asked)
-        with interrupted_by(signal.SIGTERM), recording(context, about, ("resume", "replace")):
+        with told_of((signal.SIGTERM,), signal.default_int_handler), recording(context, about, ("resume", "replace")):
             kept = _train(asked, model, system, resume=resume, replace=replace, quiet=quiet)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. Continue from the last checkpoint with --resume.\n")

@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +14,7 @@ from lorax_vlm.data.readers.sidecars import text_files
 from lorax_vlm.data.readers.values import is_blank
 from lorax_vlm.errors import DataError, PathError, UsageError
 from lorax_vlm.foreign import decode_text, parse_json
-from lorax_vlm.paths import OWN_FOLDER, naming, written_whole
+from lorax_vlm.paths import OWN_FOLDER, naming, rewrite, written_whole
 
 _HINT = "It is written by lorax-vlm data edit --in-place, and lies in the folder .lorax-vlm of the texts."
 
@@ -92,7 +90,7 @@ def edit_text_files(folder: Path, find: str, put: str, *, regex: bool = False, d
         head, _, tail = text.partition(caption)
         content[path] = (before, f"{head}{new}{tail}".encode())
     undo, meanwhile = _write(folder, content) if content and not dry_run else (None, [])
-    changed = tuple(change for change in changes if change[0] not in meanwhile)
+    changed = tuple(one for one in changes if one[0] not in meanwhile)
     return EditedFiles(changed, tuple(emptied), tuple([*unread, *meanwhile]), undo)
 
 
@@ -115,16 +113,8 @@ def _write(folder: Path, content: dict[Path, tuple[bytes, bytes]]) -> tuple[Path
             if path.read_bytes() != before:
                 meanwhile.append(path.relative_to(folder).as_posix())
             else:
-                _replace(path, after)
+                rewrite(path, after)
     return undo, meanwhile
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Other content in the same file: of a link in the one that it leads to, with the same rights."""
-    place = Path(os.path.realpath(path))
-    with written_whole(place) as file:
-        file.write(content)
-        shutil.copymode(place, file.name)
 
 
 def undo_edit(undo: Path) -> Undone:
@@ -144,7 +134,7 @@ def undo_edit(undo: Path) -> Undone:
             if now == before:
                 restored.append(name)
             elif now is not None and hashlib.sha256(now).hexdigest() == after:
-                _replace(path, before)
+                rewrite(path, before)
                 restored.append(name)
             else:
                 left.append(name)

@@ -214,7 +214,7 @@ def test_whoever_is_killed_while_an_image_is_written_loses_nothing(
 
     with monkeypatch.context() as patch:
         if moment == "before":
-            patch.setattr(xmp, "written_whole", lambda path: pytest.fail("killed"))
+            patch.setattr(xmp, "rewrite", lambda *_: pytest.fail("killed"))
         else:
             patch.setattr(xmp, "_settled", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):

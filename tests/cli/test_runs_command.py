@@ -17,22 +17,15 @@ from lorax_vlm import make_scene
 from lorax_vlm.commands import list_commands
 from lorax_vlm.training.run_list import find_run, list_runs
 from lorax_vlm.training.runs import Holder, discard_run, held_run, prepare_run
-from lorax_vlm.training.trainer import AdapterTrainer
+from tests.interruptions_for_tests import interrupt
 
 TRAIN = ("train", "mine", "--style", "concise", "--recipe", "light", "--batch-size", 4, "--eval-every", 2)
 
 
 def test_what_was_interrupted_is_listed_until_it_is_finished(run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Nothing runs or waits" in run("runs", "list")
-    original = AdapterTrainer.training_step
-
-    def stop(self, *given, **named):
-        if self.state.global_step == 5:
-            raise KeyboardInterrupt
-        return original(self, *given, **named)
-
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterTrainer, "training_step", stop)
+        interrupt(patch, 5)
         run(*TRAIN, "--steps", 8, code=130)
     listing = json.loads(run("runs", "list", "--json"))
     [listed] = listing["trainings"]
@@ -210,15 +203,8 @@ def test_two_commands_about_one_folder_are_told_apart_by_their_ids(run, photos: 
 def test_an_interrupted_training_is_resumed_as_it_was_given(
     run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = AdapterTrainer.training_step
-
-    def stop(self, *given, **named):
-        if self.state.global_step == 5:
-            raise KeyboardInterrupt
-        return original(self, *given, **named)
-
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterTrainer, "training_step", stop)
+        interrupt(patch, 5)
         run(*TRAIN, "--steps", 8, code=130)
     listing = json.loads(run("runs", "list", "--json"))
     assert (len(listing["trainings"]), listing["commands"]) == (1, []), "it is one thing"

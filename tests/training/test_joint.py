@@ -27,6 +27,7 @@ from lorax_vlm.training.progress import ProgressBar
 from lorax_vlm.training.runs import TrainingResult
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
+from tests.interruptions_for_tests import interrupt
 
 TOLERANCE = 1e-7  # in double precision: Adam blows rounding up where a gradient is zero, as that of T5's keys
 FAMILIES = ["blip2-opt-mini", "blip2-flan-mini", "instructblip-mini", "vilt-mini"]
@@ -99,14 +100,7 @@ def test_adapters_trained_together_are_those_trained_alone(name: str, tmp_path: 
 def test_a_killed_run_continues_to_the_same_adapters(mini: LoadedModel, tmp_path: Path, monkeypatch) -> None:
     plans = make_plans(mini)
     whole = train_adapters(mini, plans, tmp_path / "whole", progress=False)
-    original = JointTrainer.training_step
-
-    def fail_after_the_checkpoint(self, *arguments):
-        if self.state.global_step == 2:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    monkeypatch.setattr(JointTrainer, "training_step", fail_after_the_checkpoint)
+    interrupt(monkeypatch, 2, trainer=JointTrainer)
     with pytest.raises(KeyboardInterrupt):
         train_adapters(mini, plans, tmp_path / "killed", progress=False)
     monkeypatch.undo()
@@ -134,15 +128,8 @@ def test_a_run_with_dropout_and_patience_continues_to_the_same_adapters(
         for seed, plan in enumerate(make_plans(mini))
     ]
     whole = train_adapters(mini, plans, tmp_path / "whole", progress=False)
-    original = JointTrainer.training_step
-
-    def fail(self, *arguments):
-        if self.state.global_step == at:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(JointTrainer, "training_step", fail)
+        interrupt(patch, at, trainer=JointTrainer)
         with contextlib.suppress(KeyboardInterrupt):  # where both had stopped before
             train_adapters(mini, plans, tmp_path / "killed", progress=False)
     told = Told()
@@ -190,14 +177,7 @@ def test_the_longest_stops_early_and_another_ends_between_two_validations(
     short = dataclasses.replace(QUICK, max_steps=7)
     plans = [dataclasses.replace(plans[0], config=long), dataclasses.replace(plans[1], config=short)]
     if killed:
-        original = JointTrainer.training_step
-
-        def fail(self, *arguments):
-            if self.state.global_step == 6:
-                raise KeyboardInterrupt
-            return original(self, *arguments)
-
-        monkeypatch.setattr(JointTrainer, "training_step", fail)
+        interrupt(monkeypatch, 6, trainer=JointTrainer)
         with pytest.raises(KeyboardInterrupt):
             train_adapters(mini, plans, tmp_path / "joint", progress=False)
         monkeypatch.undo()

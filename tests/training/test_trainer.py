@@ -33,8 +33,9 @@ from lorax_vlm.training.progress import ProgressBar
 from lorax_vlm.training.resuming import read_elapsed
 from lorax_vlm.training.runs import REJECTED_FOLDER, is_complete, seal_checkpoint
 from lorax_vlm.training.students import AdapterPlan
-from lorax_vlm.training.trainer import AdapterTrainer, train_adapter
+from lorax_vlm.training.trainer import train_adapter
 from tests.adapters_for_tests import EVERYWHERE
+from tests.interruptions_for_tests import interrupt
 
 QUICK = TrainConfig(max_steps=6, batch_size=4, learning_rate=5e-3, eval_every=3, patience=None)
 
@@ -227,17 +228,6 @@ class Stop(Exception):
     """Stands for any interruption."""
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, after_step: int) -> None:
-    original = AdapterTrainer.training_step
-
-    def step(self, *args, **kwargs):
-        if self.state.global_step == after_step:
-            raise Stop
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(AdapterTrainer, "training_step", step)
-
-
 LONGER = TrainConfig(max_steps=10, batch_size=4, learning_rate=5e-3, eval_every=2, patience=None)
 
 
@@ -245,7 +235,7 @@ def test_a_resumed_run_ends_with_the_same_adapter(mini, splits, tmp_path: Path, 
     whole = run(mini, splits, tmp_path / "straight", LONGER)
     straight = weights(whole.folder)
     with monkeypatch.context() as patch:
-        interrupt(patch, after_step=7)
+        interrupt(patch, 7, Stop)
         with pytest.raises(Stop):
             run(mini, splits, tmp_path / "run", LONGER)
     assert (tmp_path / "run" / "checkpoint-6").is_dir()
@@ -271,7 +261,7 @@ def test_losses_in_the_log_are_those_of_a_run_in_one_piece(mini, splits, tmp_pat
     config = dataclasses.replace(LONGER, eval_every=13, max_steps=30)
     whole = run(mini, splits, tmp_path / "whole", config)
     with monkeypatch.context() as patch:
-        interrupt(patch, after_step=20)
+        interrupt(patch, 20, Stop)
         with pytest.raises(Stop):
             run(mini, splits, tmp_path / "run", config)
     resumed = run(mini, splits, tmp_path / "run", config, resume=True)
@@ -293,7 +283,7 @@ def test_an_unfinished_run_of_the_same_settings_goes_on_unasked(
 ) -> None:
     """Whoever forgets --resume loses nothing, and gets what a new run would have given."""
     with monkeypatch.context() as patch:
-        interrupt(patch, after_step=7)
+        interrupt(patch, 7, Stop)
         with pytest.raises(Stop):
             run(mini, splits, tmp_path / "run", LONGER)
     went_on = run(mini, splits, tmp_path / "run", LONGER)
@@ -306,7 +296,7 @@ def test_an_unfinished_run_of_the_same_settings_goes_on_unasked(
 
 def test_half_written_checkpoints_are_passed_over(mini, splits, tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        interrupt(patch, after_step=7)
+        interrupt(patch, 7, Stop)
         with pytest.raises(Stop):
             run(mini, splits, tmp_path / "run", LONGER)
     (tmp_path / "run" / "checkpoint-8").mkdir()
@@ -388,7 +378,7 @@ def test_a_run_is_gone_on_with_in_its_own_precision(
     mini: LoadedModel, splits: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt(patch, after_step=7)
+        interrupt(patch, 7, Stop)
         with pytest.raises(Stop):
             run(mini, splits, tmp_path / "run", LONGER)
     other = load_model("blip2-opt-mini", dtype="bfloat16")
@@ -418,7 +408,7 @@ def test_the_weights_that_are_kept_are_those_of_the_best_step(
             run(mini, splits, place, wild, resume=True)
     else:
         with monkeypatch.context() as patch:
-            interrupt(patch, after_step=3)
+            interrupt(patch, 3, Stop)
             with pytest.raises(Stop):
                 run(mini, splits, place, wild)
         place = place.rename(tmp_path / "moved")
@@ -436,7 +426,7 @@ def test_patience_goes_on_where_a_run_was_killed(
     whole = run(mini, splits, tmp_path / "whole", config)
     assert whole.steps == 8, "nothing gets better than the first of four"
     with monkeypatch.context() as patch:
-        interrupt(patch, after_step=7)
+        interrupt(patch, 7, Stop)
         with pytest.raises(Stop):
             run(mini, splits, tmp_path / "killed", config)
     resumed = run(mini, splits, tmp_path / "killed", config, resume=True)
@@ -448,7 +438,7 @@ def test_the_time_of_a_run_is_that_of_all_its_pieces(
     mini: LoadedModel, splits: DataSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt(patch, after_step=7)
+        interrupt(patch, 7, Stop)
         with pytest.raises(Stop):
             run(mini, splits, tmp_path / "run", LONGER)
     checkpoint = tmp_path / "run" / "checkpoint-6"
