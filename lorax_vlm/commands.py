@@ -8,30 +8,24 @@ import hashlib
 import json
 import logging
 import os
-import signal
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import parse_json
 from lorax_vlm.paths import written_whole
+from lorax_vlm.processes import Worker
 
 logger = logging.getLogger(__name__)
 State = Literal["running", "finished", "failed", "interrupted"]
 _INTERRUPTED = 130
 _NOTED_EVERY_S = 5.0
-_LOOK_EVERY_S = 0.1
 _KEPT_S = 90 * 24 * 3600.0
-_SLACK_S = 2.0
-"""The system says to so much when a process began."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +55,21 @@ class GivenCommand:
     """Images or rows, and how many of them are done."""
 
     @property
+    def worker(self) -> Worker:
+        """Who runs it, or ran it."""
+        return Worker(self.process, self.host, self.process_began)
+
+    @property
     def state(self) -> State:
         """What became of it. One of another machine that has not ended is taken to run."""
         if self.exit_code is None:
-            return "running" if self.host != socket.gethostname() or self.lives else "interrupted"
+            return "running" if self.worker.may_live else "interrupted"
         return "interrupted" if self.exit_code == _INTERRUPTED else "failed" if self.exit_code else "finished"
 
     @property
     def progress(self) -> str:
         """For people."""
         return f"{self.done:,} of {self.total:,}" if self.total else ""
-
-    @property
-    def lives(self) -> bool:
-        """Whether its process, on this machine, has not ended."""
-        try:
-            return abs(psutil.Process(self.process).create_time() - self.process_began) < _SLACK_S
-        except psutil.Error:
-            return False
 
 
 class Recording:
@@ -142,16 +133,16 @@ def recorded(
     """
     folder = os.getcwd()
     same = json.dumps([name, {key: value for key, value in values.items() if key not in ignored}, folder])
-    me = psutil.Process()
+    me = Worker.this()
     command = GivenCommand(
         hashlib.sha256(same.encode()).hexdigest()[:8],
         name,
         dict(values),
         about,
         folder,
-        me.pid,
-        me.create_time(),
-        socket.gethostname(),
+        me.process,
+        me.began or 0.0,
+        me.host,
         _now(),
     )
     _forget_old(place)
@@ -217,30 +208,11 @@ def stop_command(command: GivenCommand, wait_s: float) -> None:
     what = f"{command.name} {command.about}"
     if command.state != "running":
         raise UsageError(f"{what} is not running; it is {command.state}.")
-    if command.host != socket.gethostname():
-        raise UsageError(f"{what} is run by process {command.process} on {command.host}, not by this machine.")
-    if not interrupted(command.process, lambda: command.lives, wait_s):
-        raise UsageError(f"{what} {still_runs(command.process, wait_s)}")
-
-
-def interrupted(process: int, lives: Callable[[], bool], wait_s: float) -> bool:
-    """Interrupt a process of this machine as Ctrl-C does, and wait; whether what it did has ended."""
-    with suppress(ProcessLookupError):  # it has just ended
-        os.kill(process, signal.SIGINT)
-    until = time.monotonic() + wait_s
-    while lives():
-        if time.monotonic() > until:
-            return False
-        time.sleep(_LOOK_EVERY_S)
-    return True
-
-
-def still_runs(process: int, wait_s: float) -> str:
-    """What to say of work that was interrupted and goes on."""
-    return (
-        f"was interrupted and has not ended within {wait_s:g} s. What a script runs in the background ignores "
-        f"interrupts: kill {process} ends it, and what it has kept stays."
-    )
+    worker = command.worker
+    if not worker.is_here:
+        raise UsageError(f"{what} is run by {worker}, not by this machine.")
+    if not worker.interrupt(lambda: worker.may_live, wait_s):
+        raise UsageError(f"{what} {worker.still_works(wait_s)}")
 
 
 def _read(path: Path) -> GivenCommand:

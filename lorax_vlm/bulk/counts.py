@@ -20,6 +20,8 @@ class BulkPlan:
     images: int = 0
     done: int = 0
     """Images about which everything is said and written."""
+    staying: int = 0
+    """Images of which no text file may be written, for all that are there stay, and nothing else is wanted."""
     to_ask: int = 0
     """Images that are to be looked at."""
     to_write: int = 0
@@ -55,6 +57,8 @@ class BulkPlan:
             self.to_write += 1
         elif describes:
             self.to_describe += 1
+        elif standing.kept and not standing.write:
+            self.staying += 1
         else:
             self.done += 1
 

@@ -7,7 +7,7 @@ that was being said, and the next run writes what was said and not written.
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -35,7 +35,7 @@ from lorax_vlm.bulk.sidecars import (
 from lorax_vlm.bulk.standing import Standing, looked_up, standing_of
 from lorax_vlm.bulk.tables import require_own_source, require_own_tables, write_failures, write_tables
 from lorax_vlm.bulk.wording import marks
-from lorax_vlm.bulk.xmp import is_described, require_library, settle, write_descriptions
+from lorax_vlm.bulk.xmp import require_library, settle, with_described, write_descriptions
 from lorax_vlm.errors import LoraxError, PathError
 from lorax_vlm.paths import OWN_FOLDER, remove_abandoned, require_replaceable
 
@@ -55,8 +55,12 @@ class BulkProgress(Protocol):
         """An image has not."""
         ...
 
-    def ended(self) -> None:
-        """The job has ended, well or not."""
+    def described(self, name: str) -> None:
+        """It was an image's turn to have its text written into it."""
+        ...
+
+    def ended(self, report: BulkReport) -> None:
+        """The job has ended, well or not; this is what it did. What goes to an address is sent after it."""
         ...
 
 
@@ -107,16 +111,11 @@ class BulkJob:
         mirror = self._order.mirror
         if mirror is None:
             return self._run(progress)
-        with mirror.held():
+        with mirror.held(), mirror.claimed(self._order.journal.name):
             wanted = self._wanted()
             mirror.fetch(wanted)
             report = self._run(progress)
             mirror.finish(wanted, self._order.journal, [self._order.failed])
-        report.out = mirror.remote.url
-        report.tables = {mirror.address(Path(path)): rows for path, rows in report.tables.items()}
-        report.failures, report.review = (
-            mirror.address(Path(path)) if path is not None else None for path in (report.failures, report.review)
-        )
         return report
 
     def _wanted(self) -> Callable[[str], bool]:
@@ -139,25 +138,33 @@ class BulkJob:
             if "xmp" in order.write:
                 require_library()
                 settle(order, journal)
-            report = BulkReport(self._plan(journal), order.out)
+            there = order.mirror.remote.url if order.mirror is not None else order.out
+            report = BulkReport(self._plan(journal), there)
             try:
                 if progress is not None:
                     progress.started(report.plan)
                 if report.plan.to_ask or report.plan.to_write:
                     self._work(journal, report, progress)
+                more = self._describe(journal, report, progress) if "xmp" in order.write else []
+                report.seconds = time.monotonic() - start
+                report.tables = write_tables(order, journal, order.identity(report.plan.names))
+                report.failed, report.failures = write_failures(order, journal, lambda: self._missing(journal), more)
+                report.review = write_review(order, journal)
+                self._name_there(report)
             finally:
+                report.seconds = report.seconds or time.monotonic() - start
                 if progress is not None:
-                    progress.ended()
-            more: list[tuple[str, str, str]] = []
-            if "xmp" in order.write:
-                done = write_descriptions(order, journal, self._stopping.is_set)
-                report.described, report.described_left, more = done.written, done.left, done.failures
-                report.interrupted = report.interrupted or done.stopped
-            report.seconds = time.monotonic() - start
-            report.tables = write_tables(order, journal, order.identity(report.plan.names))
-            report.failed, report.failures = write_failures(order, journal, lambda: self._missing(journal), more)
-            report.review = write_review(order, journal)
+                    progress.ended(report)
         return report
+
+    def _name_there(self, report: BulkReport) -> None:
+        """Where outputs lie behind an address, name them so."""
+        if (mirror := self._order.mirror) is None:
+            return
+        report.tables = {mirror.address(Path(path)): rows for path, rows in report.tables.items()}
+        report.failures, report.review = (
+            mirror.address(Path(path)) if path is not None else None for path in (report.failures, report.review)
+        )
 
     # --- what is to be done -----------------------------------------------------------------------------------------
 
@@ -184,9 +191,11 @@ class BulkJob:
 
     def _plan(self, journal: Journal) -> BulkPlan:
         plan = BulkPlan("row" if self._order.file else "image")
-        for standing in self._standings(journal):
-            describes = "xmp" in self._order.write and not is_described(self._order, journal, standing)
-            plan.count(standing, writes=bool(self._changes(standing, standing.known)), describes=describes)
+        standings: Iterable[tuple[Standing, bool]] = ((standing, True) for standing in self._standings(journal))
+        if "xmp" in self._order.write:
+            standings = with_described(self._order, journal, self._standings(journal))
+        for standing, described in standings:
+            plan.count(standing, writes=bool(self._changes(standing, standing.known)), describes=not described)
         return plan
 
     def _changes(self, standing: Standing, said: Mapping[str, Said]) -> list[tuple[Sidecar, bytes, bytes | None]]:
@@ -228,6 +237,16 @@ class BulkJob:
             if before is not None:
                 _tell(progress, *before)
         report.interrupted = self._stopping.is_set() and done < report.plan.to_ask + report.plan.to_write
+
+    def _describe(
+        self, journal: Journal, report: BulkReport, progress: BulkProgress | None
+    ) -> list[tuple[str, str, str]]:
+        """Write texts into images; item, kind and reason of each that it went wrong with."""
+        told = progress.described if progress is not None else str
+        done = write_descriptions(self._order, journal, self._stopping.is_set, told)
+        report.described, report.described_left = done.written, done.left
+        report.interrupted = report.interrupted or done.stopped
+        return done.failures
 
     def _keep(self, journal: Journal, batch: Sequence[Answered], report: BulkReport) -> None:
         """Keep a batch in the journal, then write its text files, then note what they look like."""

@@ -22,7 +22,7 @@ from lorax_vlm.data.readers.listing import is_image_name
 from lorax_vlm.errors import UsageError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.catalog import CatalogEntry
-from lorax_vlm.paths import OWN_FOLDER, named_path
+from lorax_vlm.paths import OWN_FOLDER, named_path, naming
 from lorax_vlm.settings import outputs_dir
 from lorax_vlm.sharing.places import RemoteFolder, is_place
 from lorax_vlm.types import require_known, require_texts, require_whole
@@ -40,8 +40,8 @@ class BulkWishes(TypedDict, total=False):
 
     answers: bool
     """Of rows: their questions are answered, rather than captions written."""
-    images: Path | None
-    """Of rows of a file: the folder of their images. None: that of the file."""
+    images: str | Path | None
+    """Of rows of a file: the folder of their images, perhaps behind an address. None: that of the file."""
     columns: Columns
     """Of rows: which of their columns say what."""
     split: str | None
@@ -162,7 +162,7 @@ class BulkOrder:
 
 
 Source = str | Path | Sequence[str]
-"""A folder, perhaps behind an address; a file of rows; ``hub:owner/name``; or a list of image files."""
+"""A folder or a file of rows, perhaps behind an address; ``hub:owner/name``; or a list of image files."""
 
 
 def is_source(text: str) -> bool:
@@ -206,7 +206,7 @@ def bulk_order(
     if wishes.get("likelihood") and not set(write) & set(TABLES):
         raise UsageError("Likelihoods are written to tables: jsonl, csv or parquet.")
     if "xmp" in write and not wishes.get("pick") and max(len(adapters), 1) * samples > 1:
-        raise UsageError("An image has one description: say which of several captions, --pick (pick=).")
+        raise UsageError("An image has one description: say which of several captions is it (pick=).")
     if isinstance(items, ImageFolder) and items.recursive and "xmp" in write:
         root, own = items.root.resolve(), place.resolve()
         if own != root and own.is_relative_to(root):
@@ -245,7 +245,7 @@ def _items(source: Source, wishes: BulkWishes) -> Items:
         require_texts("source", source)
         items: Items = ImageList(tuple(source))
     elif is_place(text) and Path(text).suffix.lower() in FILES_OF_ROWS:
-        raise UsageError(f"{text}: of what lies behind addresses folders of images are gone through; fetch the table.")
+        items = _fetched_rows(RemoteFolder(text).url, wishes, rows)
     elif is_place(text):
         items = RemoteImages(RemoteFolder(text), wishes.get("recursive", False))
     elif text.startswith(HUB_PREFIX):
@@ -253,13 +253,29 @@ def _items(source: Source, wishes: BulkWishes) -> Items:
     elif (path := named_path("source", source)).is_dir() or path.suffix.lower() not in FILES_OF_ROWS:
         items = ImageFolder(path, wishes.get("recursive", False), wishes.get("follow_links", False))
     else:
-        items = FileRows(path, wishes.get("images"), **rows)
+        items = FileRows(path, _images_of(wishes), **rows)
     _require_fitting(items, wishes)
     if isinstance(items, Rows):
         items.require_rows()
     else:
         items.require_images()
     return items
+
+
+def _fetched_rows(url: str, wishes: BulkWishes, rows: Mapping[str, Any]) -> FileRows:
+    """The rows of a table behind an address, whose images lie beside it unless something else is said."""
+    parent, _, name = url.rpartition("/")
+    path = outputs_dir() / "tables" / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
+    with naming(path):
+        RemoteFolder(parent).fetch(name, path)
+    return FileRows(path, _images_of(wishes) or RemoteFolder(parent), url, **rows)
+
+
+def _images_of(wishes: BulkWishes) -> Path | RemoteFolder | None:
+    images = wishes.get("images")
+    if isinstance(images, str) and is_place(images):
+        return RemoteFolder(images)
+    return None if images is None else named_path("images", images)
 
 
 _ONLY_OF: dict[str, tuple[Any, str]] = {
@@ -285,6 +301,8 @@ def _source_of(items: Items, out: str | Path) -> str:
         return f"{HUB_PREFIX}{items.source}" + (f":{items.split}" if items.split else "")
     if isinstance(items, RemoteImages):
         return "" if out == items.folder.url else items.folder.url
+    if isinstance(items, FileRows) and items.address:
+        return items.address
     place = items.path if isinstance(items, FileRows) else None if isinstance(items, Rows) else items.root
     if place is None or (isinstance(out, Path) and place.resolve() == out.resolve()):
         return ""
@@ -298,8 +316,8 @@ def _outputs(items: Items, wishes: BulkWishes) -> tuple[str | Path, tuple[Output
     if not isinstance(items, Rows):
         if write and "xmp" in write and (out is None or isinstance(out, str) or isinstance(items, RemoteImages)):
             raise UsageError(
-                "Writing texts into images takes --out (out=): a folder here for copies, or the folder of the images "
-                "themselves to change those. It is not done behind addresses."
+                "Texts in images need a place (out=): a folder here for copies, or the folder of the images themselves "
+                "to change those. It is not done behind addresses."
             )
         beside = items.folder.url if isinstance(items, RemoteImages) else items.root
         return out if out is not None else beside, tuple(write or ("txt",)), ""

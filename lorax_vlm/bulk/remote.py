@@ -2,21 +2,23 @@
 
 A job works in a folder here, which holds what the output there holds: what is there is fetched before it, what it
 writes is sent now and then, and what a killed one had not sent goes with the next one. The journal goes before the
-texts that it knows of, so that no text there is taken for somebody else's.
+texts that it knows of, so that no text there is taken for somebody else's. What is there and is what was last sent
+or fetched was changed by nobody, and what is here counts.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lorax_vlm.bulk.claim import Claim
 from lorax_vlm.bulk.folder import natural
 from lorax_vlm.bulk.items import Item
 from lorax_vlm.bulk.journal import Journal, Stamp
@@ -27,6 +29,8 @@ from lorax_vlm.paths import OWN_FOLDER, naming, written_whole
 from lorax_vlm.sharing.places import RemoteFile, RemoteFolder
 
 _SENT_EVERY_S = 60.0
+_NEVER = Stamp(-1, -1)
+"""Of no file."""
 _STATE, _LOCK = f"{OWN_FOLDER}/sent.json", f"{OWN_FOLDER}/mirror.lock"
 
 
@@ -82,6 +86,8 @@ class _Sent:
     """Of the file here."""
     version: str
     """Of the file there; empty where it was sent and not looked at since."""
+    digests: tuple[str, ...]
+    """SHA-256 of what was fetched, or sent and arrived, and of what was sent since and may have arrived."""
 
 
 @dataclass
@@ -106,6 +112,22 @@ class Mirror:
         self.folder = place / hashlib.sha256(remote.url.encode()).hexdigest()[:16]
         self._known: dict[str, _Sent] = {}
         self._waiting = _Waiting()
+        self._claim: Claim | None = None
+
+    @contextmanager
+    def claimed(self, journal: str) -> Iterator[None]:
+        """Keep other machines out for a block.
+
+        Args:
+            journal: What the job's journal is called.
+
+        Raises:
+            PathError: Another process writes there.
+            RemoteError: It cannot be written to.
+        """
+        self._claim = Claim(self.remote, journal)
+        with self._claim.held():
+            yield
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -149,6 +171,7 @@ class Mirror:
             if known is not None and known.version:
                 (self.folder / name).unlink(missing_ok=True)  # somebody removed it
                 del self._known[name]
+        self._remember()
 
     def written(self, names: Sequence[str], journal: Journal) -> None:
         """Note files that were written, and send what waits now and then, the journal first.
@@ -161,9 +184,9 @@ class Mirror:
             return
         copy = journal.path.with_name(f"{journal.path.name}.copy")
         journal.copy_to(copy)
-        self.remote.send({self._name(journal.path): copy})
+        self._send({self._name(journal.path): copy})
         copy.unlink()
-        self._send(self._waiting.names)
+        self._send({name: self.folder / name for name in self._waiting.names})
         self._waiting = _Waiting()
 
     def finish(self, wanted: Callable[[str], bool], journal: Path, removed: Iterable[Path]) -> None:
@@ -180,36 +203,53 @@ class Mirror:
         """
         here = [name for name in self._here() if wanted(name)]
         newer = [name for name in here if self._is_newer(name)]
-        self._send([name for name in newer if name == self._name(journal)])
-        self._send([name for name in newer if name != self._name(journal)])
+        self._send({name: self.folder / name for name in newer if name == self._name(journal)})
+        self._send({name: self.folder / name for name in newer if name != self._name(journal)})
         there = self.remote.files()
         for name in map(self._name, removed):
             if name in there and not (self.folder / name).exists():
                 self.remote.remove(name)
-        self._known = {name: _Sent(self._stamp(name), there[name].version) for name in here if name in there}
-        state = {name: [known.stamp.size, known.stamp.changed_ns, known.version] for name, known in self._known.items()}
-        with naming(self.folder), written_whole(self.folder / _STATE) as file:
-            file.write(json.dumps(state).encode())
+        self._known = {
+            name: replace(self._known[name], version=there[name].version)
+            for name in here
+            if name in there and name in self._known
+        }
+        self._remember()
 
     def address(self, path: Path) -> str:
         """Where a file of the folder is, there."""
         return f"{self.remote.url}/{self._name(path)}"
 
-    def _send(self, names: Iterable[str]) -> None:
-        there = [name for name in names if (self.folder / name).is_file()]
-        stamps = {name: self._stamp(name) for name in there}
-        self.remote.send({name: self.folder / name for name in there})
-        self._known |= {name: _Sent(stamp, "") for name, stamp in stamps.items()}
+    def _send(self, files: Mapping[str, Path]) -> None:
+        """Send files, some of them copies; what is sent is noted before, so that it is known again."""
+        if self._claim is not None:
+            self._claim.require()
+        files = {name: path for name, path in files.items() if path.is_file()}
+        with naming(self.folder):
+            sent = {
+                name: _Sent(Stamp.of(path.stat()), "", (hashlib.sha256(path.read_bytes()).hexdigest(),))
+                for name, path in files.items()
+            }
+        for name, now in sent.items():
+            before = self._known[name].digests if name in self._known else ()
+            self._known[name] = _Sent(_NEVER, "", (*before, *now.digests))
+        self._remember()
+        self.remote.send(files)
+        self._known |= sent
 
     def _take(self, name: str, file: RemoteFile) -> None:
         content, path = self.remote.read(name), self.folder / name
+        digest, known = hashlib.sha256(content).hexdigest(), self._known.get(name)
+        if known is not None and digest in known.digests and path.is_file():
+            self._known[name] = replace(known, version=file.version)  # as it was sent; what is here may be newer
+            return
         with naming(path):
             if not (path.is_file() and path.read_bytes() == content):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # SQLite's, of another database
                 with written_whole(path) as out:
                     out.write(content)
-        self._known[name] = _Sent(self._stamp(name), file.version)
+        self._known[name] = _Sent(self._stamp(name), file.version, (digest,))
 
     def _here(self) -> list[str]:
         return [self._name(Path(parent, file)) for parent, _, files in os.walk(self.folder) for file in files]
@@ -224,10 +264,21 @@ class Mirror:
     def _stamp(self, name: str) -> Stamp:
         return Stamp.of((self.folder / name).stat())
 
+    def _remember(self) -> None:
+        state = {
+            name: [known.stamp.size, known.stamp.changed_ns, known.version, *known.digests]
+            for name, known in self._known.items()
+        }
+        with naming(self.folder), written_whole(self.folder / _STATE) as file:
+            file.write(json.dumps(state).encode())
+
     def _recall(self) -> dict[str, _Sent]:
         try:
             state = json.loads((self.folder / _STATE).read_bytes())
-            return {name: _Sent(Stamp(size, changed), version) for name, (size, changed, version) in state.items()}
+            return {
+                name: _Sent(Stamp(size, changed), version, tuple(digests))
+                for name, (size, changed, version, *digests) in state.items()
+            }
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as error:

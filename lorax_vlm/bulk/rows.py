@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax_vlm.bulk.items import Item
+from lorax_vlm.bulk.remote_files import RemoteFiles, behind
 from lorax_vlm.data.image_facts import RowImage
 from lorax_vlm.data.problems import column_names
 from lorax_vlm.data.readers.columns import COLUMNS_HINT, Columns
@@ -24,6 +25,7 @@ from lorax_vlm.data.readers.tables import TABLE_SUFFIXES
 from lorax_vlm.data.readers.values import is_absent, is_blank
 from lorax_vlm.errors import DataError, LoraxError, MalformedRow, PathError, PromptError, UsageError
 from lorax_vlm.foreign import quoted
+from lorax_vlm.sharing.places import RemoteFolder
 
 _LOOKED_AT, _SHOWN = 1000, 3
 FILES_OF_ROWS = (*TABLE_SUFFIXES, ".json")
@@ -110,8 +112,10 @@ class FileRows(Rows):
     """Those of a file: JSON lines, CSV, parquet, or a JSON document as published data sets come."""
 
     path: Path
-    images: Path | None = None
+    images: Path | RemoteFolder | None = None
     """Folder of the images. None: that of the file."""
+    address: str = ""
+    """Where it was fetched from; it is only its copy that is here then."""
 
     def __post_init__(self) -> None:
         """Check them.
@@ -124,7 +128,7 @@ class FileRows(Rows):
             raise UsageError(f"{self.path} is no table; what is read: {', '.join(FILES_OF_ROWS)}.")
         if not self.path.is_file():
             raise PathError(str(self.path), "it is no file" if self.path.exists() else "no such file")
-        if self.images is not None and not self.images.is_dir():
+        if isinstance(self.images, Path) and not self.images.is_dir():
             raise PathError(str(self.images), "there is no such image folder")
 
     @property
@@ -134,7 +138,14 @@ class FileRows(Rows):
 
     def numbered(self) -> Iterator[tuple[str, Any, ImageOf]]:
         """See ``Rows.numbered``."""
-        files = ImageFiles(self.images or self.path.parent, sub_folders=self.images is not None)
+        if isinstance(self.images, RemoteFolder):
+            files = RemoteFiles(self.images, sub_folders=True)
+            for place, row, image_of in self._numbered(files):
+                yield place, row, behind(files, image_of)
+        else:
+            yield from self._numbered(ImageFiles(self.images or self.path.parent, sub_folders=self.images is not None))
+
+    def _numbered(self, files: ImageFiles) -> Iterator[tuple[str, Any, ImageOf]]:
         if self.path.suffix.lower() == ".json":
             find = partial(find_image, columns=self.columns, files=files)
             yield from ((f"{self.path.name}: {place}", row, find) for place, row in unlabelled_rows(self.path))

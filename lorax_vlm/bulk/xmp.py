@@ -10,19 +10,21 @@ run.
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lorax_vlm.bulk.items import Item
-from lorax_vlm.bulk.journal import Journal, Said, SeenImage, Stamp, Written
+from lorax_vlm.bulk.journal import AT_ONCE, Journal, Said, SeenImage, Stamp, Written
 from lorax_vlm.bulk.order import BulkOrder
 from lorax_vlm.bulk.sidecars import Sidecar, chosen_label, content_of, digest_of, found_in, may_write
 from lorax_vlm.bulk.standing import Standing, holding, looked_up
 from lorax_vlm.errors import ImageError, LoraxError, MissingExtra, PathError
 from lorax_vlm.paths import naming, rewrite
 
+T = TypeVar("T")
 _DESCRIPTION, _KEYWORDS, _LANGUAGE = "Xmp.dc.description", "Xmp.dc.subject", 'lang="x-default"'
 _TEXT, _MADE_OF = "xmp ", "xmp of "
 """Before the names of images in the journal's list of files: what was written, and into which image."""
@@ -61,22 +63,24 @@ class _Place:
         return self.source == self.target
 
 
-def write_descriptions(order: BulkOrder, journal: Journal, stopped: Callable[[], bool]) -> Described:
+def write_descriptions(
+    order: BulkOrder, journal: Journal, stopped: Callable[[], bool], written: Callable[[str], object]
+) -> Described:
     """Write the text about each image into it, or into a copy of it where the output is another folder.
 
     Args:
         order: What is wanted; ``existing`` is about descriptions.
         journal: What was said, and what was written before.
         stopped: Whether to end after the image that is being written.
+        written: Is told the name of each image whose turn it was.
 
     Raises:
         MissingExtra: pyexiv2 is not installed.
         PathError: The output cannot be written, such as on a full disk.
     """
     pyexiv2, done = require_library(), Described()
-    for item, before in looked_up(order.items, journal):
+    for (item, before), place in _placed(order, journal, looked_up(order.items, journal), lambda pair: pair[0]):
         said = holding(item, order.columns, before)
-        place = _place(order, journal, item)
         if place is None or len(said) < len(order.columns) or _is_done(order, place, said, item):
             continue
         if stopped():
@@ -88,13 +92,16 @@ def write_descriptions(order: BulkOrder, journal: Journal, stopped: Callable[[],
             raise
         except LoraxError as error:
             done.failures.append((item.name, type(error).__name__, str(error)))
+        written(item.name)
     return done
 
 
-def is_described(order: BulkOrder, journal: Journal, standing: Standing) -> bool:
-    """Whether nothing is to be written into an image about which everything was said, as far as is known unread."""
-    place = _place(order, journal, standing.item)
-    return place is None or _is_done(order, place, standing.known, standing.item)
+def with_described(
+    order: BulkOrder, journal: Journal, standings: Iterable[Standing]
+) -> Iterator[tuple[Standing, bool]]:
+    """Each with whether its image holds its text, or cannot hold one, as far as is known without reading it."""
+    for standing, place in _placed(order, journal, standings, lambda standing: standing.item):
+        yield standing, place is None or _is_done(order, place, standing.known, standing.item)
 
 
 def settle(order: BulkOrder, journal: Journal) -> None:
@@ -107,9 +114,9 @@ def settle(order: BulkOrder, journal: Journal) -> None:
     if not pending:
         return
     name, former, new = pending
-    item = next((item for item in order.items if item.name == name), None)
-    place = _place(order, journal, item) if item is not None else None
-    if item is not None and place is not None:
+    for item, place in _placed(order, journal, (item for item in order.items if item.name == name), lambda item: item):
+        if place is None:
+            break
         with naming(place.target):
             if hashlib.sha256(place.target.read_bytes()).hexdigest() == new:
                 _settled(journal, item, place, former, new)
@@ -118,19 +125,23 @@ def settle(order: BulkOrder, journal: Journal) -> None:
         journal.note_facts({_PENDING: None})
 
 
-def _place(order: BulkOrder, journal: Journal, item: Item) -> _Place | None:
-    """None for what is no file here."""
+def _placed(
+    order: BulkOrder, journal: Journal, things: Iterable[T], item_of: Callable[[T], Item]
+) -> Iterator[tuple[T, _Place | None]]:
+    """Things with the places of their items; None for what is no file here."""
+    source = iter(things)
+    while some := list(islice(source, AT_ONCE)):
+        files = journal.files([mark + item_of(thing).name for thing in some for mark in (_TEXT, _MADE_OF)])
+        yield from ((thing, _place(order, files, item_of(thing))) for thing in some)
+
+
+def _place(order: BulkOrder, files: Mapping[str, Written], item: Item) -> _Place | None:
     if not isinstance(item.image, Path) or item.problem is not None:
         return None
     source = Path(os.path.realpath(item.image))  # of a link the file is changed, and the link stays one
-    files = journal.files([_TEXT + item.name, _MADE_OF + item.name])
-    return _Place(
-        source,
-        Path(os.path.realpath(order.out / item.name)),
-        Sidecar(_TEXT + item.name, order.labels),
-        files.get(_TEXT + item.name),
-        files.get(_MADE_OF + item.name),
-    )
+    target = Path(os.path.realpath(order.out / item.name))
+    text, made_of = _TEXT + item.name, _MADE_OF + item.name
+    return _Place(source, target, Sidecar(text, order.labels), files.get(text), files.get(made_of))
 
 
 def _text(order: BulkOrder, item: Item, said: dict[str, Said]) -> str:

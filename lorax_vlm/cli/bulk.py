@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from lorax_vlm.errors import LoraxError, UsageError
 from lorax_vlm.foreign import printable
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.requests import Engine
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _EVERY_S = 10.0
 _LOOKED_AT = 100
@@ -167,7 +170,7 @@ class Noted:
 
     def started(self, plan: BulkPlan) -> None:
         """Pass it on."""
-        self._done, self._total = plan.done, plan.images
+        self._done, self._total = plan.done + plan.staying, plan.images
         self._record.progress(self._done, self._total)
         self._progress.started(plan)
 
@@ -181,9 +184,13 @@ class Noted:
         self._note()
         self._progress.failed(name, error)
 
-    def ended(self) -> None:
+    def described(self, name: str) -> None:
         """Pass it on."""
-        self._progress.ended()
+        self._progress.described(name)
+
+    def ended(self, report: BulkReport) -> None:
+        """Pass it on."""
+        self._progress.ended(report)
 
     def _note(self) -> None:
         self._done += 1
@@ -194,7 +201,8 @@ class Lines:
     """A line now and then, where nobody watches a bar."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet, self._total, self._done, self._failed, self._start, self._said = quiet, 0, 0, 0, 0.0, 0.0
+        self._quiet, self._total, self._done, self._failed, self._described = quiet, 0, 0, 0, 0
+        self._start, self._said = 0.0, 0.0
 
     def started(self, plan: BulkPlan) -> None:
         """Say what is to be done."""
@@ -215,7 +223,15 @@ class Lines:
         self._say(f"failed: {error}")
         self._now_and_then()
 
-    def ended(self) -> None:
+    def described(self, name: str) -> None:
+        """Say how far it is, now and then."""
+        self._described += 1
+        now = time.monotonic()
+        if now - self._said >= _EVERY_S:
+            self._said = now
+            self._say(f"written into {self._described:,} images")
+
+    def ended(self, report: BulkReport) -> None:
         """Nothing more to say."""
 
     def _count(self) -> None:
@@ -252,10 +268,12 @@ class Bar:
             TextColumn("{task.fields[failed]} failed"),
             console=Console(stderr=True, markup=False, highlight=False),
         )
-        self._failed, self._start = 0, 0.0
+        self._failed, self._start, self._describes = 0, 0.0, 0
+        self._into: TaskID | None = None
 
     def started(self, plan: BulkPlan) -> None:
         """Show it."""
+        self._describes = plan.to_ask + plan.to_write + plan.to_describe
         for line in plan.lines():
             self._bar.console.print(printable(line), soft_wrap=True)
         self._task = self._bar.add_task("", total=plan.to_ask + plan.to_write, failed=0, rate="")
@@ -274,7 +292,13 @@ class Bar:
         self._bar.console.print(printable(f"failed: {error}"), soft_wrap=True)
         self.said(name, {})
 
-    def ended(self) -> None:
+    def described(self, name: str) -> None:
+        """Advance a bar of its own."""
+        if self._into is None:
+            self._into = self._bar.add_task("", total=self._describes, failed=self._failed, rate="into images")
+        self._bar.update(self._into, advance=1)
+
+    def ended(self, report: BulkReport) -> None:
         """Leave it on the screen."""
         self._bar.stop()
 
@@ -294,9 +318,13 @@ class JsonProgress:
         """An image that has none."""
         self._tell("failed", name=name, error=type(error).__name__, message=str(error))
 
-    def ended(self) -> None:
-        """The end."""
-        self._tell("ended")
+    def described(self, name: str) -> None:
+        """An image whose turn it was to hold its text."""
+        self._tell("described", name=name)
+
+    def ended(self, report: BulkReport) -> None:
+        """The end, and what was done until then."""
+        self._tell("ended", report=report)
 
     def _tell(self, event: str, **facts: object) -> None:
         sys.stderr.write(json.dumps(as_json_values({"event": event, **facts}), allow_nan=False) + "\n")

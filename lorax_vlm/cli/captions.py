@@ -17,7 +17,7 @@ from lorax_vlm.cli.options import (
     Columns,
     Device,
     Dtype,
-    Images,
+    ImagesSomewhere,
     Model,
     Quantize,
     Ray,
@@ -51,7 +51,7 @@ def caption(
         Path | None, typer.Option(help="Write a comparison sheet (PNG) of one image.", show_default=False)
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder: its sub folders, too.")] = False,
-    images_folder: Images = None,
+    images_folder: ImagesSomewhere = None,
     columns: Columns = None,
     split: Annotated[str | None, typer.Option(help="Of hub:owner/name: one split.", show_default=False)] = None,
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Go into sub folders that are links.")] = False,

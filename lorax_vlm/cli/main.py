@@ -6,6 +6,7 @@ No torch.
 import atexit
 import logging
 import os
+import re
 import sys
 import traceback
 from functools import cache
@@ -38,8 +39,10 @@ _BUG = (
     "lines above and what `lorax-vlm doctor` prints."
 )
 
-# What messages call by its name in Python, and its option.
-_OPTIONS = {"replace=True": "--replace", "include_seen=True": "--include-seen", "store=": "--store"}
+_KEYWORD = re.compile(r"\((\w+)=(?:True)?\)")
+"""How messages say what an argument of Python would do about it."""
+_WRONG = re.compile(r"(\w+) (?=(?:must be|is|are|takes) )")
+"""How they say that one is wrong."""
 
 
 def print_version(asked: bool) -> None:
@@ -124,9 +127,25 @@ def _open_what_is_closed() -> None:
 def describe(error: LoraxError) -> str:
     """An error for people: its kind, where that says more than its message, and the message."""
     kind, text = "" if isinstance(error, UsageError) else f"{type(error).__name__}: ", str(error)
-    for keyword, option in _OPTIONS.items():
-        text = text.replace(f"({keyword})", f"({option})")
+    options = _options()
+    text = _KEYWORD.sub(lambda found: f"({options[found[1]]})" if found[1] in options else found[0], text)
+    if isinstance(error, UsageError) and (found := _WRONG.match(text)) and found[1] in options:
+        text = f"{options[found[1]]} {text[found.end() :]}"
     return printable(f"{kind}{text}")
+
+
+def _options() -> dict[str, str]:
+    """Those of the command that was given, by their names in Python."""
+    given = command()
+    for word in sys.argv[1:]:
+        if word not in getattr(given, "commands", {}):
+            break
+        given = given.commands[word]
+    return {
+        str(parameter.name): next((name for name in parameter.opts if name.startswith("--")), parameter.opts[0])
+        for parameter in given.params
+        if parameter.param_type_name == "option"
+    }
 
 
 if __name__ == "__main__":

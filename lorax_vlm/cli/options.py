@@ -45,6 +45,10 @@ Data = Annotated[
 Images = Annotated[
     Path | None, typer.Option("--images", help="With a file: the folder of its images.", show_default=False)
 ]
+ImagesSomewhere = Annotated[
+    str | None,
+    typer.Option("--images", help="With a file: the folder of its images, or its address.", show_default=False),
+]
 Annotations = Annotated[
     Path | None, typer.Option("--annotations", help="With VQAv2 questions: the file of answers.", show_default=False)
 ]

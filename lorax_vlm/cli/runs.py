@@ -90,7 +90,7 @@ def resume(name: Name) -> None:
     run, found = _find(name)
     command = _require(found, name)
     if command.state == "running":
-        raise UsageError(f"{command.name} {command.about} is running: process {command.process} on {command.host}.")
+        raise UsageError(f"{command.name} {command.about} is running: {command.worker}.")
     if "-" in (command.values.get("images"), *_listed(command.values.get("images"))):
         raise UsageError(f"{command.name} {command.about} had its list on standard input: give the command again.")
     words = arguments_of(_click_command(command), command.values)

@@ -1,5 +1,6 @@
 """Folders behind fsspec addresses, such as ``s3://bucket/photos``: what is in them, read and written. No torch."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lorax_vlm.errors import InterruptedTransfer, RemoteError
+from lorax_vlm.paths import written_whole
 from lorax_vlm.sharing.downloads import PROTOCOLS, guarded, open_filesystem, version_of
 
 T = TypeVar("T")
@@ -73,6 +75,51 @@ class RemoteFolder:
                 return data
 
         return _tried(read)
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Bring a file here, perhaps a large one, in the place of what is there.
+
+        Raises:
+            RemoteError: It cannot be read.
+            OSError: It cannot be kept here.
+        """
+
+        def fetch() -> None:
+            with guarded(f"{self.url}/{name}"):
+                system, root = self._open()
+                with system.open(f"{root}/{name}", "rb") as source, written_whole(path) as file:
+                    shutil.copyfileobj(source, file)
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _tried(fetch)
+
+    def read_if_there(self, name: str) -> bytes | None:
+        """A file; None where there is none.
+
+        Raises:
+            RemoteError: It cannot be read.
+        """
+        try:
+            return self.read(name)
+        except RemoteError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, whole.
+
+        Raises:
+            RemoteError: It cannot be written.
+        """
+
+        def write() -> None:
+            with guarded(f"{self.url}/{name}"):
+                system, root = self._open()
+                system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+                system.pipe_file(f"{root}/{name}", content)
+
+        _tried(write)
 
     def send(self, files: Mapping[str, Path]) -> None:
         """Write files to names there; in object stores each appears as a whole.

@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
-from lorax_vlm.commands import interrupted, still_runs
 from lorax_vlm.errors import NothingToResume, RunInUse, TrainingError, UsageError
-from lorax_vlm.training.runs import LOCK_FILE, RUN_FILE, Holder, complete_checkpoints, read_holder, read_record
+from lorax_vlm.processes import Worker
+from lorax_vlm.training.runs import LOCK_FILE, RUN_FILE, complete_checkpoints, read_holder, read_record
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class RunState:
     """Of the last complete checkpoint."""
     steps: int
     """It is to have."""
-    holder: Holder | None
+    holder: Worker | None
     """Where it is running."""
     ended: bool
     """Whether it has all its results, and only was not stored."""
@@ -103,8 +102,8 @@ def stop_run(run: RunState, wait_s: float) -> None:
         raise UsageError(f"{run.name} is not running; it is {run.state}.")
     if not run.holder.is_here:
         raise UsageError(f"{run.name} is run by {run.holder}, not by this machine.")
-    if not interrupted(run.holder.process, lambda: _holder(run.folder) == run.holder, wait_s):
-        raise RunInUse(str(run.folder), str(run.holder), f"It {still_runs(run.holder.process, wait_s)}")
+    if not run.holder.interrupt(lambda: _holder(run.folder) == run.holder, wait_s):
+        raise RunInUse(str(run.folder), str(run.holder), f"It {run.holder.still_works(wait_s)}")
 
 
 def _state(folder: Path) -> RunState | None:
@@ -134,10 +133,10 @@ def _state(folder: Path) -> RunState | None:
     )
 
 
-def _holder(folder: Path) -> Holder | None:
+def _holder(folder: Path) -> Worker | None:
     """Who holds a run. The lock is only tried where its process lives, so that nobody who begins is disturbed."""
     holder = read_holder(folder)
-    if holder is None or (holder.is_here and not psutil.pid_exists(holder.process)):
+    if holder is None or not holder.may_live:
         return None
     lock = FileLock(folder / LOCK_FILE)
     try:

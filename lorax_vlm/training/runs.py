@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 from lorax_vlm.adapters.integrity import hash_file
 from lorax_vlm.errors import NothingToResume, PathError, RunInUse, TrainingError
 from lorax_vlm.paths import naming, remove_abandoned, written_whole
+from lorax_vlm.processes import Worker
 from lorax_vlm.settings import process_rank
 
 logger = logging.getLogger(__name__)
@@ -96,22 +96,6 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
-class Holder:
-    """The process that holds a run."""
-
-    process: int
-    host: str
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host}"
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is one of this machine."""
-        return self.host == socket.gethostname()
-
-
-@dataclass(frozen=True)
 class Run:
     """A run on disk: how it was started, and where it can be continued."""
 
@@ -167,19 +151,19 @@ def held_run(run_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise PathError.of(run_dir, error) from error
     try:
-        holder = Holder(os.getpid(), socket.gethostname())
-        write_at_once(run_dir / HOLDER_FILE, json.dumps(dataclasses.asdict(holder)))
+        write_at_once(run_dir / HOLDER_FILE, json.dumps(dataclasses.asdict(Worker.this())))
         yield
     finally:
         lock.release()
 
 
-def read_holder(run_dir: Path) -> Holder | None:
+def read_holder(run_dir: Path) -> Worker | None:
     """Who holds a run, or was the last to hold it; None where that cannot be read."""
     try:
         said = json.loads((run_dir / HOLDER_FILE).read_text(encoding="utf-8"))
-        return Holder(int(said["process"]), str(said["host"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        began = said.get("began")
+        return Worker(int(said["process"]), str(said["host"]), None if began is None else float(began))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

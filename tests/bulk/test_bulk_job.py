@@ -232,6 +232,15 @@ def test_another_process_is_kept_out(bench: Bench) -> None:
     bench.run()
 
 
+def test_images_whose_texts_stay_are_not_called_done(bench: Bench) -> None:
+    for red in (1, 2, 3):
+        (bench.root / f"p{red}.txt").write_text("by hand")
+    assert bench.run().texts == 7
+    plan = bench.job().plan()
+    assert (plan.done, plan.staying) == (7, 3)
+    assert plan.lines() == ["10 images, 7 of them done", "left as they are: 3 texts not written here"]
+
+
 def test_stopping_ends_after_the_batch(bench: Bench) -> None:
     job = bench.job()
 
@@ -243,7 +252,9 @@ def test_stopping_ends_after_the_batch(bench: Bench) -> None:
 
         def failed(self, name: str, error: LoraxError) -> None: ...
 
-        def ended(self) -> None: ...
+        def described(self, name: str) -> None: ...
+
+        def ended(self, report: BulkReport) -> None: ...
 
     report = job.run(Stop())
     assert (report.interrupted, report.texts, len(bench.texts())) == (True, 8, 8), (

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import fsspec
 import pytest
 
 from lorax_vlm.adapters.store import AdapterStore
-from lorax_vlm.bulk import remote
+from lorax_vlm.bulk import claim, remote
 from lorax_vlm.bulk.answering import LocalAnswers, Pace
 from lorax_vlm.bulk.counts import BulkReport
 from lorax_vlm.bulk.job import BulkJob
@@ -18,10 +20,13 @@ from lorax_vlm.bulk.order import bulk_order
 from lorax_vlm.bulk.remote import Mirror
 from lorax_vlm.errors import PathError, RemoteError, UsageError
 from lorax_vlm.models.catalog import get_model_entry
+from lorax_vlm.requests import Request
 from lorax_vlm.settings import outputs_dir
 from lorax_vlm.sharing.places import RemoteFolder
 from tests.bulk.test_bulk_job import Bench, paint
 from tests.sharing.test_remotes import s3  # noqa: F401 - a fixture
+
+CLAIM = ".lorax-vlm/captions.sqlite.writing.json"
 
 
 @pytest.fixture
@@ -124,10 +129,35 @@ def test_what_was_not_sent_is_sent_the_next_time(bench: Bench, there: str, monke
         patch.setattr(remote, "_SENT_EVERY_S", 0.0)
         with pytest.raises(RemoteError, match="network is gone"):
             run(bench, there)
+        with pytest.raises(RemoteError, match="network is gone"):
+            run(bench, there)  # again, the same
     partly = texts(there)
     assert 0 < len(partly) < 10
     report = run(bench, there)
     assert report.texts < 10
+    assert len(texts(there)) == 10
+    assert run(bench, there).plan.done == 10
+
+
+def test_texts_that_were_on_their_way_are_sent_the_next_time(
+    bench: Bench, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal arrived and the texts did not."""
+    original = RemoteFolder.send
+
+    def fail(self: RemoteFolder, files: Mapping[str, Path]) -> None:
+        if any(name.endswith(".txt") for name in files):
+            raise RemoteError(self.url, "the network is gone")
+        original(self, files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "send", fail)
+        patch.setattr(remote, "_SENT_EVERY_S", 0.0)
+        for _ in range(3):
+            with pytest.raises(RemoteError, match="network is gone"):
+                run(bench, there)
+    assert texts(there) == {}
+    assert run(bench, there).texts < 10
     assert len(texts(there)) == 10
     assert run(bench, there).plan.done == 10
 
@@ -182,9 +212,96 @@ def test_one_process_of_this_machine_works_on_an_output(bench: Bench, there: str
         run(bench, there)
 
 
-def test_tables_behind_addresses_are_not_read(bench: Bench) -> None:
-    with pytest.raises(UsageError, match="fetch the table"):
+def test_rows_behind_an_address_show_images_beside_them_there(bench: Bench, there: str, tmp_path: Path) -> None:
+    system, root = fsspec.core.url_to_fs(there)
+    rows = [{"file_name": name, "n": n} for n, name in enumerate(["p3.png", "deep/p1.png", "gone.png", "../p2.png"])]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    system.pipe_file(f"{root}/rows.jsonl", lines.encode())
+    (bench.root / "rows.jsonl").write_text(lines)
+    report = run(bench, f"{there}/rows.jsonl", out=tmp_path / "there.jsonl")
+    run(bench, bench.root / "rows.jsonl", out=tmp_path / "here.jsonl")
+    assert (report.texts, report.failed) == (2, 2)
+    assert (tmp_path / "there.jsonl").read_bytes() == (tmp_path / "here.jsonl").read_bytes()
+    said = [json.loads(line) for line in (tmp_path / "there.jsonl").read_text().splitlines()]
+    assert [row.get("n") for row in said if row.get("caption")] == [0, 1]
+    failed = (tmp_path / "there.jsonl.failed.csv").read_text()
+    assert "gone.png" in failed
+    assert "leads out of the folder" in failed
+    assert run(bench, f"{there}/rows.jsonl", out=tmp_path / "there.jsonl").texts == 0
+
+
+def test_rows_here_show_images_there_by_id_and_in_sub_folders(bench: Bench, there: str, tmp_path: Path) -> None:
+    system, root = fsspec.core.url_to_fs(there)
+    system.pipe_file(f"{root}/val/000000000007.png", system.cat_file(f"{root}/p7.png"))
+    for name in [f"p{red}.png" for red in range(10)]:
+        system.rm_file(f"{root}/{name}")
+    (tmp_path / "rows.csv").write_text("image_id,question\n7,what?\n8,what?\n")
+    wanted = {"answers": True, "out": tmp_path / "answers.jsonl"}
+    report = run(bench, tmp_path / "rows.csv", images=there, **wanted)
+    assert (report.texts, report.failed) == (1, 1)
+    assert "no image file for image_id 8" in (tmp_path / "answers.jsonl.failed.csv").read_text()
+
+
+def test_a_table_that_is_not_there_is_said(bench: Bench) -> None:
+    with pytest.raises(RemoteError, match=r"rows\.csv"):
         run(bench, "memory://bucket/rows.csv")
+
+
+def write_claim(there: str, **said: Any) -> None:
+    facts = {"process": 7, "host": "elsewhere", "began": 1.0, "renewed": time.time(), **said}
+    RemoteFolder(there).write(CLAIM, json.dumps(facts).encode())
+
+
+def test_another_machine_that_writes_there_is_named_and_keeps_the_output(bench: Bench, there: str) -> None:
+    write_claim(there)
+    with pytest.raises(PathError, match="process 7 on elsewhere is writing texts there"):
+        run(bench, there)
+    assert not bench.engine.asked
+    assert texts(there) == {}
+    assert json.loads(RemoteFolder(there).read(CLAIM))["host"] == "elsewhere"
+
+
+@pytest.mark.parametrize("said", [{"renewed": 0.0}, {"host": socket.gethostname()}, {"host": None}])
+def test_who_has_gone_or_says_nothing_known_keeps_nobody_out(bench: Bench, there: str, said: dict[str, Any]) -> None:
+    """It was not renewed for long; or its process, of this machine, is not there."""
+    write_claim(there, **said)
+    assert run(bench, there).texts == 10
+    assert CLAIM not in RemoteFolder(there).files(), "and leaves no file of its own"
+
+
+def test_who_was_written_over_ends_without_writing(bench: Bench, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two began in the same moment, or one was away for long."""
+    monkeypatch.setattr(claim, "_RENEWED_EVERY_S", 0.05)
+    say, others = bench.engine.say, list[Request]()
+
+    def taken(request: Request) -> str:
+        if not others:
+            others.append(request)
+            write_claim(there)
+            time.sleep(0.5)
+        return say(request)
+
+    bench.engine.say = taken
+    with pytest.raises(PathError, match="process 7 on elsewhere"):
+        run(bench, there)
+    assert texts(there) == {}
+    assert json.loads(RemoteFolder(there).read(CLAIM))["host"] == "elsewhere"
+    RemoteFolder(there).remove(CLAIM)
+    bench.engine.say = say
+    assert run(bench, there).texts < 10, "what was said is kept here"
+    assert len(texts(there)) == 10
+
+
+def test_an_output_that_cannot_be_written_is_found_before_anything_is_said(
+    bench: Bench, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: RemoteFolder, name: str, content: bytes) -> None:
+        raise RemoteError(self.url, "access denied")
+
+    monkeypatch.setattr(RemoteFolder, "write", refuse)
+    with pytest.raises(RemoteError, match="access denied"):
+        run(bench, there)
+    assert not bench.engine.asked
 
 
 def test_what_fails_is_listed_there_until_it_does_not(bench: Bench, there: str) -> None:

@@ -155,7 +155,7 @@ def test_an_output_must_be_named_and_the_library_be_there(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     entry, store = get_model_entry("blip2-opt-mini"), None
-    with pytest.raises(UsageError, match="takes --out"):
+    with pytest.raises(UsageError, match="Texts in images need a place"):
         bulk_order(entry, store, bench.root, [], write=["xmp"])  # type: ignore[arg-type]
     monkeypatch.setitem(__import__("sys").modules, "pyexiv2", None)
     with pytest.raises(MissingExtra, match=r"lorax-vlm\[xmp\]"):

@@ -66,14 +66,17 @@ def test_options_of_folders_are_not_for_single_images(run, photos: Path) -> None
     assert "--compare and --sheet are for single images" in run("caption", photos, "--compare", code=2)
     assert "take a temperature" in run("caption", photos, "--samples", 2, code=2)
     assert "Outputs are txt" in run("caption", photos, "--write", "xls", code=2)
-    assert "existing must be one of" in run("caption", photos, "--existing", "keep", code=2)
+    assert "--existing must be one of" in run("caption", photos, "--existing", "keep", code=2), "as it is typed"
+    assert "place (--out)" in run("caption", photos, "--write", "xmp", code=2)
 
 
 def test_programs_are_told_in_json_what_people_are_told(run, photos: Path) -> None:
     planned = json.loads(run("caption", photos, "--dry-run", "--json"))["plan"]
     assert (planned["images"], planned["to_ask"], planned["texts"]) == (13, 13, {"new": 13})
     said = run("caption", photos, "--json-progress", "--batch-size", 4, code=(0,))  # which gives standard error
-    events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    events = [json.loads(line) for line in said.splitlines()]
+    report = events[-1]["report"]
+    assert (report["texts"], report["failed"], report["written"], report["interrupted"]) == (12, 1, 12, False)
     assert [event["event"] for event in events] == ["started", "failed", *["said"] * 12, "ended"]
     assert events[0]["plan"]["texts"] == {"new": 13}
     assert {event["name"]: event["texts"]["base"] for event in events if event["event"] == "said"} == {

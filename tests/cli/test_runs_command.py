@@ -15,8 +15,9 @@ import pytest
 
 from lorax_vlm import make_scene
 from lorax_vlm.commands import list_commands
+from lorax_vlm.processes import Worker
 from lorax_vlm.training.run_list import find_run, list_runs
-from lorax_vlm.training.runs import Holder, discard_run, held_run, prepare_run
+from lorax_vlm.training.runs import discard_run, held_run, prepare_run
 from tests.interruptions_for_tests import interrupt
 
 TRAIN = ("train", "mine", "--style", "concise", "--recipe", "light", "--batch-size", 4, "--eval-every", 2)
@@ -86,7 +87,8 @@ def test_who_holds_a_run_is_said_and_who_has_died_holds_none(tmp_path: Path) -> 
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     [state], _ = list_runs(tmp_path)
-    assert state.holder == Holder(process.pid, socket.gethostname())
+    assert state.holder is not None
+    assert (state.holder.process, state.holder.host) == (process.pid, socket.gethostname())
     assert (state.name, state.state, state.step, state.steps) == ("mine", "running", 0, 3)
     process.kill()
     process.wait()
@@ -94,7 +96,7 @@ def test_who_holds_a_run_is_said_and_who_has_died_holds_none(tmp_path: Path) -> 
     [state], _ = list_runs(tmp_path)
     assert (state.holder, state.state) == (None, "interrupted")
     with held_run(folder):
-        assert list_runs(tmp_path)[0][0].holder == Holder(os.getpid(), socket.gethostname())
+        assert list_runs(tmp_path)[0][0].holder == Worker.this()
 
 
 def test_a_run_that_goes_on_is_not_called_stopped(run, isolated_home: Path) -> None:

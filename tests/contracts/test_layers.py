@@ -27,7 +27,7 @@ LEVELS = (
     ("skills",),
     ("requests",),
     ("commands",),
-    ("types", "settings", "answers", "versions", "paths", "fetching"),
+    ("types", "settings", "answers", "versions", "paths", "fetching", "processes"),
     ("errors",),
     ("foreign",),
 )

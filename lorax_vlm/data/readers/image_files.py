@@ -138,11 +138,23 @@ class ImageFiles:
             return path
         raise _unusable(inside, "a folder" if stat.S_ISDIR(mode) else "no regular file", field)
 
+    def _is_there(self, inside: str) -> bool:
+        return os.path.lexists(self.folder / inside)
+
+    def _names_in(self, folder: str) -> list[str]:
+        try:
+            return os.listdir(self.folder / folder)
+        except OSError:  # no folder, or none that may be looked into: then nothing is found in it
+            return []
+
+    def _images(self) -> list[Path]:
+        return images_below(self.folder)
+
     def _composed_otherwise(self, inside: str, field: str) -> Path | None:
         """The file whose name has the same accents, put together in another way."""
         reached = ""
         for part in PurePosixPath(inside).parts:
-            if os.path.lexists(self.folder / reached / part):
+            if self._is_there(os.path.join(reached, part)):
                 reached = os.path.join(reached, part)
                 continue
             others = self._listing(reached).get(unicodedata.normalize("NFC", part), [])
@@ -156,11 +168,8 @@ class ImageFiles:
     def _listing(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._composed:
             names: dict[str, list[str]] = defaultdict(list)
-            try:
-                for name in sorted(os.listdir(self.folder / folder)):
-                    names[unicodedata.normalize("NFC", name)].append(name)
-            except OSError:  # no folder, or none that may be looked into: then nothing is found in it
-                pass
+            for name in sorted(self._names_in(folder)):
+                names[unicodedata.normalize("NFC", name)].append(name)
             self._composed[folder] = names
         return self._composed[folder]
 
@@ -188,7 +197,7 @@ class ImageFiles:
 
     def _files(self) -> "_Index":
         if self._index is None:
-            self._index = _Index(self.folder)
+            self._index = _Index(self.folder, self._images())
         return self._index
 
     def _near(self, name: str) -> str:
@@ -239,8 +248,7 @@ def _two(what: str, found: list[Path], folder: Path, field: str) -> MalformedRow
 class _Index:
     """The images of a folder by name and number: those in it, then those in sub folders."""
 
-    def __init__(self, folder: Path) -> None:
-        everything = images_below(folder)
+    def __init__(self, folder: Path, everything: list[Path]) -> None:
         own = [path for path in everything if path.parent == folder]
         others = [path for path in everything if path.parent != folder]
         if own:  # then sub folders may hold anything, such as small copies
