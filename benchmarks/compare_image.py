@@ -67,7 +67,7 @@ def ask_peft(base: LoadedModel, folders: list[Path], picture: Image, tokens: int
         model.load_adapter(str(folder), adapter_name=folder.name)
     model.eval()
     family: Any = base.family
-    pixels = family.pixel_values([picture]).to(base.model.dtype)
+    pixels = family.pixel_batch(family.prepare([picture]))["pixel_values"].to(base.model.dtype)
     texts: list[str] = []
 
     def caption() -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import Blip2Processor
 
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
+from lorax_vlm.models.families.pictures import Picture
 from lorax_vlm.models.loading import load_model
 from recipes.card import measure_checkpoint
 from recipes.checkpoint import parse_arguments, save
@@ -41,7 +42,8 @@ def main() -> None:
         captions = [pool.scenes[row].caption("plain") for row in rows.tolist()]
         pixels = pool.pixel_values(rows)
         contrast = 0.7 + 0.6 * torch.rand(len(pixels), 1, 1, 1)
-        batch = family.training_batch(contrast * pixels + 0.3 * torch.randn_like(pixels), [""] * BATCH, captions)
+        noisy = contrast * pixels + 0.3 * torch.randn_like(pixels)
+        batch = family.training_batch([Picture({"pixel_values": row}) for row in noisy], [""] * BATCH, captions)
         labels = batch.pop("labels")
         optimizer.step(family.loss(model(**batch).logits, labels))
     save(model, model.config, processor, arguments.out)

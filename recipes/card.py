@@ -84,7 +84,7 @@ def _answers(base: LoadedModel, scenes: list[Scene], asked: Asked, settings: Gen
     for start in range(0, len(asked), _BATCH):
         rows = asked[start : start + _BATCH]
         prompts = [prompt for _, prompt, _ in rows]
-        pixels = base.family.pixel_values([scenes[index].image for index, *_ in rows])
+        pixels = base.family.prepare([scenes[index].image for index, *_ in rows])
         features = base.family.encode_images(base.model, pixels, prompts)
         texts += [g.text for g in base.family.generate(base.model, features, prompts, settings)]
     return texts

@@ -55,8 +55,7 @@ def train_seq2seq_language(
         ]
         queries = cached[rows].float() if readout is None else query_outputs(model, pool.pixel_values(rows), family)
         features = model.language_projection(queries).repeat_interleave(TURNS, dim=0)
-        placeholder = torch.empty(len(turns), 0)
-        batch = family.training_batch(placeholder, [p for p, _ in turns], [t for _, t in turns])
+        batch = family.text_batch((), [p for p, _ in turns], [t for _, t in turns])
         embeddings = model.get_input_embeddings()(batch["input_ids"])
         image_positions = (batch["input_ids"] == family.image_token_id).unsqueeze(-1)
         outputs = model.language_model(

@@ -178,14 +178,14 @@ def test_a_bad_image_fails_alone(system, scenes) -> None:
 def test_a_row_that_fails_unexpectedly_leaves_the_others_alone(system, scenes, monkeypatch) -> None:
     pictures = [scene.image for scene in scenes[:4]]
     expected = system.caption_images(pictures)
-    original = type(system.base.family).pixel_values
+    original = type(system.base.family).prepare
 
     def fails_on_the_third(self, images):
         if any(np.array_equal(image, pictures[2]) for image in images):
             raise ZeroDivisionError("of a library")
         return original(self, images)
 
-    monkeypatch.setattr(type(system.base.family), "pixel_values", fails_on_the_third)
+    monkeypatch.setattr(type(system.base.family), "prepare", fails_on_the_third)
     said = system.caption_images(pictures, return_errors=True)
     assert isinstance(said[2], RowFailed)
     assert isinstance(said[2].__cause__, ZeroDivisionError)

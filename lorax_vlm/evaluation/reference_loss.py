@@ -36,9 +36,12 @@ def reference_loss(
     for rows, pictures in pictures_in_turn(examples, batch_size):
         chunk = [examples[row] for row in rows]
         different, places = distinct(pictures)
-        pixels = base.family.pixel_values(different)[places]
+        prepared = base.family.prepare(different)
         batch = base.family.training_batch(
-            pixels, [prompt] * len(chunk), [e.target for e in chunk], names=[e.name for e in chunk]
+            [prepared[place] for place in places],
+            [prompt] * len(chunk),
+            [e.target for e in chunk],
+            names=[e.name for e in chunk],
         )
         inputs = {key: value.to(base.device) for key, value in batch.items()}
         labels = inputs.pop("labels")

@@ -329,7 +329,7 @@ def _ask_plain(plain: LoadedModel, updates: Mapping[str, Update]) -> Tensor:
 def _logits(base: LoadedModel) -> Tensor:
     prompts = [base.entry.question_prompt(question) for question in _QUESTIONS]
     images = [make_scene(SCENE + number).image for number in range(len(prompts))]
-    features = base.family.encode_images(base.model, base.family.pixel_values(images).to(base.device), prompts)
+    features = base.family.encode_images(base.model, base.family.prepare(images), prompts)
     return base.family.answer_logits(base.model, features, prompts)
 
 

@@ -22,10 +22,11 @@ from lorax_vlm.adapters.files import AdapterBytes, AdapterFiles, read_adapter
 from lorax_vlm.adapters.manifest import Manifest, read_manifest
 from lorax_vlm.adapters.recipe import touches_image_path
 from lorax_vlm.errors import AdapterNotFound, IncompatibleAdapter, UntrainedAdapter
+from lorax_vlm.models.families.pictures import Features
 from lorax_vlm.models.families.text import require_equal_rows
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.spec import HEAD
-from lorax_vlm.runtime.feature_memory import FeatureMemory, feature_key
+from lorax_vlm.runtime.feature_memory import FeatureMemory
 from lorax_vlm.runtime.residency import Residency
 from lorax_vlm.runtime.routed import RoutedHead, RoutedLinear, routed
 from lorax_vlm.runtime.weights import AdapterWeights, load_weights, weights_nbytes
@@ -247,7 +248,7 @@ class AttachedAdapters:
 
     def _look(
         self, rows: Sequence[Attachment | None], pictures: Sequence[Image.Image], prompts: Sequence[str]
-    ) -> Tensor:
+    ) -> list[Features]:
         """Features of each row's picture; a new one is encoded once for all rows that see it alike."""
         family, model = self.base.family, self.base.model
         looking = [row.weights if row is not None and row.touches_image_path else None for row in rows]
@@ -255,19 +256,19 @@ class AttachedAdapters:
         looks = list(zip(map(id, pictures), looking, reading, strict=True))
         unique = {look: row for row, look in reversed(list(enumerate(looks)))}
         chosen = sorted(unique.values())
-        pixels = family.pixel_values([pictures[row] for row in chosen])
+        prepared = family.prepare([pictures[row] for row in chosen])
 
-        def encode(places: Sequence[int]) -> Tensor:
-            seen = [chosen[place] for place in places]
-            with routed([looking[row] for row in seen]):
-                return family.encode_images(model, pixels[places].to(self.base.device), [prompts[row] for row in seen])
+        def encode(places: Sequence[int]) -> list[Features]:
+            rows, some = [chosen[place] for place in places], [prepared[place] for place in places]
+            with routed([looking[row] for row in rows], family.lengths(some)):
+                return family.encode_images(model, some, [prompts[row] for row in rows])
 
         if family.takes_features and not any(looking):
-            keys = [feature_key(image, reading[row]) for image, row in zip(pixels, chosen, strict=True)]
-            features = torch.stack(self._seen.features(keys, encode))
+            keys = [picture.digest(reading[row]) for picture, row in zip(prepared, chosen, strict=True)]
+            features = self._seen.features(keys, encode)
         else:
             features = encode(range(len(chosen)))
-        return features[[chosen.index(unique[look]) for look in looks]]
+        return [features[chosen.index(unique[look])] for look in looks]
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[Any]:

@@ -27,11 +27,19 @@ others out; gathering reads each row's factors from memory, once for all its pos
 class Routing:
     """Which adapter each row of one call uses. Factors are put together once per call and layer."""
 
-    def __init__(self, rows: Sequence[AdapterWeights | None]) -> None:
-        """Route ``rows[b]``'s adapter, None for the plain base, to row ``b``."""
+    def __init__(self, rows: Sequence[AdapterWeights | None], lengths: Sequence[int] | None = None) -> None:
+        """Route ``rows[b]``'s adapter, None for the plain base, to row ``b``.
+
+        Args:
+            rows: One per row.
+            lengths: How much of the positions each row takes, in any unit; see ``Family.lengths``. None: all as much.
+        """
         if not rows:
             raise ValueError("A call needs at least one row.")
+        if lengths is not None and len(lengths) != len(rows):
+            raise ValueError(f"{len(rows)} rows cannot have {len(lengths)} lengths.")
         self.rows = tuple(rows)
+        self._lengths = tuple(lengths) if lengths is not None and len(set(lengths)) > 1 else None
         self._adapters = list(dict.fromkeys(weights for weights in rows if weights is not None))
         self._present: dict[str, int] = {}
         self._prepared: dict[tuple[str, bool], tuple[Tensor, Tensor, Tensor | None]] = {}
@@ -40,7 +48,8 @@ class Routing:
         """``output`` with every row's update ``x A^T B^T`` at a site.
 
         Rows may have been repeated in place, as beam search does, or flattened with their positions, as OPT does: the
-        leading dimensions always hold a whole number of positions per row, in the order of the rows.
+        leading dimensions always hold a whole number of positions per row, in the order of the rows; equally many of
+        each, or in the proportions of the call's lengths.
 
         Args:
             site: Module name in the base.
@@ -56,6 +65,13 @@ class Routing:
         if not present:
             return output
         positions = x.numel() // x.shape[-1]
+        if self._lengths is not None:
+            a, b, mask = self._concatenated(site, x)
+            hidden = x.reshape(positions, x.shape[-1]) @ a
+            if mask is not None:
+                counts = torch.tensor(self._dealt(site, positions, self._lengths), device=x.device)
+                hidden = hidden * mask.repeat_interleave(counts, dim=0)
+            return torch.addmm(output.reshape(positions, output.shape[-1]), hidden, b).reshape(output.shape)
         per_row, rest = divmod(positions, len(self.rows))
         if rest:
             raise ValueError(f"{site}: {positions} positions cannot be those of {len(self.rows)} rows.")
@@ -69,6 +85,17 @@ class Routing:
         if mask is not None:
             hidden = hidden * (mask if per_row == 1 else mask.repeat_interleave(per_row, dim=0))
         return torch.addmm(output.reshape(positions, output.shape[-1]), hidden, b).reshape(output.shape)
+
+    @staticmethod
+    def _dealt(site: str, positions: int, lengths: Sequence[int]) -> list[int]:
+        """How many of a site's positions are each row's: a layer may see several for a unit, or one for several."""
+        total = sum(lengths)
+        if positions % total == 0:
+            return [length * (positions // total) for length in lengths]
+        several = total // positions if total % positions == 0 else 0
+        if several and not any(length % several for length in lengths):
+            return [length // several for length in lengths]
+        raise ValueError(f"{site}: {positions} positions cannot be those of rows of the lengths {list(lengths)}.")
 
     def _concatenated(self, site: str, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """``A (D_in, K)``, ``B (K, D_out)`` of all adapters side by side, and ``(B, K)`` keeping each row's own.
@@ -121,12 +148,13 @@ _routing: ContextVar[Routing | None] = ContextVar("lorax_vlm_routing", default=N
 
 
 @contextmanager
-def routed(rows: Sequence[AdapterWeights | None]) -> Iterator[None]:
+def routed(rows: Sequence[AdapterWeights | None], lengths: Sequence[int] | None = None) -> Iterator[None]:
     """Run a block in which row ``b`` of every batch uses ``rows[b]``, None for the plain base.
 
-    The block's batches must have these rows, or a whole multiple of them in the same order.
+    The block's batches must have these rows, or a whole multiple of them in the same order. With ``lengths`` they are
+    those of an image path that lays images of several sizes out one after the other; see ``Routing``.
     """
-    token = _routing.set(Routing(rows))
+    token = _routing.set(Routing(rows, lengths))
     try:
         yield
     finally:

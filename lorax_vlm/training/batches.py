@@ -7,18 +7,17 @@ instead of its pixels at every step. The loss is the same to the last bit; only 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
 
 from lorax_vlm.data.examples import Example
 from lorax_vlm.errors import DataError
 from lorax_vlm.models.families.base import Family
+from lorax_vlm.models.families.pictures import Features, Look, Picture
 from lorax_vlm.training.distinct_images import ImagesTogether, distinct_batch
 from lorax_vlm.training.feature_cache import FeatureCache, image_key
 
-Encode = Callable[[Tensor, Sequence[str]], Tensor]
-"""The frozen image path: pixels ``(B, C, H, W)`` and prompts to features ``(B, Q, D)``."""
+Encode = Callable[[Sequence[Picture], Sequence[str]], list[Features]]
+"""The frozen image path: pictures, each with a prompt, to their features."""
 
 
 def make_dataset(examples: Sequence[Example] | Iterable[Example]) -> "ExampleDataset | ExampleStream":
@@ -95,7 +94,7 @@ class FamilyCollator:
         """
         self._family, self._encode, self._cache = family, encode, cache
         self._distinct = distinct and encode is None and family.takes_features
-        self._kept: dict[Hashable, Tensor] = {}
+        self._kept: dict[Hashable, Look] = {}
         self._room_bytes = memory_bytes
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -112,16 +111,14 @@ class FamilyCollator:
             "answers": [example.answers for example in examples],
             "names": [example.name for example in examples],
         }
-        if self._distinct:
-            batch = self._family.training_batch(torch.empty(len(rows), 0), **texts)
-            return distinct_batch(batch, rows, [self._look_of(example) for example in examples])
-        if self._encode is None:
-            return dict(self._family.training_batch(self._family.stack_pixels(rows), **texts))
-        batch = self._family.training_batch(torch.empty(len(rows), 0), **texts)
-        return self._family.features_batch(batch, torch.stack(rows))
+        if not self._distinct:
+            return self._family.training_batch(rows, **texts)
+        pictures = [row for row in rows if isinstance(row, Picture)]
+        batch = self._family.text_batch(pictures, **texts)
+        return distinct_batch(batch, pictures, [self._look_of(example) for example in examples])
 
-    def _seen(self, examples: Sequence[Example]) -> list[Tensor]:
-        """Pixels or features of each example's image."""
+    def _seen(self, examples: Sequence[Example]) -> list[Look]:
+        """Each example's image, prepared or seen."""
         keys = [self._key(example) for example in examples]
         found = {key: self._kept[key] for key in keys if key in self._kept}
         missing = {key: example for key, example in zip(keys, examples, strict=True) if key not in found}
@@ -134,25 +131,23 @@ class FamilyCollator:
                 self._kept[key] = found[key]
         return [found[key] for key in keys]
 
-    def _look(self, examples: Sequence[Example]) -> list[Tensor]:
+    def _look(self, examples: Sequence[Example]) -> Sequence[Look]:
         images = [example.open_image() for example in examples]
-        if self._encode is None:  # one by one: images may differ in size
-            return [self._family.pixel_values([image])[0] for image in images]
+        if self._encode is None:
+            return self._family.prepare(images)
         prompts = [example.prompt for example in examples]
         if self._cache is None:
-            return [row.clone() for row in self._encode(self._family.pixel_values(images), prompts)]
+            return [row.copy() for row in self._encode(self._family.prepare(images), prompts)]
         read = prompts if self._family.image_path_reads_prompt else [""] * len(prompts)
         keys = [image_key(image, instruction) for image, instruction in zip(images, read, strict=True)]
         known = {key: features for key in keys if (features := self._cache.get(key)) is not None}
         new = list({key: row for row, key in enumerate(keys) if key not in known}.values())
         if new:
-            encoded = self._encode(
-                self._family.pixel_values([images[row] for row in new]), [prompts[row] for row in new]
-            )
+            encoded = self._encode(self._family.prepare([images[row] for row in new]), [prompts[row] for row in new])
             for row, features in zip(new, encoded, strict=True):
-                known[keys[row]] = features.clone()
+                known[keys[row]] = features.copy()
                 self._cache.put(keys[row], features)
-        device = next(iter(known.values())).device if not new else encoded.device
+        device = encoded[0].values.device if new else next(iter(known.values())).values.device
         return [known[key].to(device) for key in keys]
 
     def _key(self, example: Example) -> Hashable:

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from lorax_vlm.data.examples import Example
-from lorax_vlm.models.families.base import Family
+from lorax_vlm.models.families.base import Batch, Family
+from lorax_vlm.models.families.pictures import Picture
 
-ROWS, FIRST = "image_rows", "image_first"
+ROWS, FIRST, PICTURES = "image_rows", "image_first", "image_pictures"
 
 
 def encode_distinct(model: Any, family: Family) -> None:
@@ -28,32 +29,32 @@ def encode_distinct(model: Any, family: Family) -> None:
 def _forward(model: Any, family: Family, forward: Callable[..., Any], **inputs: Any) -> Any:
     if ROWS not in inputs:
         return forward(**inputs)
-    rows, first, pixels = inputs.pop(ROWS), inputs.pop(FIRST), inputs.pop("pixel_values")
+    rows, first, pictures = inputs.pop(ROWS), inputs.pop(FIRST), inputs.pop(PICTURES)
     first_rows = {key: value[first] for key, value in inputs.items() if isinstance(value, Tensor)}
-    features = family.encode_batch(model, {**first_rows, "pixel_values": pixels})
-    return forward(**family.features_batch(inputs, features[rows]))
+    features = family.encode_batch(model, pictures, first_rows)
+    return forward(**family.with_features(inputs, [features[row] for row in rows.tolist()]))
 
 
-def distinct_batch(batch: dict[str, Any], pixels: Sequence[Tensor], looks: Sequence[object]) -> dict[str, Any]:
+def distinct_batch(batch: Batch, pictures: Sequence[Picture], looks: Sequence[object]) -> dict[str, Any]:
     """A training batch with every distinct image once.
 
     Args:
-        batch: Of ``Family.training_batch``, whatever its pixels.
-        pixels: Of each row, ``(C, H, W)``.
+        batch: Of ``Family.text_batch``.
+        pictures: Of each row.
         looks: Equal for rows that see one image alike.
 
     Returns:
-        The batch with ``pixel_values`` ``(U, C, H, W)``, each row's place among them as ``image_rows`` ``(B,)``, and
-        each image's first row as ``image_first`` ``(U,)``. What has ``B`` rows comes first: the Trainer counts by it.
+        The batch with the ``U`` distinct pictures as ``image_pictures``, each row's place among them as ``image_rows``
+        ``(B,)``, and each image's first row as ``image_first`` ``(U,)``. What has ``B`` rows comes first: the Trainer
+        counts by it.
     """
     first = {look: row for row, look in reversed(list(enumerate(looks)))}
     order = {look: place for place, look in enumerate(first)}
-    rest = {key: value for key, value in batch.items() if key != "pixel_values"}
     return {
-        **rest,
+        **batch,
         ROWS: torch.tensor([order[look] for look in looks]),
         FIRST: torch.tensor(list(first.values())),
-        "pixel_values": torch.stack([pixels[row] for row in first.values()]),
+        PICTURES: [pictures[row] for row in first.values()],
     }
 
 

@@ -11,6 +11,7 @@ because a mapped file that gets shorter kills the process.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -21,9 +22,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors.torch import save
-from torch import Tensor
 
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
+from lorax_vlm.models.families.pictures import Features
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.models.tensor_files import StoredTensor, read_header
 from lorax_vlm.paths import remove_abandoned, written_whole
@@ -33,21 +34,26 @@ logger = logging.getLogger(__name__)
 SEGMENT_BYTES = 64 * 1024**2
 DEFAULT_BUDGET_BYTES = 20 * 1024**3
 _FEATURES = "features"
+_FORMAT = 2
+"""Of segments; those of another one are not looked at, and make room in time."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a row is."""
+    """Where an image's features are."""
 
     path: Path
     segment: StoredTensor
-    row: int
+    start: int
+    """First of its rows."""
+    count: int
+    grid: tuple[int, ...]
     digest: str
 
 
 class FeatureCache:
-    """Features ``(Q, D)`` by image, in segments below one folder."""
+    """Features by image, in segments below one folder: files of all their images' rows ``(sum of N, D)``."""
 
     def __init__(self, folder: Path, encoder: str, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
         """Open the cache of one encoder; see ``encoder_digest``.
@@ -60,7 +66,8 @@ class FeatureCache:
         self._root, self._folder = folder, folder / encoder
         self._budget_bytes = budget_bytes
         self._places: dict[str, _Place] = {}
-        self._fresh: dict[str, Tensor] = {}
+        self._fresh: dict[str, Features] = {}
+        self._fresh_bytes = 0
         self._used: set[Path] = set()
         self._off = False
         try:
@@ -72,7 +79,7 @@ class FeatureCache:
             self._switch_off(error)
 
     def __len__(self) -> int:
-        """Number of rows known."""
+        """Number of images known."""
         return len(self._places) + len(self._fresh)
 
     def _switch_off(self, error: Exception) -> None:
@@ -83,21 +90,27 @@ class FeatureCache:
         self._off = True
         self._places.clear()
         self._fresh.clear()
+        self._fresh_bytes = 0
 
     def _read_index(self, path: Path) -> None:
         try:
             tensors, metadata = read_header(path)
             segment = next(tensor for tensor in tensors if tensor.name == _FEATURES)
-            keys, digests = json.loads(metadata["keys"]), json.loads(metadata["digests"])
-            if not len(keys) == len(digests) == segment.shape[0] or segment.dtype not in _DTYPES:
-                raise ValueError(f"{len(keys)} keys, {len(digests)} digests, shape {segment.shape}")
+            images = json.loads(metadata["images"])
+            counts = [int(image["rows"]) for image in images]
+            if sum(counts) != segment.shape[0] or min(counts) < 0 or segment.dtype not in _DTYPES:
+                raise ValueError(f"{len(images)} images of {sum(counts)} rows, shape {segment.shape}")
+            starts = itertools.accumulate(counts, initial=0)
+            places = {
+                image["key"]: _Place(path, segment, start, count, tuple(image["grid"]), image["digest"])
+                for image, start, count in zip(images, starts, counts, strict=False)
+            }
         except FileNotFoundError:  # another process made room
             return
         except (StopIteration, KeyError, ValueError, TypeError, IndexError) as error:
             self._drop(path, str(error))
             return
-        rows = zip(keys, digests, strict=True)
-        self._places |= {key: _Place(path, segment, row, digest) for row, (key, digest) in enumerate(rows)}
+        self._places |= places
 
     def _drop(self, path: Path, reason: str) -> None:
         logger.warning("%s is damaged and removed; its images are encoded again: %s", path, reason)
@@ -107,7 +120,7 @@ class FeatureCache:
     def _forget(self, path: Path) -> None:
         self._places = {key: place for key, place in self._places.items() if place.path != path}
 
-    def get(self, key: str) -> Tensor | None:
+    def get(self, key: str) -> Features | None:
         """Features of an image, None when they are not known (any more)."""
         if key in self._fresh:
             return self._fresh[key]
@@ -116,7 +129,7 @@ class FeatureCache:
             return None
         path = place.path
         try:
-            data = _read_row(place)
+            data = _read_rows(place)
             if path not in self._used:
                 os.utime(path)  # segments leave by least recent use
                 self._used.add(path)
@@ -127,17 +140,18 @@ class FeatureCache:
             self._switch_off(error)
             return None
         if _digest(data) != place.digest:
-            self._drop(path, f"row {place.row} is not what was written")
+            self._drop(path, f"what begins at row {place.start} is not what was written")
             return None
-        features = torch.frombuffer(data, dtype=_DTYPES[place.segment.dtype])
-        return features.reshape(place.segment.shape[1:])
+        values = torch.frombuffer(data, dtype=_DTYPES[place.segment.dtype])
+        return Features(values.reshape(place.count, *place.segment.shape[1:]), place.grid)
 
-    def put(self, key: str, features: Tensor) -> None:
+    def put(self, key: str, features: Features) -> None:
         """Keep an image's features; they are on disk after ``flush``, or when enough have come together."""
         if self._off or key in self._places:
             return
-        self._fresh[key] = features.cpu().contiguous()
-        if len(self._fresh) * features.nbytes >= SEGMENT_BYTES:  # all are of one shape
+        self._fresh[key] = Features(features.values.cpu().contiguous(), features.grid)
+        self._fresh_bytes += features.nbytes
+        if self._fresh_bytes >= SEGMENT_BYTES:
             self.flush()
 
     def flush(self) -> None:
@@ -145,13 +159,21 @@ class FeatureCache:
         if not self._fresh:
             return
         path = self._folder / f"{uuid.uuid4().hex}.safetensors"
-        rows = list(self._fresh.values())
-        digests = [_digest(row.view(torch.uint8).numpy().tobytes()) for row in rows]
-        metadata = {"format": "pt", "keys": json.dumps(list(self._fresh)), "digests": json.dumps(digests)}
+        images = [
+            {
+                "key": key,
+                "rows": len(one.values),
+                "grid": one.grid,
+                "digest": _digest(one.values.view(torch.uint8).numpy().tobytes()),
+            }
+            for key, one in self._fresh.items()
+        ]
+        rows = torch.cat([one.values for one in self._fresh.values()])
         try:
             with written_whole(path) as file:
-                file.write(save({_FEATURES: torch.stack(rows)}, metadata=metadata))
+                file.write(save({_FEATURES: rows}, metadata={"format": "pt", "images": json.dumps(images)}))
             self._fresh.clear()
+            self._fresh_bytes = 0
             self._read_index(path)
             self._make_room(path)
         except OSError as error:
@@ -174,12 +196,12 @@ class FeatureCache:
             total -= size
 
 
-def _read_row(place: _Place) -> bytearray:
-    """The bytes of a row; fewer where the file has become shorter."""
+def _read_rows(place: _Place) -> bytearray:
+    """The bytes of an image's rows; fewer where the file has become shorter."""
     size = place.segment.nbytes // place.segment.shape[0]
     with place.path.open("rb") as file:
-        file.seek(place.segment.start + place.row * size)
-        return bytearray(file.read(size))
+        file.seek(place.segment.start + place.start * size)
+        return bytearray(file.read(place.count * size))
 
 
 def _digest(data: bytes | bytearray) -> str:
@@ -189,6 +211,7 @@ def _digest(data: bytes | bytearray) -> str:
 def encoder_digest(base: LoadedModel) -> str:
     """What features depend on beside the image: weights of the image path, configuration, preprocessing, precision."""
     facts = {
+        "format": _FORMAT,
         "weights": {
             part: digest for part, digest in base.fingerprint.components.items() if part in IMAGE_PATH_COMPONENTS
         },

@@ -150,7 +150,7 @@ def _finite(loss: float) -> float | None:
 
 def _batch(family: Family, examples: Sequence[Example], images: Sequence[Image.Image]) -> Batch:
     return family.training_batch(
-        family.pixel_values(images),
+        family.prepare(images),
         [example.prompt for example in examples],
         [example.target for example in examples],
         answers=[example.answers for example in examples],

@@ -116,7 +116,7 @@ def _with_repeated_answers(rows: Sequence[Example]) -> list[Example]:
 
 
 def _probe(base: LoadedModel, rows: Sequence[Example]) -> ProbedQuestion:
-    features = np.concatenate([_features(base, rows[i : i + _BATCH]) for i in range(0, len(rows), _BATCH)])
+    features = _together([one for i in range(0, len(rows), _BATCH) for one in _features(base, rows[i : i + _BATCH])])
     answers = sorted({example.target for example in rows})
     labels = np.array([answers.index(example.target) for example in rows])
     frequent = Counter(labels.tolist()).most_common(1)[0][1] / len(rows)
@@ -124,12 +124,19 @@ def _probe(base: LoadedModel, rows: Sequence[Example]) -> ProbedQuestion:
 
 
 @torch.no_grad()
-def _features(base: LoadedModel, rows: Sequence[Example]) -> np.ndarray:
-    """Features of each row's image, ``(B, Q * D)``."""
+def _features(base: LoadedModel, rows: Sequence[Example]) -> list[np.ndarray]:
+    """Features of each row's image, ``(N, D)``."""
     family: Family = base.family
-    pixels = family.pixel_values([example.open_image() for example in rows]).to(base.device)
-    found = family.encode_images(base.model, pixels, [example.prompt for example in rows])
-    return found.flatten(1).float().cpu().numpy()
+    pictures = family.prepare([example.open_image() for example in rows])
+    found = family.encode_images(base.model, pictures, [example.prompt for example in rows])
+    return [one.values.float().cpu().numpy() for one in found]
+
+
+def _together(features: Sequence[np.ndarray]) -> np.ndarray:
+    """``(B, N * D)``; of images that differ in how many tokens they have their means, ``(B, D)``."""
+    if len({one.shape for one in features}) == 1:
+        return np.stack(features).reshape(len(features), -1)
+    return np.stack([one.mean(axis=0) for one in features])
 
 
 def _read(features: np.ndarray, labels: np.ndarray, ridge: float) -> float:

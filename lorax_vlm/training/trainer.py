@@ -33,6 +33,7 @@ from lorax_vlm.adapters.recipe import Recipe, count_by_component, touches_image_
 from lorax_vlm.errors import NonFiniteLoss, PathError, TrainingError, UsageError
 from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS
 from lorax_vlm.models.families.base import Family
+from lorax_vlm.models.families.pictures import Features, Picture
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.settings import process_count
 from lorax_vlm.training.batches import Encode, ExampleDataset, FamilyCollator, make_dataset, make_sampler
@@ -331,8 +332,8 @@ def frozen_image_path(base: LoadedModel, recipe: Recipe) -> Encode | None:
         return None
 
     @torch.no_grad()
-    def encode(pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return base.family.encode_images(base.model, pixels.to(base.device), prompts)
+    def encode(pictures: Sequence[Picture], prompts: Sequence[str]) -> list[Features]:
+        return base.family.encode_images(base.model, pictures, prompts)
 
     return encode
 

@@ -60,7 +60,7 @@ def logits(base: LoadedModel, folder: Path | None) -> torch.Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             PeftModel.from_pretrained(model, str(folder)).eval()
-    pixels = base.family.pixel_values([make_scene(seed).image for seed in (7, 8)])
+    pixels = base.family.prepare([make_scene(seed).image for seed in (7, 8)])
     return base.family.answer_logits(model, base.family.encode_images(model, pixels, PROMPTS), PROMPTS)
 
 

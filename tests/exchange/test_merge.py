@@ -144,7 +144,7 @@ def bases(mini: LoadedModel, store: AdapterStore, tmp_path: Path) -> Iterator[Ba
 @torch.no_grad()
 def logits(engine: BaseEngine, name: str | None, scene: Scene) -> torch.Tensor:
     base = engine.base
-    features = base.family.encode_images(base.model, base.family.pixel_values([scene.image]))
+    features = base.family.encode_images(base.model, base.family.prepare([scene.image]))
     with engine.using(name) as model:
         return base.family.answer_logits(model, features, ["Question: How many? Answer:"])
 

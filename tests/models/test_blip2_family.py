@@ -15,6 +15,7 @@ from lorax_vlm.errors import CheckpointError, ExampleError
 from lorax_vlm.models.families.base import IGNORED_LABEL, target_loss
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
 from lorax_vlm.models.families.image_tokens import require_image_tokens
+from lorax_vlm.models.families.pictures import Picture, stacked
 from lorax_vlm.models.families.text import decode_new_tokens, token_ids
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.types import GenerationSettings
@@ -31,7 +32,7 @@ def family(mini: LoadedModel) -> Blip2DecoderFamily:
 
 @pytest.fixture
 def pixels(family: Blip2DecoderFamily, scenes: list[Scene]) -> torch.Tensor:
-    return family.pixel_values([scene.image for scene in scenes])
+    return family.prepare([scene.image for scene in scenes])
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def words(family: Blip2DecoderFamily, ids: list[int]) -> str:
 # --- labels -------------------------------------------------------------------------------------------------------
 
 
-def test_loss_lies_on_the_target_and_its_end_only(family: Blip2DecoderFamily, pixels: torch.Tensor) -> None:
+def test_loss_lies_on_the_target_and_its_end_only(family: Blip2DecoderFamily, pixels: list[Picture]) -> None:
     batch = family.training_batch(pixels[:2], ["a photo of", ""], ["two red stars", "a circle"])
     ids, labels, mask = batch["input_ids"], batch["labels"], batch["attention_mask"]
     for row, target in enumerate(["two red stars", "a circle"]):
@@ -84,7 +85,7 @@ def test_labels_on_image_tokens_would_change_the_loss(mini, family, pixels, scen
     assert abs(target_loss(values, batch["labels"]) - target_loss(values, naive)) > 0.1
 
 
-def test_rows_that_do_not_fit_are_named_not_cut(family: Blip2DecoderFamily, pixels: torch.Tensor) -> None:
+def test_rows_that_do_not_fit_are_named_not_cut(family: Blip2DecoderFamily, pixels: list[Picture]) -> None:
     with pytest.raises(ExampleError, match=r"photo 7: \d+ tokens, the language model has 256 positions"):
         family.training_batch(pixels[:1], [""], ["red " * 300], names=["photo 7"])
     with pytest.raises(ExampleError, match="leave no room"):
@@ -104,12 +105,13 @@ def test_every_row_has_all_image_tokens(family: Blip2DecoderFamily) -> None:
 
 
 def test_missing_image_tokens_would_hand_features_to_the_next_row(mini, family, pixels) -> None:
-    batch = {**family.prompt_batch(["", ""]), "pixel_values": pixels[:2]}
+    batch = {**family.prompt_batch(["", ""]), **family.pixel_batch(pixels[:2])}
     healthy = logits(mini, batch)
     broken = batch["input_ids"].clone()
     broken[0, 0] = 5
     with torch.no_grad():
-        features = mini.model.get_image_features(pixels[:2], return_dict=True).pooler_output.flatten(0, 1)
+        shown = batch["pixel_values"]
+        features = mini.model.get_image_features(shown, return_dict=True).pooler_output.flatten(0, 1)
         embeddings = mini.model.get_input_embeddings()(broken)
         embeddings = embeddings.masked_scatter((broken == family.image_token_id).unsqueeze(-1), features)
         shifted = mini.model.language_model(inputs_embeds=embeddings, attention_mask=batch["attention_mask"]).logits
@@ -128,7 +130,7 @@ def test_special_tokens_in_user_text_are_ordinary_characters(family: Blip2Decode
 
 
 def test_unequal_numbers_of_images_and_texts(mini, family, pixels) -> None:
-    with pytest.raises(ValueError, match="2 pixel_values, 1 prompts, 1 targets"):
+    with pytest.raises(ValueError, match="2 images, 1 prompts, 1 targets"):
         family.training_batch(pixels[:2], [""], ["x"])
     with torch.no_grad():
         features = family.encode_images(mini.model, pixels[:1])
@@ -142,8 +144,9 @@ def test_unequal_numbers_of_images_and_texts(mini, family, pixels) -> None:
 def test_shuffled_and_blank_images_change_the_loss(mini, family, pixels, scenes) -> None:
     batch = family.training_batch(pixels, [""] * len(scenes), [scene.caption("plain") for scene in scenes])
     right = target_loss(logits(mini, batch), batch["labels"])
-    shuffled = target_loss(logits(mini, {**batch, "pixel_values": pixels.roll(1, 0)}), batch["labels"])
-    blank = target_loss(logits(mini, {**batch, "pixel_values": torch.zeros_like(pixels)}), batch["labels"])
+    shuffled = target_loss(logits(mini, {**batch, "pixel_values": batch["pixel_values"].roll(1, 0)}), batch["labels"])
+    grey = torch.zeros_like(batch["pixel_values"])
+    blank = target_loss(logits(mini, {**batch, "pixel_values": grey}), batch["labels"])
     assert shuffled > right + 1
     assert blank > right + 1
 
@@ -152,7 +155,7 @@ def test_a_processor_without_query_tokens_would_ignore_the_image(mini, family, p
     old = Blip2Processor(family.processor.image_processor, copy.deepcopy(family.tokenizer), num_query_tokens=None)
     inputs = old(images=[scene.image for scene in scenes[:2]], text=["a", "a"], return_tensors="pt")
     values = logits(mini, inputs)
-    assert torch.equal(values, logits(mini, {**inputs, "pixel_values": pixels[2:4]})), "the trap is gone"
+    assert torch.equal(values, logits(mini, {**inputs, **family.pixel_batch(pixels[2:4])})), "the trap is gone"
     with pytest.raises(CheckpointError, match="the image would be ignored"):
         Blip2DecoderFamily(old, mini.model.config, "old")
 
@@ -160,7 +163,7 @@ def test_a_processor_without_query_tokens_would_ignore_the_image(mini, family, p
 # --- generation ----------------------------------------------------------------------------------------------------
 
 
-def test_generation_pads_left_and_training_pads_right(family: Blip2DecoderFamily, pixels: torch.Tensor) -> None:
+def test_generation_pads_left_and_training_pads_right(family: Blip2DecoderFamily, pixels: list[Picture]) -> None:
     generation = family.prompt_batch(["", "Question: what is it? Answer:"])
     assert generation["attention_mask"][0].tolist()[0] == 0
     assert generation["attention_mask"][0].tolist()[-1] == 1
@@ -170,7 +173,7 @@ def test_generation_pads_left_and_training_pads_right(family: Blip2DecoderFamily
 
 def test_right_padding_or_a_missing_mask_would_change_the_answer(mini, family, pixels) -> None:
     with torch.no_grad():
-        features = family.encode_images(mini.model, pixels[:1])
+        features = stacked(family.encode_images(mini.model, pixels[:1]))
     alone = family.prompt_batch(["a"])
     padded = family.prompt_batch(["a", "Question: what color is the background? Answer:"])
 
@@ -194,7 +197,8 @@ def test_only_new_tokens_come_back(mini, family, pixels) -> None:
     prompt = "Question: What color is the background? Answer:"
     with torch.no_grad():
         generated = family.generate(mini.model, family.encode_images(mini.model, pixels[:1]), [prompt], GREEDY)[0]
-        whole = mini.model.generate(pixel_values=pixels[:1], **family.prompt_batch([prompt]), max_new_tokens=8)
+        shown = family.pixel_batch(pixels[:1])
+        whole = mini.model.generate(**shown, **family.prompt_batch([prompt]), max_new_tokens=8)
     assert prompt in words(family, whole[0].tolist()), "the trap is gone"
     assert len(generated.text.split()) == 1
     assert generated.finish == "eos"
@@ -230,7 +234,7 @@ def test_the_papers_decoding_is_the_librarys_without_its_warnings(mini, family, 
         features = family.encode_images(mini.model, pixels)
         ours = family.generate(mini.model, features, [""] * len(pixels), paper)
         embeddings = mini.model.get_input_embeddings()(family.prompt_batch([""])["input_ids"]).repeat(len(pixels), 1, 1)
-        embeddings[:, :Q] = features
+        embeddings[:, :Q] = stacked(features)
         with pytest.warns(UserWarning, match="only to newly generated tokens"):
             theirs = mini.model.language_model.generate(
                 inputs_embeds=embeddings,
@@ -255,15 +259,15 @@ def decoded(family: Blip2DecoderFamily, rows: list[list[int]]) -> list[list[int]
 def test_an_empty_answer_is_told_from_a_cut_one(family: Blip2DecoderFamily) -> None:
     star = token_ids(family.tokenizer, "star")[0]
     assert (
-        decode_new_tokens(family.tokenizer, [family.eos_id, family.pad_id], family.eos_id, family.pad_id).finish
+        decode_new_tokens(family.tokenizer, [family.eos_id, family.pad_id], {family.eos_id}, family.pad_id).finish
         == "empty"
     )
     ends = [*star, family.eos_id]
     padded = [*ends, family.pad_id]
-    assert decode_new_tokens(family.tokenizer, ends, family.eos_id, family.pad_id) == decode_new_tokens(
-        family.tokenizer, padded, family.eos_id, family.pad_id
+    assert decode_new_tokens(family.tokenizer, ends, {family.eos_id}, family.pad_id) == decode_new_tokens(
+        family.tokenizer, padded, {family.eos_id}, family.pad_id
     )
-    assert decode_new_tokens(family.tokenizer, star, family.eos_id, family.pad_id).finish == "length"
+    assert decode_new_tokens(family.tokenizer, star, {family.eos_id}, family.pad_id).finish == "length"
 
 
 def test_minimum_length_holds_the_end_token_back(mini, family, pixels) -> None:

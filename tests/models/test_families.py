@@ -57,15 +57,13 @@ def answer(
     settings: GenerationSettings,
     seeds: Sequence[int] | None = None,
 ) -> list[Any]:
-    features = base.family.encode_images(
-        base.model, base.family.pixel_values([scene.image for scene in scenes]), prompts
-    )
+    features = base.family.encode_images(base.model, base.family.prepare([scene.image for scene in scenes]), prompts)
     return base.family.generate(base.model, features, prompts, settings, seeds)
 
 
 def make_batch(base: LoadedModel, scenes: list[Scene], **changes: Any) -> dict[str, torch.Tensor]:
     asked = [next((q, a) for kind, q, a in scene.questions() if kind == "place") for scene in scenes]
-    pixels = base.family.pixel_values([scene.image for scene in scenes])
+    pixels = base.family.prepare([scene.image for scene in scenes])
     arguments = {
         "prompts": [base.entry.question_prompt(q) for q, _ in asked],
         "targets": [a for _, a in asked],
@@ -192,7 +190,7 @@ def test_special_tokens_in_a_question_are_ordinary_characters(
 def test_numbers_of_rows_must_agree(base: LoadedModel, scenes: list[Scene]) -> None:
     with pytest.raises(ValueError, match="One row each is needed"):
         make_batch(base, scenes[:2], prompts=["one"])
-    pixels = base.family.pixel_values([scenes[0].image])
+    pixels = base.family.prepare([scenes[0].image])
     with torch.no_grad():
         features = base.family.encode_images(base.model, pixels, ["one"])
     with pytest.raises(ValueError, match="One row each is needed"):
@@ -236,7 +234,7 @@ def test_sampling_is_repeatable_and_leaves_the_generator_alone(writer: LoadedMod
 
 
 def test_image_features_serve_any_prompt_unless_the_family_says_no(writer: LoadedModel, scenes: list[Scene]) -> None:
-    pixels = writer.family.pixel_values([scenes[0].image])
+    pixels = writer.family.prepare([scenes[0].image])
     with torch.no_grad():
         one, two = (writer.family.encode_images(writer.model, pixels, [text]) for text in ("a", "what color is it"))
-    assert torch.equal(one, two) is not writer.family.image_path_reads_prompt
+    assert torch.equal(one[0].values, two[0].values) is not writer.family.image_path_reads_prompt

@@ -83,7 +83,7 @@ def test_saving_and_loading_keeps_the_logits(flan: LoadedModel, tmp_path: Path, 
     copy = copy_of(flan, tmp_path)
     flan.model.save_pretrained(copy)
     batch = flan.family.training_batch(
-        flan.family.pixel_values([scenes[0].image]), ["Question: What color is it? Short answer:"], ["red"]
+        flan.family.prepare([scenes[0].image]), ["Question: What color is it? Short answer:"], ["red"]
     )
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     again = load_model(str(copy), dtype="float32")
@@ -124,7 +124,7 @@ def test_t5_is_never_computed_in_half_precision(flan: LoadedModel) -> None:
 def test_decoder_inputs_are_the_labels_shifted_as_the_model_would(flan: LoadedModel, scenes: list[Scene]) -> None:
     family = flan.family
     assert isinstance(family, Blip2EncoderDecoderFamily)
-    pixels = family.pixel_values([scene.image for scene in scenes[:2]])
+    pixels = family.prepare([scene.image for scene in scenes[:2]])
     batch = family.training_batch(pixels, ["a", "a question that is longer"], ["top left", "red"])
     assert batch["labels"][1].tolist()[-1] == IGNORED_LABEL
     assert (batch["labels"] == family.eos_id).sum(dim=1).tolist() == [1, 1]
@@ -144,7 +144,7 @@ def test_overlong_questions_are_named(flan: LoadedModel) -> None:
 def test_the_qformer_reads_the_instruction_and_never_the_answer(instruct: LoadedModel, scenes: list[Scene]) -> None:
     family = instruct.family
     assert isinstance(family, InstructBlipFamily)
-    pixels = family.pixel_values([scenes[0].image])
+    pixels = family.prepare([scenes[0].image])
     batches = [family.training_batch(pixels, ["What color is it?"], [target]) for target in ("red", "blue and green")]
     assert torch.equal(batches[0]["qformer_input_ids"], batches[1]["qformer_input_ids"])
     read = family.qformer_tokenizer.decode(batches[0]["qformer_input_ids"][0])
@@ -154,9 +154,9 @@ def test_the_qformer_reads_the_instruction_and_never_the_answer(instruct: Loaded
     with torch.no_grad():
         honest = family.encode_images(instruct.model, pixels, ["What color is it?"])
         told = instruct.model.get_image_features(
-            pixels, qformer_input_ids=leaked["qformer_input_ids"], return_dict=True
+            family.pixel_batch(pixels)["pixel_values"], qformer_input_ids=leaked["qformer_input_ids"], return_dict=True
         ).pooler_output
-    assert (honest - told).abs().max() > 1e-3, "the trap is gone"
+    assert (honest[0].values - told[0]).abs().max() > 1e-3, "the trap is gone"
 
 
 def test_end_and_pad_come_from_the_tokenizer_whatever_the_configuration_says(
@@ -171,7 +171,7 @@ def test_end_and_pad_come_from_the_tokenizer_whatever_the_configuration_says(
     assert (again.family.bos_id, again.family.eos_id) == (2, 2)  # type: ignore[attr-defined]
     assert again.family.pad_id == again.family.tokenizer.pad_token_id  # type: ignore[attr-defined]
     prompts = [f"Question: {q} Short Answer:" for q in ("What color is the background?", "Is there a shape?")]
-    pixels = again.family.pixel_values([scene.image for scene in scenes[:2]])
+    pixels = again.family.prepare([scene.image for scene in scenes[:2]])
     for base in (again, instruct):
         with torch.no_grad():
             features = base.family.encode_images(base.model, pixels, prompts)
@@ -199,13 +199,16 @@ def test_overlong_instructions_are_named(instruct: LoadedModel) -> None:
 
 @torch.no_grad()
 def vilt_logits(vilt: LoadedModel, images: list[Image.Image], questions: list[str]) -> torch.Tensor:
-    family = vilt.family
-    assert isinstance(family, ViltFamily)
-    return vilt.model(**family.prompt_batch(family.pixel_values(images), questions)).logits
+    return vilt.model(**vilt_batch(vilt, images, questions)).logits
+
+
+def vilt_batch(vilt: LoadedModel, images: list[Image.Image], questions: list[str]) -> Any:
+    family: Any = vilt.family
+    return {**family.prompt_batch(questions), **family.pixel_batch(family.prepare(images))}
 
 
 def test_a_question_longer_than_the_models_positions_is_refused(vilt: LoadedModel, scenes: list[Scene]) -> None:
-    family, pixels = vilt.family, vilt.family.pixel_values([scenes[0].image])
+    family = vilt.family
     fits, too_long = " ".join(["circle"] * 38), " ".join(["circle"] * 39)
     family.check_prompt(fits)
     assert vilt_logits(vilt, [scenes[0].image], [fits]).isfinite().all()
@@ -215,7 +218,7 @@ def test_a_question_longer_than_the_models_positions_is_refused(vilt: LoadedMode
         family.check_example(too_long, "red", ["red"], "row 3")
     ids = family.tokenizer(too_long, verbose=False)["input_ids"]
     mask = torch.ones(1, len(ids), dtype=torch.long)
-    uncut = family.prompt_batch(pixels, ["a"])  # type: ignore[attr-defined]
+    uncut = vilt_batch(vilt, [scenes[0].image], ["a"])
     uncut |= {"input_ids": torch.tensor([ids]), "attention_mask": mask, "token_type_ids": mask * 0}
     with pytest.raises((RuntimeError, IndexError)):
         vilt.model(**uncut)
@@ -236,14 +239,14 @@ def test_a_banner_is_answered_and_leaves_its_neighbours_alone(
 def test_proportions_that_the_library_can_are_left_alone(vilt: LoadedModel, scenes: list[Scene]) -> None:
     image = scenes[0].image.resize((700, 100))
     expected = vilt.family.processor.image_processor([image], return_tensors="pt")["pixel_values"]  # type: ignore[attr-defined]
-    assert torch.equal(vilt.family.pixel_values([image])[:, :3], expected)
+    assert torch.equal(vilt.family.prepare([image])[0].tensors["pixel_values"], expected[0])
 
 
 def test_patches_in_order_give_the_librarys_logits(vilt: LoadedModel, scenes: list[Scene]) -> None:
     """The library draws patches by chance; only rounding may differ, and ours is the same on every call."""
     library = ViltForQuestionAnswering.from_pretrained(vilt.folder).eval()
     images = [scenes[0].image, scenes[1].image.resize((224, 120)), scenes[2].image.resize((100, 224))]
-    batch = vilt.family.prompt_batch(vilt.family.pixel_values(images), ["Is there a star?"] * 3)  # type: ignore[attr-defined]
+    batch = vilt_batch(vilt, images, ["Is there a star?"] * 3)
     with torch.no_grad():
         expected, found = library(**batch).logits, vilt.model(**batch).logits
         assert torch.allclose(found, expected, atol=2e-5)
@@ -264,9 +267,11 @@ def test_images_of_different_shape_share_a_batch(vilt: LoadedModel, scenes: list
     for row in range(3):
         assert torch.allclose(together[row], vilt_logits(vilt, [images[row]], [questions[row]])[0], atol=1e-4)
     family = vilt.family
-    stacked = family.stack_pixels([family.pixel_values([image])[0] for image in images])
-    assert torch.equal(stacked, family.pixel_values(images))
-    batch = family.prompt_batch(stacked, questions)  # type: ignore[attr-defined]
+    one_by_one = family.pixel_batch([family.prepare([image])[0] for image in images])
+    library = family.processor.image_processor(images, return_tensors="pt")  # type: ignore[attr-defined]
+    assert torch.equal(one_by_one["pixel_values"], library["pixel_values"])
+    assert torch.equal(one_by_one["pixel_mask"], library["pixel_mask"])
+    batch = vilt_batch(vilt, images, questions)
     with torch.no_grad():
         unmasked = vilt.model(**{key: value for key, value in batch.items() if key != "pixel_mask"}).logits
     assert (unmasked - together).abs().max() > 1e-3, "the trap is gone"
@@ -283,7 +288,7 @@ def test_a_forward_pass_leaves_the_random_generator_alone(vilt: LoadedModel, sce
 def test_soft_targets_are_the_shares_of_the_annotators(vilt: LoadedModel, scenes: list[Scene]) -> None:
     family = vilt.family
     assert isinstance(family, ViltFamily)
-    pixels = family.pixel_values([scenes[0].image] * 3)
+    pixels = family.prepare([scenes[0].image] * 3)
     answers = [["Red"] * 4 + ["blue"] * 3 + ["green"] * 2 + ["a yellow"], ["two"], ["no idea", "yes"]]
     labels = family.training_batch(pixels, ["q"] * 3, ["red", "two", "yes"], answers=answers)["labels"]
     assert labels.dtype == torch.float32
@@ -292,7 +297,7 @@ def test_soft_targets_are_the_shares_of_the_annotators(vilt: LoadedModel, scenes
 
 
 def test_answers_outside_the_labels_are_named(vilt: LoadedModel, scenes: list[Scene]) -> None:
-    pixels = vilt.family.pixel_values([scenes[0].image])
+    pixels = vilt.family.prepare([scenes[0].image])
     with pytest.raises(ExampleError, match=r"photo 3: its answer 'penguin' is none of the 29 labels"):
         vilt.family.training_batch(pixels, ["what?"], ["penguin"], names=["photo 3"])
 

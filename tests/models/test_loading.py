@@ -49,7 +49,7 @@ def test_the_image_processor_is_pinned(mini: LoadedModel) -> None:
 def test_precision_is_what_was_asked_for(mini: LoadedModel, scenes: list[Scene], dtype: str) -> None:
     base = load_model("blip2-opt-mini", dtype=dtype)
     assert {p.dtype for p in base.model.parameters()} == {getattr(torch, dtype)}
-    features = base.family.encode_images(base.model, base.family.pixel_values([scenes[0].image]))
+    features = base.family.encode_images(base.model, base.family.prepare([scenes[0].image]))
     assert base.family.generate(base.model, features, [""], GenerationSettings())[0].text == "a red star"
 
 
@@ -140,6 +140,6 @@ def test_four_bits_quantise_the_language_model_only(mini: LoadedModel, scenes: l
     assert {component_of(name) for name in quantized} == {"lm"}
     linear = {n for n, m in base.model.language_model.named_modules() if isinstance(m, nn.Linear)} - {"lm_head"}
     assert len(quantized) == len(linear)
-    features = base.family.encode_images(base.model, base.family.pixel_values([s.image for s in scenes]))
+    features = base.family.encode_images(base.model, base.family.prepare([s.image for s in scenes]))
     texts = base.family.generate(base.model, features, [""] * len(scenes), GenerationSettings(max_new_tokens=48))
     assert all(text.text.startswith(("a ", "an ")) for text in texts)

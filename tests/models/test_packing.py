@@ -7,7 +7,6 @@ import torch
 
 from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.families.base import IGNORED_LABEL
-from lorax_vlm.models.families.image_tokens import batch_with_features
 from lorax_vlm.models.families.packing import pack_rows, use_packed_attention
 from lorax_vlm.models.loading import LoadedModel
 
@@ -24,9 +23,9 @@ def base(request, load_shared: Callable[[str], LoadedModel]) -> LoadedModel:
 @pytest.fixture
 def padded(base: LoadedModel, scenes: list[Scene]) -> dict:
     prompts = PROMPTS if not base.family.image_path_reads_prompt else ["describe", *PROMPTS[1:]]
-    pixels = base.family.pixel_values([scene.image for scene in scenes[:3]])
+    pixels = base.family.prepare([scene.image for scene in scenes[:3]])
     features = base.family.encode_images(base.model, pixels, prompts)
-    return batch_with_features(base.family.training_batch(pixels, prompts, TARGETS), features)
+    return base.family.training_batch(features, prompts, TARGETS)
 
 
 def run(base: LoadedModel, batch: dict, packed: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -37,7 +37,7 @@ def four_bit(request: pytest.FixtureRequest) -> LoadedModel:
 @torch.no_grad()
 def answer(base: LoadedModel, model: Any, scenes: list[Scene]) -> list[str]:
     prompts = [base.entry.question_prompt(COLOR)] * len(scenes)
-    pixels = base.family.pixel_values([scene.image for scene in scenes])
+    pixels = base.family.prepare([scene.image for scene in scenes])
     features = base.family.encode_images(model, pixels, prompts)
     return [g.text for g in base.family.generate(model, features, prompts, base.entry.answer_settings)]
 
@@ -84,7 +84,7 @@ def test_a_mixed_batch_on_four_bits_is_each_row_alone(
     for seed, name in enumerate(("one", "two"), start=1):
         attached.attach(name, write_random_adapter(four_bit, tmp_path / name, "heavy", seed))
     prompts = [four_bit.entry.question_prompt(COLOR)] * 4
-    pixels = four_bit.family.pixel_values([scene.image for scene in scenes[:4]])
+    pixels = four_bit.family.prepare([scene.image for scene in scenes[:4]])
     batch = four_bit.family.training_batch(pixels, prompts, ["yes"] * 4)
     batch.pop("labels")
     rows = ["one", None, "two", "one"]

@@ -20,7 +20,7 @@ TOLERANCE = 1e-5  # float32, the same operations in the same order
 
 @pytest.fixture
 def batch(mini: LoadedModel, scenes: list[Scene]):
-    pixels = mini.family.pixel_values([scene.image for scene in scenes])
+    pixels = mini.family.prepare([scene.image for scene in scenes])
     batch = mini.family.training_batch(pixels, [""] * len(scenes), [scene.caption("detailed") for scene in scenes])
     batch.pop("labels")
     return batch

@@ -51,7 +51,7 @@ def test_it_loads_in_float32(plain) -> None:
 @pytest.mark.parametrize("settings", DECODING, ids=["greedy", "beams"])
 def test_text_equals_plain_transformers(mini: LoadedModel, plain, scenes: list[Scene], settings) -> None:
     for scene, prompt in zip(scenes, PROMPTS * 3, strict=False):
-        features = mini.family.encode_images(mini.model, mini.family.pixel_values([scene.image]))
+        features = mini.family.encode_images(mini.model, mini.family.prepare([scene.image]))
         ours = mini.family.generate(mini.model, features, [prompt], settings)[0].text
         assert ours == generate_plain(plain, scene.image, prompt, settings)
         assert ours
@@ -63,7 +63,7 @@ def test_defaults_of_plain_generate_give_the_same_caption(mini: LoadedModel, pla
     for scene in scenes:
         inputs = processor(images=scene.image, return_tensors="pt")
         text = processor.decode(model.generate(**inputs, max_new_tokens=96)[0], skip_special_tokens=True).strip()
-        features = mini.family.encode_images(mini.model, mini.family.pixel_values([scene.image]))
+        features = mini.family.encode_images(mini.model, mini.family.prepare([scene.image]))
         assert mini.family.generate(mini.model, features, [""], DECODING[0].replace(max_new_tokens=96))[0].text == text
 
 
@@ -71,12 +71,13 @@ def test_defaults_of_plain_generate_give_the_same_caption(mini: LoadedModel, pla
 def test_input_ids_equal_the_processor(mini: LoadedModel, plain, scenes: list[Scene], prompt: str) -> None:
     expected = plain[1](images=scenes[0].image, text=prompt, return_tensors="pt")
     assert mini.family.prompt_batch([prompt])["input_ids"].tolist() == expected["input_ids"].tolist()
-    assert torch.equal(mini.family.pixel_values([scenes[0].image]), expected["pixel_values"])
+    pixels = mini.family.pixel_batch(mini.family.prepare([scenes[0].image]))["pixel_values"]
+    assert torch.equal(pixels, expected["pixel_values"])
 
 
 def test_loss_equals_plain_transformers(mini: LoadedModel, plain, scenes: list[Scene]) -> None:
     texts = [scene.caption("detailed") for scene in scenes]
-    pixels = mini.family.pixel_values([scene.image for scene in scenes])
+    pixels = mini.family.prepare([scene.image for scene in scenes])
     batch = mini.family.training_batch(pixels, ["describe"] * len(texts), texts)
     with torch.no_grad():
         expected = plain[0](**batch).loss
@@ -87,7 +88,7 @@ def test_loss_equals_plain_transformers(mini: LoadedModel, plain, scenes: list[S
 @pytest.mark.parametrize("settings", DECODING, ids=["greedy", "beams"])
 def test_a_batch_of_mixed_prompts_equals_each_row_alone(mini: LoadedModel, scenes: list[Scene], settings) -> None:
     prompts = (PROMPTS * 3)[: len(scenes)]
-    features = mini.family.encode_images(mini.model, mini.family.pixel_values([scene.image for scene in scenes]))
+    features = mini.family.encode_images(mini.model, mini.family.prepare([scene.image for scene in scenes]))
     together = mini.family.generate(mini.model, features, prompts, settings)
     alone = [
         mini.family.generate(mini.model, features[row : row + 1], [prompt], settings)[0]

@@ -28,7 +28,7 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     recipe.main()
     assert (out / "README.md").is_file()
     base = load_model(str(out))
-    features = base.family.encode_images(base.model, base.family.pixel_values([make_scene(1).image]), ["what is it?"])
+    features = base.family.encode_images(base.model, base.family.prepare([make_scene(1).image]), ["what is it?"])
     said = base.family.generate(base.model, features, ["what is it?"], GenerationSettings(max_new_tokens=3))
     assert len(said) == 1
 

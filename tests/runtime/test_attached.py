@@ -33,7 +33,7 @@ def adapters(mini: LoadedModel):
 @torch.no_grad()
 def logits(mini: LoadedModel, scenes: list[Scene]) -> torch.Tensor:
     batch = mini.family.training_batch(
-        mini.family.pixel_values([scene.image for scene in scenes[:3]]), ["", "a", "b c"], ["x", "y", "z"]
+        mini.family.prepare([scene.image for scene in scenes[:3]]), ["", "a", "b c"], ["x", "y", "z"]
     )
     batch.pop("labels")
     return mini.model(**batch).logits
@@ -148,7 +148,7 @@ def test_generation_with_an_adapter_on_every_component(adapters, mini, scenes, t
     """Beam search repeats rows inside the language model; the adapter must follow."""
     adapters.attach("all", write_random_adapter(mini, tmp_path / "all", EVERYWHERE, scale=0.8))
     settings = GenerationSettings(max_new_tokens=12, num_beams=beams)
-    pixels = mini.family.pixel_values([scene.image for scene in scenes[:4]])
+    pixels = mini.family.prepare([scene.image for scene in scenes[:4]])
     with adapters.using("all") as model, torch.no_grad():
         features = mini.family.encode_images(model, pixels)
         together = mini.family.generate(model, features, [""] * 4, settings)

@@ -18,6 +18,7 @@ from lorax_vlm.data.scenes import Scene
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.runtime import routed as routed_module
 from lorax_vlm.runtime.attached import AttachedAdapters
+from lorax_vlm.runtime.weights import AdapterWeights
 from lorax_vlm.types import GenerationSettings
 from tests.adapters_for_tests import EVERYWHERE, write_random_adapter
 
@@ -57,7 +58,7 @@ def adapters(base: LoadedModel, folders: dict[str, Path]) -> Iterator[AttachedAd
 
 
 def make_batch(base: LoadedModel, scenes: list[Scene], rows: int = len(ROWS)) -> dict[str, Tensor]:
-    pixels = base.family.pixel_values([scene.image for scene in scenes[:rows]])
+    pixels = base.family.prepare([scene.image for scene in scenes[:rows]])
     prompts = [QUESTIONS[index % 3] for index in range(rows)]
     batch = base.family.training_batch(pixels, prompts, ["yes"] * rows)
     batch.pop("labels")
@@ -139,7 +140,7 @@ def test_generation(
     base: LoadedModel, adapters: AttachedAdapters, scenes: list[Scene], settings: GenerationSettings
 ) -> None:
     """Rows are repeated by beam search and flattened by OPT; with a seed, a row draws the same wherever it stands."""
-    pixels = base.family.pixel_values([scene.image for scene in scenes[: len(ROWS)]])
+    pixels = base.family.prepare([scene.image for scene in scenes[: len(ROWS)]])
     prompts = [QUESTIONS[index % 3] for index in range(len(ROWS))]
 
     def answer(rows: list[str | None]) -> list[object]:
@@ -212,3 +213,51 @@ def test_threads_share_a_base_at_the_same_time(
         thread.join()
     assert {rows: len(found) for rows, found in seen.items()} == dict.fromkeys(expected, 10)
     assert all(torch.equal(one, expected[rows]) for rows, found in seen.items() for one in found)
+
+
+def pair(seed: int, rank: int = 2) -> AdapterWeights:
+    """An adapter of one site, ``see``, 6 wide; its B is not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(rank, 6, generator=generator), torch.randn(6, rank, generator=generator)
+    return AdapterWeights({"see": (a, b)})
+
+
+@pytest.mark.parametrize("unit", [1, 4])
+@pytest.mark.parametrize("kinds", ["two", "many"])
+def test_rows_of_different_lengths_get_their_own_updates(unit: int, kinds: str) -> None:
+    """An image path lays images out one after the other: of each as many positions as its size asks for.
+
+    A layer may see a unit of the lengths as several positions, or several units as one.
+    """
+    one, two, others = pair(1), pair(2, rank=3), [pair(seed) for seed in range(3, 9)]
+    rows = [one, None, two, one] if kinds == "two" else [one, None, two, *others]
+    lengths = [8, 4, 20, 4, 12, 4, 4, 8, 4][: len(rows)]
+    layer = routed_module.RoutedLinear(torch.nn.Linear(6, 6), "see")
+    for counts in ([unit * length for length in lengths], [length // 4 for length in lengths]):
+        parts = [torch.randn(count, 6) for count in counts]
+        with routed_module.routed(rows, lengths), torch.no_grad():
+            together = layer(torch.cat(parts)[None])[0].split(counts)
+        for row, part, found in zip(rows, parts, together, strict=True):
+            with routed_module.routed([row]), torch.no_grad():
+                assert torch.allclose(found, layer(part), atol=1e-5)
+
+
+def test_an_even_share_would_be_wrong_in_silence() -> None:
+    rows, lengths = [pair(1), None], [8, 4]
+    layer, x = routed_module.RoutedLinear(torch.nn.Linear(6, 6), "see"), torch.randn(1, 12, 6)
+    with torch.no_grad():
+        with routed_module.routed(rows):
+            even = layer(x)
+        with routed_module.routed(rows, lengths):
+            assert (even - layer(x)).abs().max() > 0.1
+
+
+def test_positions_that_are_not_those_of_the_lengths_are_refused() -> None:
+    layer = routed_module.RoutedLinear(torch.nn.Linear(6, 6), "see")
+    with routed_module.routed([pair(1), None], [8, 4]), torch.no_grad():
+        with pytest.raises(ValueError, match=r"18 positions cannot be those of rows of the lengths \[8, 4\]"):
+            layer(torch.randn(18, 6))
+        with pytest.raises(ValueError, match="2 positions cannot be those"):
+            layer(torch.randn(2, 6))  # a sixth of 8 is no whole number
+    with pytest.raises(ValueError, match="2 rows cannot have 3 lengths"), routed_module.routed([None, None], [1, 2, 3]):
+        pass

@@ -83,14 +83,21 @@ def test_new_answers_can_be_given_and_old_ones_stay(
     assert vilt.model.classifier[-1].out_features == len(vilt.family.labels)
 
 
+def asked(vilt: LoadedModel, scenes: list[Scene]) -> Any:
+    """What the model takes of the question about each scene."""
+    family: Any = vilt.family
+    return {
+        **family.prompt_batch([QUESTION] * len(scenes)),
+        **family.pixel_batch(family.prepare([scene.image for scene in scenes])),
+    }
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_directory_is_pefts_own(stored: StoredAdapter, vilt: LoadedModel, scenes: list[Scene]) -> None:
     """Plain PEFT on a ViLT whose last layer was made as large gives the same logits."""
     attached = AttachedAdapters(vilt)
     attached.attach("kinds", stored.folder)
-    batch = vilt.family.prompt_batch(  # type: ignore[attr-defined]
-        vilt.family.pixel_values([scene.image for scene in scenes]), [QUESTION] * len(scenes)
-    )
+    batch = asked(vilt, scenes)
     with torch.no_grad(), attached.using("kinds") as model:
         ours = model(**batch).logits
     attached.detach_all()
@@ -127,7 +134,7 @@ def test_an_exception_in_a_block_gives_the_base_its_head_back(
     stored: StoredAdapter, vilt: LoadedModel, scenes: list[Scene]
 ) -> None:
     attached, head = AttachedAdapters(vilt), vilt.model.classifier
-    batch = vilt.family.prompt_batch(vilt.family.pixel_values([scenes[0].image]), [QUESTION])  # type: ignore[attr-defined]
+    batch = asked(vilt, scenes[:1])
     with torch.no_grad():
         before = vilt.model(**batch).logits
     attached.attach("kinds", stored.folder)

@@ -14,6 +14,7 @@ from lorax_vlm.adapters.recipe import Recipe
 from lorax_vlm.data.examples import DataSplits, Example, answered
 from lorax_vlm.data.scenes import make_scene
 from lorax_vlm.data.world.examples import scene_questions
+from lorax_vlm.models.families.pictures import Features, of_rows, stacked
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.training import trainer as trainer_module
 from lorax_vlm.training.batches import FamilyCollator
@@ -81,7 +82,7 @@ def test_an_image_is_opened_once_as_long_as_memory_allows(mini: LoadedModel) -> 
     for _ in range(3):
         collate(examples)
     assert (one.count, other.count) == (1, 1)
-    size = mini.family.pixel_values([Image.new("RGB", (64, 64))])[0].nbytes
+    size = mini.family.prepare([Image.new("RGB", (64, 64))])[0].nbytes
     collate = FamilyCollator(mini.family, memory_bytes=size)
     for _ in range(3):
         collate(examples)
@@ -92,9 +93,9 @@ def test_features_of_an_instruction_belong_to_it(load_shared: Callable[[str], Lo
     base = load_shared("instructblip-mini")
     seen: list[list[str]] = []
 
-    def encode(pixels: torch.Tensor, prompts: Any) -> torch.Tensor:
+    def encode(pictures: Any, prompts: Any) -> list[Features]:
         seen.append(list(prompts))
-        return torch.zeros(len(pixels), 16, 160)
+        return of_rows(torch.zeros(len(pictures), 16, 160))
 
     image = Image.new("RGB", (64, 64))
     collate = FamilyCollator(base.family, encode)
@@ -115,11 +116,16 @@ def test_a_batch_shows_each_rows_own_image_when_images_come_and_go(how: str, min
         pictures = [make_scene(8 * step + row).image for row in range(8)]
         kinds: list[Any] = [encoded(pictures[0]), pictures[1], np.asarray(pictures[2]), *map(encoded, pictures[3:])]
         batch = collate([Example(kind, "x", f"row {row}") for row, kind in enumerate(kinds)])
-        expected = mini.family.pixel_values(pictures)
+        prepared = mini.family.prepare(pictures)
+        expected = mini.family.pixel_batch(prepared)["pixel_values"]
         if how == "features":
-            shown, expected = batch["mm_encoder_outputs"]["image"].pooler_output, encode(expected, [""] * 8)
+            shown = batch["mm_encoder_outputs"]["image"].pooler_output
+            expected = stacked(encode(prepared, [""] * 8))
+        elif how == "pixels":
+            shown = batch["pixel_values"]
         else:
-            shown = batch["pixel_values"][batch.get("image_rows", slice(None))]
+            distinct = mini.family.pixel_batch(batch["image_pictures"])["pixel_values"]
+            shown = distinct[batch["image_rows"]]
         assert torch.allclose(shown, expected, atol=1e-4)
         del pictures, kinds
 

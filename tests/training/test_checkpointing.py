@@ -25,7 +25,7 @@ def saved_for_backward(base: LoadedModel, wanted: bool) -> tuple[int, dict[str, 
     plan, kept = make_plans(base)[0], []
     family = base.family
     rows = plan.data.train[:4]
-    pixels = family.stack_pixels([family.pixel_values([row.open_image()])[0] for row in rows])
+    pixels = family.prepare([row.open_image() for row in rows])
     batch = family.training_batch(
         pixels, [row.prompt for row in rows], [row.target for row in rows], answers=[row.answers for row in rows]
     )

@@ -13,8 +13,10 @@ from PIL import Image
 from lorax_vlm.adapters.recipe import Recipe, get_recipe
 from lorax_vlm.data.examples import DataSplits, answered
 from lorax_vlm.data.scenes import Scene
+from lorax_vlm.models.families.pictures import Features
 from lorax_vlm.models.loading import LoadedModel
 from lorax_vlm.paths import written_whole
+from lorax_vlm.training import feature_cache
 from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest, image_key
 from lorax_vlm.training.students import AdapterPlan
@@ -26,9 +28,17 @@ CONFIG = TrainConfig(max_steps=4, batch_size=4, eval_every=2, learning_rate=1e-2
 def filled(folder: Path, encoder: str = "e", rows: int = 3, start: int = 0, **options: int) -> FeatureCache:
     cache = FeatureCache(folder, encoder, **options)
     for index in range(start, start + rows):
-        cache.put(f"key {index}", torch.full((2, 4), float(index)))
+        cache.put(f"key {index}", features(index))
     cache.flush()
     return cache
+
+
+def features(number: int) -> Features:
+    return Features(torch.full((2, 4), float(number)))
+
+
+def equal(one: Features | None, other: Features) -> bool:
+    return one is not None and torch.equal(one.values, other.values) and one.grid == other.grid
 
 
 def test_what_was_put_comes_back(tmp_path: Path) -> None:
@@ -36,17 +46,42 @@ def test_what_was_put_comes_back(tmp_path: Path) -> None:
     again = FeatureCache(tmp_path, "e")
     for one in (cache, again):
         assert len(one) == 3
-        assert torch.equal(one.get("key 2"), torch.full((2, 4), 2.0))
+        assert equal(one.get("key 2"), features(2))
         assert one.get("key 3") is None
     assert FeatureCache(tmp_path, "another encoder").get("key 2") is None
 
 
 def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
-    features = torch.randn(2, 4).bfloat16()
+    seen = Features(torch.randn(2, 4).bfloat16())
     cache = FeatureCache(tmp_path, "e")
-    cache.put("k", features)
+    cache.put("k", seen)
     cache.flush()
-    assert torch.equal(FeatureCache(tmp_path, "e").get("k"), features)
+    assert equal(FeatureCache(tmp_path, "e").get("k"), seen)
+
+
+def test_images_of_different_sizes_share_a_segment(tmp_path: Path) -> None:
+    """One, four and thirteen tiles of three tokens."""
+    seen = {
+        f"{tiles} tiles": Features(torch.randn(3 * tiles, 8), grid)
+        for tiles, grid in ((1, ()), (4, (2, 2)), (13, (3, 4, 1)))
+    }
+    cache = FeatureCache(tmp_path, "e")
+    for key, one in seen.items():
+        cache.put(key, one)
+    cache.flush()
+    assert len(list(tmp_path.glob("e/*.safetensors"))) == 1
+    again = FeatureCache(tmp_path, "e")
+    assert all(equal(again.get(key), one) for key, one in seen.items())
+
+
+def test_a_segment_is_written_when_enough_bytes_have_come_together(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(feature_cache, "SEGMENT_BYTES", 1000)
+    cache = FeatureCache(tmp_path, "e")
+    cache.put("small", Features(torch.zeros(1, 4)))
+    cache.put("large", Features(torch.zeros(61, 4)))
+    assert not list(tmp_path.glob("e/*.safetensors")), "992 bytes"
+    cache.put("another", Features(torch.zeros(1, 4)))
+    assert len(list(tmp_path.glob("e/*.safetensors"))) == 1
 
 
 def test_a_damaged_segment_is_removed_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -84,7 +119,7 @@ def test_a_cache_that_cannot_be_written_is_switched_off_once(tmp_path: Path, cap
     shutil.rmtree(tmp_path / "e")
     (tmp_path / "e").write_text("a file where the folder was")
     for number in range(3):
-        cache.put(f"new {number}", torch.ones(2, 4))
+        cache.put(f"new {number}", features(1))
         cache.flush()
     assert cache.get("key 0") is None
     assert len([record for record in caplog.records if "not kept on disk any more" in record.message]) == 1
@@ -97,7 +132,7 @@ def test_a_training_ends_well_whatever_happens_to_its_cache(mini, scenes, tmp_pa
     """The cache is lost in the middle of a run."""
     original = FeatureCache.put
 
-    def put(self: FeatureCache, key: str, features: torch.Tensor) -> None:
+    def put(self: FeatureCache, key: str, features: Features) -> None:
         original(self, key, features)
         shutil.rmtree(tmp_path / "f", ignore_errors=True)
         if damage == "full":
@@ -149,10 +184,11 @@ def test_rows_whose_segment_another_process_removed_are_unknown(tmp_path: Path) 
 WRITER = """
 import sys, torch
 from pathlib import Path
+from lorax_vlm.models.families.pictures import Features
 from lorax_vlm.training.feature_cache import FeatureCache
 cache = FeatureCache(Path(sys.argv[1]), "e")
 for index in range(200):
-    cache.put(f"key {index}", torch.full((2, 4), float(index)))
+    cache.put(f"key {index}", Features(torch.full((2, 4), float(index))))
     if index % 10 == 9:
         cache.flush()
 """
@@ -163,7 +199,7 @@ def test_two_processes_write_the_same_images(tmp_path: Path) -> None:
     assert [writer.wait(120) for writer in writers] == [0, 0]
     cache = FeatureCache(tmp_path, "e")
     assert len(cache) == 200
-    assert all(torch.equal(cache.get(f"key {i}"), torch.full((2, 4), float(i))) for i in range(200))
+    assert all(equal(cache.get(f"key {i}"), features(i)) for i in range(200))
     assert not list(tmp_path.glob("e/*.tmp"))
 
 

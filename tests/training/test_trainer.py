@@ -108,7 +108,7 @@ def test_every_adapter_tensor_learns_and_nothing_else(mini: LoadedModel, splits)
 
 def _batch(mini: LoadedModel, splits: DataSplits, rows: slice = slice(0, 8)):
     examples = splits.train[rows]
-    pixels = mini.family.pixel_values([example.open_image() for example in examples])
+    pixels = mini.family.prepare([example.open_image() for example in examples])
     return mini.family.training_batch(pixels, [""] * len(examples), [example.target for example in examples])
 
 
@@ -185,7 +185,7 @@ def test_finding_leaves_no_hooks(mini: LoadedModel, splits) -> None:
 
 
 def test_empty_targets_are_named_before_they_give_nan(mini: LoadedModel, splits) -> None:
-    pixels = mini.family.pixel_values([splits.train[0].open_image()])
+    pixels = mini.family.prepare([splits.train[0].open_image()])
     with pytest.raises(ExampleError, match=r"metadata\.jsonl:3: its target text is empty"):
         mini.family.training_batch(pixels, [""], [" \n "], names=["metadata.jsonl:3"])
 

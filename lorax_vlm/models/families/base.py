@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lorax_vlm.models.families.pictures import Features, Look, Picture
+from lorax_vlm.models.families.text import require_equal_rows
 from lorax_vlm.types import Generated, GenerationSettings, percent
 
 Batch = dict[str, Tensor]
@@ -36,7 +38,7 @@ class LabelPlan:
 
 
 class Family(Protocol):
-    """Shapes: ``B`` rows, ``T`` tokens, ``Q`` query tokens per image, ``D`` width of the language model."""
+    """Shapes: ``B`` rows, ``T`` tokens, ``N`` tokens of an image, ``D`` width of the language model."""
 
     name: str
     """That of its row in ``models/spec.py``."""
@@ -100,29 +102,33 @@ class Family(Protocol):
         """Whether any of an example's answers is one that it can give."""
         ...
 
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Preprocess RGB images to ``(B, C, H, W)`` float32."""
+    def prepare(self, images: Sequence[Image.Image]) -> list[Picture]:
+        """Preprocess RGB images; each is what it is alone, float32."""
         ...
 
-    def stack_pixels(self, rows: Sequence[Tensor]) -> Tensor:
-        """Put ``(C, H, W)`` tensors of ``pixel_values`` together into one batch."""
+    def pixel_batch(self, pictures: Sequence[Picture]) -> Batch:
+        """The model's arguments for some pictures, put together."""
         ...
 
-    def training_batch(
+    def lengths(self, pictures: Sequence[Picture]) -> list[int]:
+        """How much of the image path's positions each picture takes, in any unit: patches, tiles, or one each."""
+        ...
+
+    def text_batch(
         self,
-        pixel_values: Tensor,
+        looks: Sequence[Look],
         prompts: Sequence[str],
         targets: Sequence[str],
         *,
         answers: Sequence[Sequence[str]] = (),
         names: Sequence[str] = (),
     ) -> Batch:
-        """Tensors of one training step, labels included.
+        """The texts of one training step, labels included, in which every image has its place.
 
         Labels carry loss on the target and its end token only. ``names`` identify the rows in errors.
 
         Args:
-            pixel_values: ``(B, C, H, W)``.
+            looks: The image of each row.
             prompts: One per row.
             targets: One per row: the text to learn.
             answers: The answers of all annotators per row, where they are known; a classifier learns their shares.
@@ -141,35 +147,42 @@ class Family(Protocol):
         """Raise ``ExampleError`` when a row cannot be trained on, as ``training_batch`` would, without its image."""
         ...
 
-    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The part of the forward pass that comes before the language model: ``(B, Q, D)``.
+    def training_batch(
+        self,
+        looks: Sequence[Look],
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        answers: Sequence[Sequence[str]] = (),
+        names: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """What the model takes in one training step: ``text_batch`` with the images, all prepared or all seen."""
+        ...
+
+    def encode_images(self, model: Any, pictures: Sequence[Picture], prompts: Sequence[str]) -> list[Features]:
+        """The part of the forward pass that comes before the language model.
 
         Unless ``image_path_reads_prompt`` the prompts do not enter, and features serve any prompt.
         """
         ...
 
-    def encode_batch(self, model: Any, batch: Batch) -> Tensor:
-        """As ``encode_images``, of the tensors of a training batch."""
+    def encode_batch(self, model: Any, pictures: Sequence[Picture], batch: Batch) -> list[Features]:
+        """As ``encode_images``; what the image path reads comes from a ``text_batch`` with a row for each picture."""
         ...
 
-    def features_batch(self, batch: Batch, features: Tensor) -> dict[str, Any]:
-        """A training batch whose images are already encoded: the model then skips its image path.
-
-        Args:
-            batch: Of ``training_batch``; its pixels are dropped.
-            features: ``(B, Q, D)`` of ``encode_images``.
-        """
+    def with_features(self, batch: Batch, features: Sequence[Features]) -> dict[str, Any]:
+        """A ``text_batch`` with each row's image as it was seen: the model then skips its image path."""
         ...
 
     def generate(
         self,
         model: Any,
-        features: Tensor,
+        features: Sequence[Features],
         prompts: Sequence[str],
         settings: GenerationSettings,
         seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
-        """Answer each prompt given its image's features; row ``b`` of ``features`` belongs to ``prompts[b]``.
+        """Answer each prompt given its image's features; ``features[b]`` belong to ``prompts[b]``.
 
         Args:
             model: With the adapters in effect.
@@ -183,7 +196,9 @@ class Family(Protocol):
         """
         ...
 
-    def confidences(self, model: Any, features: Tensor, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+    def confidences(
+        self, model: Any, features: Sequence[Features], prompts: Sequence[str], texts: Sequence[str]
+    ) -> list[float]:
         """How sure a model is of texts it generated: the mean probability of a text's tokens, or that of its answer.
 
         Args:
@@ -194,7 +209,7 @@ class Family(Protocol):
         """
         ...
 
-    def answer_logits(self, model: Any, features: Tensor, prompts: Sequence[str]) -> Tensor:
+    def answer_logits(self, model: Any, features: Sequence[Features], prompts: Sequence[str]) -> Tensor:
         """What the first token of each answer, or ViLT's answer, is chosen by: ``(B, V)``, float32."""
         ...
 
@@ -217,6 +232,33 @@ class Family(Protocol):
     def ends_with_eos(self, batch: Batch, index: int) -> bool:
         """Whether the last label of a row is the model's end; else the model would never learn to stop."""
         ...
+
+
+class TrainingBatches:
+    """How a family puts texts and images together."""
+
+    def training_batch(
+        self: Family,
+        looks: Sequence[Look],
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        answers: Sequence[Sequence[str]] = (),
+        names: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """See ``Family.training_batch``.
+
+        Raises:
+            ValueError: The numbers of rows differ, or some images are seen and others are not.
+        """
+        require_equal_rows(images=len(looks), prompts=len(prompts), targets=len(targets))
+        batch = self.text_batch(looks, prompts, targets, answers=answers, names=names)
+        pictures = [look for look in looks if isinstance(look, Picture)]
+        features = [look for look in looks if isinstance(look, Features)]
+        if not pictures:
+            return self.with_features(batch, features)
+        require_equal_rows(pictures=len(pictures), images=len(looks))
+        return {**batch, **self.pixel_batch(pictures)}
 
 
 def target_loss(logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:

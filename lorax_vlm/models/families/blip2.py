@@ -27,6 +27,7 @@ from lorax_vlm.models.families.image_tokens import (
     require_image_tokens,
     special_id_problems,
 )
+from lorax_vlm.models.families.pictures import Features, Look, stacked
 from lorax_vlm.models.families.text import (
     clean_text,
     decode_new_tokens,
@@ -97,21 +98,19 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
             raise ExampleError(name, f"{len(row_ids)} tokens, the language model has {self.max_positions} positions.")
         return row_ids, [IGNORED_LABEL] * len(head) + labels + [self.eos_id]
 
-    def training_batch(
+    def text_batch(
         self,
-        pixel_values: Tensor,
+        looks: Sequence[Look],
         prompts: Sequence[str],
         targets: Sequence[str],
         *,
         answers: Sequence[Sequence[str]] = (),
         names: Sequence[str] = (),
     ) -> Batch:
-        """Right-padded rows with labels on the target and its end token only; see ``Family.training_batch``."""
-        require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts), targets=len(targets))
+        """Right-padded rows with labels on the target and its end token only; see ``Family.text_batch``."""
         names = names or [f"row {index}" for index in range(len(prompts))]
         rows = [self.training_row(*row) for row in zip(prompts, targets, names, strict=True)]
         batch = {
-            "pixel_values": pixel_values,
             "input_ids": pad_rows([ids for ids, _ in rows], self.pad_id),
             "attention_mask": pad_rows([[1] * len(ids) for ids, _ in rows], 0),
             "labels": pad_rows([labels for _, labels in rows], IGNORED_LABEL),
@@ -158,7 +157,7 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
     def generate(
         self,
         model: Any,
-        features: Tensor,
+        features: Sequence[Features],
         prompts: Sequence[str],
         settings: GenerationSettings,
         seeds: Sequence[int] | None = None,
@@ -169,8 +168,9 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
         only, and the image is encoded once however often its features are used.
         """
         require_equal_rows(features=len(features), prompts=len(prompts))
-        batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
-        embeddings = embed_with_image(model, batch["input_ids"], features, self.image_token_id)
+        seen = stacked(features)
+        batch = {key: value.to(seen.device) for key, value in self.prompt_batch(prompts).items()}
+        embeddings = embed_with_image(model, batch["input_ids"], seen, self.image_token_id)
         special_ids = {"bos_token_id": self.bos_id, "eos_token_id": self.eos_id, "pad_token_id": self.pad_id}
         room = self.max_positions - embeddings.shape[1]
         ids = model.language_model.generate(
@@ -179,14 +179,15 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
             generation_config=make_generation_config(settings, room, **special_ids),
             logits_processor=logits_processors(settings, len(prompts), self.tokenizer, seeds),
         )
-        return [decode_new_tokens(self.tokenizer, row, self.eos_id, self.pad_id) for row in ids.tolist()]
+        return [decode_new_tokens(self.tokenizer, row, {self.eos_id}, self.pad_id) for row in ids.tolist()]
 
     @torch.no_grad()
-    def answer_logits(self, model: Any, features: Tensor, prompts: Sequence[str]) -> Tensor:
+    def answer_logits(self, model: Any, features: Sequence[Features], prompts: Sequence[str]) -> Tensor:
         """Logits after the prompt; see ``Family.answer_logits``."""
         require_equal_rows(features=len(features), prompts=len(prompts))
-        batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
-        embeddings = embed_with_image(model, batch["input_ids"], features, self.image_token_id)
+        seen = stacked(features)
+        batch = {key: value.to(seen.device) for key, value in self.prompt_batch(prompts).items()}
+        embeddings = embed_with_image(model, batch["input_ids"], seen, self.image_token_id)
         mask = batch["attention_mask"]
         positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
         output = model.language_model(

@@ -26,6 +26,7 @@ from lorax_vlm.models.families.image_tokens import (
     require_image_tokens,
     special_id_problems,
 )
+from lorax_vlm.models.families.pictures import Features, Look, stacked
 from lorax_vlm.models.families.text import (
     break_special_tokens,
     clean_text,
@@ -118,17 +119,16 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
         require_image_tokens(batch["input_ids"], self.image_token_id, self.query_tokens)
         return batch
 
-    def training_batch(
+    def text_batch(
         self,
-        pixel_values: Tensor,
+        looks: Sequence[Look],
         prompts: Sequence[str],
         targets: Sequence[str],
         *,
         answers: Sequence[Sequence[str]] = (),
         names: Sequence[str] = (),
     ) -> Batch:
-        """Encoder rows, and ``target </s>`` as labels; see ``Family.training_batch``."""
-        require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts), targets=len(targets))
+        """Encoder rows, and ``target </s>`` as labels; see ``Family.text_batch``."""
         names = names or [f"row {index}" for index in range(len(prompts))]
         for prompt, target, name in zip(prompts, targets, names, strict=True):
             self.check_example(prompt, target, (), name)
@@ -137,7 +137,6 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
         start = torch.full((len(labels), 1), self.pad_id)
         shifted = torch.cat([start, padded[:, :-1]], dim=1)
         return {
-            "pixel_values": pixel_values,
             **self.prompt_batch(prompts),
             # What the model would make of the labels itself; the loss is taken outside of it.
             "decoder_input_ids": shifted.masked_fill(shifted == IGNORED_LABEL, self.pad_id),
@@ -150,15 +149,16 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
     def generate(
         self,
         model: Any,
-        features: Tensor,
+        features: Sequence[Features],
         prompts: Sequence[str],
         settings: GenerationSettings,
         seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
         """Answer each prompt given its image's features; see ``Family.generate``."""
         require_equal_rows(features=len(features), prompts=len(prompts))
-        batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
-        embeddings = embed_with_image(model, batch["input_ids"], features, self.image_token_id)
+        seen = stacked(features)
+        batch = {key: value.to(seen.device) for key, value in self.prompt_batch(prompts).items()}
+        embeddings = embed_with_image(model, batch["input_ids"], seen, self.image_token_id)
         special_ids = {"eos_token_id": self.eos_id, "pad_token_id": self.pad_id, "decoder_start_token_id": self.pad_id}
         ids = model.language_model.generate(
             inputs_embeds=embeddings,
@@ -167,17 +167,18 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
             logits_processor=logits_processors(settings, len(prompts), self.tokenizer, seeds),
         )
         # The decoder's start token is part of what T5 returns.
-        return [decode_new_tokens(self.tokenizer, row[1:], self.eos_id, self.pad_id) for row in ids.tolist()]
+        return [decode_new_tokens(self.tokenizer, row[1:], {self.eos_id}, self.pad_id) for row in ids.tolist()]
 
     @torch.no_grad()
-    def answer_logits(self, model: Any, features: Tensor, prompts: Sequence[str]) -> Tensor:
+    def answer_logits(self, model: Any, features: Sequence[Features], prompts: Sequence[str]) -> Tensor:
         """Logits after the decoder's start token; see ``Family.answer_logits``."""
         require_equal_rows(features=len(features), prompts=len(prompts))
-        batch = {key: value.to(features.device) for key, value in self.prompt_batch(prompts).items()}
+        seen = stacked(features)
+        batch = {key: value.to(seen.device) for key, value in self.prompt_batch(prompts).items()}
         output = model.language_model(
-            inputs_embeds=embed_with_image(model, batch["input_ids"], features, self.image_token_id),
+            inputs_embeds=embed_with_image(model, batch["input_ids"], seen, self.image_token_id),
             attention_mask=batch["attention_mask"],
-            decoder_input_ids=torch.full((len(prompts), 1), self.pad_id, device=features.device),
+            decoder_input_ids=torch.full((len(prompts), 1), self.pad_id, device=seen.device),
             use_cache=False,
         )
         return output.logits[:, 0].float()

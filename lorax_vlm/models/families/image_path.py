@@ -11,6 +11,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor, BlipImag
 
 from lorax_vlm.models.families.base import Batch
 from lorax_vlm.models.families.image_tokens import batch_with_features
+from lorax_vlm.models.families.pictures import Features, Picture, of_rows, stacked
 
 # Only the language model's linear layers are quantised.
 IMAGE_PATH_MODULES = ("vision_model", "qformer", "query_tokens", "language_projection")
@@ -38,28 +39,29 @@ class Blip2ImagePath:
     def after_loading(model: Any, checkpoint: str) -> None:
         """Nothing is wrong."""
 
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Preprocess RGB images to ``(B, 3, H, W)`` float32."""
+    def prepare(self, images: Sequence[Image.Image]) -> list[Picture]:
+        """``pixel_values`` ``(3, H, W)``; all images have one size."""
         pixels: Tensor = self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
-        return pixels
+        return [Picture({"pixel_values": row}) for row in pixels]
 
-    def stack_pixels(self, rows: Sequence[Tensor]) -> Tensor:
-        """``(B, 3, H, W)``: all images have one size."""
-        return torch.stack(list(rows))
+    def pixel_batch(self, pictures: Sequence[Picture]) -> Batch:
+        """``pixel_values`` ``(B, 3, H, W)``."""
+        return {"pixel_values": torch.stack([picture.tensors["pixel_values"] for picture in pictures])}
 
-    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        """Vision encoder, Q-Former and projection: ``(B, 3, H, W)`` to ``(B, Q, D)``. No text enters here."""
-        features: Tensor = model.get_image_features(pixel_values, return_dict=True).pooler_output
-        return features
+    def lengths(self, pictures: Sequence[Picture]) -> list[int]:
+        """One each."""
+        return [1] * len(pictures)
 
-    def encode_batch(self, model: Any, batch: Batch) -> Tensor:
+    def encode_images(self, model: Any, pictures: Sequence[Picture], prompts: Sequence[str] = ()) -> list[Features]:
+        """Vision encoder, Q-Former and projection: ``(Q, D)`` of each. No text enters here."""
+        return self.encode_batch(model, pictures, {})
+
+    def encode_batch(self, model: Any, pictures: Sequence[Picture], batch: Batch) -> list[Features]:
         """See ``Family.encode_batch``; a Q-Former that reads finds its instruction in the batch."""
-        instructions = {key: value for key, value in batch.items() if key.startswith("qformer_")}
-        features: Tensor = model.get_image_features(
-            batch["pixel_values"], **instructions, return_dict=True
-        ).pooler_output
-        return features
+        pixels = self.pixel_batch(pictures)["pixel_values"].to(model.device)
+        read = {key: value.to(model.device) for key, value in batch.items() if key.startswith("qformer_")}
+        return of_rows(model.get_image_features(pixels, **read, return_dict=True).pooler_output)
 
-    def features_batch(self, batch: Batch, features: Tensor) -> dict[str, Any]:
-        """See ``Family.features_batch``."""
-        return batch_with_features(batch, features)
+    def with_features(self, batch: Batch, features: Sequence[Features]) -> dict[str, Any]:
+        """See ``Family.with_features``."""
+        return batch_with_features(batch, stacked(features))

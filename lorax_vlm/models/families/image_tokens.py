@@ -48,10 +48,10 @@ def batch_with_features(batch: dict[str, Tensor], features: Tensor) -> dict[str,
     """A training batch whose images are already encoded: the model then skips its image path.
 
     Args:
-        batch: Of ``Family.training_batch``; its pixels are dropped.
-        features: ``(B, Q, D)`` of ``Family.encode_images``.
+        batch: Of ``Family.text_batch``.
+        features: ``(B, Q, D)``.
     """
-    kept = {key: value for key, value in batch.items() if key != "pixel_values" and not key.startswith("qformer_")}
+    kept = {key: value for key, value in batch.items() if not key.startswith("qformer_")}
     encoded = BaseModelOutputWithVisionQformerOutputs(pooler_output=features)
     unused: dict[str, None] = {"pixel_values": None}
     if "qformer_input_ids" in batch:  # InstructBLIP's forward pass demands it, and does not look at it

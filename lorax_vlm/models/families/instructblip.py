@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor
 from transformers import (
     AutoTokenizer,
     BlipImageProcessorPil,
@@ -26,6 +25,7 @@ from lorax_vlm.errors import ExampleError, PromptError
 from lorax_vlm.foreign import quoted
 from lorax_vlm.models.families.base import Batch
 from lorax_vlm.models.families.blip2 import Blip2DecoderFamily
+from lorax_vlm.models.families.pictures import Features, Look, Picture
 from lorax_vlm.models.families.text import clean_text, pad_rows, require_equal_rows
 
 
@@ -90,21 +90,20 @@ class InstructBlipFamily(Blip2DecoderFamily):
             "qformer_attention_mask": pad_rows([[1] * len(row) for row in rows], 0),
         }
 
-    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        """Vision encoder, Q-Former with the instruction, and projection: ``(B, 3, H, W)`` to ``(B, Q, D)``."""
-        require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts))
-        text = {key: value.to(pixel_values.device) for key, value in self.instruction_batch(prompts).items()}
-        return model.get_image_features(pixel_values, **text, return_dict=True).pooler_output
+    def encode_images(self, model: Any, pictures: Sequence[Picture], prompts: Sequence[str] = ()) -> list[Features]:
+        """Vision encoder, Q-Former with the instruction, and projection; see ``Family.encode_images``."""
+        require_equal_rows(pictures=len(pictures), prompts=len(prompts))
+        return self.encode_batch(model, pictures, self.instruction_batch(prompts))
 
-    def training_batch(
+    def text_batch(
         self,
-        pixel_values: Tensor,
+        looks: Sequence[Look],
         prompts: Sequence[str],
         targets: Sequence[str],
         *,
         answers: Sequence[Sequence[str]] = (),
         names: Sequence[str] = (),
     ) -> Batch:
-        """As BLIP-2, with the instruction alone for the Q-Former; see ``Family.training_batch``."""
-        batch = super().training_batch(pixel_values, prompts, targets, answers=answers, names=names)
+        """As BLIP-2, with the instruction alone for the Q-Former; see ``Family.text_batch``."""
+        batch = super().text_batch(looks, prompts, targets, answers=answers, names=names)
         return batch | self.instruction_batch(prompts)

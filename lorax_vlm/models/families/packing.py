@@ -14,9 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from lorax_vlm.models.components import component_of
 from lorax_vlm.models.families.base import IGNORED_LABEL
 
 _NAME = "lorax-packed"
+_OF_PEFT = "base_model.model."
+"""Before the names of modules in a model of PEFT's."""
 ENCODER, DECODER = "encoder", "decoder"
 Layout = tuple[Tensor, int, int]
 """Where each of a stream's ``S`` positions is among ``B * T`` padded ones, ``B``, and ``T``."""
@@ -27,10 +30,12 @@ def stream_of(site: str) -> str:
 
     >>> stream_of("language_model.decoder.block.0.layer.1.EncDecAttention.k")
     'encoder'
+    >>> stream_of("vision_model.encoder.layers.0.mlp.fc1")  # no layer of the language model
+    'decoder'
     """
     if ".EncDecAttention.k" in site or ".EncDecAttention.v" in site:
         return ENCODER
-    return ENCODER if ".encoder." in site else DECODER
+    return ENCODER if ".encoder." in site and component_of(site.removeprefix(_OF_PEFT)) == "lm" else DECODER
 
 
 def pack_rows(batch: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def pack_rows(batch: dict[str, Any]) -> dict[str, Any]:
     target, whose own label is ignored; so what follows one row's end is no target.
 
     Args:
-        batch: Of ``Family.training_batch`` with ``batch_with_features``.
+        batch: Of ``Family.training_batch``, with images that were seen.
 
     Returns:
         What the model takes, and ``labels`` ``(1, K)``; ``row_positions``, by stream how many positions each row has,

@@ -1,6 +1,6 @@
 """Text on its way into and out of a language model: what the generative families share."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -57,10 +57,11 @@ def pad_rows(rows: Sequence[list[int]], value: int, *, left: bool = False) -> Te
     return torch.tensor(padded)
 
 
-def decode_new_tokens(tokenizer: Any, ids: list[int], eos_id: int, pad_id: int) -> Generated:
-    """Generated ids, without the prompt's, to text."""
-    finished = eos_id in ids
-    kept = ids[: ids.index(eos_id)] if finished else [token for token in ids if token != pad_id]
+def decode_new_tokens(tokenizer: Any, ids: list[int], ends: Collection[int], pad_id: int) -> Generated:
+    """Generated ids, without the prompt's, to text: up to the first of the tokens that end one."""
+    end = next((place for place, token in enumerate(ids) if token in ends), None)
+    finished = end is not None
+    kept = ids[:end] if finished else [token for token in ids if token != pad_id]
     finish: FinishReason = "empty" if finished and not kept else "eos" if finished else "length"
     return Generated(tokenizer.decode(kept, skip_special_tokens=True).strip(), finish, len(kept))
 

@@ -1,8 +1,8 @@
 """ViLT: one encoder over question and image patches, and a classifier over a fixed set of answers.
 
-Nothing of the image is computed without the question, so the "features" of an image are its pixels, with the mask of
-valid ones as a fourth channel. An answer that is not in the label set cannot be learnt or given; how many of the
-data's answers are, is reported before training. An adapter may bring a larger set with a head of its own.
+Nothing of the image is computed without the question, so the "features" of an image are its pixels. An answer that is
+not in the label set cannot be learnt or given; how many of the data's answers are, is reported before training. An
+adapter may bring a larger set with a head of its own.
 """
 
 from collections import Counter
@@ -13,19 +13,21 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AutoTokenizer, ViltForQuestionAnswering, ViltImageProcessorPil, ViltProcessor
 
 from lorax_vlm.answers import most_frequent_answer, normalize_answer, soft_score
 from lorax_vlm.errors import CheckpointError, ExampleError, PromptError
 from lorax_vlm.foreign import quoted
-from lorax_vlm.models.families.base import Batch, LabelPlan
+from lorax_vlm.models.families.base import Batch, LabelPlan, TrainingBatches
 from lorax_vlm.models.families.heads import row_labels
+from lorax_vlm.models.families.pictures import Features, Look, Picture
 from lorax_vlm.models.families.text import clean_text, require_equal_rows
 from lorax_vlm.models.families.vilt_patches import choose_patches_in_order
 from lorax_vlm.types import Generated, GenerationSettings
 
 
-class ViltFamily:
+class ViltFamily(TrainingBatches):
     """Formats batches for, and answers with, ``ViltForQuestionAnswering``."""
 
     name = "vilt"
@@ -96,11 +98,15 @@ class ViltFamily:
 
     # --- images ---------------------------------------------------------------------------------------------------
 
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Preprocess RGB images to ``(B, 4, H, W)`` float32: colours, and 1 where a pixel is no padding."""
+    def prepare(self, images: Sequence[Image.Image]) -> list[Picture]:
+        """``pixel_values`` ``(3, H, W)``, each image with a size of its own."""
         drawn = [self._within_proportions(image) for image in images]
         encoded = self.processor.image_processor(drawn, return_tensors="pt")
-        return torch.cat([encoded["pixel_values"], encoded["pixel_mask"].unsqueeze(1).float()], dim=1)
+        heights, widths = (encoded["pixel_mask"].amax(dim=axis).sum(dim=1).tolist() for axis in (2, 1))
+        return [
+            Picture({"pixel_values": row[:, :height, :width].clone()})
+            for row, height, width in zip(encoded["pixel_values"], heights, widths, strict=True)
+        ]
 
     def _within_proportions(self, image: Image.Image) -> Image.Image:
         """An image so long that its short side would be less than a patch, squeezed until it is one.
@@ -117,24 +123,35 @@ class ViltFamily:
         short, long = settings.size_divisor, longest // settings.size_divisor * settings.size_divisor
         return image.resize((long, short) if width > height else (short, long), Image.Resampling.BICUBIC)
 
-    def stack_pixels(self, rows: Sequence[Tensor]) -> Tensor:
-        """``(B, 4, H, W)``, smaller images padded on the right and at the bottom with masked zeros."""
+    def pixel_batch(self, pictures: Sequence[Picture]) -> Batch:
+        """``pixel_values`` ``(B, 3, H, W)``, smaller images padded on the right and at the bottom, and where they are.
+
+        Without the mask, ``pixel_mask`` ``(B, H, W)``, padding would be looked at.
+        """
+        rows = [picture.tensors["pixel_values"] for picture in pictures]
         height, width = (max(row.shape[axis] for row in rows) for axis in (1, 2))
-        return torch.stack(
-            [nn.functional.pad(row, (0, width - row.shape[2], 0, height - row.shape[1])) for row in rows]
-        )
+        around = [(0, width - row.shape[2], 0, height - row.shape[1]) for row in rows]
+        masks = [torch.ones(row.shape[1:], dtype=torch.long, device=row.device) for row in rows]
+        return {
+            "pixel_values": torch.stack([pad(row, size) for row, size in zip(rows, around, strict=True)]),
+            "pixel_mask": torch.stack([pad(mask, size) for mask, size in zip(masks, around, strict=True)]),
+        }
 
-    def encode_images(self, model: Any, pixel_values: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+    def lengths(self, pictures: Sequence[Picture]) -> list[int]:
+        """One each: all are padded to one size."""
+        return [1] * len(pictures)
+
+    def encode_images(self, model: Any, pictures: Sequence[Picture], prompts: Sequence[str] = ()) -> list[Features]:
         """The pixels themselves: in ViLT the text enters with the first layer."""
-        return pixel_values
+        return [Features(picture.tensors["pixel_values"].to(model.device)) for picture in pictures]
 
-    def encode_batch(self, model: Any, batch: Batch) -> Tensor:
-        """The pixels with their mask."""
-        return torch.cat([batch["pixel_values"], batch["pixel_mask"].unsqueeze(1).float()], dim=1)
+    def encode_batch(self, model: Any, pictures: Sequence[Picture], batch: Batch) -> list[Features]:
+        """The pixels themselves."""
+        return self.encode_images(model, pictures)
 
-    def features_batch(self, batch: Batch, features: Tensor) -> Batch:
-        """A training batch with other pixels: they are what an image's features are here."""
-        return {**batch, **_split_mask(features)}
+    def with_features(self, batch: Batch, features: Sequence[Features]) -> dict[str, Any]:
+        """Texts and pixels: they are what an image's features are here."""
+        return {**batch, **self.pixel_batch([Picture({"pixel_values": one.values}) for one in features])}
 
     # --- text to tensors ------------------------------------------------------------------------------------------
 
@@ -161,33 +178,34 @@ class ViltFamily:
             return None
         return f"its question has {count} tokens, ViLT reads {self.max_text_tokens}."
 
-    def prompt_batch(self, pixel_values: Tensor, prompts: Sequence[str]) -> Batch:
-        """Pixels, mask and right-padded questions.
+    def prompt_batch(self, prompts: Sequence[str]) -> Batch:
+        """Right-padded questions.
 
         Raises:
             PromptError: A question is longer than the model's positions: cut off it would be another one.
         """
-        require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts))
         for prompt in prompts:
             self.check_prompt(prompt)
         questions = [clean_text(prompt) for prompt in prompts]
         encoded = self.tokenizer(questions, split_special_tokens=True, padding=True, verbose=False, return_tensors="pt")
-        device = pixel_values.device
-        return {
-            **_split_mask(pixel_values),
-            **{key: encoded[key].to(device) for key in ("input_ids", "attention_mask", "token_type_ids")},
-        }
+        return {key: encoded[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
 
-    def training_batch(
+    def _asked(self, model: Any, features: Sequence[Features], prompts: Sequence[str]) -> dict[str, Any]:
+        """What the model takes of questions about images."""
+        require_equal_rows(features=len(features), prompts=len(prompts))
+        batch = {key: value.to(model.device) for key, value in self.prompt_batch(prompts).items()}
+        return self.with_features(batch, features)
+
+    def text_batch(
         self,
-        pixel_values: Tensor,
+        looks: Sequence[Look],
         prompts: Sequence[str],
         targets: Sequence[str],
         *,
         answers: Sequence[Sequence[str]] = (),
         names: Sequence[str] = (),
     ) -> Batch:
-        """Questions with a soft score per label, ``(B, L)``; see ``Family.training_batch``.
+        """Questions with a soft score per label, ``(B, L)``; see ``Family.text_batch``.
 
         One answer alone scores 1. Of several annotators' answers each scores 0, 0.3, 0.6, 0.9 or 1 for 0, 1, 2, 3 or
         more who gave it, as ViLT was trained (``get_score`` in its data writer).
@@ -195,7 +213,6 @@ class ViltFamily:
         Raises:
             ExampleError: None of a row's answers is a label.
         """
-        require_equal_rows(pixel_values=len(pixel_values), prompts=len(prompts), targets=len(targets))
         names = names or [f"row {index}" for index in range(len(prompts))]
         labels = torch.zeros(len(targets), len(self.labels))
         for row, (target, name) in enumerate(zip(targets, names, strict=True)):
@@ -204,7 +221,7 @@ class ViltFamily:
                 labels[row, answer] = score
             if not labels[row].any():
                 raise ExampleError(name, f"its answer {target!r} is none of the {len(self.labels)} labels.")
-        return {**self.prompt_batch(pixel_values, prompts), "labels": labels}
+        return {**self.prompt_batch(prompts), "labels": labels}
 
     def label_scores(self, answers: Sequence[str]) -> dict[int, float]:
         """Soft score by label index; answers outside the label set have none."""
@@ -222,25 +239,27 @@ class ViltFamily:
     def generate(
         self,
         model: Any,
-        features: Tensor,
+        features: Sequence[Features],
         prompts: Sequence[str],
         settings: GenerationSettings,
         seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
         """The most probable label of each row; decoding settings do not apply. See ``Family.generate``."""
-        best = model(**self.prompt_batch(features, prompts)).logits.argmax(dim=-1).tolist()
+        best = model(**self._asked(model, features, prompts)).logits.argmax(dim=-1).tolist()
         # A row whose adapter has a head of its own chooses among its own answers.
         own = row_labels(model.classifier, len(best))
         return [Generated((labels or self.labels)[index], "eos", 1) for index, labels in zip(best, own, strict=True)]
 
-    def confidences(self, model: Any, features: Tensor, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+    def confidences(
+        self, model: Any, features: Sequence[Features], prompts: Sequence[str], texts: Sequence[str]
+    ) -> list[float]:
         """The probability of each row's most probable label; see ``Family.confidences``."""
         return [float(share) for share in torch.sigmoid(self.answer_logits(model, features, prompts)).amax(dim=1)]
 
     @torch.no_grad()
-    def answer_logits(self, model: Any, features: Tensor, prompts: Sequence[str]) -> Tensor:
+    def answer_logits(self, model: Any, features: Sequence[Features], prompts: Sequence[str]) -> Tensor:
         """One logit per label; see ``Family.answer_logits``."""
-        return model(**self.prompt_batch(features, prompts)).logits.float()
+        return model(**self._asked(model, features, prompts)).logits.float()
 
     def loss(self, logits: Tensor, labels: Tensor, normalizer: Tensor | int | None = None) -> Tensor:
         """Binary cross-entropy summed over labels, averaged over rows, as ViLT was trained; see ``Family.loss``."""
@@ -260,8 +279,3 @@ class ViltFamily:
     def ends_with_eos(self, batch: Batch, index: int) -> bool:
         """A classifier always ends."""
         return True
-
-
-def _split_mask(pixels: Tensor) -> Batch:
-    """``(B, 4, H, W)`` as the model takes it; without the mask padding would be looked at."""
-    return {"pixel_values": pixels[:, :3], "pixel_mask": pixels[:, 3].long()}

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from lorax_vlm.errors import UsageError
-from lorax_vlm.models.families.base import IGNORED_LABEL, Family
+from lorax_vlm.models.families.base import IGNORED_LABEL, Family, TrainingBatches
+from lorax_vlm.models.families.pictures import Features
 
 
-class WritingFamily:
+class WritingFamily(TrainingBatches):
     """No fixed answers, and as sure of a text as of its tokens."""
 
     name: str
@@ -35,14 +35,13 @@ class WritingFamily:
 
     @torch.no_grad()
     def confidences(
-        self: Family, model: Any, features: Tensor, prompts: Sequence[str], texts: Sequence[str]
+        self: Family, model: Any, features: Sequence[Features], prompts: Sequence[str], texts: Sequence[str]
     ) -> list[float]:
         """The geometric mean of the probabilities of a text's tokens and its end; see ``Family.confidences``."""
         said = [text if text.strip() else "nothing" for text in texts]
-        batch = self.training_batch(torch.empty(len(said), 0), prompts, said)
-        labels = batch.pop("labels").to(features.device)
-        batch = {key: value.to(features.device) for key, value in batch.items()}
-        logits = model(**self.features_batch(batch, features)).logits
+        batch = {key: value.to(model.device) for key, value in self.text_batch(features, prompts, said).items()}
+        labels = batch.pop("labels")
+        logits = model(**self.with_features(batch, features)).logits
         found = []
         for row, text in enumerate(texts):
             own = labels[row : row + 1]
