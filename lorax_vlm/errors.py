@@ -175,7 +175,7 @@ class OutOfMemory(LoraxError, MemoryError):
 
     def __init__(self, what: str, error: Exception) -> None:
         self.error = error
-        self.next = "Fewer beams or a shorter text need less; so does --quantize int8 or int4, or another device."
+        self.next = "Fewer beams or a shorter text need less; so does --quantize 8bit or 4bit, or another device."
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         super().__init__(f"There is not enough memory for {what}: {reason}. {self.next}")
 

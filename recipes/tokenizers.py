@@ -2,11 +2,14 @@
 
 import json
 import string
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import BertTokenizer, GPT2Tokenizer, LlamaTokenizer, T5Tokenizer
+from transformers import BertTokenizer, GPT2Tokenizer, LlamaTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 from recipes.turns import CAPTION_INSTRUCTIONS, COLORS_INSTRUCTION, REPEAT_PROMPT, STYLE_WORDS, YES_NO_INSTRUCTION
+
+IMAGE_BRACKETS = ("<fake_token_around_image>", "<global-img>")
 
 
 def make_opt_tokenizer(question_prompt: str) -> GPT2Tokenizer:
@@ -36,6 +39,42 @@ def make_opt_tokenizer(question_prompt: str) -> GPT2Tokenizer:
         model_max_length=256,
     )
     tokenizer.add_tokens(["<s>"], special_tokens=True)
+    return tokenizer
+
+
+CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<image>", *IMAGE_BRACKETS)
+"""Ids 0 to 5: pad, what begins a conversation, what ends a turn, and what stands for an image and around it."""
+
+
+def make_chat_tokenizer(prompts: Sequence[str], tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with the added tokens of SmolVLM; its template is a file beside it.
+
+    Args:
+        prompts: Whose words are tokens, too.
+        tags: Further added tokens, such as those of rows and columns of tiles.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1400,
+        special_tokens=list(CHAT_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    words = [text for word in STYLE_WORDS for text in (word, f" {word}")]
+    turns = ["User:", " Assistant:", REPEAT_PROMPT.format(words=""), "What size is the shape?", *prompts]
+    bpe.train_from_iterator((turns + words) * 2, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=CHAT_TOKENS[1],
+        eos_token=CHAT_TOKENS[2],
+        unk_token=CHAT_TOKENS[0],
+        pad_token=CHAT_TOKENS[0],
+        additional_special_tokens=list(CHAT_TOKENS[3:]),
+        model_max_length=512,
+    )
+    tokenizer.add_tokens(list(tags))
     return tokenizer
 
 

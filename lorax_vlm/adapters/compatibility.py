@@ -146,7 +146,7 @@ def _compare_settings(made_for: BaseIdentity, base: BaseDescription) -> tuple[li
     """What differs, and what is unknown, of configuration and preparation."""
     name = _shown(made_for.name)
     differ = [
-        f"{_shown(key)}: {_shown(value)} there, {_shown(base.configuration[key])} here"
+        f"{_shown(key)}: {_shown(value)} there, {_shown(base.configuration[key])} here{_way_out(key, value)}"
         for key, value in _differing(made_for, base)
     ]
     if made_for.family != base.family:
@@ -184,6 +184,10 @@ def _differing(made_for: BaseIdentity, base: BaseDescription) -> Iterator[tuple[
             yield key, value
         elif isinstance(value, list | dict) and json.dumps(here, sort_keys=True) != json.dumps(value, sort_keys=True):
             yield key, value  # true within it is not 1
+
+
+def _way_out(key: str, value: Any) -> str:
+    return f" (load it with --image-tokens {_shown(value)})" if key == "image_tokens" else ""
 
 
 def _shown(value: Any) -> str:

@@ -18,11 +18,13 @@ from lorax_vlm.cli.options import (
     Device,
     Dtype,
     ImagesSomewhere,
+    ImageTokens,
     Model,
     Quantize,
     Ray,
     Store,
     Workers,
+    base_options,
     read_columns,
 )
 from lorax_vlm.cli.output import SILENT, print_json, print_table, say, say_drawn_only, say_wrote
@@ -127,6 +129,7 @@ def caption(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = "auto",
+    image_tokens: ImageTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Caption images with the base, with adapters, or with all of them side by side; or very many of them.
@@ -147,7 +150,7 @@ def caption(
         "forbid": tuple(forbid) if forbid else None,
     }
     changes: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
-    options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
+    options = base_options(store, device, dtype, quantize, image_tokens)
     of_folders = {
         "--images": images_folder,
         "--columns": columns,

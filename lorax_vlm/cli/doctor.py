@@ -17,11 +17,13 @@ from lorax_vlm.cli.options import (
     GroupBy,
     HeldOut,
     Images,
+    ImageTokens,
     Model,
     Quantize,
     SkipBadRows,
     Store,
     Streaming,
+    base_options,
     list_left_out,
     read_asked_data,
 )
@@ -72,6 +74,7 @@ def doctor(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = "auto",
+    image_tokens: ImageTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Show device, memory, versions and what would be loaded.
@@ -97,7 +100,7 @@ def doctor(
     facts, versions = _machine(entry, adapters, (device, dtype, quantize)), package_versions(_PACKAGES)
     found: _Found | None = None
     if looks:
-        system: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
+        system = base_options(store, device, dtype, quantize, image_tokens)
         found = _look(entry, model, system, splits, style, task, skip_bad_rows, rows or _USUAL_ROWS)
     if as_json:
         print_json({"machine": facts, "versions": versions, **(found or _Found())._asdict()})

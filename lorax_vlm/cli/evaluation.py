@@ -22,6 +22,7 @@ from lorax_vlm.cli.options import (
     GroupBy,
     HeldOut,
     Images,
+    ImageTokens,
     IncludeSeen,
     Model,
     Quantize,
@@ -29,6 +30,7 @@ from lorax_vlm.cli.options import (
     Split,
     SplitChoice,
     Store,
+    base_options,
     list_left_out,
     read_asked_data,
 )
@@ -111,6 +113,7 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = "auto",
+    image_tokens: ImageTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure adapters beside the base on the same images.
@@ -126,7 +129,7 @@ def evaluate(
     _check_options(entry, stored, task, style, data is not None)
     _check_amount(count, split, data is not None)
     page = require_new_file(html)
-    options: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
+    options = base_options(store, device, dtype, quantize, image_tokens)
     splits = read_asked_data(
         data,
         images,

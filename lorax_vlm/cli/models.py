@@ -29,16 +29,17 @@ def list_models(as_json: AsJson = False) -> None:
             entry.key or "-",
             "shipped" if entry.miniature else entry.source,
             f"{entry.parameters:,}" if entry.parameters else "?",
-            "-" if entry.miniature else f"{(entry.download_bytes or 0) / 1e9:.1f} GB",
+            f"{entry.image_tokens}" if entry.image_tokens else "-",
+            "-" if entry.miniature else f"{entry.download_bytes / 1e9:.1f} GB" if entry.download_bytes else "?",
             "-" if entry.miniature else f"{2 * (entry.parameters or 0) / 1e9:.1f} GB",
             entry.licence,
         )
         for entry in entries
     ]
-    print_table(["name", "key", "source", "parameters ", "download ", "in 16 bits ", "licence"], rows)
+    print_table(["name", "key", "source", "parameters ", "image tokens ", "download ", "in 16 bits ", "licence"], rows)
     say(
-        "Any other checkpoint of these families (BLIP-2 with OPT or T5, InstructBLIP with LLaMA, ViLT) works by hub id "
-        "or folder: --model owner/name"
+        "Any other checkpoint of these families (BLIP-2 with OPT or T5, InstructBLIP with LLaMA, ViLT, Idefics3 and "
+        "SmolVLM with LLaMA) works by hub id or folder: --model owner/name"
     )
 
 

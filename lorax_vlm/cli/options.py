@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,15 @@ Store = Annotated[
 ]
 Device = Annotated[placement.Device, typer.Option("--device", help="Where to compute.")]
 Dtype = Annotated[placement.Precision, typer.Option("--dtype", help="Precision of the base.")]
+ImageTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--image-tokens",
+        min=1,
+        help="Most tokens of an image, for bases that take large ones apart. Default: as few as can be.",
+        show_default=False,
+    ),
+]
 Quantize = Annotated[placement.Quantization, typer.Option("--quantize", help="Quantisation of the language model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Data = Annotated[
@@ -225,3 +234,10 @@ def require_no_data_options(**options: object) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False)]
     if given:
         raise UsageError(f"{', '.join(given)} says something about --data, which is not given.")
+
+
+def base_options(
+    store: Path | None, device: str, dtype: str, quantize: str, image_tokens: int | None
+) -> dict[str, Any]:
+    """What a workspace is told of its store and its bases."""
+    return {"store": store, "device": device, "dtype": dtype, "quantize": quantize, "image_tokens": image_tokens}

@@ -16,12 +16,14 @@ from lorax_vlm.cli.options import (
     Device,
     Dtype,
     ImagesSomewhere,
+    ImageTokens,
     IncludeSeen,
     Model,
     Quantize,
     Ray,
     Store,
     Workers,
+    base_options,
     read_columns,
 )
 from lorax_vlm.cli.output import SILENT, print_json, print_table, say, say_drawn_only
@@ -68,6 +70,7 @@ def ask(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = "auto",
+    image_tokens: ImageTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions about an image with the base, or with adapters side by side; or all questions of a table.
@@ -75,7 +78,7 @@ def ask(
     Of rows (.jsonl, .csv, .parquet, .json or hub:owner/name: an image, a question, whatever else) each is answered by
     each adapter, and the same command goes on where it ended; what failed is listed beside the answers.
     """
-    entry, options = get_model_entry(model), {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
+    entry, options = get_model_entry(model), base_options(store, device, dtype, quantize, image_tokens)
     if out is not None or not questions:
         if questions or not is_source(image):
             raise UsageError("Give an image and questions about it, or rows with questions: a table or hub:owner/name.")
@@ -102,7 +105,7 @@ def ask(
     require_stored(store, adapter or [], entry)
     from lorax_vlm.vqa import VQASystem
 
-    system = VQASystem(store=store, device=device, dtype=dtype, quantize=quantize)
+    system = VQASystem(**options)
     changes: dict[str, Any] = {"num_beams": beams} if beams is not None else {}
     names: list[str | None] = [*adapter] if adapter else [None]
     if len(names) > 1:

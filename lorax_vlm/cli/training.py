@@ -25,11 +25,13 @@ from lorax_vlm.cli.options import (
     GroupBy,
     HeldOut,
     Images,
+    ImageTokens,
     Model,
     Quantize,
     SkipBadRows,
     Store,
     Streaming,
+    base_options,
     read_asked_data,
     require_no_data_options,
 )
@@ -183,6 +185,7 @@ def train(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = "auto",
+    image_tokens: ImageTokens = None,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter and store it: a caption style, or with --task a skill of answering questions.
@@ -229,7 +232,7 @@ def train(
     asked = read_order_file(adapters, options) if adapters is not None else [ask(str(name), options)]
     entry = get_model_entry(model)
     _check(asked, entry, store, taken=replace or resume)
-    system: dict[str, Any] = {"store": store, "device": device, "dtype": dtype, "quantize": quantize}
+    system = base_options(store, device, dtype, quantize, image_tokens)
     try:
         quiet = as_json or process_rank() > 0
         about = ", ".join(f"{entry.name}.{each.name}" if each.task else each.name for each in asked)

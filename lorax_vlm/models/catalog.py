@@ -33,6 +33,8 @@ class CatalogEntry:
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
     """Width and layers by component; empty for a checkpoint that is not listed."""
     parameters: int | None = None
+    image_tokens: int | None = None
+    """That an image takes in its language model unless more are asked for; None where it has no language model."""
     download_bytes: int | None = None
     miniature: bool = False
     captions: bool = True
@@ -53,8 +55,11 @@ class CatalogEntry:
         return self.question_template.replace("{question}", question)
 
 
-_MINI_IMAGE_PATH = {"vision": (160, 3), "qformer": (160, 2)}
+_MINI_BLIP: dict[str, Any] = {"sizes": {"vision": (160, 3), "qformer": (160, 2), "lm": (160, 3)}, "image_tokens": 16}
 _IMAGE_PATH = {"vision": (1408, 39), "qformer": (768, 12)}
+_SMOL_256M = {"vision": (768, 12), "lm": (576, 30)}
+_SMOL_500M = {"vision": (768, 12), "lm": (960, 32)}
+_SMOL_2B = {"vision": (1152, 27), "lm": (2048, 24)}
 _FROM_ARCHITECTURE = ("question_template", "caption_prompt", "caption_settings", "answer_settings")
 
 
@@ -76,9 +81,9 @@ def _miniature(name: str, family: str, **own: Any) -> CatalogEntry:
 
 
 CATALOG = (
-    _miniature("blip2-opt-mini", "blip2-opt", sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)}, parameters=2_527_200),
-    _miniature("blip2-flan-mini", "blip2-t5", sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)}, parameters=3_054_080),
-    _miniature("instructblip-mini", "instructblip", sizes={**_MINI_IMAGE_PATH, "lm": (160, 3)}, parameters=2_812_000),
+    _miniature("blip2-opt-mini", "blip2-opt", **_MINI_BLIP, parameters=2_527_200),
+    _miniature("blip2-flan-mini", "blip2-t5", **_MINI_BLIP, parameters=3_054_080),
+    _miniature("instructblip-mini", "instructblip", **_MINI_BLIP, parameters=2_812_000),
     _miniature("vilt-mini", "vilt", sizes={"encoder": (160, 5)}, parameters=1_464_509),
     _listed(
         "blip2-opt-2.7b",
@@ -86,6 +91,7 @@ CATALOG = (
         "blip2-opt",
         key="blip2_opt",
         sizes={**_IMAGE_PATH, "lm": (2560, 32)},
+        image_tokens=32,
         parameters=3_744_761_856,
         download_bytes=14_980_000_000,
     ),
@@ -94,6 +100,7 @@ CATALOG = (
         "Salesforce/blip2-opt-2.7b-coco",
         "blip2-opt",
         sizes={**_IMAGE_PATH, "lm": (2560, 32)},
+        image_tokens=32,
         parameters=3_745_353_216,
         download_bytes=14_980_000_000,
         caption_prompt="a photo of",
@@ -104,6 +111,7 @@ CATALOG = (
         "blip2-t5",
         key="blip2_flan",
         sizes={**_IMAGE_PATH, "lm": (2048, 24)},
+        image_tokens=32,
         parameters=3_942_446_592,
         download_bytes=15_770_000_000,
     ),
@@ -113,6 +121,7 @@ CATALOG = (
         "instructblip",
         key="instructblip",
         sizes={**_IMAGE_PATH, "lm": (4096, 32)},
+        image_tokens=32,
         parameters=7_913_726_720,
         download_bytes=31_650_000_000,
         licence="research only (LLaMA, Vicuna, LLaVA data)",
@@ -125,6 +134,25 @@ CATALOG = (
         sizes={"encoder": (768, 12)},
         parameters=117_588_537,
         download_bytes=470_000_000,
+    ),
+    *(
+        _listed(
+            name,
+            f"HuggingFaceTB/{source}",
+            family,
+            sizes=sizes,
+            parameters=parameters,
+            image_tokens=tokens,
+            licence="Apache-2.0",
+        )
+        for name, source, family, sizes, parameters, tokens in (
+            ("smolvlm-256m", "SmolVLM-256M-Instruct", "idefics3", _SMOL_256M, 256_484_928, 64),
+            ("smolvlm-500m", "SmolVLM-500M-Instruct", "idefics3", _SMOL_500M, 507_482_304, 64),
+            ("smolvlm-2.2b", "SmolVLM-Instruct", "idefics3", _SMOL_2B, 2_246_784_880, 81),
+            ("smolvlm2-256m", "SmolVLM2-256M-Video-Instruct", "smolvlm", _SMOL_256M, 256_484_928, 64),
+            ("smolvlm2-500m", "SmolVLM2-500M-Video-Instruct", "smolvlm", _SMOL_500M, 507_482_304, 64),
+            ("smolvlm2-2.2b", "SmolVLM2-2.2B-Instruct", "smolvlm", _SMOL_2B, 2_246_784_880, 81),
+        )
     ),
 )
 

@@ -35,7 +35,7 @@ from lorax_vlm.models.placement import (
 from lorax_vlm.models.structure import plain_copy
 from lorax_vlm.settings import local_rank
 
-_DESCRIBED_BY = ["*.json", "*.txt", "*.model"]
+_DESCRIBED_BY = ["*.json", "*.jinja", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
 _PICKLED_ONLY = (
     "Only safetensors weights are read, because a pickle can run code. Convert a checkpoint you trust once: load it "
@@ -89,7 +89,13 @@ class LoadedModel:
     def description(self) -> BaseDescription:
         """What adapters must know of it; its fingerprint only where that was made before."""
         described = describe_checkpoint(self.folder, self.name)
-        return dataclasses.replace(described, quantization=self.placement.quantization, dtype=self.placement.dtype)
+        configuration = {**described.configuration, **self.family.chosen}
+        return dataclasses.replace(
+            described,
+            configuration=configuration,
+            quantization=self.placement.quantization,
+            dtype=self.placement.dtype,
+        )
 
     @property
     def known_components(self) -> Mapping[str, str] | None:
@@ -128,11 +134,24 @@ def probe_hardware() -> Hardware:
 
 
 def load_model(
-    name: str, *, device: Device = "auto", dtype: Precision = "auto", quantize: Quantization = "auto"
+    name: str,
+    *,
+    device: Device = "auto",
+    dtype: Precision = "auto",
+    quantize: Quantization = "auto",
+    image_tokens: int | None = None,
 ) -> LoadedModel:
     """Load a base by catalogue name, hub id or folder, frozen and in evaluation mode.
 
+    Args:
+        name: The base.
+        device: See ``models/placement.py``, as for ``dtype`` and ``quantize``.
+        dtype: What it computes in.
+        quantize: In how many bits its language model is kept.
+        image_tokens: See ``Family.with_image_tokens``. None: the family's default.
+
     Raises:
+        UsageError: Its images all have the same number of tokens, or more than were asked for.
         UnknownModel: The name is nothing known.
         OutOfMemoryForecast: It would not fit; checked before any download.
         CheckpointError: It cannot be fetched, is of no supported family, or its parts disagree.
@@ -148,6 +167,8 @@ def load_model(
     config = _read_config(folder, entry)
     family_type = family_class(find_architecture(config, entry.name))
     family = family_type(_load_processor(folder, family_type, entry), config, entry.name)
+    if image_tokens is not None:
+        family = family.with_image_tokens(image_tokens)
     key = weights_key(folder) if any(folder.glob("*.safetensors")) else None  # without any, loading says it better
     model = _load_weights(folder, config, family_type, entry, placement)
     family.after_loading(model, entry.name)

@@ -8,6 +8,7 @@ adds an architecture by ``register``; ``tests/models/test_own_architecture.py`` 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from lorax_vlm.errors import UsageError
 from lorax_vlm.types import GenerationSettings
@@ -86,6 +87,35 @@ _BLIP2_IMAGE_PATH = {
 }
 _IMAGE_PATH_READERS = ("qkv", "query")
 _T5_ATTENTION = r"language_model\.(encoder|decoder)\.block\.\d+\.layer\.\d\.(SelfAttention|EncDecAttention)\.(q|k|v|o)"
+_CHAT_TEXT = r"model\.(text_model|language_model)\.layers\.\d+\."
+_CHAT_SITES = {
+    "lm-qv": _CHAT_TEXT + r"self_attn\.(q_proj|v_proj)",
+    "lm-attention": _CHAT_TEXT + r"self_attn\.(q_proj|k_proj|v_proj|o_proj)",
+    "lm-mlp": _CHAT_TEXT + r"mlp\.(gate_proj|up_proj|down_proj)",
+}
+_CHAT: dict[str, Any] = {
+    "width_readers": ("q_proj", "k_proj", "v_proj", "gate_proj", "qkv", "fc1"),
+    "question_template": "{question} Answer with a word or a short phrase.",
+    "caption_prompt": "Describe the image.",
+    "caption_settings": GenerationSettings(max_new_tokens=96),
+    "answer_settings": GenerationSettings(max_new_tokens=16),
+}
+_TILES: dict[str, Any] = {
+    "text_type": "llama",
+    "components": {
+        "model.vision_model": "vision",
+        "model.connector": "projection",
+        "model.text_model": "lm",
+        "lm_head": "lm",
+    },
+    "site_groups": {
+        **_CHAT_SITES,
+        "projection": r"model\.connector\.modality_projection\.proj",
+        "vision": r"model\.vision_model\.encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj)",
+    },
+    "quantized_share": 0.41,
+    **_CHAT,
+}
 _REGISTERED: dict[str, Architecture] = {
     row.name: row
     for row in (
@@ -159,6 +189,18 @@ _REGISTERED: dict[str, Architecture] = {
             image_path_stand_in="lm-attention",
             question_template="{question}",
             answer_settings=SHORT_ANSWER,
+        ),
+        Architecture(
+            name="idefics3",
+            model_type="idefics3",
+            implementation="lorax_vlm.models.families.tiles:TilesFamily",
+            **_TILES,
+        ),
+        Architecture(
+            name="smolvlm",
+            model_type="smolvlm",
+            implementation="lorax_vlm.models.families.tiles:SmolVlmFamily",
+            **_TILES,
         ),
     )
 }

@@ -40,6 +40,8 @@ class BaseOptions(TypedDict, total=False):
     """``auto``: see ``models/placement.py``."""
     quantize: Quantization
     """``auto``: 4 bits on CUDA, none on a CPU."""
+    image_tokens: int | None
+    """Most tokens of an image, for bases that take large images apart. None: as few as can be."""
     memory_budget_bytes: int | None
     """Most memory for all bases; the least recently used leaves. None: what is free."""
     adapter_memory_bytes: int | None
@@ -78,7 +80,7 @@ class Bases:
         """
         require_known(options, BaseOptions.__annotations__)
         given: Mapping[str, Any] = options
-        for name in ("memory_budget_bytes", "adapter_memory_bytes", "batch_size"):
+        for name in ("memory_budget_bytes", "adapter_memory_bytes", "batch_size", "image_tokens"):
             if given.get(name) is not None:
                 require_whole(name, given[name], 1)
         self.models, self.store = dict(models), store
@@ -86,6 +88,7 @@ class Bases:
         self._adapter_memory_bytes = options.get("adapter_memory_bytes")
         self._batch_size, self._load_base = options.get("batch_size"), options.get("load")
         self._options = {name: given.get(name, "auto") for name in ("device", "dtype", "quantize")}
+        self._image_tokens = options.get("image_tokens")
         self._changed = threading.Condition()
         self._held: Counter[int] = Counter()
         self._entries: dict[str, CatalogEntry] = {}
@@ -294,7 +297,8 @@ class Bases:
                 pass
 
     def _load_by_options(self, entry: CatalogEntry) -> LoadedModel:
-        return load_model(entry.name if entry.miniature else entry.source, **self._options)
+        name = entry.name if entry.miniature else entry.source
+        return load_model(name, image_tokens=self._image_tokens, **self._options)
 
     def _used_bytes(self) -> int:
         return sum(place.nbytes for place in self._places.values())

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lorax_vlm.models.families.heads import AnswerHead
+from lorax_vlm.models.families.pictures import deal_positions
 from lorax_vlm.models.structure import WrappingLayer
 from lorax_vlm.runtime.weights import AdapterWeights, Factors
 
@@ -69,7 +70,7 @@ class Routing:
             a, b, mask = self._concatenated(site, x)
             hidden = x.reshape(positions, x.shape[-1]) @ a
             if mask is not None:
-                counts = torch.tensor(self._dealt(site, positions, self._lengths), device=x.device)
+                counts = torch.tensor(deal_positions(positions, self._lengths), device=x.device)
                 hidden = hidden * mask.repeat_interleave(counts, dim=0)
             return torch.addmm(output.reshape(positions, output.shape[-1]), hidden, b).reshape(output.shape)
         per_row, rest = divmod(positions, len(self.rows))
@@ -85,17 +86,6 @@ class Routing:
         if mask is not None:
             hidden = hidden * (mask if per_row == 1 else mask.repeat_interleave(per_row, dim=0))
         return torch.addmm(output.reshape(positions, output.shape[-1]), hidden, b).reshape(output.shape)
-
-    @staticmethod
-    def _dealt(site: str, positions: int, lengths: Sequence[int]) -> list[int]:
-        """How many of a site's positions are each row's: a layer may see several for a unit, or one for several."""
-        total = sum(lengths)
-        if positions % total == 0:
-            return [length * (positions // total) for length in lengths]
-        several = total // positions if total % positions == 0 else 0
-        if several and not any(length % several for length in lengths):
-            return [length // several for length in lengths]
-        raise ValueError(f"{site}: {positions} positions cannot be those of rows of the lengths {list(lengths)}.")
 
     def _concatenated(self, site: str, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """``A (D_in, K)``, ``B (K, D_out)`` of all adapters side by side, and ``(B, K)`` keeping each row's own.

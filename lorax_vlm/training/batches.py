@@ -20,6 +20,9 @@ Encode = Callable[[Sequence[Picture], Sequence[str]], list[Features]]
 """The frozen image path: pictures, each with a prompt, to their features."""
 
 
+LENGTHS = "image_lengths"
+
+
 def make_dataset(examples: Sequence[Example] | Iterable[Example]) -> "ExampleDataset | ExampleStream":
     """Examples for the Trainer, in memory or as a stream."""
     return ExampleDataset(examples) if isinstance(examples, Sequence) else ExampleStream(examples)
@@ -82,6 +85,7 @@ class FamilyCollator:
         memory_bytes: int = 512 * 1024**2,
         cache: FeatureCache | None = None,
         distinct: bool = False,
+        lengths: bool = False,
     ) -> None:
         """Start with nothing in memory.
 
@@ -91,7 +95,9 @@ class FamilyCollator:
             memory_bytes: Most memory for what is kept of images.
             cache: Where features are kept on disk.
             distinct: Without ``encode``, give every distinct image of a batch once; see ``distinct_images.py``.
+            lengths: Without ``encode``, say of each row how much of the image path its picture takes, as ``LENGTHS``.
         """
+        self._tells_lengths = lengths and encode is None
         self._family, self._encode, self._cache = family, encode, cache
         self._distinct = distinct and encode is None and family.takes_features
         self._kept: dict[Hashable, Look] = {}
@@ -111,9 +117,10 @@ class FamilyCollator:
             "answers": [example.answers for example in examples],
             "names": [example.name for example in examples],
         }
-        if not self._distinct:
-            return self._family.training_batch(rows, **texts)
         pictures = [row for row in rows if isinstance(row, Picture)]
+        if not self._distinct:
+            batch = self._family.training_batch(rows, **texts)
+            return {**batch, LENGTHS: self._family.lengths(pictures)} if self._tells_lengths else batch
         batch = self._family.text_batch(pictures, **texts)
         return distinct_batch(batch, pictures, [self._look_of(example) for example in examples])
 

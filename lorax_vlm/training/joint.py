@@ -194,7 +194,7 @@ def _make_trainer(
     checkpoint_layers(peft_model, plans[0].config.gradient_checkpointing)
     if packed:
         use_packed_attention(peft_model.get_base_model())
-    collate = FamilyCollator(family, encode, cache=cache)
+    collate = FamilyCollator(family, encode, cache=cache, lengths=True)
     students = [
         Student(plan, f"a{index}", base.family.with_labels(plan.labels), columns[index])
         for index, plan in enumerate(plans)

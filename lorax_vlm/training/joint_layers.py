@@ -10,7 +10,8 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from lorax_vlm.models.families.packing import stream_of
+from lorax_vlm.models.families.packing import IMAGE, stream_of
+from lorax_vlm.models.families.pictures import deal_positions
 from lorax_vlm.models.spec import HEAD
 
 
@@ -26,9 +27,17 @@ class RowBlocks:
     """Of a packed batch, by stream the number of positions of each; see ``models/families/packing.py``."""
     labels: Sequence[int] = ()
     """Of a packed batch, the number of labels of each."""
+    images: Sequence[int] = ()
+    """How much of the image path's positions each adapter's images take; see ``Family.lengths``. Empty: as rows do."""
 
     def split_positions(self, flat: Tensor, stream: str) -> tuple[Tensor, ...]:
-        """Activations ``(P, D)`` of a stream's positions by adapter; rows that are not packed have equally many."""
+        """Activations ``(P, D)`` of a stream's positions by adapter; rows that are not packed have equally many.
+
+        Raises:
+            ValueError: They cannot be dealt out.
+        """
+        if stream == IMAGE and self.images:
+            return flat.split(deal_positions(len(flat), self.images))
         if self.positions:
             return flat.split(list(self.positions[stream]))
         per_row = len(flat) // sum(self.rows)

@@ -20,7 +20,7 @@ from transformers import get_cosine_schedule_with_warmup
 from lorax_vlm.data.examples import Example
 from lorax_vlm.models.families.base import IGNORED_LABEL
 from lorax_vlm.models.families.packing import pack_rows
-from lorax_vlm.training.batches import make_dataset, make_sampler
+from lorax_vlm.training.batches import LENGTHS, make_dataset, make_sampler
 from lorax_vlm.training.joint_layers import CurrentBlocks, RowBlocks
 from lorax_vlm.training.progress import stopped_key, training_key, validation_key
 from lorax_vlm.training.students import Student
@@ -113,13 +113,15 @@ class JointTrainer(AdapterTrainer):
         """Some rows of some adapters, packed where that can be, with ``blocks`` saying whose they are."""
         slots, rows = [slot for slot, _ in parts], [len(examples) for _, examples in parts]
         batch = self._collate([example for _, examples in parts for example in examples])
-        if not self._packed:
-            return {**batch, "blocks": RowBlocks(slots, rows)}
-        batch = pack_rows(batch)
 
         def by_slot(by_row: Sequence[int]) -> list[int]:
             of_row = iter(by_row)
             return [sum(itertools.islice(of_row, count)) for count in rows]
+
+        if not self._packed:
+            lengths = batch.pop(LENGTHS, None)
+            return {**batch, "blocks": RowBlocks(slots, rows, images=by_slot(lengths) if lengths else ())}
+        batch = pack_rows(batch)
 
         positions = {stream: by_slot(counts) for stream, counts in batch.pop("row_positions").items()}
         return {**batch, "blocks": RowBlocks(slots, rows, positions, by_slot(batch.pop("row_labels")))}

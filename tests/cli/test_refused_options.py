@@ -125,11 +125,11 @@ def test_answers_that_a_classifier_cannot_give_are_said_and_listed(
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--learning-rate 0", "learning_rate must be a number above 0"),
-        ("--learning-rate nan", "learning_rate must be a number above 0"),
-        ("--dropout 1", "dropout must be a number from 0 up to 1"),
-        ("--alpha -1", "alpha must be a number above 0"),
-        ("--rank 2000", "rank must be from 1 to 1024"),
+        ("--learning-rate 0", "--learning-rate must be a number above 0"),
+        ("--learning-rate nan", "--learning-rate must be a number above 0"),
+        ("--dropout 1", "--dropout must be a number from 0 up to 1"),
+        ("--alpha -1", "--alpha must be a number above 0"),
+        ("--rank 2000", "--rank must be from 1 to 1024"),
     ],
 )
 def test_values_that_cannot_be_are_found_before_data_are_read(run, option: str, said: str, model: str) -> None:

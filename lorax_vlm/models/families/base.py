@@ -4,7 +4,7 @@ A family turns (images, prompts, targets) into its architecture's tensors and wh
 It holds no weights: the model is always passed in, so the same family serves the plain base and the base with adapters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lorax_vlm.errors import UsageError
 from lorax_vlm.models.families.pictures import Features, Look, Picture
 from lorax_vlm.models.families.text import require_equal_rows
 from lorax_vlm.types import Generated, GenerationSettings, percent
@@ -59,6 +60,11 @@ class Family(Protocol):
     packs: bool
     """Whether its language model takes the packed rows of ``packing.py``."""
 
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """What was chosen of it when it was loaded, such as ``image_tokens``; adapters must have the same."""
+        ...
+
     @staticmethod
     def load_processor(folder: Path) -> Any:
         """Image processor and tokenizer of a checkpoint's folder."""
@@ -86,6 +92,14 @@ class Family(Protocol):
 
         Raises:
             UsageError: There are some, and it writes.
+        """
+        ...
+
+    def with_image_tokens(self, most: int) -> Self:
+        """The same family with images of up to so many tokens.
+
+        Raises:
+            UsageError: All its images have the same number of tokens, or more than ``most``.
         """
         ...
 
@@ -235,7 +249,18 @@ class Family(Protocol):
 
 
 class TrainingBatches:
-    """How a family puts texts and images together."""
+    """How a family puts texts and images together, all of one size unless it says otherwise."""
+
+    name: str
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
+
+    def with_image_tokens(self, most: int) -> Self:
+        """See ``Family.with_image_tokens``."""
+        raise UsageError(f"image_tokens is {most}, and all images of {self.name} take the same number of tokens.")
 
     def training_batch(
         self: Family,

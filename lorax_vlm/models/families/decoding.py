@@ -28,13 +28,14 @@ _TABLES: "weakref.WeakKeyDictionary[Any, dict[str, _Tokens]]" = weakref.WeakKeyD
 _MOST_TABLES = 256
 
 
-def make_generation_config(settings: GenerationSettings, room: int, **token_ids: int) -> GenerationConfig:
+def make_generation_config(settings: GenerationSettings, room: int, **token_ids: int | list[int]) -> GenerationConfig:
     """Every setting of a call, none left to a library default.
 
     Args:
         settings: What was asked for.
         room: Positions left for new tokens.
-        token_ids: ``bos_token_id``, ``eos_token_id``, ``pad_token_id``, ``decoder_start_token_id``.
+        token_ids: ``bos_token_id``, ``eos_token_id`` (one or several), ``pad_token_id``, ``decoder_start_token_id``,
+            ``suppress_tokens``.
     """
     return GenerationConfig(
         max_new_tokens=min(settings.max_new_tokens, room),

@@ -14,28 +14,30 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from lorax_vlm.models.components import component_of
+from lorax_vlm.models.components import IMAGE_PATH_COMPONENTS, component_of
 from lorax_vlm.models.families.base import IGNORED_LABEL
 
 _NAME = "lorax-packed"
 _OF_PEFT = "base_model.model."
 """Before the names of modules in a model of PEFT's."""
-ENCODER, DECODER = "encoder", "decoder"
+ENCODER, DECODER, IMAGE = "encoder", "decoder", "image"
 Layout = tuple[Tensor, int, int]
 """Where each of a stream's ``S`` positions is among ``B * T`` padded ones, ``B``, and ``T``."""
 
 
 def stream_of(site: str) -> str:
-    """The stream whose positions pass a layer of the language model; a decoder-only one has ``DECODER`` alone.
+    """The stream whose positions pass a layer; a decoder-only language model has ``DECODER`` alone.
 
     >>> stream_of("language_model.decoder.block.0.layer.1.EncDecAttention.k")
     'encoder'
-    >>> stream_of("vision_model.encoder.layers.0.mlp.fc1")  # no layer of the language model
-    'decoder'
+    >>> stream_of("vision_model.encoder.layers.0.mlp.fc1")
+    'image'
     """
+    if component_of(site.removeprefix(_OF_PEFT)) in IMAGE_PATH_COMPONENTS:
+        return IMAGE
     if ".EncDecAttention.k" in site or ".EncDecAttention.v" in site:
         return ENCODER
-    return ENCODER if ".encoder." in site and component_of(site.removeprefix(_OF_PEFT)) == "lm" else DECODER
+    return ENCODER if ".encoder." in site else DECODER
 
 
 def pack_rows(batch: dict[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,25 @@ class Features:
         return Features(self.values.to(device), self.grid)
 
 
+def deal_positions(positions: int, lengths: Sequence[int]) -> list[int]:
+    """How many of a layer's positions are each image's, where images are laid out one after the other.
+
+    Args:
+        positions: All of them. A layer may see several for a unit of length, or one for several.
+        lengths: Of each image; see ``Family.lengths``.
+
+    Raises:
+        ValueError: They cannot be dealt out.
+    """
+    total = sum(lengths)
+    if positions % total == 0:
+        return [length * (positions // total) for length in lengths]
+    several = total // positions if total % positions == 0 else 0
+    if several and not any(length % several for length in lengths):
+        return [length // several for length in lengths]
+    raise ValueError(f"{positions} positions cannot be those of rows of the lengths {list(lengths)}.")
+
+
 Look = Picture | Features
 """An image, seen already or not."""
 
