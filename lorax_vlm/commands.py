@@ -52,7 +52,9 @@ class GivenCommand:
     """None as long as it runs, or where it was killed."""
     done: int = 0
     total: int = 0
-    """Images or rows, and how many of them are done."""
+    """Images or rows, and how many of them were gone through."""
+    failed: int = 0
+    """Of those that were gone through."""
 
     @property
     def worker(self) -> Worker:
@@ -69,7 +71,8 @@ class GivenCommand:
     @property
     def progress(self) -> str:
         """For people."""
-        return f"{self.done:,} of {self.total:,}" if self.total else ""
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        return f"{self.done:,} of {self.total:,}{failed}" if self.total else ""
 
 
 class Recording:
@@ -86,9 +89,9 @@ class Recording:
         self._silent = self._is_taken()
         self._write()
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, failed: int = 0) -> None:
         """Note how far it is, now and then."""
-        self._command = dataclasses.replace(self._command, done=done, total=total)
+        self._command = dataclasses.replace(self._command, done=done, total=total, failed=failed)
         if time.monotonic() > self._noted + _NOTED_EVERY_S:
             self._noted = time.monotonic()
             self._write()
@@ -177,8 +180,13 @@ def list_commands(place: Path) -> tuple[list[GivenCommand], list[str]]:
     return sorted(commands, key=lambda command: command.began, reverse=True), broken
 
 
-def find_command(place: Path, name: str) -> GivenCommand:
+def find_command(place: Path, name: str, states: Sequence[State] = ()) -> GivenCommand:
     """A command by its id, or by what it works on.
+
+    Args:
+        place: ``settings.commands_dir()``.
+        name: Of several commands about one thing, those in one of the states are meant, if there are any.
+        states: In which it may be meant; none: the last one that was given is.
 
     Raises:
         UsageError: There is none, or there are several.
@@ -189,7 +197,8 @@ def find_command(place: Path, name: str) -> GivenCommand:
     ]
     if not found:
         raise UsageError(f"No run or command {name!r}. What there is: lorax-vlm runs list --all")
-    if len(found) > 1:
+    found = [command for command in found if command.state in states] or found
+    if len(found) > 1 and states:
         matches = ", ".join(f"{command.id} ({command.name}, {command.state})" for command in found)
         raise UsageError(f"{name!r} may be several: {matches}. Name one by its id.")
     return found[0]
@@ -223,4 +232,4 @@ def _read(path: Path) -> GivenCommand:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -130,6 +130,12 @@ class DataError(LoraxError, ValueError):
         super().__init__("\n".join([*lines, *([hint] if hint else [])]))
 
 
+def one_line(error: LoraxError) -> str:
+    """Why, for a list with a line for each; a data set's problems without where they are, which the list says."""
+    text = "; ".join(error.problems) if isinstance(error, DataError) else str(error)
+    return " ".join(text.split())
+
+
 class MalformedRow(LoraxError, ValueError):
     """One row of data cannot be used. Readers collect these; nobody outside them sees one."""
 

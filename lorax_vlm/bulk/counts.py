@@ -79,7 +79,7 @@ class BulkPlan:
             kept = f"{counted(self.kept['others'], 'text')} of other adapters"
             lines.append(f"left as they are: {kept}; --existing overwrite writes over them")
         if self.written_over:
-            lines.append(f"changed: {counted(self.written_over, 'text')} not written here")
+            lines.append(f"to be changed: {counted(self.written_over, 'text')} not written here")
         return lines
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from lorax_vlm.errors import LoraxError, PathError
+from lorax_vlm.errors import LoraxError, PathError, one_line
 from lorax_vlm.foreign import printable
 from lorax_vlm.paths import naming
 
+WHO = "lorax-vlm runs list shows what runs, runs stop ends it."
 AT_ONCE = 500
 """Items to look up at a time."""
 _SCHEMA_VERSION = 2
@@ -137,7 +138,7 @@ class Journal:
             try:
                 lock.acquire()
             except Timeout:
-                raise PathError(str(path.parent.parent), "another process is writing texts there") from None
+                raise PathError(str(path.parent.parent), "another process is writing texts there", WHO) from None
         try:
             with self._guarded():
                 self._open(path)
@@ -287,7 +288,7 @@ class Journal:
 
     def note_failed(self, item: str, error: LoraxError) -> None:
         """Keep why there is no text."""
-        self._put("failed", os.fsencode(item), type(error).__name__, printable(str(error)))
+        self._put("failed", os.fsencode(item), type(error).__name__, printable(one_line(error)))
 
     def note_facts(self, facts: Mapping[str, Any]) -> None:
         """Keep values by name."""

@@ -203,7 +203,7 @@ def _describe(
         place.target.parent.mkdir(parents=True, exist_ok=True)
         rewrite(place.target, new, None if place.target.exists() else place.source)
     _settled(journal, item, place, seen, digest)
-    done.written += 1
+    done.written += bool(content.strip())
 
 
 def _there(place: _Place, existing: str) -> bytes | None:

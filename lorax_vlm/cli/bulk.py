@@ -31,7 +31,7 @@ from lorax_vlm.requests import Engine
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-_EVERY_S = 10.0
+_EVERY_S, _RATE_AFTER_S = 10.0, 2.0
 _LOOKED_AT = 100
 _WORKERS = 2
 _MOST_ROWS, _MOST_IMAGES = 256, 128
@@ -91,6 +91,10 @@ def run_bulk(
     def engine() -> Iterator[Engine]:
         from lorax_vlm.workspace import Workspace
 
+        if manner.json_progress:  # the library's bars are no JSON
+            from transformers.utils import logging as library
+
+            library.disable_progress_bar()
         rows = (_MOST_ROWS if _has_gpu(manner) else None) if size is None else size
         with Workspace(batch_size=rows, **manner.system).engine(model) as opened:
             yield opened
@@ -110,7 +114,7 @@ def run_bulk(
         with _stopped_by_interrupt(job):
             report = job.run(progress if record is None else Noted(progress, record))
         _say(report, "report", as_json=manner.as_json)
-        if report.images and entry.miniature and not manner.as_json:
+        if report.images and entry.miniature and not (manner.as_json or manner.json_progress):
             say_drawn_only(entry.name, [str(item.image) for item in islice(order.items, _LOOKED_AT)])
         if report.interrupted:
             raise typer.Exit(130)
@@ -166,7 +170,7 @@ class Noted:
     """Tells somebody, and notes in the command's record how far it is."""
 
     def __init__(self, progress: BulkProgress, record: Recording) -> None:
-        self._progress, self._record, self._done, self._total = progress, record, 0, 0
+        self._progress, self._record, self._done, self._failed, self._total = progress, record, 0, 0, 0
 
     def started(self, plan: BulkPlan) -> None:
         """Pass it on."""
@@ -181,6 +185,7 @@ class Noted:
 
     def failed(self, name: str, error: LoraxError) -> None:
         """Pass it on."""
+        self._failed += 1
         self._note()
         self._progress.failed(name, error)
 
@@ -194,7 +199,7 @@ class Noted:
 
     def _note(self) -> None:
         self._done += 1
-        self._record.progress(self._done, self._total)
+        self._record.progress(self._done, self._total, self._failed)
 
 
 class Lines:
@@ -242,7 +247,7 @@ class Lines:
 
     def _now_and_then(self) -> None:
         now = time.monotonic()
-        if now - self._said >= _EVERY_S and self._done > 1 and now > self._start:
+        if now - self._said >= _EVERY_S and now - self._start > _RATE_AFTER_S:  # texts come a batch at a time
             self._said = now
             rate = (self._done - 1) / (now - self._start)
             left, done = (self._total - self._done) / rate, f"{self._done:,} of {self._total:,} {self._noun}s"

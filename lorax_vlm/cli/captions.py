@@ -134,9 +134,9 @@ def caption(
 ) -> None:
     """Caption images with the base, with adapters, or with all of them side by side; or very many of them.
 
-    An image that cannot be read is said, and the others are captioned; the exit code is 1 then. Of a folder each image
-    gets a text file, as it comes, of rows there is a table; the same command goes on where it ended, and what failed is
-    listed in a file.
+    An image that cannot be read is said, and the others are captioned; of images that are named one by one the exit
+    code is 1 then, of a folder or rows only with --strict. Of a folder each image gets a text file, as it comes, of
+    rows there is a table; the same command goes on where it ended, and what failed is listed in a file.
     """
     asked = {
         "num_beams": beams,
@@ -176,7 +176,9 @@ def caption(
     }
     if len(images) == 1 and (images[0] == "-" or is_source(images[0]) or is_folder(images[0])):
         if compare or sheet is not None:
-            raise UsageError("--compare and --sheet are for single images; of many name the adapters, -a.")
+            raise UsageError(
+                "--compare and --sheet are for single images; of many name the adapters, -a (base is the base)."
+            )
         wishes: dict[str, Any] = {
             name.strip("-").replace("-", "_"): value for name, value in of_folders.items() if value
         }

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from lorax_vlm.cli.config_file import arguments_of, as_command, as_yaml
 from lorax_vlm.cli.options import DEFAULT_MODEL, AsJson
 from lorax_vlm.cli.output import flag, print_json, print_table, say
-from lorax_vlm.commands import GivenCommand, find_command, list_commands, stop_command
+from lorax_vlm.commands import GivenCommand, State, find_command, list_commands, stop_command
 from lorax_vlm.errors import NothingToResume, UsageError
 from lorax_vlm.models.catalog import get_model_entry
 from lorax_vlm.settings import commands_dir, runs_dir
@@ -49,7 +50,7 @@ def list_all(
     if not trainings and not shown and not broken:
         say(f"Nothing runs or waits in {runs_dir().parent}." + ("" if every else " --all shows what is finished, too."))
     rows = [_row_of_training(run, commands) for run in trainings]
-    rows += [(c.id, f"{c.name} {c.about}", c.state, c.progress, c.ended or c.began) for c in shown]
+    rows += [(c.id, f"{c.name} {c.about}", c.state, c.progress, (c.ended or c.began)[:19]) for c in shown]
     if rows:
         print_table(["id", "what", "state", "done", "changed (UTC)"], rows)
     for run in broken:
@@ -87,7 +88,7 @@ def resume(name: Name) -> None:
 
     Its exit code is that of the command.
     """
-    run, found = _find(name)
+    run, found = _find(name, ("interrupted", "failed"))
     command = _require(found, name)
     if command.state == "running":
         raise UsageError(f"{command.name} {command.about} is running: {command.worker}.")
@@ -113,7 +114,7 @@ def stop(
 
     Exit code 1 when it goes on all the same.
     """
-    run, command = _find(name)
+    run, command = _find(name, ("running",))
     if run is None:
         command = _require(command, name)
         stop_command(command, wait)
@@ -127,15 +128,15 @@ def stop(
     say(f"Interrupted {run.name}, {run.holder}. {kept}")
 
 
-def _find(name: str) -> tuple[RunState | None, GivenCommand | None]:
-    """A training, the command that began it where one did, or another command."""
+def _find(name: str, states: Sequence[State] = ()) -> tuple[RunState | None, GivenCommand | None]:
+    """A training, the command that began it where one did, or another command; see ``find_command``."""
     try:
         run = find_run(runs_dir(), name)
     except NothingToResume:
         run = None
     if run is not None:
         return run, _command_of(run, list_commands(commands_dir())[0])
-    command = find_command(commands_dir(), name)
+    command = find_command(commands_dir(), name, states)
     runs = [run for run in list_runs(runs_dir())[0] if _is_of(command, run)]
     return (runs[0] if runs else None), command
 

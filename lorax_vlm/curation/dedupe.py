@@ -1,5 +1,6 @@
 """Of images that are there several times the best one, and what was said of the others kept. No torch."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -45,7 +46,8 @@ def dedupe(splits: DataSplits, *, near: bool = False) -> Deduped:
     """Leave one image of each that is there several times, with all that is said of any of them.
 
     With ``near`` also of those that are nearly the same, which may be different ones: look at the groups first. The one
-    with the most pixels stays. What is said of the others is said of it, in the part where it is; equal rows are one.
+    with the most pixels stays, of equally large ones the one with the most bytes. What is said of the others is said of
+    it, in the part where it is; equal rows are one.
 
     Raises:
         UsageError: It is a stream.
@@ -60,7 +62,7 @@ def dedupe(splits: DataSplits, *, near: bool = False) -> Deduped:
     stays = {first.image_digest(): first for first in firsts}
     groups = []
     for group in _near(firsts) if near else ():
-        kept, *others = sorted((firsts[number] for number in group), key=_pixels, reverse=True)
+        kept, *others = sorted((firsts[number] for number in group), key=_size, reverse=True)
         groups.append((kept.name, *(other.name for other in others)))
         stays |= {other.image_digest(): kept for other in others}
     part_of = {example.image_digest(): name for name, part in parts.items() for example in part}
@@ -89,6 +91,8 @@ def _near(firsts: Sequence[Example]) -> list[list[int]]:
         return near_duplicates(pool.map(lambda example: Looks.of(example.open_image()), firsts))
 
 
-def _pixels(example: Example) -> int:
-    picture = example.open_image()
-    return picture.width * picture.height
+def _size(example: Example) -> tuple[int, int]:
+    """Pixels, and bytes of the file: a copy that was compressed once more has fewer."""
+    picture, image = example.open_image(), example.image
+    stored = os.path.getsize(image) if isinstance(image, str | Path) else len(image) if isinstance(image, bytes) else 0
+    return picture.width * picture.height, stored

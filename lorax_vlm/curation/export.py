@@ -86,11 +86,14 @@ def _require_holding(splits: DataSplits, layout: Layout) -> None:
         raise UsageError(f"{layout} has no place for groups, as that of {grouped.name}; take folder, csv or parquet.")
     if layout == "csv" and (several := next((e for e in examples if len(e.answers) > 1), None)):
         raise UsageError(f"A cell of CSV holds one answer, and {several.name} has {len(several.answers)}; take folder.")
-    images = [example.image_digest() for example in examples] if layout == "sidecars" else []
-    if len(set(images)) < len(images):
-        raise UsageError(
-            f"A text file holds one caption, and images of {splits.source} have several; take folder or coco."
-        )
+    first: dict[str, Example] = {}
+    for example in examples if layout == "sidecars" else ():
+        before = first.setdefault(example.image_digest(), example)
+        if before is not example:
+            raise UsageError(
+                f"A text file holds one caption, and the image of {before.name} is that of {example.name}, too; take "
+                "folder or coco, or remove equal images: lorax-vlm data dedupe."
+            )
 
 
 def _dividing(splits: DataSplits) -> str:

@@ -35,6 +35,7 @@ _RULES = Rules(
     max_redirects=10,
 )
 PROTOCOLS = ("file", "local", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+_WITH_FOLDERS = frozenset({"file", "local", "memory"})
 """Of fsspec, that are read and written. Others fetch in the clear, run commands, or lead on to any of these."""
 
 
@@ -268,6 +269,17 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     return filesystem, path
 
 
+def make_folder(filesystem: Any, path: str) -> None:
+    """Make a folder of a file system; object stores have none, and would make a bucket of a mistyped name.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    names = filesystem.protocol if isinstance(filesystem.protocol, tuple | list) else (filesystem.protocol,)
+    if set(names) & _WITH_FOLDERS:
+        filesystem.makedirs(path, exist_ok=True)
+
+
 def upload(source: Path, url: str) -> None:
     """Write a file to an fsspec address; it appears there as a whole.
 
@@ -280,7 +292,7 @@ def upload(source: Path, url: str) -> None:
             raise RemoteError(url, "there is a file already; choose another address")
         parent = filesystem._parent(path)
         if parent:
-            filesystem.makedirs(parent, exist_ok=True)
+            make_folder(filesystem, parent)
         try:
             with filesystem.transaction, source.open("rb") as file, filesystem.open(path, "wb") as out:
                 shutil.copyfileobj(file, out, _BLOCK)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lorax_vlm.errors import InterruptedTransfer, RemoteError
 from lorax_vlm.paths import written_whole
-from lorax_vlm.sharing.downloads import PROTOCOLS, guarded, open_filesystem, version_of
+from lorax_vlm.sharing.downloads import PROTOCOLS, guarded, make_folder, open_filesystem, version_of
 
 T = TypeVar("T")
 _TRIES, _WAIT_S = 3, 1.0
@@ -116,7 +116,7 @@ class RemoteFolder:
         def write() -> None:
             with guarded(f"{self.url}/{name}"):
                 system, root = self._open()
-                system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+                make_folder(system, f"{root}/{name}".rpartition("/")[0])
                 system.pipe_file(f"{root}/{name}", content)
 
         _tried(write)
@@ -134,7 +134,7 @@ class RemoteFolder:
             with guarded(self.url):
                 system, root = self._open()
                 for parent in {f"{root}/{name}".rpartition("/")[0] for name in files}:
-                    system.makedirs(parent, exist_ok=True)
+                    make_folder(system, parent)
                 system.put([str(path) for path in files.values()], [f"{root}/{name}" for name in files])
 
         _tried(send)

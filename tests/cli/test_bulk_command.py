@@ -73,6 +73,7 @@ def test_options_of_folders_are_not_for_single_images(run, photos: Path) -> None
 def test_programs_are_told_in_json_what_people_are_told(run, photos: Path) -> None:
     planned = json.loads(run("caption", photos, "--dry-run", "--json"))["plan"]
     assert (planned["images"], planned["to_ask"], planned["texts"]) == (13, 13, {"new": 13})
+    (photos / "broken.png").rename(photos / "broken.jpg")  # called like a photograph, about which people are told
     said = run("caption", photos, "--json-progress", "--batch-size", 4, code=(0,))  # which gives standard error
     events = [json.loads(line) for line in said.splitlines()]
     report = events[-1]["report"]

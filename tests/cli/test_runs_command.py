@@ -197,9 +197,24 @@ def test_two_commands_about_one_folder_are_told_apart_by_their_ids(run, photos: 
     run("caption", "photos", "--write", "csv")
     ids = {command["id"] for command in json.loads(run("runs", "list", "--all", "--json"))["commands"]}
     assert len(ids) == 2
-    said = run("runs", "show", "photos", code=2)
+    said = run("runs", "resume", "photos", code=2)
     assert all(id_ in said for id_ in ids)
+    assert "csv" in run("runs", "show", "photos", "--as", "command"), "the last one"
     run("runs", "show", ids.pop())
+
+
+def test_of_several_commands_the_one_is_meant_that_can_be_resumed_or_stopped(
+    run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorax_vlm.bulk.job import BulkJob
+
+    run("caption", "photos")
+    with monkeypatch.context() as patch:
+        patch.setattr(BulkJob, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run("caption", "photos", "--write", "csv", code=130)
+    run("caption", "photos", "--write", "jsonl")
+    assert "--write csv" in run("runs", "resume", "photos")
+    assert (photos / "captions.csv").exists()
 
 
 def test_an_interrupted_training_is_resumed_as_it_was_given(

@@ -54,6 +54,16 @@ def test_the_largest_image_stays_with_all_that_was_said(folder: Path) -> None:
     assert result.lines()[0] == "2 images in several versions, of which the largest stays:"
 
 
+def test_of_equally_large_images_the_one_that_was_not_compressed_again_stays(folder: Path) -> None:
+    """Whatever they are called: the copy comes first by its name."""
+    Image.open(folder / "5.png").convert("RGB").save(folder / "1 again.jpg", quality=60)
+    rows = (folder / "metadata.jsonl").read_text()
+    again = json.dumps({"file_name": "1 again.jpg", "caption": "five", "split": "train"})
+    (folder / "metadata.jsonl").write_text(f"{again}\n{rows}")
+    found = said(folder, near=True)
+    assert sorted(found["train: 5.png"]) == ["five", "scene 5"]
+
+
 def test_without_near_ones_only_equal_images_are_one(folder: Path) -> None:
     found = said(folder)
     assert found["train: 2.png"] == ["scene 2", "two"]
