@@ -96,7 +96,7 @@ def _peak_bytes() -> int:
 def main() -> None:
     """Write, measure and remove each checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="checkpoints; by default all four")
+    parser.add_argument("names", nargs="*", help="checkpoints; by default all")
     parser.add_argument("--folder", type=Path, default=Path("build") / "fullsize", help="room for one checkpoint")
     parser.add_argument("--quantize", help="none, 4bit or 8bit; by default none, and 4bit for instructblip-vicuna-7b")
     parser.add_argument("--keep", action="store_true", help="do not remove checkpoints; use those that are there")

@@ -1,12 +1,15 @@
 """Checkpoints of the true dimensions with random weights: the real path, its memory and its speed, without a download.
 
-Configurations are those of the four hub checkpoints (dimensions, ids, vocabulary sizes). Tokenizers are the
-miniatures', filled up to the true vocabulary, with every special token at its true id.
+Configurations are those of the hub checkpoints (dimensions, vocabulary sizes, and of the four older ones the ids).
+Tokenizers are the miniatures', of the older ones filled up to the true vocabulary, with every special token at its true
+id.
 """
 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from transformers import (
     Blip2VisionConfig,
     BlipImageProcessorPil,
     GPT2Tokenizer,
+    Idefics3Config,
     InstructBlipConfig,
     InstructBlipProcessor,
     InstructBlipQFormerConfig,
@@ -27,15 +31,20 @@ from transformers import (
     LlamaConfig,
     LlamaTokenizer,
     OPTConfig,
+    SmolVLMConfig,
     T5Config,
     T5Tokenizer,
     ViltConfig,
     ViltImageProcessorPil,
     ViltProcessor,
 )
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from lorax_vlm.models.catalog import MINIS_DIR, get_model_entry
 from lorax_vlm.models.families.registry import family_class, find_architecture
+from recipes.smolvlm_checkpoint import save_preparation
+from recipes.tokenizers import make_chat_tokenizer
 
 _SHARD_BYTES = 1_000_000_000
 _VISION = {
@@ -170,11 +179,75 @@ def _bert(name: str, file: str, limit: int) -> BertTokenizer:
     return BertTokenizer(vocab=_filled(known, fixed, 30522), do_lower_case=True, model_max_length=limit)
 
 
+_SIGLIP = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+_SIGLIP_LARGE = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+_TAGS = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """Tokenizer and image processor of a chat checkpoint, with the miniature's template."""
+
+    tokenizer: Any
+    image_processor: Any
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write them."""
+        save_preparation(folder, self.tokenizer, self.image_processor)
+
+
+def _smolvlm(
+    kind: type[Any], processor: type[Any], tower: dict[str, int], cut: tuple[int, int, int], text: tuple[int, ...]
+) -> tuple[Any, Any]:
+    """One of its sizes.
+
+    Args:
+        kind: The class of its configuration.
+        processor: That of its image processor.
+        tower: Its vision encoder.
+        cut: Side of a tile, side of a patch, and how many of these in a row make one token.
+        text: Width, inner width, layers, heads, and heads for keys and values of its language model.
+    """
+    tokenizer = make_chat_tokenizer(["Describe the image."], _TAGS)
+    (side, patch, scale), (width, inner, layers, heads, key_value_heads) = cut, text
+    config = kind(
+        scale_factor=scale,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+        vision_config={**tower, "image_size": side, "patch_size": patch},
+        text_config={
+            "model_type": "llama",
+            "vocab_size": 49280,
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": key_value_heads,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": False,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+    )
+    settings = processor(size={"longest_edge": 4 * side}, max_image_size={"longest_edge": side})
+    return config, _Preparation(tokenizer, settings)
+
+
+_IDEFICS = Idefics3Config, Idefics3ImageProcessorPil
+_SMOL = SmolVLMConfig, SmolVLMImageProcessorPil
+_SIZES: dict[str, Any] = {
+    "256m": (_SIGLIP, (512, 16, 4), (576, 1536, 30, 9, 3)),
+    "500m": (_SIGLIP, (512, 16, 4), (960, 2560, 32, 15, 5)),
+    "2.2b": (_SIGLIP_LARGE, (384, 14, 3), (2048, 8192, 24, 32, 32)),
+}
 CHECKPOINTS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "blip2-opt-2.7b": _opt,
     "blip2-flan-t5-xl": _flan,
     "instructblip-vicuna-7b": _instructblip,
     "vilt-b32-finetuned-vqa": _vilt,
+    **{f"smolvlm-{size}": partial(_smolvlm, *_IDEFICS, *own) for size, own in _SIZES.items()},
+    **{f"smolvlm2-{size}": partial(_smolvlm, *_SMOL, *own) for size, own in _SIZES.items()},
 }
 
 
