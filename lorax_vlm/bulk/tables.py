@@ -22,6 +22,8 @@ from lorax_vlm.foreign import printable
 from lorax_vlm.paths import naming, written_whole
 
 _ABOUT_TABLE = "table"
+_COMING = "coming "
+"""Before the names of files, fact: digest of what is about to be put there."""
 _ROWS_AT_ONCE = 10_000
 
 
@@ -33,7 +35,7 @@ def require_own_tables(order: BulkOrder, journal: Journal) -> None:
     """
     for path in [*map(order.table, order.tables), order.failed]:
         with naming(path):
-            ours = not path.exists() or _is_ours(path, journal.file(path.name))
+            ours = not path.exists() or _is_ours(path, journal)
         if not ours and order.existing != "overwrite-all":
             hint = _way_out(order, "file" if order.file else "folder")
             raise PathError(str(path), "it is there already, and not as it was written here", hint)
@@ -45,10 +47,19 @@ def _way_out(order: BulkOrder, noun: str) -> str:
     return f"{other}." if order.questions else f"{other}; or let it be written over, --existing overwrite-all."
 
 
-def _is_ours(path: Path, written: Written | None) -> bool:
-    if written is None:
-        return False
-    return written.stamp == Stamp.of(os.stat(path)) or written.digest == _digest(path)
+def _is_ours(path: Path, journal: Journal) -> bool:
+    """Whether a file is as it was written here, or was about to be when its process was killed."""
+    written, coming = journal.file(path.name), journal.fact(_COMING + path.name)
+    if written is not None and written.stamp == Stamp.of(os.stat(path)):
+        return True
+    return (written is not None or coming is not None) and _digest(path) in (written and written.digest, coming)
+
+
+def _announce(journal: Journal, path: Path, file: BinaryIO) -> None:
+    """Note what is about to be put into a place, so that whoever is killed then knows it again."""
+    file.flush()
+    with journal.changing():
+        journal.note_facts({_COMING + path.name: _digest(Path(file.name))})
 
 
 def _digest(path: Path) -> str:
@@ -125,7 +136,7 @@ def write_tables(order: BulkOrder, journal: Journal, identity: str) -> dict[str,
     changed = [
         (kind, path)
         for kind, path in ((kind, order.table(kind)) for kind in order.tables)
-        if not (journal.fact(path.name) == state and path.exists() and _is_ours(path, journal.file(path.name)))
+        if not (journal.fact(path.name) == state and path.exists() and _is_ours(path, journal))
     ]
     # Images of folders and lists have no columns, and there may be very many of them.
     theirs = {name for item in order.items for name in item.row} if changed and order.file else set[str]()
@@ -134,6 +145,7 @@ def write_tables(order: BulkOrder, journal: Journal, identity: str) -> dict[str,
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as file:
                 counts[str(path)] = _WRITERS[kind](lambda: rows(order, journal, theirs), file)
+                _announce(journal, path, file)
         _note(journal, path, {path.name: state})
     return counts
 
@@ -169,12 +181,13 @@ def write_failures(
     failed += more
     with naming(path):
         if not failed:
-            if path.exists() and _is_ours(path, journal.file(path.name)):
+            if path.exists() and _is_ours(path, journal):
                 path.unlink()
             return 0, None
         with written_whole(path) as file:
             lines = [{"file_name": printable(name), "error": kind, "reason": why} for name, kind, why in failed]
             _write_csv(lambda: lines, file)
+            _announce(journal, path, file)
     _note(journal, path, {})
     return len(failed), path
 

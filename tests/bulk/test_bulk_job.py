@@ -241,6 +241,27 @@ def test_images_whose_texts_stay_are_not_called_done(bench: Bench) -> None:
     assert plan.lines() == ["10 images, 7 of them done", "left as they are: 3 texts not written here"]
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["the first table", "another one"])
+def test_a_kill_between_a_table_and_its_record_is_no_stranger(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    from lorax_vlm.bulk import tables
+
+    if not first:
+        bench.run(write=("jsonl",))
+        paint(bench.root / "p3.png", 77)
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "_note", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            bench.run(write=("jsonl",))
+    bench.run(write=("jsonl",))
+    rows = [json.loads(line) for line in (bench.root / "metadata.jsonl").read_text().splitlines()]
+    assert len(rows) == 10
+    (bench.root / "metadata.jsonl").write_text("somebody's")
+    with pytest.raises(PathError, match="it is there already"):
+        bench.run(write=("jsonl",))
+
+
 def test_stopping_ends_after_the_batch(bench: Bench) -> None:
     job = bench.job()
 
