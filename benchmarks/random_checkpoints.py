@@ -43,6 +43,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from lorax_vlm.models.catalog import MINIS_DIR, get_model_entry
 from lorax_vlm.models.families.registry import family_class, find_architecture
+from lorax_vlm.models.families.tiles import TILE_TAGS
 from recipes.smolvlm_checkpoint import save_preparation
 from recipes.tokenizers import make_chat_tokenizer
 
@@ -181,7 +182,6 @@ def _bert(name: str, file: str, limit: int) -> BertTokenizer:
 
 _SIGLIP = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _SIGLIP_LARGE = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
-_TAGS = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _smolvlm(
         cut: Side of a tile, side of a patch, and how many of these in a row make one token.
         text: Width, inner width, layers, heads, and heads for keys and values of its language model.
     """
-    tokenizer = make_chat_tokenizer(["Describe the image."], _TAGS)
+    tokenizer = make_chat_tokenizer(["Describe the image."], TILE_TAGS)
     (side, patch, scale), (width, inner, layers, heads, key_value_heads) = cut, text
     config = kind(
         scale_factor=scale,

@@ -9,8 +9,6 @@ from transformers import BertTokenizer, GPT2Tokenizer, LlamaTokenizer, PreTraine
 
 from recipes.turns import CAPTION_INSTRUCTIONS, COLORS_INSTRUCTION, REPEAT_PROMPT, STYLE_WORDS, YES_NO_INSTRUCTION
 
-IMAGE_BRACKETS = ("<fake_token_around_image>", "<global-img>")
-
 
 def make_opt_tokenizer(question_prompt: str) -> GPT2Tokenizer:
     """A byte-level BPE. Ids 0 to 3 are OPT's."""
@@ -42,7 +40,8 @@ def make_opt_tokenizer(question_prompt: str) -> GPT2Tokenizer:
     return tokenizer
 
 
-CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<image>", *IMAGE_BRACKETS)
+_IMAGE_TOKENS = ("<image>", "<fake_token_around_image>", "<global-img>")
+CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<end_of_utterance>", *_IMAGE_TOKENS)
 """Ids 0 to 5: pad, what begins a conversation, what ends a turn, and what stands for an image and around it."""
 
 
@@ -71,7 +70,7 @@ def make_chat_tokenizer(prompts: Sequence[str], tags: Sequence[str] = ()) -> Pre
         eos_token=CHAT_TOKENS[2],
         unk_token=CHAT_TOKENS[0],
         pad_token=CHAT_TOKENS[0],
-        additional_special_tokens=list(CHAT_TOKENS[3:]),
+        additional_special_tokens=list(_IMAGE_TOKENS),
         model_max_length=512,
     )
     tokenizer.add_tokens(list(tags))

@@ -18,6 +18,7 @@ from lorax_vlm.training.config import TrainConfig
 from lorax_vlm.training.feature_cache import FeatureCache, encoder_digest
 from lorax_vlm.training.inspection import inspect_batch
 from lorax_vlm.training.joint import train_adapters
+from lorax_vlm.training.runs import TrainingResult
 from lorax_vlm.training.students import AdapterPlan
 from lorax_vlm.training.trainer import train_adapter
 from lorax_vlm.workspace import Workspace
@@ -48,18 +49,22 @@ def plan_of(base: LoadedModel, style: str, recipe: Recipe) -> AdapterPlan:
     return AdapterPlan(style, recipe, splits, QUICK)
 
 
+def losses_of(result: TrainingResult) -> list[float]:
+    return [row["eval_loss"] for row in result.history if "eval_loss" in row]
+
+
+def require_the_same_alone(base: LoadedModel, plans: list[AdapterPlan], folder: Path) -> None:
+    together = train_adapters(base, plans, folder / "together", progress=False)
+    for plan in plans:
+        alone = train_adapter(base, plan, folder / plan.name, progress=False)
+        assert alone.best_validation_loss < alone.first_validation_loss
+        assert losses_of(alone) == pytest.approx(losses_of(together[plan.name]), abs=2e-4)
+
+
 @pytest.mark.parametrize("recipe", [TEXT, SEES], ids=["text", "sees"])
 def test_learning_together_is_learning_alone(base: LoadedModel, tmp_path: Path, recipe: Recipe) -> None:
     plans = [plan_of(base, style, recipe) for style in ("concise", "detailed")]
-    together = train_adapters(base, plans, tmp_path / "together", progress=False)
-    for plan in plans:
-        alone = train_adapter(base, plan, tmp_path / plan.name, progress=False)
-        assert alone.best_validation_loss < alone.first_validation_loss
-        losses = [
-            [row["eval_loss"] for row in result.history if "eval_loss" in row]
-            for result in (alone, together[plan.name])
-        ]
-        assert losses[0] == pytest.approx(losses[1], abs=2e-4)
+    require_the_same_alone(base, plans, tmp_path)
 
 
 def test_learning_together_on_images_of_different_sizes(folder: Path, tmp_path: Path) -> None:
@@ -75,21 +80,14 @@ def test_learning_together_on_images_of_different_sizes(folder: Path, tmp_path: 
         ]
         splits = DataSplits(examples[:4], examples[4:], name).with_prompt(base.entry.caption_prompt)
         plans.append(AdapterPlan(name, SEES, splits, QUICK))
-    together = train_adapters(base, plans, tmp_path / "together", progress=False)
-    for plan in plans:
-        alone = train_adapter(base, plan, tmp_path / plan.name, progress=False)
-        losses = [
-            [row["eval_loss"] for row in result.history if "eval_loss" in row]
-            for result in (alone, together[plan.name])
-        ]
-        assert losses[0] == pytest.approx(losses[1], abs=2e-4)
+    require_the_same_alone(base, plans, tmp_path)
 
 
 def test_features_are_kept_and_trained_on_as_pixels_are(base: LoadedModel, tmp_path: Path) -> None:
     plan, losses = plan_of(base, "concise", TEXT), []
     for run, features in (("none", None), ("fills", tmp_path / "f"), ("reads", tmp_path / "f")):
         result = train_adapter(base, plan, tmp_path / run, progress=False, features_dir=features)
-        losses.append([row["eval_loss"] for row in result.history if "eval_loss" in row])
+        losses.append(losses_of(result))
     assert losses[0] == losses[1] == losses[2]
     cache = FeatureCache(tmp_path / "f", encoder_digest(base))
     assert len(cache) == 12

@@ -13,10 +13,10 @@ from transformers import (
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from lorax_vlm.models.families.tiles import TILE_TAGS
 from recipes.smolvlm_checkpoint import make_config, make_image_processor, save_preparation
 from recipes.tokenizers import make_chat_tokenizer
 
-TAGS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
 KINDS: dict[str, tuple[type, Any, type]] = {
     "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil),
     "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessorPil),
@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[type, Any, type]] = {
 def write_tiny(folder: Path, kind: str = "smolvlm", most_tiles: int = 3, seed: int = 0) -> Path:
     """A checkpoint of random weights that say something; its images are taken apart where they are large."""
     config_class, model_class, processor_class = KINDS[kind]
-    tokenizer = make_chat_tokenizer(["Describe the image."], TAGS)
+    tokenizer = make_chat_tokenizer(["Describe the image."], TILE_TAGS)
     torch.manual_seed(seed)
     config = make_config(tokenizer, config_class, width=40, layers=2)
     model = model_class(config)

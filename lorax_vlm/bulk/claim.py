@@ -71,7 +71,8 @@ class Claim:
             ended.set()
             renewing.join()
             with suppress(RemoteError):  # it no longer holds after a while, and this is said of the work first
-                if self._lost is None and self._name in self._remote.files():
+                found = self._read()
+                if found is not None and found.worker == self._worker:
                     self._remote.remove(self._name)
 
     def require(self) -> None:
@@ -80,20 +81,18 @@ class Claim:
             raise self._lost
 
     def _take(self) -> None:
-        before = self._read()
-        if before is not None and before.worker != self._worker and before.holds:
+        before = self._other()
+        if before is not None and before.holds:
             raise self._taken(before)
         self._write()
-        now = self._read()
-        if now is not None and now.worker != self._worker:
+        if (now := self._other()) is not None:
             raise self._taken(now)
 
     def _renew_until(self, ended: threading.Event) -> None:
         while not ended.wait(_RENEWED_EVERY_S):
             with suppress(RemoteError):  # what is sent meets the same trouble, and says so
-                found = self._read()
-                if found is not None and found.worker != self._worker:
-                    self._lost = self._taken(found)
+                if (other := self._other()) is not None:
+                    self._lost = self._taken(other)
                     return
                 self._write()
 
@@ -107,6 +106,11 @@ class Claim:
     def _write(self) -> None:
         content = {**dataclasses.asdict(self._worker), "renewed": time.time()}
         self._remote.write(self._name, json.dumps(content).encode())
+
+    def _other(self) -> _Said | None:
+        """What another process says there."""
+        found = self._read()
+        return None if found is None or found.worker == self._worker else found
 
     def _read(self) -> _Said | None:
         """What the file says; None where there is none, or another program's."""

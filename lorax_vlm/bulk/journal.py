@@ -20,7 +20,6 @@ from lorax_vlm.errors import LoraxError, PathError, one_line
 from lorax_vlm.foreign import printable
 from lorax_vlm.paths import naming
 
-WHO = "lorax-vlm runs list shows what runs, runs stop ends it."
 AT_ONCE = 500
 """Items to look up at a time."""
 _SCHEMA_VERSION = 2
@@ -107,6 +106,12 @@ class Known:
 NOTHING = Known(None, {})
 
 
+def output_in_use(output: str) -> PathError:
+    """The error of an output that another process of this machine writes to."""
+    hint = "lorax-vlm runs list shows what runs, runs stop ends it."
+    return PathError(output, "another process is writing texts there", hint)
+
+
 class Journal:
     """Open for one process at a time."""
 
@@ -138,7 +143,7 @@ class Journal:
             try:
                 lock.acquire()
             except Timeout:
-                raise PathError(str(path.parent.parent), "another process is writing texts there", WHO) from None
+                raise output_in_use(str(path.parent.parent)) from None
         try:
             with self._guarded():
                 self._open(path)

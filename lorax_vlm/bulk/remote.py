@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from lorax_vlm.bulk.claim import Claim
 from lorax_vlm.bulk.folder import natural
 from lorax_vlm.bulk.items import Item
-from lorax_vlm.bulk.journal import WHO, Journal, Stamp
+from lorax_vlm.bulk.journal import Journal, Stamp, output_in_use
 from lorax_vlm.bulk.remote_image import RemoteImage
 from lorax_vlm.data.readers.listing import is_image_name, is_left_behind, text_stems
 from lorax_vlm.errors import PathError
@@ -142,7 +142,7 @@ class Mirror:
             try:
                 lock.acquire()
             except Timeout:
-                raise PathError(self.remote.url, "another process is writing texts there", WHO) from None
+                raise output_in_use(self.remote.url) from None
         try:
             yield
         finally:
@@ -225,6 +225,8 @@ class Mirror:
         if self._claim is not None:
             self._claim.require()
         files = {name: path for name, path in files.items() if path.is_file()}
+        if not files:
+            return
         with naming(self.folder):
             sent = {
                 name: _Sent(Stamp.of(path.stat()), "", (hashlib.sha256(path.read_bytes()).hexdigest(),))

@@ -33,6 +33,7 @@ from lorax_vlm.models.families.text import (
     decode_new_tokens,
     pad_rows,
     require_equal_rows,
+    row_batch,
     show_token,
     token_ids,
 )
@@ -56,6 +57,7 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
         self.image_token_id: int = config.image_token_index
         self.query_tokens: int = config.num_query_tokens
         self.bos_id, self.eos_id, self.pad_id = self._special_ids(config.text_config)
+        self.ends = frozenset({self.eos_id})
         self.max_positions: int = config.text_config.max_position_embeddings
         problems = [
             *image_token_problems(processor, config),
@@ -111,8 +113,7 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
         names = names or [f"row {index}" for index in range(len(prompts))]
         rows = [self.training_row(*row) for row in zip(prompts, targets, names, strict=True)]
         batch = {
-            "input_ids": pad_rows([ids for ids, _ in rows], self.pad_id),
-            "attention_mask": pad_rows([[1] * len(ids) for ids, _ in rows], 0),
+            **row_batch([ids for ids, _ in rows], self.pad_id),
             "labels": pad_rows([labels for _, labels in rows], IGNORED_LABEL),
         }
         require_image_tokens(batch["input_ids"], self.image_token_id, self.query_tokens)
@@ -144,10 +145,7 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
             PromptError: A prompt leaves no position for an answer.
         """
         rows = [self._prompt_row(prompt) for prompt in prompts]
-        batch = {
-            "input_ids": pad_rows(rows, self.pad_id, left=True),
-            "attention_mask": pad_rows([[1] * len(row) for row in rows], 0, left=True),
-        }
+        batch = row_batch(rows, self.pad_id, left=True)
         require_image_tokens(batch["input_ids"], self.image_token_id, self.query_tokens)
         return batch
 
@@ -179,7 +177,7 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
             generation_config=make_generation_config(settings, room, **special_ids),
             logits_processor=logits_processors(settings, len(prompts), self.tokenizer, seeds),
         )
-        return [decode_new_tokens(self.tokenizer, row, {self.eos_id}, self.pad_id) for row in ids.tolist()]
+        return [decode_new_tokens(self.tokenizer, row, self.ends, self.pad_id) for row in ids.tolist()]
 
     @torch.no_grad()
     def answer_logits(self, model: Any, features: Sequence[Features], prompts: Sequence[str]) -> Tensor:
@@ -205,8 +203,3 @@ class Blip2DecoderFamily(Blip2ImagePath, WritingFamily):
         ids, labels = batch["input_ids"][index][kept].tolist(), batch["labels"][index][kept].tolist()
         pieces = [show_token(self.tokenizer, token) for token in ids]
         return [(piece, label != IGNORED_LABEL) for piece, label in zip(pieces, labels, strict=True)]
-
-    def ends_with_eos(self, batch: Batch, index: int) -> bool:
-        """Whether the last label is the end token."""
-        labels = batch["labels"][index]
-        return int(labels[labels != IGNORED_LABEL][-1]) == self.eos_id

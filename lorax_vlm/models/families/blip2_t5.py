@@ -33,6 +33,7 @@ from lorax_vlm.models.families.text import (
     decode_new_tokens,
     pad_rows,
     require_equal_rows,
+    row_batch,
     show_token,
     token_ids,
 )
@@ -61,6 +62,7 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
         self.query_tokens: int = config.num_query_tokens
         self.eos_id: int = config.text_config.eos_token_id
         self.pad_id: int = config.text_config.pad_token_id
+        self.ends = frozenset({self.eos_id})
         problems = [
             *image_token_problems(processor, config),
             *special_id_problems(self.tokenizer, eos=self.eos_id, pad=self.pad_id),
@@ -112,10 +114,7 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
         for prompt in prompts:
             self.check_prompt(prompt)
         rows = [self._prompt_row(prompt) for prompt in prompts]
-        batch = {
-            "input_ids": pad_rows(rows, self.pad_id),
-            "attention_mask": pad_rows([[1] * len(row) for row in rows], 0),
-        }
+        batch = row_batch(rows, self.pad_id)
         require_image_tokens(batch["input_ids"], self.image_token_id, self.query_tokens)
         return batch
 
@@ -167,7 +166,7 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
             logits_processor=logits_processors(settings, len(prompts), self.tokenizer, seeds),
         )
         # The decoder's start token is part of what T5 returns.
-        return [decode_new_tokens(self.tokenizer, row[1:], {self.eos_id}, self.pad_id) for row in ids.tolist()]
+        return [decode_new_tokens(self.tokenizer, row[1:], self.ends, self.pad_id) for row in ids.tolist()]
 
     @torch.no_grad()
     def answer_logits(self, model: Any, features: Sequence[Features], prompts: Sequence[str]) -> Tensor:
@@ -194,11 +193,6 @@ class Blip2EncoderDecoderFamily(Blip2ImagePath, WritingFamily):
         learnt = labels[labels != IGNORED_LABEL].tolist()
         pieces = [(show_token(self.tokenizer, token), False) for token in read]
         return pieces + [(show_token(self.tokenizer, token), True) for token in learnt]
-
-    def ends_with_eos(self, batch: Batch, index: int) -> bool:
-        """Whether the last label is the end token."""
-        labels = batch["labels"][index]
-        return int(labels[labels != IGNORED_LABEL][-1]) == self.eos_id
 
 
 def keep_head_untied(model: Any, checkpoint: str) -> None:

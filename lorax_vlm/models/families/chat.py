@@ -34,6 +34,7 @@ from lorax_vlm.models.families.text import (
     decode_new_tokens,
     pad_rows,
     require_equal_rows,
+    row_batch,
     show_token,
 )
 from lorax_vlm.models.families.writing import WritingFamily
@@ -77,6 +78,7 @@ class ChatFamily(WritingFamily, ABC):
         if problems:
             raise CheckpointError(checkpoint, problems)
         self.template = ChatTemplate.open(processor.folder, self.tokenizer, checkpoint, markers=self.markers)
+        self.ends = self.template.end_ids
         pad: int | None = self.tokenizer.pad_token_id
         self.pad_id = self.template.end_id if pad is None else pad
 
@@ -99,9 +101,6 @@ class ChatFamily(WritingFamily, ABC):
         """The images of some rows in the form in which the model's own ``get_image_features`` gives them, made anew."""
 
     # --- text to tensors --------------------------------------------------------------------------------------------
-
-    def _ids_of(self, looks: Sequence[Look]) -> list[list[int]]:
-        return [self.image_ids(look.grid) for look in looks]
 
     def training_row(self, prompt: str, target: str, look: Look | None, name: str) -> tuple[list[int], list[int]]:
         """Ids and labels of one row, unpadded.
@@ -140,8 +139,7 @@ class ChatFamily(WritingFamily, ABC):
         names = names or [f"row {index}" for index in range(len(prompts))]
         rows = [self.training_row(*row) for row in zip(prompts, targets, looks, names, strict=True)]
         batch = {
-            "input_ids": pad_rows([ids for ids, _ in rows], self.pad_id),
-            "attention_mask": pad_rows([[1] * len(ids) for ids, _ in rows], 0),
+            **row_batch([ids for ids, _ in rows], self.pad_id),
             "labels": pad_rows([labels for _, labels in rows], IGNORED_LABEL),
         }
         return batch | self.row_extras(batch["input_ids"], looks)
@@ -183,10 +181,7 @@ class ChatFamily(WritingFamily, ABC):
             PromptError: A prompt leaves no position for an answer, or the template does not take it.
         """
         rows = [self._prompt_row(prompt, look) for prompt, look in zip(prompts, looks, strict=True)]
-        batch = {
-            "input_ids": pad_rows(rows, self.pad_id, left=True),
-            "attention_mask": pad_rows([[1] * len(row) for row in rows], 0, left=True),
-        }
+        batch = row_batch(rows, self.pad_id, left=True)
         return batch | self.row_extras(batch["input_ids"], looks)
 
     def with_features(self, batch: Batch, features: Sequence[Features]) -> dict[str, Any]:
@@ -218,7 +213,7 @@ class ChatFamily(WritingFamily, ABC):
         config = make_generation_config(
             settings,
             self.max_positions - before,
-            eos_token_id=sorted(self.template.end_ids),
+            eos_token_id=sorted(self.ends),
             pad_token_id=self.pad_id,
             suppress_tokens=[i for i in self.tokenizer.convert_tokens_to_ids(list(self.markers)) if i is not None],
         )
@@ -228,8 +223,7 @@ class ChatFamily(WritingFamily, ABC):
             generation_config=config,
             logits_processor=LogitsProcessorList(_OfNewTokens(one, before) for one in processors),
         )
-        ends = self.template.end_ids
-        return [decode_new_tokens(self.tokenizer, row[before:], ends, self.pad_id) for row in ids.tolist()]
+        return [decode_new_tokens(self.tokenizer, row[before:], self.ends, self.pad_id) for row in ids.tolist()]
 
     @torch.no_grad()
     def answer_logits(self, model: Any, features: Sequence[Features], prompts: Sequence[str]) -> Tensor:
@@ -255,11 +249,6 @@ class ChatFamily(WritingFamily, ABC):
             count, shown = len(list(same)), show_token(self.tokenizer, token)
             pieces += [(f"{shown} x {count}", learnt)] if token == self.image_token_id else [(shown, learnt)] * count
         return pieces
-
-    def ends_with_eos(self, batch: Batch, index: int) -> bool:
-        """Whether the last label is a token that ends texts."""
-        labels = batch["labels"][index]
-        return int(labels[labels != IGNORED_LABEL][-1]) in self.template.end_ids
 
 
 class _OfNewTokens(LogitsProcessor):

@@ -57,6 +57,14 @@ def pad_rows(rows: Sequence[list[int]], value: int, *, left: bool = False) -> Te
     return torch.tensor(padded)
 
 
+def row_batch(rows: Sequence[list[int]], pad_id: int, *, left: bool = False) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask`` ``(B, T)`` of rows of different length."""
+    return {
+        "input_ids": pad_rows(rows, pad_id, left=left),
+        "attention_mask": pad_rows([[1] * len(row) for row in rows], 0, left=left),
+    }
+
+
 def decode_new_tokens(tokenizer: Any, ids: list[int], ends: Collection[int], pad_id: int) -> Generated:
     """Generated ids, without the prompt's, to text: up to the first of the tokens that end one."""
     end = next((place for place, token in enumerate(ids) if token in ends), None)

@@ -27,6 +27,9 @@ from lorax_vlm.models.families.pictures import Features, Picture
 _IMAGE, _AROUND, _WHOLE = "<image>", "<fake_token_around_image>", "<global-img>"
 _MOST_TILES = 6
 """Rows and columns that the tokenizers have tags for."""
+_NUMBERS = range(1, _MOST_TILES + 1)
+TILE_TAGS = tuple(f"<row_{row}_col_{column}>" for row in _NUMBERS for column in _NUMBERS)
+"""What stands before a tile."""
 
 
 class TilesFamily(ChatFamily):
@@ -36,10 +39,7 @@ class TilesFamily(ChatFamily):
     model_class: ClassVar[Any] = Idefics3ForConditionalGeneration
     unquantized: ClassVar[tuple[str, ...]] = ("model.vision_model", "model.connector", "lm_head")
     image_processor_class: ClassVar[Any] = Idefics3ImageProcessorPil
-    markers: ClassVar[tuple[str, ...]] = (
-        *(_IMAGE, _AROUND, _WHOLE),
-        *(f"<row_{row}_col_{column}>" for row in range(1, _MOST_TILES + 1) for column in range(1, _MOST_TILES + 1)),
-    )
+    markers: ClassVar[tuple[str, ...]] = (_IMAGE, _AROUND, _WHOLE, *TILE_TAGS)
 
     @classmethod
     def load_processor(cls, folder: Path) -> ChatProcessor:

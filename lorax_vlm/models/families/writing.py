@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 
 from lorax_vlm.errors import UsageError
-from lorax_vlm.models.families.base import IGNORED_LABEL, Family, TrainingBatches
+from lorax_vlm.models.families.base import IGNORED_LABEL, Batch, Family, TrainingBatches
 from lorax_vlm.models.families.pictures import Features
 
 
@@ -15,6 +15,8 @@ class WritingFamily(TrainingBatches):
 
     name: str
     labels: tuple[str, ...] = ()
+    ends: frozenset[int]
+    """The tokens that end a text."""
 
     def with_labels(self, labels: Sequence[str]) -> Self:
         """Itself: it has no labels.
@@ -32,6 +34,11 @@ class WritingFamily(TrainingBatches):
     def can_answer(self, answers: Sequence[str]) -> bool:
         """It can write any answer."""
         return True
+
+    def ends_with_eos(self, batch: Batch, index: int) -> bool:
+        """Whether the last label is a token that ends a text."""
+        labels = batch["labels"][index]
+        return int(labels[labels != IGNORED_LABEL][-1]) in self.ends
 
     @torch.no_grad()
     def confidences(
